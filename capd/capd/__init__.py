@@ -1,0 +1,1 @@
+"""The capd daemon: captures packets for programs that have no privilege to."""

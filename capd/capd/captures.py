@@ -1,0 +1,302 @@
+"""The captures that run now: their owners, their counters, who hears of them.
+
+A capture lives in the task that calls ``Capture.run``; when that returns, its worker is gone. Its messages go to
+its subscribers' outboxes, and nothing of it is kept but the counters.
+"""
+
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Generator, Sequence
+
+import trio
+
+from capd import limits, wireless
+from capd.errors import RequestRefused
+from capd.interfaces import Link, find_link
+from capd.outbox import Outbox
+from capd.peer import Peer
+from capd.policy import Policy
+from capd.supervisor import Worker
+from capd.worker.launch import Launch, LaunchInterface
+from capd_protocol.limits import find_faults
+from capd_protocol.messages import (
+    CaptureSummary,
+    Counters,
+    Ended,
+    EndReason,
+    ErrorMessage,
+    Failed,
+    Failure,
+    FailureCode,
+    FileOpened,
+    InterfaceCounters,
+    InterfaceRequest,
+    Message,
+    StartCapture,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Subscriber:
+    """Somebody who hears of a capture: an outbox, and an event for the task that empties it."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox(limits.MAX_PENDING_EVENTS)
+        self._news = trio.Event()
+        self._is_ended = False
+
+    def put(self, message: Message) -> None:
+        """Add a message."""
+        self.outbox.put(message)
+        self._is_ended = self._is_ended or isinstance(message, Ended)
+        self._news.set()
+
+    async def next_batch(self) -> bytes | None:
+        """Return bytes to send as soon as there are any; None after the capture's last event."""
+        while not (batch := self.outbox.take()):
+            if self._is_ended:
+                return None
+            self._news = trio.Event()
+            await self._news.wait()
+        return batch
+
+
+class Capture:
+    """A capture that was granted."""
+
+    def __init__(self, capture_id: int, owner: Peer, request: StartCapture) -> None:
+        self.capture_id = capture_id
+        self.owner = owner
+        self._request = request
+        self._started_ns = time.time_ns()
+        self._file_name = request.destination.file_name
+        self._files_total = 0
+        self._interfaces: tuple[InterfaceCounters, ...] = tuple(
+            InterfaceCounters(interface=interface.name) for interface in request.interfaces
+        )
+        self._subscribers: list[Subscriber] = []
+        self._worker: Worker | None = None
+        self._started = trio.Event()
+        self._failure: Failure | None = None
+        self._end_reason: EndReason | None = None
+        self._stop_reason = EndReason.STOPPED
+        self._was_stopped = trio.Event()
+
+    def subscribe(self) -> Subscriber:
+        """Return a subscriber that hears of all that comes from now on."""
+        subscriber = Subscriber()
+        self._subscribers.append(subscriber)
+        return subscriber
+
+    @property
+    def is_started(self) -> bool:
+        """Whether its first file has its header."""
+        return self._files_total > 0
+
+    def summary(self) -> CaptureSummary:
+        """Return the capture's line in the list."""
+        return CaptureSummary(
+            capture_id=self.capture_id,
+            user_id=self.owner.user_id,
+            interfaces=tuple(interface.name for interface in self._request.interfaces),
+            file_name=self._file_name,
+            started_ns=self._started_ns,
+            files_total=self._files_total,
+            packets_total=sum(each.written_total for each in self._interfaces),
+            drops_total=sum(each.drops_total for each in self._interfaces),
+        )
+
+    async def run(self, directory_fd: int, task_status: trio.TaskStatus[None]) -> None:
+        """Capture until the end. ``started()`` when the first file has its header.
+
+        Raises:
+            RequestRefused: it could not be started; nothing of it remains.
+        """
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                interfaces = [
+                    await self._look_up(stack, index, request) for index, request in enumerate(self._request.interfaces)
+                ]
+                self._worker = Worker(self._launch(interfaces, directory_fd))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch_start, nursery.cancel_scope, task_status)
+                    nursery.start_soon(self._watch_stop, self._worker)
+                    status = await self._worker.run(self._on_message)
+                    self._started.set()
+                    nursery.cancel_scope.cancel()
+            if not self.is_started:
+                raise self._refusal(status)
+        finally:
+            self._say_end()
+        if self._end_reason is None:
+            _log.error("capture %d: its worker died with status %s", self.capture_id, status)
+
+    async def _look_up(
+        self, stack: contextlib.AsyncExitStack, index: int, request: InterfaceRequest
+    ) -> LaunchInterface:
+        link = await find_link(request.name)
+        if link is None:
+            text = f"there is no interface {request.name}: see 'ip link'"
+            raise RequestRefused(FailureCode.NO_SUCH_INTERFACE, text, interface=request.name, argument="interfaces")
+        if not link.is_up:
+            text = f"the interface {request.name} is down: 'ip link set {request.name} up'"
+            raise RequestRefused(FailureCode.INTERFACE_DOWN, text, interface=request.name, argument="interfaces")
+        device: Link = await stack.enter_async_context(wireless.prepared(link, request))
+        return LaunchInterface(
+            request=request,
+            device=device.name,
+            index=device.index,
+            loopback=device.is_loopback,
+            mac_address=link.mac_address,
+            speed_bits_per_s=link.speed_bits_per_s,
+            alias=link.alias,
+        )
+
+    def _launch(self, interfaces: Sequence[LaunchInterface], directory_fd: int) -> Launch:
+        return Launch(
+            user_id=self.owner.user_id,
+            group_id=self.owner.group_id,
+            groups=self.owner.groups,
+            interfaces=tuple(interfaces),
+            directory_fd=directory_fd,
+            destination=self._request.destination,
+            file_format=self._request.file_format,
+            ring=self._request.ring,
+            autostop=self._request.autostop,
+            update_interval_s=self._request.update_interval_s,
+        )
+
+    async def _watch_start(self, scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
+        with trio.move_on_after(limits.START_TIMEOUT_S) as timeout:
+            await self._started.wait()
+        if timeout.cancelled_caught:
+            _log.error("capture %d: its worker did not start in time", self.capture_id)
+            scope.cancel()
+        elif self.is_started:
+            task_status.started()
+
+    async def _watch_stop(self, worker: Worker) -> None:
+        await self._was_stopped.wait()
+        await worker.stop()
+
+    def stop(self, reason: EndReason) -> None:
+        """Have the capture end well; it is told to once, for the first reason."""
+        if not self._was_stopped.is_set():
+            self._stop_reason = reason
+            self._was_stopped.set()
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case FileOpened(name):
+                self._files_total += 1
+                self._file_name = name
+            case Counters(interfaces=interfaces):
+                self._interfaces = interfaces
+            case Failed(failure=failure):
+                self._failure = failure
+            case Ended(reason=reason, interfaces=interfaces):
+                self._interfaces = interfaces
+                if reason == EndReason.STOPPED and self._was_stopped.is_set():
+                    reason = self._stop_reason
+                self._end_reason = reason
+                return  # told to subscribers when the process is gone too
+            case _:
+                pass
+        for subscriber in self._subscribers:
+            subscriber.put(message)
+        self._started.set()
+
+    def _refusal(self, status: int | None) -> RequestRefused:
+        failure = self._failure or Failure(
+            code=FailureCode.WORKER_DIED,
+            text=f"the capture process ended before it began (status {status}): see the daemon's log",
+        )
+        refusal = RequestRefused(failure.code, failure.text)
+        refusal.failure = failure
+        return refusal
+
+    def _say_end(self) -> None:
+        reason = self._end_reason
+        last: list[Message] = []
+        if reason is None:
+            reason = EndReason.FAILED
+            text = "the capture process died: what its last events told of is readable; see the daemon's log"
+            if self._failure is None:
+                last += [Failed(failure=Failure(code=FailureCode.WORKER_DIED, text=text)), ErrorMessage(text)]
+        last.append(Ended(reason=reason, interfaces=self._interfaces))
+        for subscriber in self._subscribers:
+            for message in last:
+                subscriber.put(message)
+
+
+class Captures:
+    """All captures of the daemon."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._ids = itertools.count(1)
+        self._running: dict[int, Capture] = {}
+        self._stopping = False
+        self._all_ended = trio.Event()
+
+    @contextlib.contextmanager
+    def granted(self, peer: Peer, request: StartCapture) -> Generator[Capture, None, None]:
+        """Enter a capture into the list for as long as the block lasts.
+
+        Raises:
+            RequestRefused: the request is wrong, or not permitted, or one too many.
+        """
+        refusal = self._policy.refusal_to_capture(peer)
+        if refusal is not None:
+            raise RequestRefused(FailureCode.NOT_PERMITTED, refusal)
+        faults = find_faults(request)
+        if faults:
+            text = "; ".join(fault.text for fault in faults)
+            raise RequestRefused(FailureCode.INVALID, text, argument=faults[0].argument)
+        if self._stopping:
+            raise RequestRefused(FailureCode.STOPPING, "capd is stopping: try again when it runs again")
+        own = sum(capture.owner.user_id == peer.user_id for capture in self._running.values())
+        if own >= limits.MAX_CAPTURES_PER_USER:
+            text = f"{own} captures of this user run already, as many as one may have: stop one first"
+            raise RequestRefused(FailureCode.RESOURCES, text)
+        capture = Capture(next(self._ids), peer, request)
+        self._running[capture.capture_id] = capture
+        try:
+            yield capture
+        finally:
+            del self._running[capture.capture_id]
+            self._note_if_all_ended()
+
+    def visible_to(self, peer: Peer) -> list[Capture]:
+        """Return the captures that the peer may list and stop, oldest first."""
+        return [c for c in self._running.values() if self._policy.may_see(peer, c.owner.user_id)]
+
+    def stop(self, peer: Peer, capture_id: int) -> None:
+        """Have a capture end.
+
+        Raises:
+            RequestRefused: the peer can see no such capture.
+        """
+        for capture in self.visible_to(peer):
+            if capture.capture_id == capture_id:
+                capture.stop(EndReason.STOPPED)
+                return
+        raise RequestRefused(FailureCode.NO_SUCH_CAPTURE, f"there is no capture {capture_id} of yours")
+
+    def stop_all(self) -> None:
+        """Have every capture end, and grant no more: the daemon is stopping."""
+        self._stopping = True
+        for capture in self._running.values():
+            capture.stop(EndReason.DAEMON_STOPPING)
+        self._note_if_all_ended()
+
+    def _note_if_all_ended(self) -> None:
+        if self._stopping and not self._running:
+            self._all_ended.set()
+
+    async def wait_all_ended(self) -> None:
+        """Wait until, after ``stop_all``, the last capture has ended and its events are sent."""
+        await self._all_ended.wait()

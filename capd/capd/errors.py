@@ -1,0 +1,11 @@
+"""What ends a request: the typed reason, on its way to the client."""
+
+from capd_protocol.messages import Failure, FailureCode
+
+
+class RequestRefused(Exception):
+    """A request cannot be granted or carried out; ``failure`` is what the client is told."""
+
+    def __init__(self, code: FailureCode, text: str, *, argument: str | None = None, interface: str | None = None):
+        super().__init__(text)
+        self.failure = Failure(code=code, text=text, argument=argument, interface=interface)

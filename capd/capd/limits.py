@@ -1,0 +1,18 @@
+"""Every bound of the daemon: its value, where it comes from, and what happens there."""
+
+#: Connections at once; a further one is told to come later. Chosen: well below the usual 1024 descriptors.
+MAX_CLIENTS = 256
+#: Of one user, so that one cannot keep the others out.
+MAX_CLIENTS_PER_USER = 128
+#: Captures at once of one user; a further one is refused. Chosen: each may take tens of MiB for its ring.
+MAX_CAPTURES_PER_USER = 64
+#: A client that has connected must have said what it wants by then, or it is cut off.
+REQUEST_TIMEOUT_S = 10.0
+#: A worker must have its first file by then, or it is killed. Chosen: starting one takes 0.2 s on an idle machine.
+START_TIMEOUT_S = 20.0
+#: A worker that was told to end must have done so by then, or it is killed.
+END_TIMEOUT_S = 10.0
+#: A client that does not read its last events by then is cut off.
+LAST_EVENTS_TIMEOUT_S = 5.0
+#: Events that wait for one client; beyond, file events are dropped, oldest first, and it is told how many.
+MAX_PENDING_EVENTS = 1000

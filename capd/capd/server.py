@@ -1,0 +1,220 @@
+"""Listens, and serves each client in a task of its own: greeting, one request after another, a capture's events.
+
+A connection that has started a capture belongs to it: its events go there until it ends, and when the client
+closes its side, the capture ends.
+"""
+
+import collections
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Generator
+from typing import Any, assert_never, cast
+
+import trio
+
+from capd import limits
+from capd.captures import Capture, Captures, Subscriber
+from capd.connection import Connection
+from capd.errors import RequestRefused
+from capd.peer import Peer, peer_of
+from capd.version import SOFTWARE
+from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.messages import (
+    PROTOCOL_VERSION,
+    CaptureList,
+    EndReason,
+    Failure,
+    FailureCode,
+    Hello,
+    ListCaptures,
+    Message,
+    Refused,
+    Request,
+    StartCapture,
+    Started,
+    StopCapture,
+    Stopping,
+    encode,
+)
+
+_log = logging.getLogger(__name__)
+
+#: accept(2) fails for these because of somebody else, and works again later.
+_OVERLOAD = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_OVERLOAD_PAUSE_S = 0.1
+
+
+class Server:
+    """The daemon's side of all connections."""
+
+    def __init__(self, captures: Captures) -> None:
+        self._captures = captures
+        self._clients: collections.Counter[int] = collections.Counter()
+
+    async def serve(self, listener: trio.socket.SocketType) -> None:
+        """Serve clients until cancelled; then all their captures have ended."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    connection, _ = await listener.accept()
+                except OSError as error:
+                    if error.errno in _OVERLOAD:
+                        _log.error("cannot accept a client: %s", error)
+                        await trio.sleep(_OVERLOAD_PAUSE_S)
+                    elif error.errno != errno.ECONNABORTED:
+                        raise
+                    continue
+                nursery.start_soon(self.serve_client, connection)
+
+    async def serve_client(self, connected: trio.socket.SocketType) -> None:
+        """Serve one client until it has gone, or has broken the protocol."""
+        connection = Connection(connected)
+        try:
+            peer = peer_of(cast(Any, connected))
+            with self._counted(peer):
+                await _Client(connection, peer, self._captures).run()
+        except RequestRefused as refused:
+            await _send_last(connection, Refused(failure=refused.failure))
+        except RemoteProtocolError as error:
+            _log.warning("a client breaks the protocol: %s", error)
+            failure = Failure(code=FailureCode.PROTOCOL, text=f"capd did not understand the client: {error}")
+            await _send_last(connection, Refused(failure=failure))
+        finally:
+            connection.close()
+
+    @contextlib.contextmanager
+    def _counted(self, peer: Peer) -> Generator[None, None, None]:
+        if self._clients.total() >= limits.MAX_CLIENTS or self._clients[peer.user_id] >= limits.MAX_CLIENTS_PER_USER:
+            raise RequestRefused(FailureCode.RESOURCES, "capd has as many clients as it may have: try again later")
+        self._clients[peer.user_id] += 1
+        try:
+            yield
+        finally:
+            self._clients[peer.user_id] -= 1
+
+
+async def _send_last(connection: Connection, message: Message) -> None:
+    with trio.move_on_after(limits.LAST_EVENTS_TIMEOUT_S):
+        await connection.send(encode(message))
+
+
+class _Client:
+    """The conversation with one client."""
+
+    def __init__(self, connection: Connection, peer: Peer, captures: Captures) -> None:
+        self._connection = connection
+        self._peer = peer
+        self._captures = captures
+
+    async def run(self) -> None:
+        """Greet, then answer requests; a capture is the last one."""
+        await self._connection.send(encode(Hello(protocol_version=PROTOCOL_VERSION, software=SOFTWARE)))
+        if not self._is_greeting(await self._receive_in_time()):
+            return
+        while (request := await self._receive_in_time()) is not None:
+            if not isinstance(request, Request):
+                raise RemoteProtocolError(f"{type(request).__name__} is no request")
+            try:
+                if await self._answer(request):
+                    return
+            except RequestRefused as refused:
+                _log.info("user %d is refused: %s", self._peer.user_id, refused.failure.text)
+                await self._connection.send(encode(Refused(failure=refused.failure)))
+
+    async def _receive_in_time(self) -> Message | None:
+        with trio.move_on_after(limits.REQUEST_TIMEOUT_S):
+            return await self._connection.receive()
+        text = f"no request came within {limits.REQUEST_TIMEOUT_S:g} s"
+        raise RequestRefused(FailureCode.PROTOCOL, text)
+
+    def _is_greeting(self, message: Message | None) -> bool:
+        if message is None:
+            return False
+        if not isinstance(message, Hello):
+            raise RemoteProtocolError("the first message was no greeting")
+        if message.protocol_version != PROTOCOL_VERSION:
+            text = (
+                f"capd speaks version {PROTOCOL_VERSION} of its protocol, the client {message.protocol_version}: "
+                "install the same release of both"
+            )
+            raise RequestRefused(FailureCode.PROTOCOL, text)
+        return True
+
+    async def _answer(self, request: Request) -> bool:
+        """Carry out a request and reply. Return whether the conversation is over."""
+        match request:
+            case StartCapture():
+                await self._capture(request)
+                return True
+            case StopCapture(capture_id=capture_id):
+                if capture_id is None:
+                    raise RequestRefused(FailureCode.INVALID, "this connection has no capture: name one by its id")
+                self._captures.stop(self._peer, capture_id)
+                await self._connection.send(encode(Stopping()))
+            case ListCaptures():
+                summaries = tuple(capture.summary() for capture in self._captures.visible_to(self._peer))
+                await self._connection.send(encode(CaptureList(captures=summaries)))
+            case _:
+                assert_never(request)
+        return False
+
+    # A capture ----------------------------------------------------------------------------------------------------
+
+    async def _capture(self, request: StartCapture) -> None:
+        directory_fd = self._connection.take_descriptor()
+        try:
+            with self._captures.granted(self._peer, request) as capture:
+                names = ", ".join(interface.name for interface in request.interfaces)
+                _log.info("user %d: capture %d on %s", self._peer.user_id, capture.capture_id, names)
+                refused = await self._run_capture(capture, directory_fd)
+        finally:
+            os.close(directory_fd)
+        if refused is not None:
+            raise refused
+        _log.info("user %d: capture %d has ended", self._peer.user_id, capture.capture_id)
+
+    async def _run_capture(self, capture: Capture, directory_fd: int) -> RequestRefused | None:
+        """Run the capture with its events on this connection; return why it could not be started."""
+        subscriber = capture.subscribe()
+        async with trio.open_nursery() as connection_tasks:
+            all_sent = trio.Event()
+            async with trio.open_nursery() as capture_task:
+                connection_tasks.start_soon(self._read_during, capture, subscriber, capture_task.cancel_scope)
+                try:
+                    await capture_task.start(capture.run, directory_fd)
+                except RequestRefused as refused:
+                    connection_tasks.cancel_scope.cancel()
+                    return refused
+                await self._connection.send(encode(Started(capture_id=capture.capture_id)))
+                connection_tasks.start_soon(self._write_during, capture, subscriber, all_sent)
+            with trio.move_on_after(limits.LAST_EVENTS_TIMEOUT_S):
+                await all_sent.wait()
+            connection_tasks.cancel_scope.cancel()
+        return None
+
+    async def _read_during(self, capture: Capture, subscriber: Subscriber, start: trio.CancelScope) -> None:
+        """Wait for the client's wish to stop, or its leaving."""
+        try:
+            while (message := await self._connection.receive()) is not None:
+                if not isinstance(message, StopCapture) or message.capture_id not in (None, capture.capture_id):
+                    raise RemoteProtocolError(f"a {type(message).__name__} while this connection captures")
+                subscriber.put(Stopping())
+                capture.stop(EndReason.STOPPED)
+        except RemoteProtocolError as error:
+            failure = Failure(code=FailureCode.PROTOCOL, text=f"capd did not understand the client: {error}")
+            subscriber.put(Refused(failure=failure))
+        if capture.is_started:
+            capture.stop(EndReason.CLIENT_LEFT)
+        else:
+            start.cancel()
+
+    async def _write_during(self, capture: Capture, subscriber: Subscriber, all_sent: trio.Event) -> None:
+        """Send events until the last one."""
+        is_there = True
+        while (batch := await subscriber.next_batch()) is not None:
+            is_there = is_there and await self._connection.send(batch)
+            if not is_there:
+                capture.stop(EndReason.CLIENT_LEFT)
+        all_sent.set()

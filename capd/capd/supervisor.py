@@ -1,0 +1,116 @@
+"""One worker process: its start, its messages, its end.
+
+A worker ends by itself when it is told to, and when its control socket closes, which is also what happens when
+this daemon is killed. One that does neither in time is killed. When ``run`` returns, the process is gone.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+import trio
+
+from capd import limits
+from capd.worker.launch import Launch, encode_launch
+from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.frames import FrameDecoder
+from capd_protocol.messages import Message, StopCapture, decode, encode
+
+_log = logging.getLogger(__name__)
+
+_RECEIVE_BYTES = 65536
+#: What a worker sees of our environment: where Python finds what it imports, and nothing else.
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "TZ")
+
+
+def _command(module: str, *arguments: object) -> list[str]:
+    # -P: nothing is imported from the working directory.
+    return [sys.executable, "-P", "-m", module, *map(str, arguments)]
+
+
+def _environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+
+
+class Worker:
+    """A worker, from ``run`` to its return."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._control: trio.SocketStream | None = None
+
+    async def run(self, on_message: Callable[[Message], None]) -> int | None:
+        """Start the process, give its messages as they come, and return its exit status; None if it cannot be killed.
+
+        After cancellation the process has ended: well, if it could within ``limits.END_TIMEOUT_S``.
+
+        Raises:
+            OSError: it could not be started.
+        """
+        ours, theirs = socket.socketpair()
+        self._control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        async with self._control:
+            with theirs:
+                process = await trio.lowlevel.open_process(
+                    _command("capd.worker", theirs.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), self._launch.directory_fd),
+                    env=_environment(),
+                    # A Ctrl-C at our terminal is ours to handle: the worker shall end well.
+                    start_new_session=True,
+                )
+            try:
+                try:
+                    await self._control.send_all(encode_launch(self._launch))
+                    await self._receive(self._control, on_message)
+                except trio.BrokenResourceError:
+                    pass  # it ended without reading; its exit status tells
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._end(process)
+        return process.returncode
+
+    async def stop(self) -> None:
+        """Tell the worker to end the capture well. Its last messages come as the others did."""
+        if self._control is not None:
+            # Where the socket is closed it has ended already.
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._control.send_all(encode(StopCapture()))
+
+    async def _receive(self, control: trio.SocketStream, on_message: Callable[[Message], None]) -> None:
+        decoder = FrameDecoder()
+        while data := await control.receive_some(_RECEIVE_BYTES):
+            decoder.feed(data)
+            try:
+                while (frame := decoder.next_frame()) is not None:
+                    on_message(decode(frame))
+            except RemoteProtocolError as error:
+                # It runs with a user's rights: whatever it says, it can only end its own capture.
+                _log.error("worker of user %d breaks the protocol: %s", self._launch.user_id, error)
+                return
+
+    async def _end(self, process: trio.Process) -> None:
+        if self._control is not None:
+            await self._control.aclose()
+        with trio.move_on_after(limits.END_TIMEOUT_S):
+            await process.wait()
+        if process.returncode is None:
+            _log.error("worker %d did not end in time and is killed", process.pid)
+            await self._kill(process)
+            with trio.move_on_after(limits.END_TIMEOUT_S):
+                await process.wait()
+        if process.returncode is None:
+            _log.critical("worker %d cannot be killed: it waits for a disk or a driver", process.pid)
+
+    async def _kill(self, process: trio.Process) -> None:
+        try:
+            process.kill()
+        except PermissionError:
+            # It has another user's id and we have no CAP_KILL: a process that becomes that user may.
+            arguments = process.pid, self._launch.user_id, self._launch.group_id
+            await trio.run_process(_command("capd.kill", *arguments), env=_environment(), check=False)

@@ -1,0 +1,155 @@
+"""The files of one capture, one after another: each complete in itself.
+
+A file begins with the section and all interfaces and ends with statistics of each interface. Of a ring, the
+oldest file goes just before the next one comes, so that there are never more than asked for. Only files that this
+capture made are ever deleted.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from capd.worker.order import Slice
+from capd.worker.report import Report
+from capd.worker.rotation import Fill, ring_file_name
+from capd.worker.savefile import SaveFile, WriteError
+from capd_protocol.messages import Conditions, Destination, FileClosed
+
+
+class CaptureFiles:
+    """The current file and those before it. ``open_next`` comes first; nothing is open after ``close``."""
+
+    def __init__(
+        self,
+        *,
+        directory_fd: int,
+        destination: Destination,
+        ring: Conditions | None,
+        header: bytes,
+        statistics: Callable[[], bytes],
+        report: Report,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            directory_fd: where the files are.
+            destination: what they are called.
+            ring: when to switch; None for a single file.
+            header: what every file begins with.
+            statistics: returns what a file ends with, counted when it is called.
+            report: is told of files and packets.
+        """
+        self._directory_fd = directory_fd
+        self._destination = destination
+        self._ring = ring
+        self._header = header
+        self._statistics = statistics
+        self._report = report
+        self._kept: deque[SaveFile] = deque()
+        self._file: SaveFile | None = None
+        self._packets = 0
+        self._first_ns: int | None = None
+        self._last_ns: int | None = None
+        self._drops_before = 0
+        self.opened_total = 0
+        self.opened_s = 0.0
+
+    @property
+    def fill(self) -> Fill:
+        """How full the current file is."""
+        return Fill(self._file.size_bytes if self._file else 0, self._packets)
+
+    def open_next(self) -> None:
+        """Open the first or the next file and announce it.
+
+        Raises:
+            DestinationError: it cannot be created.
+            WriteError: its header cannot be written; it is deleted again.
+        """
+        name = self._destination.file_name
+        if self._ring is not None:
+            name = ring_file_name(name, self.opened_total + 1, time.localtime())
+            if self._ring.files is not None and len(self._kept) >= self._ring.files:
+                self._kept.popleft().remove()
+        file = SaveFile(
+            self._directory_fd,
+            name,
+            group_access=self._destination.group_access,
+            exclusive=self._destination.exclusive,
+        )
+        try:
+            file.write(self._header)
+        except WriteError:
+            file.close()
+            file.remove()
+            raise
+        self._file = file
+        self._kept.append(file)
+        self._packets, self._first_ns, self._last_ns = 0, None, None
+        self.opened_total += 1
+        self.opened_s = time.monotonic()
+        self._report.file_opened(name)
+
+    def write(self, records: Slice) -> None:
+        """Append records, at least one, to the current file.
+
+        Raises:
+            WriteError: not all of them are in it.
+        """
+        if self._file is None:
+            raise AssertionError("no file is open")
+        written = len(records.timestamps_ns)
+        try:
+            self._file.write_records(records.vectors)
+        except WriteError as error:
+            written = error.records_written
+            raise
+        finally:
+            self._note(records, written)
+
+    def _note(self, records: Slice, written: int) -> None:
+        if not written:
+            return
+        # A single ring's packets are in the kernel's order, which may differ from that of their timestamps.
+        earliest, latest = int(records.timestamps_ns[:written].min()), int(records.timestamps_ns[:written].max())
+        self._first_ns = earliest if self._first_ns is None else min(self._first_ns, earliest)
+        self._last_ns = latest if self._last_ns is None else max(self._last_ns, latest)
+        self._packets += written
+        self._report.count(written)
+
+    def close(self, drops_total: int) -> None:
+        """End the current file with its statistics, close it, and announce that it is complete.
+
+        Args:
+            drops_total: dropped since the capture began, of all interfaces.
+
+        Raises:
+            WriteError: the statistics are not in the file; it is closed, and whole without them.
+        """
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        try:
+            file.write(self._statistics())
+        finally:
+            file.close()
+            self._report.file_closed(
+                FileClosed(
+                    name=file.name,
+                    packets=self._packets,
+                    size_bytes=file.size_bytes,
+                    first_timestamp_ns=self._first_ns,
+                    last_timestamp_ns=self._last_ns,
+                    drops=drops_total - self._drops_before,
+                )
+            )
+            self._drops_before = drops_total
+            self._packets = 0
+
+    def abandon(self) -> None:
+        """Close and delete everything: the capture never began."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        while self._kept:
+            self._kept.popleft().remove()

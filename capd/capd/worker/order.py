@@ -1,0 +1,95 @@
+"""Records of several rings, put into the order of their timestamps.
+
+Each ring gives its blocks in time order, but the rings are not in step: one shows a block as soon as it is full,
+another only when the kernel's timer closes it. So a record waits until no earlier one can come: until its ring's
+later blocks, and the others', have been seen, or the time has passed in which the kernel must have closed them.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from capd.worker.records import U64, Records
+
+#: How far a timestamp may lie behind one that entered its ring before it: packets are stamped before they
+#: queue for the ring, and the processor that carries one may be busy with another thing in between.
+JITTER_NS = 2_000_000
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A block's records, as far as they are not written, and what gives the block back."""
+
+    records: Records
+    release: Callable[[], None]
+    done: int = 0
+
+
+@dataclass(slots=True)
+class Slice:
+    """Records in time order: each with the ring that it came from."""
+
+    vectors: U64
+    timestamps_ns: U64
+    ring: npt.NDArray[np.int64]
+
+
+class TimeOrder:
+    """What has come from the rings and is not written yet. Its bound is the rings' own memory."""
+
+    def __init__(self, rings: int, hold_ns: int) -> None:
+        """``hold_ns``: a packet older than this is in a block that the kernel has closed."""
+        self._hold_ns = hold_ns
+        self._waiting: list[deque[Waiting]] = [deque() for _ in range(rings)]
+        self._seen_ns = [0] * rings
+
+    def add(self, ring: int, waiting: Waiting) -> None:
+        """Take a block's records."""
+        records = waiting.records
+        if (records.timestamps_ns[1:] < records.timestamps_ns[:-1]).any():
+            order = np.argsort(records.timestamps_ns, kind="stable")
+            records.vectors, records.timestamps_ns = records.vectors[order], records.timestamps_ns[order]
+        self._waiting[ring].append(waiting)
+        self._seen_ns[ring] = int(waiting.records.timestamps_ns[-1])
+
+    def is_waiting(self) -> bool:
+        """Whether anything is held back."""
+        return any(self._waiting)
+
+    def take(self, now_ns: int, ended: Sequence[bool]) -> tuple[Slice, list[Waiting]] | None:
+        """Return what may be written now, and the blocks to release afterwards, or None.
+
+        Args:
+            now_ns: the time of the clock that stamps packets.
+            ended: for each ring, whether no more can come from it.
+        """
+        if len(self._waiting) == 1:
+            ended = (True,)  # nothing to wait for
+        past_ns = now_ns - self._hold_ns
+        horizons = [max(seen_ns, past_ns) for seen_ns, end in zip(self._seen_ns, ended, strict=True) if not end]
+        horizon_ns = min(horizons) - JITTER_NS if horizons else 2**63
+        parts: list[tuple[U64, U64, npt.NDArray[np.int64]]] = []
+        finished: list[Waiting] = []
+        for ring, blocks in enumerate(self._waiting):
+            while blocks:
+                waiting = blocks[0]
+                timestamps_ns = waiting.records.timestamps_ns
+                ready = int(np.searchsorted(timestamps_ns, np.uint64(max(horizon_ns, 0)), "right"))
+                if ready > waiting.done:
+                    part = slice(waiting.done, ready)
+                    indexes = np.full(ready - waiting.done, ring, np.int64)
+                    parts.append((waiting.records.vectors[part], timestamps_ns[part], indexes))
+                    waiting.done = ready
+                if waiting.done < len(timestamps_ns):
+                    break
+                finished.append(blocks.popleft())
+        if not parts:
+            return None
+        if len(parts) == 1:
+            return Slice(*parts[0]), finished
+        vectors, timestamps_ns, rings = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        order = np.argsort(timestamps_ns, kind="stable")
+        return Slice(vectors[order], timestamps_ns[order], rings[order]), finished

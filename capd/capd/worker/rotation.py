@@ -1,0 +1,58 @@
+"""When a file is full, and what files are called. Pure: sizes, counts and times come in, decisions go out.
+
+Conditions and names are dumpcap's (Wireshark, ``dumpcap.c`` and ``ringbuffer.c``).
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from capd_protocol.messages import Conditions, EndReason
+
+_KB = 1000
+
+
+@dataclass(frozen=True)
+class Fill:
+    """How full a file is."""
+
+    size_bytes: int
+    packets: int
+
+
+def room_for(fill: Fill, conditions: Conditions, sizes_bytes: npt.NDArray[np.uint64]) -> int:
+    """Return how many of these packets still go into the file; more than given where none of them fills it.
+
+    The packet that reaches the size is the last one, as in dumpcap: a file may be larger by less than it.
+    """
+    room = len(sizes_bytes) + 1
+    if conditions.packets is not None:
+        room = min(room, conditions.packets - fill.packets)
+    if conditions.filesize_kb is not None:
+        limit_bytes = conditions.filesize_kb * _KB
+        if fill.size_bytes + int(sizes_bytes.sum()) >= limit_bytes:
+            ends = fill.size_bytes + np.cumsum(sizes_bytes.astype(np.int64))
+            room = min(room, int(np.searchsorted(ends, limit_bytes)) + 1)
+    return room
+
+
+def is_full(fill: Fill, conditions: Conditions) -> EndReason | None:
+    """Say which condition a file meets, if any."""
+    if conditions.packets is not None and fill.packets >= conditions.packets:
+        return EndReason.PACKETS
+    if conditions.filesize_kb is not None and fill.size_bytes >= conditions.filesize_kb * _KB:
+        return EndReason.FILESIZE
+    return None
+
+
+def ring_file_name(file_name: str, number: int, opened: time.struct_time) -> str:
+    """Name a ring's file: ``base_00001_20260131235959.pcapng`` for ``base.pcapng``, number 1.
+
+    The last dot splits, but for one at the beginning: a hidden file has no suffix.
+    """
+    base, dot, suffix = file_name.rpartition(".")
+    if not base:
+        base, dot, suffix = file_name, "", ""
+    return f"{base}_{number % 100_000:05}_{time.strftime('%Y%m%d%H%M%S', opened)}{dot}{suffix}"

@@ -1,0 +1,166 @@
+"""One capture file: opened in the client's directory, written by gathering from the ring, closed whole.
+
+A file on disk always ends at the end of a record once a call has returned: a write that the system cuts short
+is cut back.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+
+import numpy as np
+
+from capd.worker.records import U64
+
+#: The kernel's limit of vectors in one call (UIO_MAXIOV, linux/uio.h).
+_VECTORS_AT_ONCE = 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_writev = _libc.writev
+_writev.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_writev.restype = ctypes.c_ssize_t
+
+
+class DestinationError(Exception):
+    """The file cannot be created there; the text says why."""
+
+
+class WriteError(Exception):
+    """The system took no more bytes. The file is whole up to ``records_written`` of those in this call."""
+
+    def __init__(self, error: OSError, records_written: int = 0) -> None:
+        super().__init__(error.strerror or str(error))
+        self.errno = error.errno
+        self.records_written = records_written
+
+
+class SaveFile:
+    """An open capture file. ``size_bytes`` and what is on disk agree after every call."""
+
+    def __init__(self, directory_fd: int, name: str, *, group_access: bool, exclusive: bool) -> None:
+        """Create the file, or empty the regular file of that name.
+
+        Raises:
+            DestinationError: it cannot be created, or is no regular file.
+        """
+        self.name = name
+        self.size_bytes = 0
+        self._directory_fd = directory_fd
+        # O_NONBLOCK: a FIFO of that name must not block us; on a regular file it does nothing. O_TRUNC comes
+        # only after a look at what was opened.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        mode = 0o640 if group_access else 0o600
+        try:
+            self._fd = os.open(name, flags | (os.O_EXCL if exclusive else 0), mode, dir_fd=directory_fd)
+        except OSError as error:
+            raise DestinationError(_explain(name, error)) from error
+        try:
+            self._take_over()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _take_over(self) -> None:
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise DestinationError(f"{self.name} is not a regular file: name another")
+        self._identity = status.st_dev, status.st_ino
+        try:
+            os.ftruncate(self._fd, 0)
+        except OSError as error:
+            raise DestinationError(_explain(self.name, error)) from error
+
+    def write(self, data: bytes) -> None:
+        """Append a header or a block.
+
+        Raises:
+            WriteError: it is not in the file, nor a part of it.
+        """
+        try:
+            written = os.write(self._fd, data)
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError as error:
+            self._cut_back()
+            raise WriteError(error) from error
+        self.size_bytes += len(data)
+
+    def write_records(self, vectors: U64) -> None:
+        """Append records from where they lie in memory.
+
+        Args:
+            vectors: rows of address and size in bytes.
+
+        Raises:
+            WriteError: not all of them are in the file; it ends after the last whole one.
+        """
+        vectors = np.ascontiguousarray(vectors)
+        for start in range(0, len(vectors), _VECTORS_AT_ONCE):
+            self._write_some(vectors[start : start + _VECTORS_AT_ONCE], start)
+
+    def _write_some(self, vectors: U64, before: int) -> None:
+        expected = int(vectors[:, 1].sum())
+        written = _writev(self._fd, vectors.ctypes.data, len(vectors))
+        if written != expected:
+            self._write_rest(vectors, before, written)
+        self.size_bytes += expected
+
+    def _write_rest(self, vectors: U64, before: int, written: int) -> None:
+        """Go on where the system stopped: after a signal it takes the rest, on a full disk it says so."""
+        ends = np.cumsum(vectors[:, 1].astype(np.int64))
+        done = max(written, 0)
+        error = ctypes.get_errno() if written < 0 else 0
+        while done < ends[-1]:
+            if error and error != errno.EINTR:
+                whole = int(np.searchsorted(ends, done, "right"))
+                self.size_bytes += int(ends[whole - 1]) if whole else 0
+                self._cut_back()
+                raise WriteError(OSError(error, os.strerror(error)), before + whole)
+            first = int(np.searchsorted(ends, done, "right"))
+            rest = vectors[first:].copy()
+            inside = done - (int(ends[first - 1]) if first else 0)
+            rest[0, 0] += np.uint64(inside)
+            rest[0, 1] -= np.uint64(inside)
+            taken = _writev(self._fd, rest.ctypes.data, len(rest))
+            error = ctypes.get_errno() if taken < 0 else 0
+            done += max(taken, 0)
+
+    def _cut_back(self) -> None:
+        os.ftruncate(self._fd, self.size_bytes)
+        os.lseek(self._fd, self.size_bytes, os.SEEK_SET)
+
+    def close(self) -> None:
+        """Close the file.
+
+        Raises:
+            WriteError: the system had put off telling that it could not write (network file systems do).
+        """
+        try:
+            os.close(self._fd)
+        except OSError as error:
+            raise WriteError(error) from error
+
+    def remove(self) -> None:
+        """Delete the file, if what bears its name is still the file that was made here."""
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(self.name, dir_fd=self._directory_fd, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) == self._identity:
+                os.unlink(self.name, dir_fd=self._directory_fd)
+
+
+def _explain(name: str, error: OSError) -> str:
+    match error.errno:
+        case errno.EISDIR:
+            return f"{name} is a directory: name a file in it"
+        case errno.ELOOP:
+            return f"{name} is a symbolic link: name the file that it points to"
+        case errno.EEXIST:
+            return f"{name} exists already"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"{name} cannot be written there: {os.strerror(error.errno)}"
+        case errno.ENXIO:
+            return f"{name} is not a regular file: name another"
+        case _:
+            return f"{name} cannot be created: {error.strerror}"

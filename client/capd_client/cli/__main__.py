@@ -1,0 +1,107 @@
+"""``capctl``: what people type.
+
+Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon.
+"""
+
+import argparse
+import json
+import os
+import sys
+from datetime import datetime
+from importlib.metadata import version
+
+import msgspec
+
+from capd_client.cli import capture
+from capd_client.cli.text import count, shorten, table
+from capd_client.errors import CaptureError, ChildError, DaemonUnavailable, InvalidArgument
+from capd_client.session import list_captures, stop_capture
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NO_DAEMON = 3
+
+
+def _list(options: argparse.Namespace) -> int:
+    captures = list_captures(socket_path=options.socket)
+    if options.json:
+        for each in captures:
+            print(json.dumps(msgspec.structs.asdict(each)))
+        return 0
+    if not captures:
+        print("No capture runs.")
+        return 0
+    rows = [
+        (
+            str(each.capture_id),
+            str(each.user_id),
+            datetime.fromtimestamp(each.started_ns / 1e9).astimezone().strftime("%H:%M:%S"),
+            count(each.packets_total),
+            count(each.drops_total),
+            shorten(",".join(each.interfaces), 15),
+            shorten(each.file_name, 30),
+        )
+        for each in captures
+    ]
+    header = ("ID", "UID", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE")
+    print("\n".join(table(header, rows, right=frozenset((0, 1, 3, 4)))))
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    for capture_id in options.id:
+        stop_capture(capture_id, socket_path=options.socket)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="capctl", description="Capture packets through the capd daemon.")
+    parser.add_argument("--version", action="version", version=f"capctl {version('capd')}")
+    parser.add_argument(
+        "--socket", metavar="PATH", help="where the daemon listens (default: $CAPD_SOCKET or /run/capd/capd.sock)"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    capture.add_arguments(
+        commands.add_parser("capture", help="capture packets into files", description="Capture packets into files.")
+    )
+    listing = commands.add_parser("list", help="show the captures that run", description="Show the captures that run.")
+    listing.add_argument("--json", action="store_true", help="print a line of JSON for each")
+    listing.set_defaults(run=_list)
+    stopping = commands.add_parser("stop", help="end captures", description="End captures; their files are complete.")
+    stopping.add_argument("id", type=int, nargs="+", metavar="ID", help="as 'capctl list' shows")
+    stopping.set_defaults(run=_stop)
+    return parser
+
+
+def _tell(error: CaptureError, as_json: bool) -> None:
+    if as_json:
+        failure = error.failure if isinstance(error, ChildError) else None
+        print(json.dumps({"event": "error", "code": failure.code if failure else None, "text": str(error)}), flush=True)
+    print(f"capctl: {error}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; see the module's docstring for the exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        return int(options.run(options))
+    except InvalidArgument as error:
+        _tell(error, getattr(options, "json", False))
+        return EXIT_USAGE
+    except DaemonUnavailable as error:
+        _tell(error, getattr(options, "json", False))
+        return EXIT_NO_DAEMON
+    except CaptureError as error:
+        _tell(error, getattr(options, "json", False))
+        return EXIT_FAILED
+    except BrokenPipeError:
+        # Whoever read our output has left: the capture has ended with the session. Nothing may be flushed there
+        # at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 128 + 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

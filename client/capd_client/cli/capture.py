@@ -1,0 +1,278 @@
+"""``capctl capture``: a capture as a person types it."""
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import time
+from typing import Any, cast
+
+import msgspec
+
+from capd_client.cli.text import count, shorten, si
+from capd_client.conversation import Event
+from capd_client.errors import CaptureEnded, NoEvents
+from capd_client.options import CaptureArguments
+from capd_client.session import CaptureSession
+from capd_protocol.messages import EndReason, FileClosed
+
+_REDRAW_S = 0.2
+
+_AUTOSTOP = {
+    "duration": ("autostop_duration", float),
+    "filesize": ("autostop_filesize", int),
+    "files": ("autostop_files", int),
+    "packets": ("max_packet_count", int),
+}
+_RING = {
+    "duration": ("ringbuffer_duration", float),
+    "filesize": ("ringbuffer_filesize", int),
+    "files": ("ringbuffer_files", int),
+    "packets": ("ringbuffer_packets", int),
+}
+
+
+class _Condition(argparse.Action):
+    """``-a duration:10``: a key of a table, a colon, a number."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        table: dict[str, tuple[str, type]] = self.const
+        key, colon, value = str(values).partition(":")
+        if key not in table or not colon:
+            parser.error(f"{option_string} {values}: say KEY:NUMBER, with KEY one of {', '.join(table)}")
+        name, kind = table[key]
+        try:
+            namespace.conditions[name] = kind(value)
+        except ValueError:
+            parser.error(f"{option_string} {values}: {value!r} is not a {'whole ' if kind is int else ''}number")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``capctl capture``: dumpcap's letters where it has them."""
+    parser.set_defaults(conditions={}, run=run)
+    add = parser.add_argument
+    add("-i", "--interface", action="append", required=True, metavar="NAME", help="capture on this; may be repeated")
+    add("-f", "--filter", metavar="TEXT", help="only packets that match, see pcap-filter(7)")
+    add("-s", "--snaplen", type=int, metavar="BYTES", help="keep at most so much of each packet")
+    add("-p", "--no-promiscuous", action="store_true", help="leave the interface's promiscuous mode alone")
+    add("-I", "--monitor-mode", action="store_true", help="all that a wireless interface hears")
+    add("-k", "--wifi-channel", metavar="MHZ[,TYPE]", help="tune a wireless interface")
+    add("-y", "--link-layer-type", metavar="TYPE", help="such as EN10MB")
+    add("-B", "--kernel-buffer-size", type=int, metavar="MIB", help="ring of each interface")
+    add("-c", "--count", type=int, metavar="N", help="end after so many packets")
+    add("-w", "--savefile", metavar="PATH", help="file, or pattern of a ring's files (default: a temporary file)")
+    add("-g", "--group-access", action="store_true", help="files may be read by their group")
+    add("-P", "--pcap", action="store_true", help="write pcap instead of pcapng")
+    add(
+        "-a",
+        "--autostop",
+        action=_Condition,
+        const=_AUTOSTOP,
+        metavar="KEY:N",
+        help="end after: duration:SECONDS, filesize:KB, files:N, packets:N; may be repeated",
+    )
+    add(
+        "-b",
+        "--ring-buffer",
+        action=_Condition,
+        const=_RING,
+        metavar="KEY:N",
+        help="next file after: duration:SECONDS, filesize:KB, packets:N; keep files:N; may be repeated",
+    )
+    add("--update-interval", type=float, metavar="SECONDS", help="how soon packets are in the file (0.1)")
+    add("--json", action="store_true", help="print events as lines of JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Capture until the end, a limit, or Ctrl-C."""
+    arguments: CaptureArguments = {
+        "interfaces": options.interface,
+        "capture_filter": options.filter,
+        "snaplen": options.snaplen,
+        "promiscuous": not options.no_promiscuous,
+        "monitor_mode": options.monitor_mode,
+        "wifi_channel": options.wifi_channel,
+        "link_layer_type": options.link_layer_type,
+        "kernel_buffer_size": options.kernel_buffer_size,
+        "max_packet_count": options.count,
+        "savefile": options.savefile,
+        "group_access": options.group_access,
+        "use_libpcap": options.pcap or None,
+        "update_interval": options.update_interval,
+        **cast(CaptureArguments, options.conditions),
+    }
+    if options.count is not None and "max_packet_count" in options.conditions:
+        arguments["max_packet_count"] = min(options.count, options.conditions["max_packet_count"])
+    with CaptureSession(socket_path=options.socket, **arguments) as capture:
+        _stop_on_signals(capture)
+        output: _Json | _Text = _Json(capture) if options.json else _Text(capture)
+        try:
+            _follow(capture, output)
+        finally:
+            output.close()
+    return 0
+
+
+def _stop_on_signals(capture: CaptureSession) -> None:
+    def stop(number: int, _frame: object) -> None:
+        # The second one is not handled: it ends the program, and with it the capture.
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        capture.stop()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _follow(capture: CaptureSession, output: "_Json | _Text") -> None:
+    while True:
+        try:
+            event = capture.wait_for_event(timeout=_REDRAW_S)
+        except NoEvents:
+            output.tick()
+            continue
+        except CaptureEnded:
+            return
+        if event[0] in (capture.SP_ERROR_MSG, capture.SP_BAD_FILTER):
+            continue  # raised, typed, by the wait after the last event
+        output.show(event)
+
+
+class _Json:
+    """Events as lines of JSON."""
+
+    def __init__(self, capture: CaptureSession) -> None:
+        self._capture = capture
+
+    def show(self, event: Event) -> None:
+        kind, message = event
+        match kind:
+            case CaptureSession.SP_FILE:
+                self._print("file", path=message)
+            case CaptureSession.SP_PACKET_COUNT:
+                self._print("packets", packets_delta=message, packets_total=self._capture.packetcount)
+            case CaptureSession.SP_FILE_CLOSED:
+                self._print("file_closed", **msgspec.structs.asdict(message))
+            case CaptureSession.SP_INTERFACE_LOST:
+                self._print("interface_lost", interface=message)
+            case CaptureSession.SP_LAGGED:
+                self._print("lagged", events=message)
+            case CaptureSession.SP_ENDED:
+                interfaces = [msgspec.structs.asdict(each) for each in self._capture.interface_counters]
+                self._print("ended", reason=message, interfaces=interfaces)
+            case _:
+                pass  # drops: told with the end, for each interface
+
+    def _print(self, event: str, **fields: object) -> None:
+        print(json.dumps({"event": event, **fields}), flush=True)
+
+    def tick(self) -> None:
+        """Nothing came."""
+
+    def close(self) -> None:
+        """Nothing is left to print."""
+
+
+_ENDINGS = {
+    EndReason.STOPPED: "stopped",
+    EndReason.DAEMON_STOPPING: "capd was stopped",
+    EndReason.DURATION: "time is up",
+    EndReason.FILESIZE: "the file is full",
+    EndReason.FILES: "the last file is full",
+    EndReason.PACKETS: "all packets are there",
+}
+
+
+class _Text:
+    """Files as lines on standard output; on a terminal, the state of the capture in a line below."""
+
+    def __init__(self, capture: CaptureSession) -> None:
+        self._capture = capture
+        self._is_live = sys.stderr.isatty()
+        self._is_drawn = False
+        self._file = ""
+        self._drawn_s = time.monotonic()
+        self._drawn_packets = 0
+        self._rate = 0.0
+        self._closed_bytes = 0
+
+    def show(self, event: Event) -> None:
+        kind, message = event
+        match kind:
+            case CaptureSession.SP_FILE:
+                self._file = message
+                self._line(f"File: {message}")
+            case CaptureSession.SP_FILE_CLOSED:
+                self._closed_bytes += message.size_bytes
+                self._line(_closed_line(message))
+            case CaptureSession.SP_INTERFACE_LOST:
+                self._line(f"The interface {message} is gone.")
+            case CaptureSession.SP_ENDED:
+                self._line(_summary(self._capture, message))
+            case _:
+                pass
+        self._draw()
+
+    def tick(self) -> None:
+        """Nothing came: the rate falls."""
+        self._draw()
+
+    def _line(self, text: str) -> None:
+        self._erase()
+        print(text, flush=True)
+
+    def _erase(self) -> None:
+        if self._is_drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._is_drawn = False
+
+    def _draw(self) -> None:
+        now_s = time.monotonic()
+        if not self._is_live or self._capture.end_reason is not None:
+            return
+        elapsed_s = now_s - self._drawn_s
+        if elapsed_s >= _REDRAW_S:
+            packets = self._capture.packetcount
+            self._rate = (packets - self._drawn_packets) / elapsed_s
+            self._drawn_s, self._drawn_packets = now_s, packets
+        elif self._is_drawn:
+            return
+        size_bytes = self._closed_bytes + self._capture.file_size_bytes
+        state = (
+            f"{count(self._capture.packetcount)} packets  {si(size_bytes, 'B')}  "
+            f"{count(self._capture.dropcount)} dropped  {si(self._rate, '/s')}  "
+        )
+        width = shutil.get_terminal_size().columns - 1
+        name = self._file.rpartition("/")[2]
+        line = state + shorten(name, max(width - len(state), 0))
+        print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
+        self._is_drawn = True
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._erase()
+
+
+def _closed_line(closed: FileClosed) -> str:
+    span = ""
+    if closed.first_timestamp_ns is not None and closed.last_timestamp_ns is not None:
+        span = f", {(closed.last_timestamp_ns - closed.first_timestamp_ns) / 1e9:.3f} s"
+    drops = f", {count(closed.drops)} dropped" if closed.drops else ""
+    return f"  complete: {count(closed.packets)} packets, {si(closed.size_bytes, 'B')}{span}{drops}"
+
+
+def _summary(capture: CaptureSession, reason: EndReason) -> str:
+    lines = [f"{count(capture.packetcount)} packets captured ({_ENDINGS.get(reason, reason)})"]
+    for each in capture.interface_counters:
+        percent = 100 * each.drops_total / each.received_total if each.received_total else 0.0
+        lines.append(
+            f"  {each.interface}: {count(each.written_total)} written, {count(each.drops_total)} dropped "
+            f"({percent:.1f} %) of {count(each.received_total)}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,205 @@
+"""One capture's conversation with the daemon, without any input or output of its own.
+
+Bytes from the daemon go in, events come out; what they say about the capture is kept as attributes. The blocking
+and the async session are two ways to carry the bytes.
+"""
+
+from collections import deque
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, ChildError, error_for
+from capd_client.options import Place
+from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.frames import FrameDecoder
+from capd_protocol.messages import (
+    PROTOCOL_VERSION,
+    BadFilter,
+    Counters,
+    Drops,
+    Ended,
+    EndReason,
+    ErrorMessage,
+    Failed,
+    Failure,
+    FailureCode,
+    FileClosed,
+    FileOpened,
+    Hello,
+    InterfaceCounters,
+    InterfaceLost,
+    Lagged,
+    Message,
+    PacketCount,
+    Refused,
+    StartCapture,
+    Started,
+    StopCapture,
+    Success,
+    decode,
+    encode,
+)
+
+#: A new file was opened, its header can be read; the message is its path.
+SP_FILE = 70
+#: So many packets more are in the file named last; the message is an int.
+SP_PACKET_COUNT = 80
+#: At the end, once for each interface: how many packets it lost in total; the message is an int.
+SP_DROPS = 68
+#: The capture has failed; the message is a sentence.
+SP_ERROR_MSG = 69
+#: The filter does not compile, there is no capture; the message is libpcap's.
+SP_BAD_FILTER = 66
+#: wirepy's; a request that is no capture was carried out. Never comes during one.
+SP_SUCCESS = 83
+#: Beyond wirepy. A file is complete; the message is a ``FileClosed`` whose name is the file's path.
+SP_FILE_CLOSED = ord("f")
+#: Beyond wirepy. An interface went away; the message is its name.
+SP_INTERFACE_LOST = ord("i")
+#: Beyond wirepy. This program read too slowly; the message says how many file events it will not get.
+SP_LAGGED = ord("l")
+#: Beyond wirepy. The capture has ended; the message is an ``EndReason``.
+SP_ENDED = ord("z")
+
+#: Finished files that are remembered; a ring of more than these forgets the oldest. Chosen: about 10 MB.
+MAX_FILES = 20_000
+
+Event = tuple[int, Any]
+
+
+class Conversation:
+    """What one connection says, and what is known from it."""
+
+    def __init__(self, request: StartCapture, place: Place) -> None:
+        self._request = request
+        self._place = place
+        self._decoder = FrameDecoder()
+        self._events: deque[Event] = deque()
+        self._is_closed = False
+        self._error: CaptureError | None = None
+        self.capture_id: int | None = None
+        self.failure: Failure | None = None
+        self.end_reason: EndReason | None = None
+        self.interfaces: tuple[InterfaceCounters, ...] = ()
+        self.file_size_bytes = 0
+        self.packets_total = 0
+        self.files: deque[FileClosed] = deque(maxlen=MAX_FILES)
+
+    # Bytes out ----------------------------------------------------------------------------------------------------
+
+    def opening(self) -> bytes:
+        """Return the first bytes to send, together with the directory's descriptor."""
+        hello = Hello(protocol_version=PROTOCOL_VERSION, software=f"capd_client {version('capd')}")
+        return encode(hello) + encode(self._request)
+
+    def stopping(self) -> bytes:
+        """Return the bytes that ask for the end."""
+        return encode(StopCapture())
+
+    # Bytes in -----------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the daemon; empty ones say that it has closed the connection."""
+        try:
+            if not data:
+                self._is_closed = True
+                self._decoder.check_end()
+            self._decoder.feed(data)
+            while (frame := self._decoder.next_frame()) is not None:
+                self._handle(decode(frame))
+        except RemoteProtocolError as error:
+            self._is_closed = True
+            self._error = BrokenPipe(f"capd cannot be understood: {error}")
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case Hello(protocol_version=theirs, software=software):
+                if theirs != PROTOCOL_VERSION:
+                    text = f"{software} speaks version {theirs} of its protocol, this client {PROTOCOL_VERSION}"
+                    self._fail(Failure(code=FailureCode.PROTOCOL, text=text))
+            case Started(capture_id=capture_id):
+                self.capture_id = capture_id
+            case Refused(failure=failure):
+                self._fail(failure)
+            case FileOpened(name):
+                self._events.append((SP_FILE, self._place.path_of(name)))
+            case PacketCount(packets_delta):
+                self.packets_total += packets_delta
+                self._events.append((SP_PACKET_COUNT, packets_delta))
+            case Drops(drops_total):
+                self._events.append((SP_DROPS, drops_total))
+            case Counters(file_size_bytes=size_bytes, interfaces=interfaces):
+                self.file_size_bytes, self.interfaces = size_bytes, interfaces
+            case FileClosed(name=name):
+                closed = msgspec.structs.replace(message, name=self._place.path_of(name))
+                self.files.append(closed)
+                self._events.append((SP_FILE_CLOSED, closed))
+            case InterfaceLost(interface=interface):
+                self._events.append((SP_INTERFACE_LOST, interface))
+            case Lagged(events=events):
+                self._events.append((SP_LAGGED, events))
+            case Failed(failure=failure):
+                self.failure = failure
+            case ErrorMessage(primary):
+                self._events.append((SP_ERROR_MSG, primary))
+            case BadFilter(_, text):
+                self._events.append((SP_BAD_FILTER, text))
+            case Success():
+                self._events.append((SP_SUCCESS, None))
+            case Ended(reason=reason, interfaces=interfaces):
+                self.end_reason, self.interfaces = reason, interfaces
+                self._events.append((SP_ENDED, reason))
+            case _:
+                pass  # of a later version of the protocol that means no harm to this one
+
+    def _fail(self, failure: Failure) -> None:
+        self.failure = failure
+        event = SP_BAD_FILTER if failure.code == FailureCode.BAD_FILTER else SP_ERROR_MSG
+        self._events.append((event, failure.text))
+
+    # Events -------------------------------------------------------------------------------------------------------
+
+    def next_event(self) -> Event | None:
+        """Return the next event, or None until more bytes have come.
+
+        Raises:
+            CaptureEnded: all events were given, and the capture has ended as it should.
+            ChildError: all events were given, and the capture has failed.
+            BrokenPipe: the daemon has gone, or cannot be understood.
+        """
+        if self._events:
+            return self._events.popleft()
+        if self._is_closed:
+            raise self._final_error()
+        return None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come from the daemon."""
+        return self._is_closed
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether it is known if the capture runs: it was started, or refused, or the daemon has gone."""
+        return self.capture_id is not None or self.failure is not None or self._is_closed
+
+    def start_error(self) -> CaptureError | None:
+        """Return why the capture never ran, if it did not."""
+        if self.capture_id is not None:
+            return None
+        return error_for(self.failure) if self.failure is not None else self._final_error()
+
+    def error_of(self, text: str) -> ChildError:
+        """Return the exception for an error event with this text."""
+        return error_for(self.failure) if self.failure is not None else ChildError(text)
+
+    def _final_error(self) -> CaptureError:
+        if self._error is not None:
+            return self._error
+        if self.failure is not None:
+            return error_for(self.failure)
+        if self.end_reason is not None:
+            return CaptureEnded(f"the capture has ended ({self.end_reason})")
+        return BrokenPipe("capd has gone away: the files up to the last event can be read")

@@ -1,0 +1,114 @@
+"""What can go wrong, by what the caller can do about it.
+
+``CaptureError``, ``NoEvents``, ``BrokenPipe``, ``ChildError`` and ``BadFilterError`` are wirepy's; the others tell
+more of the same, so that programs written for wirepy catch them too.
+"""
+
+from capd_protocol.messages import Failure, FailureCode
+
+
+class CaptureError(Exception):
+    """Base of all that this library raises on purpose."""
+
+
+#: wirepy's name.
+DumpcapError = CaptureError
+
+
+class NoEvents(CaptureError):
+    """No event came in the time given. Wait again, or do something else meanwhile."""
+
+
+class DaemonUnavailable(CaptureError):
+    """There is no daemon to talk to, and no privilege to do without. Start one, or name its socket."""
+
+
+class BrokenPipe(CaptureError):
+    """Nothing more comes from the daemon. The files up to the last event can be read."""
+
+
+class CaptureEnded(BrokenPipe):
+    """The capture has ended as it should, and all its events have been given."""
+
+
+class ChildError(CaptureError):
+    """The daemon refused the capture, or the capture failed.
+
+    Attributes:
+        failure: the typed reason, with what it is about; None where only a text is known.
+    """
+
+    def __init__(self, text: str, failure: Failure | None = None) -> None:
+        super().__init__(text)
+        self.failure = failure
+
+
+class BadFilterError(ChildError):
+    """The capture filter does not compile. Correct it.
+
+    Attributes:
+        interface: on which interface; the same filter may be right on another one.
+        position: how many characters come before the place where it goes wrong; None if that is not known.
+    """
+
+    def __init__(self, text: str, failure: Failure | None = None) -> None:
+        self.interface = failure.interface if failure else None
+        self.position = failure.position if failure else None
+        where = f" (at character {self.position + 1})" if self.position is not None else ""
+        super().__init__(f"capture filter: {text}{where}", failure)
+
+
+class InvalidArgument(ChildError, ValueError):
+    """An argument is impossible, or excludes another one. The text tells what is possible.
+
+    Attributes:
+        argument: its name.
+    """
+
+    def __init__(self, text: str, failure: Failure | None = None, *, argument: str | None = None) -> None:
+        super().__init__(text, failure)
+        self.argument = argument or (failure.argument if failure else None)
+
+
+class NotPermitted(ChildError):
+    """This user, or this daemon, may not do that. Ask an administrator."""
+
+
+class InterfaceError(ChildError):
+    """The interface does not exist, is down, or went away."""
+
+
+class UnsupportedError(ChildError):
+    """The interface or the kernel cannot do that."""
+
+
+class DestinationError(ChildError):
+    """The file cannot be created there. Name another."""
+
+
+class DiskError(ChildError):
+    """The file cannot be written any further. What is in it is whole."""
+
+
+class ResourceError(ChildError):
+    """The daemon or the machine has no room for that now. Ask for less, or later."""
+
+
+_BY_CODE: dict[FailureCode, type[ChildError]] = {
+    FailureCode.INVALID: InvalidArgument,
+    FailureCode.BAD_FILTER: BadFilterError,
+    FailureCode.NOT_PERMITTED: NotPermitted,
+    FailureCode.NO_SUCH_INTERFACE: InterfaceError,
+    FailureCode.INTERFACE_DOWN: InterfaceError,
+    FailureCode.INTERFACE_LOST: InterfaceError,
+    FailureCode.UNSUPPORTED: UnsupportedError,
+    FailureCode.DESTINATION: DestinationError,
+    FailureCode.DISK: DiskError,
+    FailureCode.RESOURCES: ResourceError,
+    FailureCode.STOPPING: ResourceError,
+}
+
+
+def error_for(failure: Failure) -> ChildError:
+    """Return the exception for a failure that the daemon told of."""
+    return _BY_CODE.get(failure.code, ChildError)(failure.text, failure)

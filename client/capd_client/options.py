@@ -1,0 +1,294 @@
+"""What may be asked of a capture: wirepy's arguments, turned into a request and a directory."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from capd_client.errors import DestinationError, InvalidArgument
+from capd_protocol.limits import find_faults
+from capd_protocol.messages import (
+    DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
+    MAX_SNAPLEN_BYTES,
+    Conditions,
+    Destination,
+    InterfaceRequest,
+    StartCapture,
+)
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InterfaceOptions:
+    capture_filter: str | None = None
+    snaplen: int | None = None
+    promiscuous: bool | None = None
+    monitor_mode: bool | None = None
+    kernel_buffer_size: int | None = None
+    link_layer_type: str | None = None
+    wifi_channel: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureInterface(_InterfaceOptions):
+    """An interface with options of its own; what is None is as for the whole capture."""
+
+    name: str
+
+
+class CaptureArguments(TypedDict, total=False):
+    """The arguments of ``CaptureSession``, all optional but ``interfaces``; None is the default of each.
+
+    Attributes:
+        interfaces: names, or ``CaptureInterface`` objects with options of their own.
+        capture_filter: in libpcap's language (pcap-filter(7)), for every interface; without host names.
+        snaplen: the most bytes kept of each packet (262144).
+        promiscuous: also packets for others (True).
+        monitor_mode: all that the radio hears (False); wireless interfaces only, and only where the daemon may.
+        kernel_buffer_size: ring of each interface, in MiB (32).
+        link_layer_type: one of those that the interface has, by name, such as ``EN10MB``.
+        wifi_channel: ``FREQUENCY[,TYPE]``: MHz and one of NOHT, HT20, HT40-, HT40+.
+        max_packet_count: end after so many packets, of all interfaces.
+        autostop_duration: end after so many seconds.
+        autostop_filesize: end when the file has so many kB (of 1000 bytes).
+        autostop_files: end instead of opening one file more than these.
+        savefile: path of the file, or the pattern for a ring: ``x.pcapng`` gives ``x_00001_20260131235959.pcapng``
+            and so on. Without it, a temporary file.
+        group_access: files are readable by their group (mode 0640 instead of 0600).
+        ringbuffer_duration: next file after so many seconds.
+        ringbuffer_filesize: next file when one has so many kB.
+        ringbuffer_packets: next file after so many packets.
+        ringbuffer_files: keep so many files, delete the oldest of this capture.
+        use_pcapng: write pcapng (True).
+        use_libpcap: write pcap with nanosecond timestamps (False); one interface only.
+        max_buffered_packets: refused: packets wait only in the kernel's ring, whose bound is in bytes.
+        max_buffered_bytes: bound of what waits to be written, for each interface: sets the kernel's ring to it,
+            rounded up to MiB. Not together with ``kernel_buffer_size``.
+        separate_threads: True is refused: one process reads the rings of all interfaces.
+        update_interval: a packet is in its file and announced within about so many seconds (0.1); from 0.005.
+    """
+
+    interfaces: str | CaptureInterface | Iterable[str | CaptureInterface]
+    capture_filter: str | None
+    snaplen: int | None
+    promiscuous: bool | None
+    monitor_mode: bool | None
+    kernel_buffer_size: int | None
+    link_layer_type: str | None
+    wifi_channel: str | None
+    max_packet_count: int | None
+    autostop_duration: float | None
+    autostop_filesize: int | None
+    autostop_files: int | None
+    savefile: str | os.PathLike[str] | None
+    group_access: bool | None
+    ringbuffer_duration: float | None
+    ringbuffer_filesize: int | None
+    ringbuffer_packets: int | None
+    ringbuffer_files: int | None
+    use_pcapng: bool | None
+    use_libpcap: bool | None
+    max_buffered_packets: int | None
+    max_buffered_bytes: int | None
+    separate_threads: bool | None
+    update_interval: float | None
+
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("capture_filter", "link_layer_type", "wifi_channel"), ((str,), "a text")),
+    **dict.fromkeys(
+        (
+            "snaplen",
+            "kernel_buffer_size",
+            "max_packet_count",
+            "autostop_filesize",
+            "autostop_files",
+            "ringbuffer_filesize",
+            "ringbuffer_packets",
+            "ringbuffer_files",
+            "max_buffered_packets",
+            "max_buffered_bytes",
+        ),
+        ((int,), "a whole number"),
+    ),
+    **dict.fromkeys(
+        ("autostop_duration", "ringbuffer_duration", "update_interval"), ((int, float), "a number of seconds")
+    ),
+    **dict.fromkeys(
+        (
+            "promiscuous",
+            "monitor_mode",
+            "group_access",
+            "use_pcapng",
+            "use_libpcap",
+            "separate_threads",
+        ),
+        ((bool,), "True or False"),
+    ),
+    "savefile": ((str, os.PathLike), "a path"),
+    "interfaces": ((object,), "names of interfaces"),
+}
+
+
+def _check_types(arguments: dict[str, Any]) -> None:
+    for name, value in arguments.items():
+        if name not in _TYPES:
+            raise InvalidArgument(f"there is no argument {name}", argument=name)
+        types, description = _TYPES[name]
+        wrong_bool = isinstance(value, bool) and bool not in types and object not in types
+        if value is not None and (wrong_bool or not isinstance(value, types)):
+            raise InvalidArgument(f"{name} is {value!r}; it must be {description}", argument=name)
+
+
+def _file_format(use_pcapng: bool | None, use_libpcap: bool | None) -> Literal["pcapng", "pcap"]:
+    if use_pcapng is not None and use_libpcap is not None and use_pcapng == use_libpcap:
+        text = f"use_pcapng and use_libpcap cannot both be {use_pcapng}: a file has one format"
+        raise InvalidArgument(text, argument="use_libpcap")
+    return "pcap" if use_libpcap or use_pcapng is False else "pcapng"
+
+
+def _refuse_without_effect(arguments: CaptureArguments) -> None:
+    if arguments.get("max_buffered_packets") is not None:
+        text = (
+            "max_buffered_packets has nothing to set: packets wait only in the kernel's ring, whose bound is in "
+            "bytes: use max_buffered_bytes or kernel_buffer_size"
+        )
+        raise InvalidArgument(text, argument="max_buffered_packets")
+    if arguments.get("separate_threads"):
+        text = "separate_threads has nothing to set: one process reads the rings of all interfaces, in time order"
+        raise InvalidArgument(text, argument="separate_threads")
+
+
+def _kernel_buffer_size_mib(arguments: CaptureArguments) -> int | None:
+    size_mib, buffered_bytes = arguments.get("kernel_buffer_size"), arguments.get("max_buffered_bytes")
+    if buffered_bytes is None:
+        return size_mib
+    if size_mib is not None:
+        text = "max_buffered_bytes and kernel_buffer_size set the same ring: give one of them"
+        raise InvalidArgument(text, argument="max_buffered_bytes")
+    if buffered_bytes < 1:
+        raise InvalidArgument(
+            f"max_buffered_bytes is {buffered_bytes}; it must be positive", argument="max_buffered_bytes"
+        )
+    return -(-buffered_bytes // _MIB)
+
+
+def _interface_requests(arguments: CaptureArguments) -> tuple[InterfaceRequest, ...]:
+    given = arguments.get("interfaces")
+    if not given:
+        raise InvalidArgument("interfaces is empty: name at least one, such as 'eth0'", argument="interfaces")
+    if isinstance(given, str | CaptureInterface):
+        given = (given,)
+    common = {name: arguments.get(name) for name in _InterfaceOptions.__dataclass_fields__}
+    common["kernel_buffer_size"] = _kernel_buffer_size_mib(arguments)
+    return tuple(_interface_request(one, common) for one in given)
+
+
+def _interface_request(one: object, common: dict[str, Any]) -> InterfaceRequest:
+    if isinstance(one, str):
+        one = CaptureInterface(name=one)
+    if not isinstance(one, CaptureInterface):
+        raise InvalidArgument(f"interfaces has {one!r}; it takes names and CaptureInterface", argument="interfaces")
+    own = {name: getattr(one, name) for name in common}
+    _check_types(own)
+    chosen = {name: common[name] if value is None else value for name, value in own.items()}
+    size_mib = chosen["kernel_buffer_size"]
+    return InterfaceRequest(
+        name=one.name,
+        capture_filter=chosen["capture_filter"] or "",
+        snaplen_bytes=MAX_SNAPLEN_BYTES if chosen["snaplen"] is None else chosen["snaplen"],
+        promiscuous=chosen["promiscuous"] is not False,
+        monitor_mode=bool(chosen["monitor_mode"]),
+        wifi_channel=chosen["wifi_channel"],
+        link_layer_type=chosen["link_layer_type"],
+        kernel_buffer_size_bytes=DEFAULT_KERNEL_BUFFER_SIZE_BYTES if size_mib is None else size_mib * _MIB,
+    )
+
+
+def _ring(arguments: CaptureArguments) -> Conditions | None:
+    ring = Conditions(
+        duration_s=arguments.get("ringbuffer_duration"),
+        filesize_kb=arguments.get("ringbuffer_filesize"),
+        packets=arguments.get("ringbuffer_packets"),
+        files=arguments.get("ringbuffer_files"),
+    )
+    if ring == Conditions():
+        return None
+    if arguments.get("savefile") is None:
+        text = "a ring buffer needs a savefile, which its files are named after"
+        raise InvalidArgument(text, argument="savefile")
+    return ring
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the files go: a directory, as a path for the user and as the client opens it."""
+
+    directory: str
+    file_name: str
+    is_temporary: bool
+
+    def path_of(self, file_name: str) -> str:
+        """Return a file's path as the user would write it: relative, if the savefile was."""
+        return os.path.join(self.directory, file_name) if self.directory else file_name  # noqa: PTH118
+
+    def open(self) -> int:
+        """Open the directory, without the right to do more with it than to name what is in it.
+
+        Raises:
+            DestinationError: there is no such directory, or no way into it.
+        """
+        try:
+            return os.open(self.directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DestinationError(f"the directory {self.directory} cannot be entered: {reason}") from error
+
+
+def _place(savefile: str | os.PathLike[str] | None, interfaces: Sequence[InterfaceRequest], suffix: str) -> Place:
+    if savefile is None:
+        what = interfaces[0].name if len(interfaces) == 1 else f"{len(interfaces)}_interfaces"
+        return Place(tempfile.gettempdir(), f"capd_{what}_{secrets.token_hex(4)}.{suffix}", is_temporary=True)
+    path = os.fspath(savefile)
+    directory, file_name = os.path.split(path)
+    if not file_name:
+        raise InvalidArgument(f"savefile {path!r} names a directory: add the name of a file", argument="savefile")
+    return Place(directory, file_name, is_temporary=False)
+
+
+def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
+    """Return the request for these arguments, and where its files go.
+
+    Raises:
+        InvalidArgument: one of them is impossible; all that is wrong with the values is in the text.
+    """
+    _check_types(dict(arguments))
+    _refuse_without_effect(arguments)
+    interfaces = _interface_requests(arguments)
+    file_format = _file_format(arguments.get("use_pcapng"), arguments.get("use_libpcap"))
+    place = _place(arguments.get("savefile"), interfaces, file_format)
+    update_interval = arguments.get("update_interval")
+    request = StartCapture(
+        interfaces=interfaces,
+        destination=Destination(
+            file_name=place.file_name,
+            group_access=bool(arguments.get("group_access")),
+            exclusive=place.is_temporary,
+        ),
+        file_format=file_format,
+        ring=_ring(arguments),
+        autostop=Conditions(
+            duration_s=arguments.get("autostop_duration"),
+            filesize_kb=arguments.get("autostop_filesize"),
+            packets=arguments.get("max_packet_count"),
+            files=arguments.get("autostop_files"),
+        ),
+        update_interval_s=0.1 if update_interval is None else float(update_interval),
+    )
+    faults = find_faults(request)
+    if faults:
+        raise InvalidArgument("; ".join(fault.text for fault in faults), argument=faults[0].argument)
+    return request, place

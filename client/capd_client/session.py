@@ -1,0 +1,331 @@
+"""``CaptureSession``: a capture for programs that block."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Unpack
+
+from capd_client import conversation
+from capd_client.conversation import Conversation, Event
+from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, NoEvents, error_for
+from capd_client.options import CaptureArguments, make_request
+from capd_client.transport import Transport, connect
+from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.frames import FrameDecoder
+from capd_protocol.messages import (
+    PROTOCOL_VERSION,
+    CaptureList,
+    CaptureSummary,
+    EndReason,
+    FileClosed,
+    Hello,
+    InterfaceCounters,
+    ListCaptures,
+    Message,
+    Refused,
+    Request,
+    StartCapture,
+    StopCapture,
+    Stopping,
+    decode,
+    encode,
+)
+
+#: A daemon ends a capture within its own limits, which are shorter.
+END_TIMEOUT_S = 30.0
+_REPLY_TIMEOUT_S = 10.0
+
+Handler = Callable[[Any], object]
+
+
+class SessionBase:
+    """What the blocking and the async session have in common: constants, attributes, event handlers."""
+
+    SP_FILE = conversation.SP_FILE
+    SP_PACKET_COUNT = conversation.SP_PACKET_COUNT
+    SP_DROPS = conversation.SP_DROPS
+    SP_ERROR_MSG = conversation.SP_ERROR_MSG
+    SP_BAD_FILTER = conversation.SP_BAD_FILTER
+    SP_SUCCESS = conversation.SP_SUCCESS
+    SP_FILE_CLOSED = conversation.SP_FILE_CLOSED
+    SP_INTERFACE_LOST = conversation.SP_INTERFACE_LOST
+    SP_LAGGED = conversation.SP_LAGGED
+    SP_ENDED = conversation.SP_ENDED
+
+    _conversation: Conversation
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Handler] = {
+            self.SP_ERROR_MSG: self._raise_error,
+            self.SP_BAD_FILTER: self._raise_error,
+            **dict.fromkeys(
+                (self.SP_FILE_CLOSED, self.SP_INTERFACE_LOST, self.SP_LAGGED, self.SP_ENDED), lambda _: None
+            ),
+        }
+
+    def _raise_error(self, text: str) -> None:
+        raise self._conversation.error_of(text)
+
+    def register_eventhandler(self, event_type: int, func: Handler) -> None:
+        """Have a function called with the message of each event of a type, instead of getting these events.
+
+        It is called by ``wait_for_unhandled_event`` and by iteration, in the calling thread or task; what it
+        raises is raised there. One handler for each type: a further one replaces it. ``SP_ERROR_MSG`` and
+        ``SP_BAD_FILTER`` have handlers from the beginning, which raise ``ChildError`` and ``BadFilterError``;
+        the types beyond wirepy's have some that do nothing.
+
+        Args:
+            event_type: one of the ``SP_…`` constants.
+            func: takes the message.
+        """
+        self._handlers[event_type] = func
+
+    def _handle(self, event: Event) -> bool:
+        """Give an event to its handler, if it has one."""
+        handler = self._handlers.get(event[0])
+        if handler is None:
+            return False
+        handler(event[1])
+        return True
+
+    @property
+    def packetcount(self) -> int:
+        """Packets in the files so far, as far as events have been received."""
+        return self._conversation.packets_total
+
+    @property
+    def dropcount(self) -> int:
+        """Packets lost so far, of all interfaces: by the kernel for lack of room, or because of the disk."""
+        return sum(each.drops_total for each in self._conversation.interfaces)
+
+    @property
+    def interface_counters(self) -> tuple[InterfaceCounters, ...]:
+        """Where each interface's packets are, as of the last tick; in the order of ``interfaces``."""
+        return self._conversation.interfaces
+
+    @property
+    def files(self) -> tuple[FileClosed, ...]:
+        """The finished files so far, oldest first, with paths as names; those that a ring has deleted too."""
+        return tuple(self._conversation.files)
+
+    @property
+    def file_size_bytes(self) -> int:
+        """Size of the current file as of the last tick."""
+        return self._conversation.file_size_bytes
+
+    @property
+    def capture_id(self) -> int | None:
+        """The daemon's number for this capture; None until it has started."""
+        return self._conversation.capture_id
+
+    @property
+    def end_reason(self) -> EndReason | None:
+        """Why the capture ended; None while it runs."""
+        return self._conversation.end_reason
+
+
+class CaptureSession(SessionBase):
+    """A packet capture, driven by events.
+
+    The capture is asked for at once; its first event is ``SP_FILE``, when its rings are armed and its first file
+    has its header. A capture that is refused has ``SP_ERROR_MSG`` or ``SP_BAD_FILTER`` as its only event; see
+    ``wait_started`` for learning that before anything else.
+
+    The capture ends with the session: leave the ``with`` block, or call ``terminate``.
+
+    Example:
+        with CaptureSession(interfaces=["eth0"], capture_filter="udp port 53", savefile="dns.pcapng") as capture:
+            for event_type, message in capture:
+                if event_type == capture.SP_PACKET_COUNT:
+                    print(f"{message} new packets, {capture.packetcount} in all")
+    """
+
+    def __init__(
+        self, *, socket_path: str | os.PathLike[str] | None = None, **arguments: Unpack[CaptureArguments]
+    ) -> None:
+        """Ask for a capture.
+
+        Args:
+            socket_path: where the daemon listens; None: as the environment's ``CAPD_SOCKET`` says, or
+                ``/run/capd/capd.sock``. If nobody listens there and this process may capture by itself, it
+                gets a private daemon, which ends with the session.
+            **arguments: see ``capd_client.options.CaptureArguments``.
+
+        Raises:
+            InvalidArgument: an argument is impossible.
+            DestinationError: the directory of ``savefile`` cannot be entered.
+            DaemonUnavailable: there is no daemon.
+        """
+        super().__init__()
+        request, place = make_request(arguments)
+        self._conversation = Conversation(request, place)
+        directory_fd = place.open()
+        try:
+            self._transport = connect_for(request, socket_path)
+            self._transport.send(self._conversation.opening(), directory_fd)
+        finally:
+            os.close(directory_fd)
+
+    def __enter__(self) -> "CaptureSession":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """End the capture and wait until it has: its files are complete then."""
+        self.terminate()
+
+    def wait_started(self, timeout: float | None = None) -> None:
+        """Wait until the capture runs.
+
+        Args:
+            timeout: at most so many seconds.
+
+        Raises:
+            ChildError: it was refused; the subclass and ``failure`` tell why.
+            BrokenPipe: the daemon went away.
+            NoEvents: neither in the time given.
+        """
+        deadline_s = _deadline(timeout)
+        while not self._conversation.is_decided:
+            self._receive(deadline_s)
+        error = self._conversation.start_error()
+        if error is not None:
+            raise error
+
+    def wait_for_event(self, block: bool = True, timeout: float | None = None) -> Event:
+        """Return the next event: a pair of its type, one of ``SP_…``, and its message.
+
+        Args:
+            block: wait for one; False: only one that is there already.
+            timeout: wait at most so many seconds.
+
+        Raises:
+            NoEvents: none came in the time given.
+            CaptureEnded: the capture has ended, and all its events have been returned.
+            ChildError: likewise, and it has failed.
+            BrokenPipe: the daemon went away.
+        """
+        deadline_s = _deadline(timeout if block else 0)
+        while (event := self._conversation.next_event()) is None:
+            self._receive(deadline_s)
+        return event
+
+    def wait_for_unhandled_event(self, block: bool = True, timeout: float | None = None) -> Event:
+        """Return the next event that has no handler, and give those before it to theirs.
+
+        Args:
+            block: wait for one; False: only one that is there already.
+            timeout: wait at most so many seconds, all events together.
+
+        Raises:
+            Exception: what a handler raises; else as ``wait_for_event``.
+        """
+        deadline_s = _deadline(timeout if block else 0)
+        while True:
+            event = self.wait_for_event(timeout=None if deadline_s is None else max(0, deadline_s - time.monotonic()))
+            if not self._handle(event):
+                return event
+
+    def __iter__(self) -> Iterator[Event]:
+        """Iterate over the events without handlers until the capture ends; if it fails, its error is raised."""
+        while True:
+            try:
+                event = self.wait_for_unhandled_event()
+            except CaptureEnded:
+                return
+            yield event
+
+    def _receive(self, deadline_s: float | None) -> None:
+        data = self._transport.receive(None if deadline_s is None else max(0, deadline_s - time.monotonic()))
+        if data is None:
+            raise NoEvents("no event came in time")
+        self._conversation.receive(data)
+
+    def stop(self) -> None:
+        """Have the capture end. Its last events still come, then iteration ends; returns at once."""
+        if not self._conversation.is_over:
+            self._transport.send(self._conversation.stopping())
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the capture has ended by itself; its events can be had afterwards.
+
+        Args:
+            timeout: at most so many seconds.
+
+        Raises:
+            NoEvents: it has not ended in the time given.
+        """
+        deadline_s = _deadline(timeout)
+        while not self._conversation.is_over:
+            self._receive(deadline_s)
+
+    def terminate(self) -> None:
+        """End the capture, wait until its files are complete, and close the connection. Safe to call again."""
+        self._transport.leave()
+        try:
+            self.wait(END_TIMEOUT_S)
+        except (NoEvents, OSError):
+            pass  # closing the connection, below, leaves the daemon no choice
+        finally:
+            self._conversation.receive(b"")
+            self._transport.close()
+
+
+def connect_for(request: StartCapture, socket_path: str | os.PathLike[str] | None) -> Transport:
+    """Connect for a capture, to a private daemon where that is the way."""
+    needs_radio = any(each.monitor_mode or each.wifi_channel for each in request.interfaces)
+    return connect(socket_path, may_start=True, monitor_mode=needs_radio)
+
+
+def _deadline(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else time.monotonic() + timeout_s
+
+
+# Requests that are no capture -----------------------------------------------------------------------------------
+
+
+def _ask(request: Request, socket_path: str | os.PathLike[str] | None) -> Message:
+    transport = connect(socket_path)
+    decoder = FrameDecoder()
+    hello = Hello(protocol_version=PROTOCOL_VERSION, software="capd_client")
+    deadline_s = time.monotonic() + _REPLY_TIMEOUT_S
+    try:
+        transport.send(encode(hello) + encode(request))
+        while True:
+            while (frame := decoder.next_frame()) is not None:
+                message = decode(frame)
+                if isinstance(message, Refused):
+                    raise error_for(message.failure)
+                if not isinstance(message, Hello):
+                    return message
+            data = transport.receive(max(0, deadline_s - time.monotonic()))
+            if not data:
+                raise BrokenPipe("capd did not answer")
+            decoder.feed(data)
+    except RemoteProtocolError as error:
+        raise BrokenPipe(f"capd cannot be understood: {error}") from error
+    finally:
+        transport.close()
+
+
+def list_captures(*, socket_path: str | os.PathLike[str] | None = None) -> tuple[CaptureSummary, ...]:
+    """Return the captures of this user that run now, oldest first; for root, everybody's.
+
+    Raises:
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
+    """
+    reply = _ask(ListCaptures(), socket_path)
+    if not isinstance(reply, CaptureList):
+        raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
+    return reply.captures
+
+
+def stop_capture(capture_id: int, *, socket_path: str | os.PathLike[str] | None = None) -> None:
+    """Have a capture end; its own session gets the last events.
+
+    Raises:
+        CaptureError: this user has no such capture, or there is no daemon.
+    """
+    reply = _ask(StopCapture(capture_id=capture_id), socket_path)
+    if not isinstance(reply, Stopping):
+        raise CaptureError(f"capd answered with a {type(reply).__name__}")

@@ -1,0 +1,131 @@
+"""The only input and output of the client: a Unix socket to the daemon, or to one of our own."""
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from capd_client.errors import DaemonUnavailable
+
+DEFAULT_SOCKET = "/run/capd/capd.sock"
+#: Names another socket than the default.
+SOCKET_VARIABLE = "CAPD_SOCKET"
+
+_CAP_NET_RAW = 13
+_RECEIVE_BYTES = 65536
+#: A private daemon has nothing more to do when its connection is closed.
+_PRIVATE_END_S = 20.0
+
+
+def _may_capture() -> bool:
+    """Whether a daemon started by this process could open packet sockets."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapEff":
+            return bool(int(value, 16) >> _CAP_NET_RAW & 1)
+    return False
+
+
+@dataclass
+class Transport:
+    """A connection to a daemon. Descriptors that are sent along stay the caller's."""
+
+    socket: socket.socket
+    _daemon: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the daemon is one of our own, which ends with the connection."""
+        return self._daemon is not None
+
+    def send(self, data: bytes, descriptor: int | None = None) -> None:
+        """Send bytes, the descriptor with the first of them. A daemon that has gone shows when receiving."""
+        self.socket.setblocking(True)
+        view = memoryview(data)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if descriptor is not None:
+                view = view[socket.send_fds(self.socket, [view], [descriptor]) :]
+            self.socket.sendall(view)
+
+    def receive(self, timeout_s: float | None) -> bytes | None:
+        """Return bytes, empty ones when the daemon has closed; None when none came in time."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        left_ms = None if deadline_s is None else max(0.0, (deadline_s - time.monotonic()) * 1000)
+        if not poll.poll(left_ms):
+            return None
+        return self.receive_nowait()
+
+    def receive_nowait(self) -> bytes:
+        """Return the bytes that are there, when the socket is readable."""
+        try:
+            return self.socket.recv(_RECEIVE_BYTES)
+        except ConnectionResetError:
+            return b""
+
+    def leave(self) -> None:
+        """Say that nothing more will be asked: the capture ends, its last events still come."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the connection, and wait for a daemon of our own to end."""
+        self.socket.close()
+        if self._daemon is None:
+            return
+        try:
+            self._daemon.wait(_PRIVATE_END_S)
+        except subprocess.TimeoutExpired:
+            self._daemon.kill()
+            self._daemon.wait()
+
+
+def connect(
+    socket_path: str | os.PathLike[str] | None, *, may_start: bool = False, monitor_mode: bool = False
+) -> Transport:
+    """Connect to the daemon.
+
+    Args:
+        socket_path: where it listens; None: as ``CAPD_SOCKET`` says, or the default place.
+        may_start: where none is told of and none runs, and this process may capture by itself, start a private one.
+        monitor_mode: whether a private daemon keeps CAP_NET_ADMIN.
+
+    Raises:
+        DaemonUnavailable: there is none.
+    """
+    told = os.fspath(socket_path) if socket_path is not None else os.environ.get(SOCKET_VARIABLE)
+    path = told or DEFAULT_SOCKET
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        connection.close()
+        nobody_there = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+        if may_start and told is None and nobody_there and _may_capture():
+            return _start_private(monitor_mode)
+        reason = error.strerror or str(error)
+        advice = "start capd, or name its socket" if nobody_there else "ask an administrator"
+        raise DaemonUnavailable(f"there is no capd at {path} ({reason}): {advice}") from error
+    return Transport(connection)
+
+
+def _start_private(monitor_mode: bool) -> Transport:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        # -P: nothing is imported from the working directory.
+        command = [sys.executable, "-P", "-m", "capd", "--private-fd", str(theirs.fileno())]
+        daemon = subprocess.Popen(
+            [*command, "--monitor-mode"] if monitor_mode else command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            # A Ctrl-C at our terminal is ours to handle.
+            start_new_session=True,
+        )
+    return Transport(ours, daemon)

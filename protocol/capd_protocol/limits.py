@@ -1,0 +1,168 @@
+"""What a capture may be asked for: every range, and which wishes exclude each other.
+
+Client and daemon ask the same function: the client so that its user learns at once, the daemon because it trusts
+no client. Arguments are called by the names that ``CaptureSession`` gives them.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from capd_protocol.linktypes import by_name
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, InterfaceRequest, StartCapture
+
+MAX_INTERFACES = 64
+#: IFNAMSIZ, less its NUL (linux/if.h).
+MAX_INTERFACE_NAME_BYTES = 15
+#: NAME_MAX (linux/limits.h); a ring adds ``_00001_20260131235959`` to the name.
+MAX_FILE_NAME_BYTES = 255
+RING_SUFFIX_BYTES = 21
+#: Chosen: libpcap's own time to compile grows with it, and 4096 instructions are the kernel's limit anyway.
+MAX_FILTER_BYTES = 16 * 1024
+#: dumpcap's RINGBUFFER_MAX_NUM_FILES.
+MAX_RING_FILES = 100_000
+
+_MIB = 1024 * 1024
+
+
+class Range(NamedTuple):
+    """The least and the greatest value that is possible, and what it counts."""
+
+    least: float
+    greatest: float
+    unit: str
+
+
+#: Each number that a client may send. Greatest values of sizes are dumpcap's (2 TB); of durations: ten years.
+RANGES = {
+    "snaplen": Range(1, MAX_SNAPLEN_BYTES, "bytes"),
+    "kernel_buffer_size": Range(1, 1024, "MiB"),
+    "max_packet_count": Range(1, 2**63 - 1, "packets"),
+    "autostop_duration": Range(0.001, 315_360_000, "seconds"),
+    "autostop_filesize": Range(1, 2_000_000_000, "kB"),
+    "autostop_files": Range(1, 2**31 - 1, "files"),
+    "ringbuffer_duration": Range(0.001, 315_360_000, "seconds"),
+    "ringbuffer_filesize": Range(1, 2_000_000_000, "kB"),
+    "ringbuffer_packets": Range(1, 2**63 - 1, "packets"),
+    "ringbuffer_files": Range(1, MAX_RING_FILES, "files"),
+    "update_interval": Range(0.005, 60, "seconds"),
+}
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with a request."""
+
+    argument: str
+    text: str
+
+
+def _out_of_range(argument: str, value: float | None) -> Iterator[Fault]:
+    if value is None:
+        return
+    least, greatest, unit = RANGES[argument]
+    if not least <= value <= greatest:  # also refuses NaN
+        yield Fault(argument, f"{argument} is {value:g}; possible are {least:g} to {greatest:.15g} {unit}")
+
+
+def _name_faults(name: str) -> Iterator[Fault]:
+    # The kernel's own rule (net/core/dev.c, dev_valid_name), and printable, since names go into logs and files.
+    size_bytes = len(name.encode("utf-8", "surrogateescape"))
+    if not name or size_bytes > MAX_INTERFACE_NAME_BYTES:
+        yield Fault("interfaces", f"{name!r} is no interface name: one has 1 to {MAX_INTERFACE_NAME_BYTES} bytes")
+    elif name in (".", "..") or not name.isprintable() or any(c in "/: " for c in name):
+        yield Fault(
+            "interfaces",
+            f"{name!r} is no interface name: one has no slash, colon, space or unprintable character",
+        )
+
+
+def _wifi_faults(interface: InterfaceRequest) -> Iterator[Fault]:
+    if interface.wifi_channel is None:
+        return
+    frequency, _, channel_type = interface.wifi_channel.partition(",")
+    if not (frequency.isascii() and frequency.isdecimal() and 2000 <= int(frequency[:6]) <= 8000):
+        yield Fault("wifi_channel", f"wifi_channel {interface.wifi_channel!r} does not begin with a frequency in MHz")
+    elif channel_type not in ("", "NOHT", "HT20", "HT40-", "HT40+"):
+        yield Fault("wifi_channel", f"wifi_channel type {channel_type!r} is not one of NOHT, HT20, HT40-, HT40+")
+
+
+def _interface_faults(interface: InterfaceRequest) -> Iterator[Fault]:
+    yield from _name_faults(interface.name)
+    yield from _out_of_range("snaplen", interface.snaplen_bytes)
+    yield from _out_of_range("kernel_buffer_size", interface.kernel_buffer_size_bytes / _MIB)
+    yield from _wifi_faults(interface)
+    if len(interface.capture_filter.encode("utf-8", "surrogateescape")) > MAX_FILTER_BYTES:
+        yield Fault("capture_filter", f"the capture filter is longer than {MAX_FILTER_BYTES} bytes")
+    elif "\0" in interface.capture_filter or not interface.capture_filter.isascii():
+        yield Fault("capture_filter", "the capture filter has a character that is not ASCII, or a NUL")
+    if interface.link_layer_type is not None and by_name(interface.link_layer_type) is None:
+        yield Fault(
+            "link_layer_type",
+            f"{interface.link_layer_type!r} is no link-layer type that libpcap knows, such as EN10MB",
+        )
+
+
+def _file_name_faults(name: str, ring: bool) -> Iterator[Fault]:
+    limit = MAX_FILE_NAME_BYTES - (RING_SUFFIX_BYTES if ring else 0)
+    try:
+        size_bytes = len(name.encode())
+    except UnicodeEncodeError:
+        yield Fault("savefile", f"the file name {name!r} is not UTF-8")
+        return
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        yield Fault("savefile", f"{name!r} is not the name of a file")
+    elif size_bytes > limit:
+        yield Fault("savefile", f"the file name has {size_bytes} bytes; at most {limit} are possible")
+
+
+def _ring_faults(ring: Conditions, autostop: Conditions) -> Iterator[Fault]:
+    yield from _out_of_range("ringbuffer_duration", ring.duration_s)
+    yield from _out_of_range("ringbuffer_filesize", ring.filesize_kb)
+    yield from _out_of_range("ringbuffer_packets", ring.packets)
+    yield from _out_of_range("ringbuffer_files", ring.files)
+    if not ring.switches:
+        yield Fault(
+            "ringbuffer_files",
+            "a ring needs to know when to switch: give ringbuffer_duration, ringbuffer_filesize or ringbuffer_packets",
+        )
+    if autostop.filesize_kb is not None:
+        yield Fault(
+            "autostop_filesize",
+            "autostop_filesize ends a single file; a ring ends with autostop_files, autostop_duration "
+            "or max_packet_count",
+        )
+
+
+def find_faults(request: StartCapture) -> list[Fault]:
+    """Return everything that is wrong with a request, whatever the machine; empty when it can be tried."""
+    return list(_faults(request))
+
+
+def _faults(request: StartCapture) -> Iterator[Fault]:
+    interfaces, ring, autostop = request.interfaces, request.ring, request.autostop
+    if not 1 <= len(interfaces) <= MAX_INTERFACES:
+        yield Fault("interfaces", f"{len(interfaces)} interfaces; possible are 1 to {MAX_INTERFACES}")
+    seen: set[str] = set()
+    for interface in interfaces[:MAX_INTERFACES]:
+        yield from _interface_faults(interface)
+        if interface.name in seen:
+            yield Fault("interfaces", f"the interface {interface.name} is named twice")
+        seen.add(interface.name)
+    yield from _file_name_faults(request.destination.file_name, ring is not None)
+    yield from _out_of_range("update_interval", request.update_interval_s)
+    yield from _out_of_range("autostop_duration", autostop.duration_s)
+    yield from _out_of_range("autostop_filesize", autostop.filesize_kb)
+    yield from _out_of_range("max_packet_count", autostop.packets)
+    yield from _out_of_range("autostop_files", autostop.files)
+    if ring is not None:
+        yield from _ring_faults(ring, autostop)
+    elif autostop.files is not None:
+        yield Fault(
+            "autostop_files",
+            "autostop_files counts the files of a ring: give ringbuffer_duration, ringbuffer_filesize "
+            "or ringbuffer_packets too",
+        )
+    if request.file_format == "pcap" and len(interfaces) > 1:
+        yield Fault(
+            "use_libpcap",
+            "a pcap file cannot say which interface a packet came from: capture several interfaces as pcapng",
+        )

@@ -1,0 +1,470 @@
+"""What frames mean: dumpcap's own messages, and requests, replies and events that it has no word for.
+
+Dumpcap's messages travel byte for byte as dumpcap sends them. All others are JSON objects in frames whose
+indicators dumpcap does not use, so that a program made for dumpcap skips them.
+
+Counters say what they are: ``_total`` since the capture began, ``_delta`` since the last such message.
+Timestamps are integer nanoseconds since the epoch; durations are seconds.
+"""
+
+import enum
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.frames import Frame, encode_frame
+
+#: Raised when one side could misunderstand the other. Both sides must agree on it.
+PROTOCOL_VERSION = 1
+
+#: The most that is ever put on record of one packet; libpcap's and dumpcap's MAXIMUM_SNAPLEN.
+MAX_SNAPLEN_BYTES = 262_144
+#: Kernel ring for each interface. Chosen: at 600,000 packets a second of mixed sizes it lasts 100 ms, longer
+#: than a busy machine keeps the worker waiting.
+DEFAULT_KERNEL_BUFFER_SIZE_BYTES = 32 * 1024 * 1024
+
+
+class Indicator(enum.IntEnum):
+    """The first byte of each frame."""
+
+    FILE = ord("F")  #: dumpcap: a file was opened, its header is on disk
+    PACKET_COUNT = ord("P")  #: dumpcap: packets written since the last such message
+    DROPS = ord("D")  #: dumpcap: packets lost on one interface, in total, at the end
+    ERROR = ord("E")  #: dumpcap: two texts, each a frame of its own inside
+    BAD_FILTER = ord("B")  #: dumpcap: which interface, and libpcap's words
+    SUCCESS = ord("S")  #: dumpcap: a request that is no capture was carried out
+    HELLO = ord("h")  #: ours: the first frame of each side
+    REQUEST = ord("r")  #: ours: client to daemon, daemon to worker
+    REPLY = ord("a")  #: ours: one answer to each request
+    EVENT = ord("e")  #: ours: what dumpcap has no word for
+
+
+class _Json(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+# Dumpcap's messages ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FileOpened:
+    """A new file exists and its header can be read from it."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class PacketCount:
+    """So many packets more can be read from the current file."""
+
+    packets_delta: int
+
+
+@dataclass(frozen=True)
+class Drops:
+    """At the end of a capture: what was lost on one interface since it began."""
+
+    drops_total: int
+    interface: str
+
+
+@dataclass(frozen=True)
+class ErrorMessage:
+    """What went wrong, and advice, which may be empty."""
+
+    primary: str
+    secondary: str = ""
+
+
+@dataclass(frozen=True)
+class BadFilter:
+    """libpcap's words about the filter of the interface with this index."""
+
+    interface_index: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Success:
+    """Done."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A frame with an indicator of which we know nothing: to be skipped."""
+
+    indicator: int
+    payload: bytes
+
+
+# Greeting -------------------------------------------------------------------------------------------------------
+
+
+class Hello(_Json, frozen=True):
+    """First frame of each side."""
+
+    protocol_version: int
+    #: For logs and people: ``capd 0.1.0``.
+    software: str
+
+
+# Requests -------------------------------------------------------------------------------------------------------
+
+
+class InterfaceRequest(_Json, frozen=True):
+    """What to capture on one interface."""
+
+    name: str
+    capture_filter: str = ""
+    snaplen_bytes: int = MAX_SNAPLEN_BYTES
+    promiscuous: bool = True
+    monitor_mode: bool = False
+    #: ``"2412"`` or ``"2437,HT40+"``: MHz and, after a comma, the channel type.
+    wifi_channel: str | None = None
+    #: Name as libpcap knows it (``EN10MB``); None is the interface's own default.
+    link_layer_type: str | None = None
+    kernel_buffer_size_bytes: int = DEFAULT_KERNEL_BUFFER_SIZE_BYTES
+
+
+class Destination(_Json, frozen=True):
+    """A file in the directory whose descriptor came along with the request."""
+
+    file_name: str
+    #: Readable by the file's group (0640 instead of 0600).
+    group_access: bool = False
+    #: The file must not exist yet.
+    exclusive: bool = False
+
+
+class Conditions(_Json, frozen=True):
+    """When to switch to the next file, or to stop; None: never for that reason."""
+
+    duration_s: float | None = None
+    #: kB of 1000 bytes, as dumpcap counts; met by the packet that reaches it.
+    filesize_kb: int | None = None
+    packets: int | None = None
+    #: As a ring: how many files to keep. As an end: how many files to write.
+    files: int | None = None
+
+    @property
+    def switches(self) -> bool:
+        """Whether any of these ever closes a file."""
+        return not (self.duration_s is None and self.filesize_kb is None and self.packets is None)
+
+
+class StartCapture(_Json, frozen=True, tag="start"):
+    """Capture, until stopped or until the connection closes. Comes with one descriptor: the directory."""
+
+    interfaces: tuple[InterfaceRequest, ...]
+    destination: Destination
+    file_format: Literal["pcapng", "pcap"] = "pcapng"
+    ring: Conditions | None = None
+    autostop: Conditions = Conditions()
+    #: A packet is in its file and announced within about this time.
+    update_interval_s: float = 0.1
+
+
+class StopCapture(_Json, frozen=True, tag="stop"):
+    """End a capture well. Without an id: the one that this connection started."""
+
+    capture_id: int | None = None
+
+
+class ListCaptures(_Json, frozen=True, tag="list"):
+    """Ask which of the peer's captures run now; root is told of everybody's."""
+
+
+Request = StartCapture | StopCapture | ListCaptures
+
+
+# Failures -------------------------------------------------------------------------------------------------------
+
+
+class FailureCode(enum.StrEnum):
+    """Named by what the one who asked can do about it."""
+
+    INVALID = "invalid"  #: ask for something else
+    BAD_FILTER = "bad_filter"  #: correct the filter
+    NOT_PERMITTED = "not_permitted"  #: ask an administrator
+    NO_SUCH_INTERFACE = "no_such_interface"  #: name another, or wait for it
+    INTERFACE_DOWN = "interface_down"  #: bring it up
+    INTERFACE_LOST = "interface_lost"  #: it went away while capturing
+    UNSUPPORTED = "unsupported"  #: this interface or kernel cannot do it
+    DESTINATION = "destination"  #: name another file or directory
+    DISK = "disk"  #: make room; what was written is whole
+    RESOURCES = "resources"  #: ask for less, or later
+    NO_SUCH_CAPTURE = "no_such_capture"  #: look at the list
+    PROTOCOL = "protocol"  #: the request was not understood: a bug, or two versions
+    WORKER_DIED = "worker_died"  #: see the daemon's log; files up to the last event are readable
+    STOPPING = "stopping"  #: the daemon is on its way down: connect again later
+
+
+class Failure(_Json, frozen=True):
+    """Why something was not done: one sentence for people, the rest for programs."""
+
+    code: FailureCode
+    text: str
+    #: The argument, interface or file name that it is about.
+    argument: str | None = None
+    interface: str | None = None
+    #: Of the interface among those asked for; with BAD_FILTER.
+    interface_index: int | None = None
+    #: Characters before the place where the filter goes wrong, where that could be found; with BAD_FILTER.
+    position: int | None = None
+
+
+# Replies --------------------------------------------------------------------------------------------------------
+
+
+class Started(_Json, frozen=True, tag="started"):
+    """The rings are armed and the first file has its header."""
+
+    capture_id: int
+
+
+class Stopping(_Json, frozen=True, tag="stopping"):
+    """The capture was told to end; its own connection carries its last events."""
+
+
+class Refused(_Json, frozen=True, tag="refused"):
+    """Nothing was done, and nothing of it remains."""
+
+    failure: Failure
+
+
+class CaptureSummary(_Json, frozen=True):
+    """One line of the list of captures."""
+
+    capture_id: int
+    user_id: int
+    interfaces: tuple[str, ...]
+    file_name: str
+    started_ns: int
+    files_total: int
+    packets_total: int
+    drops_total: int
+
+
+class CaptureList(_Json, frozen=True, tag="captures"):
+    """The captures that the peer may see, oldest first."""
+
+    captures: tuple[CaptureSummary, ...]
+
+
+Reply = Started | Stopping | Refused | CaptureList
+
+
+# Events ---------------------------------------------------------------------------------------------------------
+
+
+class InterfaceCounters(_Json, frozen=True):
+    """What became of the packets of one interface.
+
+    Always, once the capture has ended:
+    ``received_total == written_total + kernel_drops_total + writer_drops_total + excess_total``.
+    """
+
+    interface: str
+    #: Passed the filter, lost or not (the kernel's ``tp_packets``).
+    received_total: int = 0
+    written_total: int = 0
+    #: No room in the ring: the worker or the disk was too slow.
+    kernel_drops_total: int = 0
+    #: Captured, but the file could not be written.
+    writer_drops_total: int = 0
+    #: Captured after a limit had ended the capture (autostop): on purpose in no file.
+    excess_total: int = 0
+
+    @property
+    def drops_total(self) -> int:
+        """What is missing in the files, and should be there."""
+        return self.kernel_drops_total + self.writer_drops_total
+
+
+class Counters(_Json, frozen=True, tag="counters"):
+    """Where the capture stands: at each tick in which something changed."""
+
+    #: In the current file, headers included.
+    file_size_bytes: int
+    interfaces: tuple[InterfaceCounters, ...]
+
+
+class FileClosed(_Json, frozen=True, tag="file_closed"):
+    """A file is complete: statistics at its end, nothing will be added."""
+
+    name: str
+    packets: int
+    size_bytes: int
+    #: None in a file without packets.
+    first_timestamp_ns: int | None
+    last_timestamp_ns: int | None
+    #: Dropped while it was the current file, all interfaces.
+    drops: int
+
+
+class InterfaceLost(_Json, frozen=True, tag="interface_lost"):
+    """An interface is gone; the capture goes on with the others, if there are any."""
+
+    interface: str
+
+
+class Lagged(_Json, frozen=True, tag="lagged"):
+    """This client read too slowly: so many events were not kept for it. Counts were merged, none is missing."""
+
+    events: int
+
+
+class Failed(_Json, frozen=True, tag="failed"):
+    """The capture ends because of this. Stands before dumpcap's ERROR or BAD_FILTER that says the same as text."""
+
+    failure: Failure
+
+
+class EndReason(enum.StrEnum):
+    """Why a capture ended."""
+
+    STOPPED = "stopped"
+    CLIENT_LEFT = "client_left"
+    DAEMON_STOPPING = "daemon_stopping"
+    DURATION = "duration"
+    FILESIZE = "filesize"
+    FILES = "files"
+    PACKETS = "packets"
+    FAILED = "failed"
+
+
+class Ended(_Json, frozen=True, tag="ended"):
+    """The last event of a capture."""
+
+    reason: EndReason
+    interfaces: tuple[InterfaceCounters, ...]
+
+
+Event = Counters | FileClosed | InterfaceLost | Lagged | Failed | Ended
+
+Message = (
+    FileOpened | PacketCount | Drops | ErrorMessage | BadFilter | Success | Hello | Request | Reply | Event | Unknown
+)
+
+
+# The codec ------------------------------------------------------------------------------------------------------
+
+_DECIMAL = re.compile(r"[0-9]{1,20}")
+
+
+def _text(payload: bytes) -> str:
+    # dumpcap's texts are C strings; a message without a value has no NUL either. File names may be any bytes.
+    return payload.removesuffix(b"\0").decode("utf-8", "surrogateescape")
+
+
+def _c_string(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape") + b"\0"
+
+
+def _number(text: str) -> int:
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(f"{text!r} is not a number")
+    return int(text)
+
+
+def _decode_drops(payload: bytes) -> Drops:
+    total, _, interface = _text(payload).partition(":")
+    return Drops(_number(total), interface)
+
+
+def _decode_bad_filter(payload: bytes) -> BadFilter:
+    index, _, text = _text(payload).partition(":")
+    return BadFilter(_number(index), text)
+
+
+def _decode_error(payload: bytes) -> ErrorMessage:
+    texts: list[str] = []
+    rest = payload
+    for _ in range(2):
+        end = 4 + int.from_bytes(rest[1:4], "big")
+        if rest[:1] != b"E" or len(rest) < end:
+            raise ValueError("the two texts of an error are not whole")
+        texts.append(_text(rest[4:end]))
+        rest = rest[end:]
+    if rest:
+        raise ValueError("bytes after the two texts of an error")
+    return ErrorMessage(*texts)
+
+
+def _encode_error(message: ErrorMessage) -> bytes:
+    return b"".join(encode_frame(Indicator.ERROR, _c_string(text)) for text in (message.primary, message.secondary))
+
+
+def _decode_success(payload: bytes) -> Success:
+    if payload:
+        raise ValueError("a success message carries nothing")
+    return Success()
+
+
+def _json_decoder(type_: Any) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(type_).decode
+
+
+_DECODERS: dict[int, Callable[[bytes], Message]] = {
+    Indicator.FILE: lambda payload: FileOpened(_text(payload)),
+    Indicator.PACKET_COUNT: lambda payload: PacketCount(_number(_text(payload))),
+    Indicator.DROPS: _decode_drops,
+    Indicator.ERROR: _decode_error,
+    Indicator.BAD_FILTER: _decode_bad_filter,
+    Indicator.SUCCESS: _decode_success,
+    Indicator.HELLO: _json_decoder(Hello),
+    Indicator.REQUEST: _json_decoder(Request),
+    Indicator.REPLY: _json_decoder(Reply),
+    Indicator.EVENT: _json_decoder(Event),
+}
+
+_JSON_INDICATORS: dict[type, Indicator] = {
+    Hello: Indicator.HELLO,
+    **dict.fromkeys(Request.__args__, Indicator.REQUEST),
+    **dict.fromkeys(Reply.__args__, Indicator.REPLY),
+    **dict.fromkeys(Event.__args__, Indicator.EVENT),
+}
+
+
+def encode(message: Message) -> bytes:
+    """Return the bytes of the frame that carries this message.
+
+    Raises:
+        LocalProtocolError: it is longer than a frame may be.
+    """
+    match message:
+        case FileOpened(name):
+            return encode_frame(Indicator.FILE, _c_string(name))
+        case PacketCount(packets_delta):
+            return encode_frame(Indicator.PACKET_COUNT, _c_string(str(packets_delta)))
+        case Drops(drops_total, interface):
+            return encode_frame(Indicator.DROPS, _c_string(f"{drops_total}:{interface}"))
+        case ErrorMessage():
+            return encode_frame(Indicator.ERROR, _encode_error(message))
+        case BadFilter(index, text):
+            return encode_frame(Indicator.BAD_FILTER, _c_string(f"{index}:{text}"))
+        case Success():
+            return encode_frame(Indicator.SUCCESS, b"")
+        case Unknown(indicator, payload):
+            return encode_frame(indicator, payload)
+        case _:
+            return encode_frame(_JSON_INDICATORS[type(message)], msgspec.json.encode(message))
+
+
+def decode(frame: Frame) -> Message:
+    """Return what a frame means; a frame with an unknown indicator survives as ``Unknown``.
+
+    Raises:
+        RemoteProtocolError: the payload is not what its indicator promises.
+    """
+    decoder = _DECODERS.get(frame.indicator)
+    if decoder is None:
+        return Unknown(frame.indicator, frame.payload)
+    try:
+        return decoder(frame.payload)
+    except (ValueError, msgspec.MsgspecError) as error:  # msgspec's own and UnicodeError are ValueErrors too
+        raise RemoteProtocolError(f"message {chr(frame.indicator)!r}: {error}") from error

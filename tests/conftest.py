@@ -1,0 +1,59 @@
+"""Every test runs in a network namespace that this test run makes: the machine's own interfaces are not there."""
+
+import itertools
+import os
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon, running_daemon
+from tests.support.namespace import enter_private_network_namespace, veth_pair
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_network_namespace() -> None:
+    if os.geteuid() != 0:
+        pytest.exit("the tests make network namespaces, users and processes: run them as root", returncode=1)
+    enter_private_network_namespace()
+
+
+@pytest.fixture(scope="session")
+def open_dir() -> Generator[Path, None, None]:
+    """A directory that every user may enter and write to; pytest's own are for its user alone."""
+    with tempfile.TemporaryDirectory(prefix="capd-tests-") as name:
+        directory = Path(name)
+        directory.chmod(0o1777)
+        yield directory
+
+
+@pytest.fixture
+def user_dir(open_dir: Path) -> Path:
+    """A new directory below it, likewise for everybody."""
+    directory = open_dir / f"test{next(_numbers)}"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    return directory
+
+
+@pytest.fixture
+def veth() -> Generator[tuple[str, str], None, None]:
+    """A pair of connected interfaces: send on the first, capture on the second."""
+    number = next(_numbers)
+    names = f"tx{number}", f"rx{number}"
+    with veth_pair(*names):
+        yield names
+
+
+@pytest.fixture(scope="session")
+def daemon(open_dir: Path) -> Generator[Daemon, None, None]:
+    """One daemon for all tests that do not harm it; root and group 4242 may capture."""
+    directory = open_dir / "daemon"
+    directory.mkdir(mode=0o755)
+    with running_daemon(directory) as running:
+        yield running
+        assert running.process.poll() is None, f"capd ended during the tests; its log:\n{running.log}"
+        assert running.workers() == []

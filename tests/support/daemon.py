@@ -1,0 +1,134 @@
+"""Real daemons and real users for tests: processes that are started, waited for, and ended by their own id."""
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result")
+
+READY_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 20.0
+
+
+@dataclass
+class Daemon:
+    """A running ``capd``."""
+
+    process: subprocess.Popen[bytes]
+    socket_path: str
+    log_path: Path
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self.log_path.read_text()
+
+    def terminate(self) -> int:
+        """Stop it as a service manager does; return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(END_TIMEOUT_S)
+
+    def workers(self) -> list[int]:
+        """Return the process ids of its workers."""
+        return children_of(self.process.pid)
+
+
+def children_of(process_id: int) -> list[int]:
+    """Return the ids of a process's children, of all its threads."""
+    found: list[int] = []
+    for task in Path(f"/proc/{process_id}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def status_of(process_id: int) -> dict[str, str]:
+    """Return the fields of /proc/PID/status."""
+    lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+@contextlib.contextmanager
+def running_daemon(directory: Path, *options: str, prefix: tuple[str, ...] = ()) -> Generator[Daemon, None, None]:
+    """Start a daemon whose socket and log are in a directory, wait until it is ready, end it afterwards.
+
+    Args:
+        directory: everybody must be able to enter it.
+        *options: further options of ``capd``.
+        prefix: a command that runs it, such as ``("unshare", "--mount")``, which must exec it.
+    """
+    socket_path, log_path = directory / "capd.sock", directory / "capd.log"
+    notify_path = directory / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log_path.open("wb") as log:
+        notify.bind(str(notify_path))
+        notify.settimeout(READY_TIMEOUT_S)
+        process = subprocess.Popen(
+            [*prefix, sys.executable, "-P", "-m", "capd", "--socket", str(socket_path), "--verbose", *options],
+            env={**os.environ, "NOTIFY_SOCKET": str(notify_path)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        daemon = Daemon(process, str(socket_path), log_path)
+        try:
+            try:
+                assert notify.recv(4096) == b"READY=1"
+            except TimeoutError:
+                raise AssertionError(f"capd did not get ready; its log:\n{daemon.log}") from None
+            yield daemon
+        finally:
+            try:
+                daemon.terminate()
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+            finally:
+                notify_path.unlink()
+
+
+def as_user(
+    function: Callable[[], _Result], user_id: int, group_id: int | None = None, groups: tuple[int, ...] = ()
+) -> _Result:
+    """Return what a function returns in a process of another user, which ends with it.
+
+    The process is forked: the user needs no right to read the interpreter's files, but what the function imports
+    must be imported already. What it raises is raised here.
+    """
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(readable)
+            os.setgroups(groups)
+            os.setresgid(*[user_id if group_id is None else group_id] * 3)
+            os.setresuid(user_id, user_id, user_id)
+            try:
+                answer: tuple[bool, Any] = (True, function())
+            except BaseException as error:
+                error.add_note(traceback.format_exc())
+                answer = (False, error)
+            with os.fdopen(writable, "wb") as pipe:
+                pickle.dump(answer, pipe)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writable)
+    with os.fdopen(readable, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(child, 0)
+    is_value, value = pickle.loads(data)
+    if is_value:
+        result: _Result = value
+        return result
+    raise value

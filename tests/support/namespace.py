@@ -1,0 +1,153 @@
+"""Network namespaces for tests: nothing in them reaches the machine's own interfaces.
+
+Needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN) and the ``ip`` program.
+"""
+
+import ctypes
+import json
+import os
+import subprocess
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+_CLONE_NEWNET: Final = 0x40000000
+_COMMAND_SECONDS: Final = 10.0
+_UP_SECONDS: Final = 5.0
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def enter_private_network_namespace() -> None:
+    """Move the calling thread into a new network namespace, for good.
+
+    The namespace holds one interface, ``lo``, which is down. Threads and processes that the calling
+    thread starts later are in it too; threads that run already are not. The kernel removes the
+    namespace and its interfaces with the last thread or socket in it.
+
+    ``/sys/class/net`` keeps showing the old namespace; ``ip`` and ``/proc/sys/net`` show the new.
+
+    Raises:
+        PermissionError: the process may not make network namespaces.
+        OSError: the kernel could not make one.
+    """
+    if _libc.unshare(_CLONE_NEWNET) == 0:
+        return
+    error = ctypes.get_errno()
+    if error in {1, 13}:
+        raise PermissionError(error, "a private network namespace needs root (CAP_SYS_ADMIN): run these tests as root")
+    raise OSError(error, f"no private network namespace: {os.strerror(error)}")
+
+
+@contextmanager
+def private_network_namespace() -> Generator[None, None, None]:
+    """Keep the calling thread in a new network namespace while the context lasts.
+
+    The same as `enter_private_network_namespace`, but the thread comes back. It must be left in
+    the thread that entered it.
+
+    Raises:
+        PermissionError: the process may not make network namespaces.
+        OSError: the kernel could not make one, or the thread could not come back.
+    """
+    old = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter_private_network_namespace()
+        try:
+            yield
+        finally:
+            if _libc.setns(old, _CLONE_NEWNET) != 0:
+                error = ctypes.get_errno()
+                raise OSError(error, f"no way back to the namespace: {os.strerror(error)}")
+    finally:
+        os.close(old)
+
+
+@contextmanager
+def veth_pair(a: str, b: str, mtu: int = 1500) -> Generator[None, None, None]:
+    """Have two connected Ethernet interfaces, ``a`` and ``b``, while the context lasts.
+
+    Both are up, have no address, and send nothing of their own accord: their counters start at
+    zero and count only what a test sends. Every frame sent on one is received on the other.
+
+    Use only in a private namespace.
+
+    Args:
+        a: Name of one interface, at most 15 bytes.
+        b: Name of the other.
+        mtu: Most bytes in a frame behind its 14-byte Ethernet header, of both.
+
+    Raises:
+        RuntimeError: ``ip`` failed; the message holds what it said.
+        TimeoutError: the interfaces were not up within 5 seconds.
+    """
+    # Without "name" in front, a name may be read as a keyword: "a" is short for "address".
+    _ip(
+        "link",
+        "add",
+        "name",
+        a,
+        "mtu",
+        str(mtu),
+        "type",
+        "veth",
+        "peer",
+        "name",
+        b,
+        "mtu",
+        str(mtu),
+    )
+    try:
+        for name in (a, b):
+            _silence_ipv6(name)
+        for name in (a, b):
+            _ip("link", "set", "dev", name, "up")
+        deadline = time.monotonic() + _UP_SECONDS
+        for name in (a, b):
+            while _links("dev", name)[0]["operstate"] != "UP":
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{name} was not up within {_UP_SECONDS:g} seconds")
+                time.sleep(0.01)
+        yield
+    finally:
+        # A test may have removed the pair itself, with either end.
+        if any(link["ifname"] == a for link in _links()):
+            _ip("link", "delete", "dev", a)
+
+
+def link_counters(name: str) -> dict[str, dict[str, int]]:
+    """Return an interface's counters since it was made.
+
+    Returns:
+        ``"rx"`` and ``"tx"``, each with at least ``"packets"``, ``"bytes"``, ``"errors"`` and
+        ``"dropped"``. ``ip -s -s`` adds more where there are any, such as ``"otherhost"``: frames
+        to an address that is not the interface's, which it receives (they are in ``"packets"``)
+        and does not pass on to the network stack.
+
+    Raises:
+        RuntimeError: there is no such interface here.
+    """
+    counters: dict[str, dict[str, int]] = _links("dev", name)[0]["stats64"]
+    return counters
+
+
+def _silence_ipv6(name: str) -> None:
+    _ip("link", "set", "dev", name, "addrgenmode", "none")
+    # Without an address IPv6 still asks for routers and joins groups.
+    switch = Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6")
+    if switch.exists():
+        switch.write_text("1")
+
+
+def _links(*which: str) -> list[dict[str, Any]]:
+    links: list[dict[str, Any]] = json.loads(_ip("-s", "-s", "-j", "link", "show", *which))
+    return links
+
+
+def _ip(*arguments: str) -> str:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout

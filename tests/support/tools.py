@@ -1,0 +1,51 @@
+"""What other people's tools say of our files."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    complaints = [line for line in done.stderr.splitlines() if line and "Running as user" not in line]
+    assert complaints == [], f"{command}: {complaints}"
+    return done.stdout
+
+
+def capinfos(path: Path | str, *options: str) -> dict[str, str]:
+    """Return what capinfos says of a file, by its own labels; a complaint fails the test."""
+    lines = _run("capinfos", "-M", *options, Path(path)).splitlines()
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def packets_of(path: Path | str) -> int:
+    """Return how many packets capinfos counts."""
+    return int(capinfos(path, "-c")["Number of packets"])
+
+
+def tshark_fields(path: Path | str, *fields: str, display_filter: str = "") -> list[tuple[str, ...]]:
+    """Return these fields of each packet as tshark reads it; a complaint fails the test."""
+    options = [part for field in fields for part in ("-e", field)]
+    only = ["-Y", display_filter] if display_filter else []
+    output = _run("tshark", "-n", "-r", Path(path), "-T", "fields", *only, *options)
+    return [tuple(line.split("\t")) for line in output.splitlines()]
+
+
+def tshark_packets(path: Path | str) -> list[Any]:
+    """Return each packet as tshark's JSON, with raw bytes."""
+    packets: list[Any] = json.loads(_run("tshark", "-n", "-r", Path(path), "-T", "jsonraw"))
+    return packets
+
+
+def ip_json(*arguments: str) -> Any:
+    """Return what ``ip -j`` says."""
+    return json.loads(_run("ip", "-j", *arguments) or "[]")
+
+
+def descriptors_of(process_id: int) -> list[str]:
+    """Return what a process's descriptors are open on."""
+    folder = Path(f"/proc/{process_id}/fd")
+    return [os.readlink(entry) for entry in folder.iterdir()]  # noqa: PTH115  # sockets are no paths
