@@ -5,6 +5,7 @@ imported is imported here, at the beginning: after the drop the interpreter's ow
 """
 
 import contextlib
+import errno
 import gc
 import os
 import platform
@@ -60,9 +61,17 @@ def _read_launch(control: socket.socket) -> tuple[Launch, FrameDecoder]:
     return decode_launch(frame), decoder
 
 
+#: What the kernel says of an interface that has changed since the daemon looked; all else is unsupported.
+_CODES = {
+    errno.ENODEV: FailureCode.NO_SUCH_INTERFACE,
+    errno.ENXIO: FailureCode.NO_SUCH_INTERFACE,
+    errno.ENETDOWN: FailureCode.INTERFACE_DOWN,
+}
+
+
 def _failure_of(error: OSError, interface: str) -> Failure:
     return Failure(
-        code=FailureCode.UNSUPPORTED,
+        code=_CODES.get(error.errno or 0, FailureCode.UNSUPPORTED),
         text=f"the kernel does not capture on {interface}: {error.strerror}",
         interface=interface,
     )
@@ -223,6 +232,10 @@ def _capture(launch: Launch, control: socket.socket, decoder: FrameDecoder, repo
 def main() -> None:
     """Run one capture for the daemon."""
     signal.alarm(WATCHDOG_S)
+    # A service manager that signals every process of a service would end captures in the middle of a packet:
+    # a worker ends well when the daemon says so, or is gone.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
     launch, decoder = _read_launch(control)
     report = Report(control)

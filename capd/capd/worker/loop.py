@@ -109,10 +109,11 @@ class Capture:
         self._order = TimeOrder(len(sources), hold_ns)
         self._hold_s = (hold_ns + JITTER_NS) / 1e9
         self._started_s = time.monotonic()
-        self._announced_s = 0.0
+        self._ticked_s = 0.0
         self._written_total = 0
         self._is_dirty = False
         self._end: EndReason | None = None
+        self._is_full = False
         self._failure: Failure | None = None
         self._ready = set(range(len(sources)))
         self._epoll = select.epoll()
@@ -134,7 +135,7 @@ class Capture:
             self._take_blocks()
             self._write_in_order()
             self._look_at_time()
-        self._finish(self._end)
+        self._finish()
 
     def _wait(self) -> None:
         for fd, event in self._epoll.poll(0 if self._ready else self._timeout_s()):
@@ -150,7 +151,7 @@ class Capture:
         now_s = time.monotonic()
         deadlines_s = [now_s + _IDLE_S]
         if self._is_dirty or self._report.is_unsent:
-            deadlines_s.append(self._announced_s + self._interval_s)
+            deadlines_s.append(self._ticked_s + self._interval_s)
         if self._order.is_waiting():
             deadlines_s.append(now_s + self._hold_s)
         if self._file_conditions.duration_s is not None:
@@ -226,7 +227,7 @@ class Capture:
     def _write(self, records: Slice) -> None:
         """Write records, switching files and ending the capture exactly where a condition is met."""
         at, count = 0, len(records.timestamps_ns)
-        while at < count and self._end in (None, EndReason.STOPPED, EndReason.DURATION):
+        while at < count and not self._is_full:
             sizes = records.vectors[at:, 1]
             room = min(room_for(self._files.fill, self._file_conditions, sizes), count - at)
             if self._autostop.packets is not None:
@@ -261,17 +262,21 @@ class Capture:
         if self._failure is not None:
             return
         if self._autostop.packets is not None and self._written_total >= self._autostop.packets:
-            self._end = EndReason.PACKETS
+            self._end_at_limit(EndReason.PACKETS)
         elif reason := is_full(self._files.fill, self._file_conditions):
             if self._ring is None:
-                self._end = reason
+                self._end_at_limit(reason)
             else:
                 self._switch()
+
+    def _end_at_limit(self, reason: EndReason) -> None:
+        self._end = reason
+        self._is_full = True
 
     def _switch(self) -> None:
         """Close the current file and open the next, or end where that would be one too many."""
         if self._autostop.files is not None and self._files.opened_total >= self._autostop.files:
-            self._end = EndReason.FILES
+            self._end_at_limit(EndReason.FILES)
             return
         try:
             self._files.close(self._drops_total())
@@ -280,6 +285,7 @@ class Capture:
             self._fail_disk(error)
         except DestinationError as error:
             self._fail(FailureCode.DESTINATION, f"the next file cannot be opened: {error}")
+            self._is_full = True
 
     def _drops_total(self) -> int:
         return sum(source.ring.statistics().drops_total for source in self._sources)
@@ -288,6 +294,7 @@ class Capture:
         advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"
         text = f"the capture file cannot be written any further: {error}; what is in it is whole: {advice}"
         self._fail(FailureCode.DISK, text)
+        self._is_full = True
 
     def _fail(self, code: FailureCode, text: str, interface: str | None = None) -> None:
         if self._failure is None:
@@ -306,38 +313,36 @@ class Capture:
         duration_s = self._file_conditions.duration_s
         if duration_s is not None and now_s >= self._files.opened_s + duration_s:
             self._switch()
-        if now_s >= self._announced_s + self._interval_s:
-            self._report.flush()
-            if self._is_dirty:
-                self._announce()
-                self._announced_s = now_s
-                self._is_dirty = False
+        if (self._is_dirty or self._report.is_unsent) and now_s >= self._ticked_s + self._interval_s:
+            self._tick()
+            self._ticked_s = now_s
 
-    def _announce(self) -> None:
-        counters = tuple(source.counters() for source in self._sources)
-        self._report.announce(self._files.fill.size_bytes, counters)
+    def _tick(self) -> None:
+        """Announce what is in the file, if the daemon has read what was announced before."""
+        self._report.flush()
+        if self._is_dirty and self._report.takes_counts:
+            counters = tuple(source.counters() for source in self._sources)
+            self._report.announce(self._files.fill.size_bytes, counters)
+            self._is_dirty = False
 
     # The end ------------------------------------------------------------------------------------------------------
 
-    def _finish(self, reason: EndReason) -> None:
+    def _finish(self) -> None:
         """Receive nothing more, write what has been received, close the file, tell the totals."""
         for source in self._sources:
             source.ring.disarm()
         self._drain()
-        final_reason = self._end or reason
-        bucket = "excess_total" if final_reason in _LIMITS else "writer_drops_total"
+        bucket = "excess_total" if self._end in _LIMITS else "writer_drops_total"
         counters = tuple(source.counters(unwritten=bucket) for source in self._sources)
         try:
             self._files.close(sum(each.drops_total for each in counters))
         except WriteError as error:
             self._fail_disk(error)
-            final_reason = EndReason.FAILED
         for source in self._sources:
             source.ring.close()
-        self._report.announce(0, counters) if self._is_dirty else None
         if self._failure is not None:
             self._report.failed(self._failure)
-        self._report.ended(final_reason, counters)
+        self._report.ended(self._end or EndReason.STOPPED, counters)
         self._report.flush_all()
 
     def _drain(self) -> None:

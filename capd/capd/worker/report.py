@@ -44,15 +44,17 @@ class Report:
         """Whether bytes wait until the daemon reads."""
         return bool(self._unsent)
 
+    @property
+    def takes_counts(self) -> bool:
+        """Whether counts may be announced: not, while many bytes wait."""
+        return len(self._unsent) <= _MAX_UNSENT_COUNTS_BYTES
+
     def count(self, packets: int) -> None:
         """Note packets that are in the current file, for the next announcement."""
         self._packets_unreported += packets
 
     def announce(self, file_size_bytes: int, interfaces: tuple[InterfaceCounters, ...]) -> None:
         """Tell how many packets came, and where every counter stands."""
-        if len(self._unsent) > _MAX_UNSENT_COUNTS_BYTES:
-            self.flush()
-            return
         self._send_count()
         self._send(encode(Counters(file_size_bytes=file_size_bytes, interfaces=interfaces)))
 
@@ -84,6 +86,7 @@ class Report:
 
     def ended(self, reason: EndReason, interfaces: tuple[InterfaceCounters, ...]) -> None:
         """Tell the end: what every interface lost, as dumpcap does, then the totals."""
+        self._send_count()
         for counters in interfaces:
             self._send(encode(Drops(counters.drops_total, counters.interface)))
         self._send(encode(Ended(reason=reason, interfaces=interfaces)))
