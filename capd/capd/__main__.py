@@ -17,6 +17,7 @@ import trio
 
 from capd import limits, privileges, systemd
 from capd.captures import Captures
+from capd.monitor import Monitor
 from capd.policy import Policy
 from capd.privileges import Capability
 from capd.server import Server
@@ -142,17 +143,21 @@ async def _cancel_when_ended(captures: Captures, scope: trio.CancelScope) -> Non
 
 
 async def _serve(listener: socket.socket, path: Path, captures: Captures) -> None:
+    monitor = Monitor()
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(monitor.run)
         await nursery.start(_stop_on_signal, captures, nursery.cancel_scope)
-        nursery.start_soon(Server(captures).serve, trio.socket.from_stdlib_socket(listener))
+        nursery.start_soon(Server(captures, monitor).serve, trio.socket.from_stdlib_socket(listener))
         systemd.notify("READY=1")
         _log.info("listening on %s", path)
 
 
 async def _serve_private(connection: socket.socket, captures: Captures) -> None:
+    monitor = Monitor()
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(monitor.run)
         await nursery.start(_stop_on_signal, captures, nursery.cancel_scope)
-        await Server(captures).serve_client(trio.socket.from_stdlib_socket(connection))
+        await Server(captures, monitor).serve_client(trio.socket.from_stdlib_socket(connection))
         nursery.cancel_scope.cancel()
 
 

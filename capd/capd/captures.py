@@ -14,12 +14,14 @@ import trio
 
 from capd import limits, wireless
 from capd.errors import RequestRefused
-from capd.interfaces import Link, find_link
+from capd.ethtool import driver_of, speed_of
+from capd.links import find_link
 from capd.outbox import Outbox
 from capd.peer import Peer
 from capd.policy import Policy
 from capd.supervisor import Worker
 from capd.worker.launch import Launch, LaunchInterface
+from capd_protocol.interfaces import Link
 from capd_protocol.limits import find_faults
 from capd_protocol.messages import (
     CaptureSummary,
@@ -149,9 +151,10 @@ class Capture:
             request=request,
             device=device.name,
             index=device.index,
-            loopback=device.is_loopback,
-            mac_address=link.mac_address,
-            speed_bits_per_s=link.speed_bits_per_s,
+            loopback=device.loopback,
+            mac_address=_mac_bytes(link),
+            speed_bits_per_s=None if link.loopback else speed_of(link.name),
+            driver=driver_of(link.name)[0] or "",
             alias=link.alias,
         )
 
@@ -232,6 +235,10 @@ class Capture:
                 subscriber.put(message)
 
 
+def _mac_bytes(link: Link) -> bytes | None:
+    return bytes.fromhex(link.mac_address.replace(":", "")) if link.mac_address and not link.loopback else None
+
+
 class Captures:
     """All captures of the daemon."""
 
@@ -241,6 +248,10 @@ class Captures:
         self._running: dict[int, Capture] = {}
         self._stopping = False
         self._all_ended = trio.Event()
+
+    def may_capture(self, peer: Peer) -> bool:
+        """Whether policy lets the peer capture."""
+        return self._policy.refusal_to_capture(peer) is None
 
     @contextlib.contextmanager
     def granted(self, peer: Peer, request: StartCapture) -> Generator[Capture, None, None]:

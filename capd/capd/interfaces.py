@@ -1,91 +1,60 @@
-"""Network interfaces as the kernel describes them: rtnetlink on a trio socket, parsed by pyroute2."""
+"""The list of interfaces: libpcap says which there are, the kernel what they are, drivers what they know."""
 
-# pyroute2 has no annotations: what comes from it is checked where it is turned into our own types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownLambdaType=false, reportUnknownParameterType=false, reportMissingTypeStubs=false
-
-import errno
-import socket
-from dataclasses import dataclass
-from typing import Any, cast
+import os
 
 import trio
-from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool
-from pyroute2.netlink import NLM_F_REQUEST, NLMSG_ERROR
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import RTM_GETLINK
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-_IFF_UP = 1
-_IFF_LOOPBACK = 8
-#: Larger than the kernel's largest message about one link.
-_RECEIVE_BYTES = 65536
-_SPEED_UNKNOWN_MBITS = 0xFFFFFFFF
-_DEADLINE_S = 5.0
+from capd.errors import RequestRefused
+from capd.ethtool import driver_of, speed_of
+from capd.libpcap import Device, DeviceFlag, PcapError, find_all_devices
+from capd.links import list_links
+from capd_protocol.interfaces import InterfaceInfo, InterfaceType, Link
+from capd_protocol.messages import FailureCode
+
+#: By the beginning of their names, as dumpcap tells them apart (Wireshark, ``capture/capture-pcap-util.c``).
+_TYPES_BY_NAME = (("bluetooth", InterfaceType.BLUETOOTH), ("usbmon", InterfaceType.USB))
 
 
-@dataclass(frozen=True)
-class Link:
-    """What a capture needs to know of an interface."""
-
-    name: str
-    index: int
-    is_up: bool
-    is_loopback: bool
-    mac_address: bytes | None
-    alias: str
-    speed_bits_per_s: int | None
+def _type_of(device: Device) -> InterfaceType:
+    for beginning, interface_type in _TYPES_BY_NAME:
+        if device.name.startswith(beginning):
+            return interface_type
+    return InterfaceType.WIRELESS if DeviceFlag.WIRELESS in device.flags else InterfaceType.WIRED
 
 
-async def find_link(name: str) -> Link | None:
-    """Return the interface of this name, or None where there is none.
-
-    Raises:
-        OSError: the kernel does not answer as it should.
-    """
-    request: Any = ifinfmsg()
-    request["header"]["type"] = RTM_GETLINK
-    request["header"]["flags"] = NLM_F_REQUEST
-    request["header"]["sequence_number"] = 1
-    request["attrs"] = [("IFLA_IFNAME", name)]
-    request.encode()
-    with trio.socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-        await netlink.bind((0, 0))
-        with trio.move_on_after(_DEADLINE_S):
-            await netlink.send(bytes(request.data))
-            return _link_of(name, await netlink.recv(_RECEIVE_BYTES))
-    raise OSError(errno.ETIMEDOUT, f"the kernel did not describe the interface {name}")
-
-
-def _link_of(name: str, answer: bytes) -> Link | None:
-    message: Any = cast(Any, next(iter(MarshalRtnl().parse(answer))))
-    if message["header"]["type"] == NLMSG_ERROR:
-        error = cast(NetlinkError, message["header"]["error"])
-        if error.code == errno.ENODEV:
-            return None
-        raise OSError(error.code, f"the kernel does not describe the interface {name}")
-    address = message.get_attr("IFLA_ADDRESS")
-    flags = int(message["flags"])
-    is_loopback = bool(flags & _IFF_LOOPBACK)
-    return Link(
-        name=name,
-        index=int(message["index"]),
-        is_up=bool(flags & _IFF_UP),
-        is_loopback=is_loopback,
-        mac_address=bytes.fromhex(address.replace(":", "")) if address and not is_loopback else None,
-        alias=message.get_attr("IFLA_IFALIAS") or "",
-        speed_bits_per_s=None if is_loopback else _speed_of(name),
+def _describe(device: Device, number: int, link: Link | None, *, namespace: str, may_capture: bool) -> InterfaceInfo:
+    driver, bus = driver_of(device.name) if link else (None, None)
+    return InterfaceInfo(
+        name=device.name,
+        number=number,
+        description=device.description,
+        interface_type=_type_of(device),
+        loopback=DeviceFlag.LOOPBACK in device.flags,
+        addresses=link.addresses if link else (),
+        link=link,
+        speed_bits_per_s=speed_of(device.name) if link and not link.loopback else None,
+        driver=driver,
+        bus=bus,
+        network_namespace=namespace if link else None,
+        may_capture=may_capture and link is not None,
     )
 
 
-def _speed_of(name: str) -> int | None:
-    ethtool: Any = IoctlEthtool(name)
+async def list_interfaces(*, may_capture: bool) -> list[InterfaceInfo]:
+    """Return everything that libpcap can capture on, in its order.
+
+    Raises:
+        RequestRefused: libpcap cannot tell.
+        OSError: the kernel does not answer as it should.
+    """
     try:
-        settings: Any = ethtool.get_cmd()
-    except (EthtoolError, OSError):
-        return None  # many drivers do not say
-    finally:
-        ethtool.close()
-    speed_mbits = int(settings.speed) | int(settings.speed_hi) << 16
-    return None if speed_mbits in (0, _SPEED_UNKNOWN_MBITS) else speed_mbits * 1_000_000
+        devices = await trio.to_thread.run_sync(find_all_devices)
+    except PcapError as error:
+        text = f"libpcap cannot list interfaces: {error}"
+        raise RequestRefused(FailureCode.UNSUPPORTED, text) from error
+    links = {link.name: link for link in (await list_links()).values()}
+    namespace = os.readlink("/proc/self/ns/net")  # noqa: PTH115  # it is no path
+    return [
+        _describe(device, number, links.get(device.name), namespace=namespace, may_capture=may_capture)
+        for number, device in enumerate(devices, 1)
+    ]

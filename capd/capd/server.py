@@ -14,21 +14,26 @@ from typing import Any, assert_never, cast
 
 import trio
 
-from capd import limits
+from capd import inquiries, limits
 from capd.captures import Capture, Captures, Subscriber
 from capd.connection import Connection
 from capd.errors import RequestRefused
+from capd.monitor import Count, Monitor, Watch
 from capd.peer import Peer, peer_of
 from capd.version import SOFTWARE
 from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.limits import find_interval_faults
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
     CaptureList,
     EndReason,
     Failure,
     FailureCode,
+    GetCapabilities,
+    GetDriverCounters,
     Hello,
     ListCaptures,
+    ListInterfaces,
     Message,
     Refused,
     Request,
@@ -36,6 +41,9 @@ from capd_protocol.messages import (
     Started,
     StopCapture,
     Stopping,
+    Watching,
+    WatchInterfaces,
+    WatchStatistics,
     encode,
 )
 
@@ -49,8 +57,9 @@ _OVERLOAD_PAUSE_S = 0.1
 class Server:
     """The daemon's side of all connections."""
 
-    def __init__(self, captures: Captures) -> None:
+    def __init__(self, captures: Captures, monitor: Monitor) -> None:
         self._captures = captures
+        self._monitor = monitor
         self._clients: collections.Counter[int] = collections.Counter()
 
     async def serve(self, listener: trio.socket.SocketType) -> None:
@@ -74,13 +83,16 @@ class Server:
         try:
             peer = peer_of(cast(Any, connected))
             with self._counted(peer):
-                await _Client(connection, peer, self._captures).run()
+                await _Client(connection, peer, self._captures, self._monitor).run()
         except RequestRefused as refused:
             await _send_last(connection, Refused(failure=refused.failure))
         except RemoteProtocolError as error:
             _log.warning("a client breaks the protocol: %s", error)
             failure = Failure(code=FailureCode.PROTOCOL, text=f"capd did not understand the client: {error}")
             await _send_last(connection, Refused(failure=failure))
+        except Exception:
+            # A bug, here or in what is used here. It ends this client; the others' captures shall not end with it.
+            _log.exception("the task of a client failed; please report this")
         finally:
             connection.close()
 
@@ -103,10 +115,11 @@ async def _send_last(connection: Connection, message: Message) -> None:
 class _Client:
     """The conversation with one client."""
 
-    def __init__(self, connection: Connection, peer: Peer, captures: Captures) -> None:
+    def __init__(self, connection: Connection, peer: Peer, captures: Captures, monitor: Monitor) -> None:
         self._connection = connection
         self._peer = peer
         self._captures = captures
+        self._monitor = monitor
 
     async def run(self) -> None:
         """Greet, then answer requests; a capture is the last one."""
@@ -156,9 +169,52 @@ class _Client:
             case ListCaptures():
                 summaries = tuple(capture.summary() for capture in self._captures.visible_to(self._peer))
                 await self._connection.send(encode(CaptureList(captures=summaries)))
+            case ListInterfaces():
+                may_capture = self._captures.may_capture(self._peer)
+                for part in await inquiries.interface_lists(may_capture=may_capture):
+                    await self._connection.send(encode(part))
+            case GetCapabilities():
+                await self._connection.send(encode(await inquiries.capabilities(request)))
+            case GetDriverCounters(interface=interface):
+                await self._connection.send(encode(await inquiries.driver_counters(interface)))
+            case WatchInterfaces():
+                await self._follow(await self._monitor.watch())
+                return True
+            case WatchStatistics(interval_s=interval_s):
+                faults = find_interval_faults(interval_s)
+                if faults:
+                    raise RequestRefused(FailureCode.INVALID, faults[0].text, argument=faults[0].argument)
+                await self._follow(await self._monitor.count(interval_s))
+                return True
             case _:
                 assert_never(request)
         return False
+
+    # Interfaces ---------------------------------------------------------------------------------------------------
+
+    async def _follow(self, view: Watch | Count) -> None:
+        """Send what a view has to tell until the client leaves."""
+        try:
+            await self._connection.send(encode(Watching()))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_from, view, nursery.cancel_scope)
+                nursery.start_soon(self._wait_until_left, nursery.cancel_scope)
+        finally:
+            self._monitor.leave(view)
+
+    async def _wait_until_left(self, scope: trio.CancelScope) -> None:
+        try:
+            if await self._connection.receive() is not None:
+                _log.warning("user %d: a request while its connection watches", self._peer.user_id)
+        except RemoteProtocolError as error:
+            _log.warning("user %d: a client breaks the protocol: %s", self._peer.user_id, error)
+        scope.cancel()
+
+    async def _send_from(self, view: Watch | Count, scope: trio.CancelScope) -> None:
+        is_there = True
+        while is_there:
+            is_there = await self._connection.send(b"".join(map(encode, await view.next_messages())))
+        scope.cancel()
 
     # A capture ----------------------------------------------------------------------------------------------------
 

@@ -27,12 +27,13 @@ _RECEIVE_BYTES = 65536
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "TZ")
 
 
-def _command(module: str, *arguments: object) -> list[str]:
-    # -P: nothing is imported from the working directory.
+def command(module: str, *arguments: object) -> list[str]:
+    """Return the command line that runs one of our modules; nothing is imported from the working directory."""
     return [sys.executable, "-P", "-m", module, *map(str, arguments)]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return what a process that we start sees of our environment."""
     return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
 
 
@@ -56,11 +57,11 @@ class Worker:
         async with self._control:
             with theirs:
                 process = await trio.lowlevel.open_process(
-                    _command("capd.worker", theirs.fileno()),
+                    command("capd.worker", theirs.fileno()),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), self._launch.directory_fd),
-                    env=_environment(),
+                    env=environment(),
                     # A Ctrl-C at our terminal is ours to handle: the worker shall end well.
                     start_new_session=True,
                 )
@@ -113,4 +114,4 @@ class Worker:
         except PermissionError:
             # It has another user's id and we have no CAP_KILL: a process that becomes that user may.
             arguments = process.pid, self._launch.user_id, self._launch.group_id
-            await trio.run_process(_command("capd.kill", *arguments), env=_environment(), check=False)
+            await trio.run_process(command("capd.kill", *arguments), env=environment(), check=False)

@@ -21,8 +21,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nl80211 import NL80211_NAMES, nl80211cmd
 
 from capd.errors import RequestRefused
-from capd.interfaces import Link, find_link
+from capd.links import find_link
 from capd.privileges import Capability, has_capability
+from capd_protocol.interfaces import Link
 from capd_protocol.messages import FailureCode, InterfaceRequest
 
 #: enum nl80211_channel_type (linux/nl80211.h), by the names that dumpcap's -k takes.

@@ -20,8 +20,12 @@ from capd_client.errors import (
     ResourceError,
     UnsupportedError,
 )
+from capd_client.inquiry import list_captures, stop_capture
+from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities, get_driver_counters
 from capd_client.options import CaptureInterface
-from capd_client.session import CaptureSession, list_captures, stop_capture
+from capd_client.session import CaptureSession
+from capd_client.stats import LiveInterfaceStats
+from capd_protocol.linktypes import LinkLayerType
 
 __all__ = [
     "BadFilterError",
@@ -35,12 +39,19 @@ __all__ = [
     "DestinationError",
     "DiskError",
     "DumpcapError",
+    "Interface",
+    "InterfaceChanged",
     "InterfaceError",
+    "InterfaceWatcher",
     "InvalidArgument",
+    "LinkLayerType",
+    "LiveInterfaceStats",
     "NoEvents",
     "NotPermitted",
     "ResourceError",
     "UnsupportedError",
+    "get_capabilities",
+    "get_driver_counters",
     "list_captures",
     "stop_capture",
 ]

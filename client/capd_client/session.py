@@ -7,28 +7,14 @@ from typing import Any, Unpack
 
 from capd_client import conversation
 from capd_client.conversation import Conversation, Event
-from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, NoEvents, error_for
+from capd_client.errors import CaptureEnded, NoEvents
 from capd_client.options import CaptureArguments, make_request
 from capd_client.transport import Transport, connect
-from capd_protocol.errors import RemoteProtocolError
-from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import (
-    PROTOCOL_VERSION,
-    CaptureList,
-    CaptureSummary,
     EndReason,
     FileClosed,
-    Hello,
     InterfaceCounters,
-    ListCaptures,
-    Message,
-    Refused,
-    Request,
     StartCapture,
-    StopCapture,
-    Stopping,
-    decode,
-    encode,
 )
 
 #: A daemon ends a capture within its own limits, which are shorter.
@@ -278,54 +264,3 @@ def connect_for(request: StartCapture, socket_path: str | os.PathLike[str] | Non
 
 def _deadline(timeout_s: float | None) -> float | None:
     return None if timeout_s is None else time.monotonic() + timeout_s
-
-
-# Requests that are no capture -----------------------------------------------------------------------------------
-
-
-def _ask(request: Request, socket_path: str | os.PathLike[str] | None) -> Message:
-    transport = connect(socket_path)
-    decoder = FrameDecoder()
-    hello = Hello(protocol_version=PROTOCOL_VERSION, software="capd_client")
-    deadline_s = time.monotonic() + _REPLY_TIMEOUT_S
-    try:
-        transport.send(encode(hello) + encode(request))
-        while True:
-            while (frame := decoder.next_frame()) is not None:
-                message = decode(frame)
-                if isinstance(message, Refused):
-                    raise error_for(message.failure)
-                if not isinstance(message, Hello):
-                    return message
-            data = transport.receive(max(0, deadline_s - time.monotonic()))
-            if not data:
-                raise BrokenPipe("capd did not answer")
-            decoder.feed(data)
-    except RemoteProtocolError as error:
-        raise BrokenPipe(f"capd cannot be understood: {error}") from error
-    finally:
-        transport.close()
-
-
-def list_captures(*, socket_path: str | os.PathLike[str] | None = None) -> tuple[CaptureSummary, ...]:
-    """Return the captures of this user that run now, oldest first; for root, everybody's.
-
-    Raises:
-        DaemonUnavailable: there is no daemon.
-        BrokenPipe: it does not answer.
-    """
-    reply = _ask(ListCaptures(), socket_path)
-    if not isinstance(reply, CaptureList):
-        raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
-    return reply.captures
-
-
-def stop_capture(capture_id: int, *, socket_path: str | os.PathLike[str] | None = None) -> None:
-    """Have a capture end; its own session gets the last events.
-
-    Raises:
-        CaptureError: this user has no such capture, or there is no daemon.
-    """
-    reply = _ask(StopCapture(capture_id=capture_id), socket_path)
-    if not isinstance(reply, Stopping):
-        raise CaptureError(f"capd answered with a {type(reply).__name__}")

@@ -87,13 +87,18 @@ class Transport:
 
 
 def connect(
-    socket_path: str | os.PathLike[str] | None, *, may_start: bool = False, monitor_mode: bool = False
+    socket_path: str | os.PathLike[str] | None,
+    *,
+    may_start: bool = False,
+    needs_privilege: bool = True,
+    monitor_mode: bool = False,
 ) -> Transport:
     """Connect to the daemon.
 
     Args:
         socket_path: where it listens; None: as ``CAPD_SOCKET`` says, or the default place.
-        may_start: where none is told of and none runs, and this process may capture by itself, start a private one.
+        may_start: where none is told of and none runs, start a private one.
+        needs_privilege: but only if this process could capture by itself.
         monitor_mode: whether a private daemon keeps CAP_NET_ADMIN.
 
     Raises:
@@ -107,7 +112,7 @@ def connect(
     except OSError as error:
         connection.close()
         nobody_there = isinstance(error, FileNotFoundError | ConnectionRefusedError)
-        if may_start and told is None and nobody_there and _may_capture():
+        if may_start and told is None and nobody_there and (_may_capture() or not needs_privilege):
             return _start_private(monitor_mode)
         reason = error.strerror or str(error)
         advice = "start capd, or name its socket" if nobody_there else "ask an administrator"

@@ -45,6 +45,7 @@ RANGES = {
     "ringbuffer_packets": Range(1, 2**63 - 1, "packets"),
     "ringbuffer_files": Range(1, MAX_RING_FILES, "files"),
     "update_interval": Range(0.005, 60, "seconds"),
+    "interval": Range(0.05, 3600, "seconds"),
 }
 
 
@@ -130,6 +131,11 @@ def _ring_faults(ring: Conditions, autostop: Conditions) -> Iterator[Fault]:
             "autostop_filesize ends a single file; a ring ends with autostop_files, autostop_duration "
             "or max_packet_count",
         )
+
+
+def find_interval_faults(interval_s: float) -> list[Fault]:
+    """Return what is wrong with the interval of statistics."""
+    return list(_out_of_range("interval", interval_s))
 
 
 def find_faults(request: StartCapture) -> list[Fault]:

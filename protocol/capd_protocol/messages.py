@@ -17,6 +17,14 @@ import msgspec
 
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, encode_frame
+from capd_protocol.interfaces import (
+    InterfaceChange,
+    InterfaceCounts,
+    InterfaceInfo,
+    Link,
+    LinkLayer,
+    TimestampType,
+)
 
 #: Raised when one side could misunderstand the other. Both sides must agree on it.
 PROTOCOL_VERSION = 1
@@ -178,7 +186,44 @@ class ListCaptures(_Json, frozen=True, tag="list"):
     """Ask which of the peer's captures run now; root is told of everybody's."""
 
 
-Request = StartCapture | StopCapture | ListCaptures
+class ListInterfaces(_Json, frozen=True, tag="list_interfaces"):
+    """Ask for all devices that libpcap can capture on."""
+
+
+class GetCapabilities(_Json, frozen=True, tag="get_capabilities"):
+    """Ask what one interface can do, as libpcap knows only after opening it."""
+
+    interface: str
+    #: As it would be in monitor mode.
+    monitor_mode: bool = False
+
+
+class GetDriverCounters(_Json, frozen=True, tag="get_driver_counters"):
+    """Ask for the counters that an interface's driver keeps itself."""
+
+    interface: str
+
+
+class WatchInterfaces(_Json, frozen=True, tag="watch_interfaces"):
+    """Ask to be told what happens to interfaces, until the connection closes."""
+
+
+class WatchStatistics(_Json, frozen=True, tag="watch_statistics"):
+    """Ask for the counters of all interfaces at each tick, until the connection closes."""
+
+    interval_s: float = 1.0
+
+
+Request = (
+    StartCapture
+    | StopCapture
+    | ListCaptures
+    | ListInterfaces
+    | GetCapabilities
+    | GetDriverCounters
+    | WatchInterfaces
+    | WatchStatistics
+)
 
 
 # Failures -------------------------------------------------------------------------------------------------------
@@ -255,7 +300,34 @@ class CaptureList(_Json, frozen=True, tag="captures"):
     captures: tuple[CaptureSummary, ...]
 
 
-Reply = Started | Stopping | Refused | CaptureList
+class InterfaceList(_Json, frozen=True, tag="interfaces"):
+    """The devices, or a part of them, in libpcap's order."""
+
+    interfaces: tuple[InterfaceInfo, ...]
+    #: No further part follows.
+    is_last: bool
+
+
+class Capabilities(_Json, frozen=True, tag="capabilities"):
+    """What one interface can do."""
+
+    can_rfmon: bool
+    #: Its default first.
+    link_layers: tuple[LinkLayer, ...]
+    timestamp_types: tuple[TimestampType, ...]
+
+
+class DriverCounters(_Json, frozen=True, tag="driver_counters"):
+    """An interface's own counters by its driver's names; empty where it keeps none."""
+
+    counters: dict[str, int]
+
+
+class Watching(_Json, frozen=True, tag="watching"):
+    """What was asked for comes as events from now on."""
+
+
+Reply = Started | Stopping | Refused | CaptureList | InterfaceList | Capabilities | DriverCounters | Watching
 
 
 # Events ---------------------------------------------------------------------------------------------------------
@@ -344,7 +416,36 @@ class Ended(_Json, frozen=True, tag="ended"):
     interfaces: tuple[InterfaceCounters, ...]
 
 
-Event = Counters | FileClosed | InterfaceLost | Lagged | Failed | Ended
+class InterfaceSnapshot(_Json, frozen=True, tag="interface_snapshot"):
+    """All network interfaces, or a part of them: at the beginning, and when a watcher was too slow for changes."""
+
+    links: tuple[Link, ...]
+    is_first: bool
+    is_last: bool
+
+
+class InterfaceEvent(_Json, frozen=True, tag="interface_event"):
+    """Something happened to an interface; ``link`` is how it is now, or how it was last."""
+
+    change: InterfaceChange
+    link: Link
+    #: With ``renamed``.
+    former_name: str | None = None
+
+
+class Statistics(_Json, frozen=True, tag="statistics"):
+    """A tick, or a part of it: the counts that have changed since the last one, as totals since the beginning."""
+
+    counts: tuple[InterfaceCounts, ...]
+    #: Names of interfaces that are no longer there.
+    gone: tuple[str, ...]
+    #: No further part follows.
+    is_last: bool
+
+
+Event = (
+    Counters | FileClosed | InterfaceLost | Lagged | Failed | Ended | InterfaceSnapshot | InterfaceEvent | Statistics
+)
 
 Message = (
     FileOpened | PacketCount | Drops | ErrorMessage | BadFilter | Success | Hello | Request | Reply | Event | Unknown

@@ -20,9 +20,8 @@ from pathlib import Path
 # Read by numpy's OpenBLAS at import: its threads would be of no use.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from capd import privileges
+from capd import libpcap, privileges
 from capd.version import SOFTWARE
-from capd.worker import filters
 from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed, Compiler
 from capd.worker.launch import Launch, LaunchInterface, decode_launch
@@ -183,7 +182,7 @@ def _header(launch: Launch, types: list[LinkLayerType], hardware: str) -> bytes:
 
 def _capture(launch: Launch, control: socket.socket, decoder: FrameDecoder, report: Report) -> None:
     # 1. Open what needs CAP_NET_RAW: sockets of protocol 0, which receive nothing, and libpcap's handles.
-    filters.load()
+    libpcap.load()
     opened = _open(launch)
     hardware = _cpu_name()
     # 2. Become the user who asked. What comes after is that user's own doing, and is checked as such.

@@ -12,10 +12,10 @@ from importlib.metadata import version
 
 import msgspec
 
-from capd_client.cli import capture
+from capd_client.cli import capture, interfaces
 from capd_client.cli.text import count, shorten, table
 from capd_client.errors import CaptureError, ChildError, DaemonUnavailable, InvalidArgument
-from capd_client.session import list_captures, stop_capture
+from capd_client.inquiry import list_captures, stop_capture
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     stopping = commands.add_parser("stop", help="end captures", description="End captures; their files are complete.")
     stopping.add_argument("id", type=int, nargs="+", metavar="ID", help="as 'capctl list' shows")
     stopping.set_defaults(run=_stop)
+    interfaces.add_parsers(commands)
     return parser
 
 

@@ -1,0 +1,96 @@
+"""Questions about interfaces, which everybody may ask: lists, capabilities, drivers' counters."""
+
+import os
+import subprocess
+
+import trio
+
+from capd import limits
+from capd.errors import RequestRefused
+from capd.ethtool import statistics_of
+from capd.interfaces import list_interfaces
+from capd.links import find_link
+from capd.supervisor import command, environment
+from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.frames import FrameDecoder
+from capd_protocol.interfaces import InterfaceInfo
+from capd_protocol.messages import (
+    Capabilities,
+    DriverCounters,
+    FailureCode,
+    GetCapabilities,
+    InterfaceList,
+    Refused,
+    decode,
+)
+
+#: Interfaces in one frame: their descriptions stay well below its limit.
+_AT_ONCE = 400
+
+
+def _no_such_interface(name: str) -> RequestRefused:
+    shown = name if len(name) <= 64 else name[:64] + "…"
+    text = f"there is no interface {shown!r}: 'capctl interfaces' shows which there are"
+    return RequestRefused(FailureCode.NO_SUCH_INTERFACE, text, argument="interface", interface=shown)
+
+
+async def interface_lists(*, may_capture: bool) -> list[InterfaceList]:
+    """Return the list of interfaces, in parts that fit into a frame."""
+    found: list[InterfaceInfo] = await list_interfaces(may_capture=may_capture)
+    return [
+        InterfaceList(interfaces=tuple(found[at : at + _AT_ONCE]), is_last=at + _AT_ONCE >= len(found))
+        for at in range(0, max(len(found), 1), _AT_ONCE)
+    ]
+
+
+async def capabilities(request: GetCapabilities) -> Capabilities:
+    """Return what libpcap says of an interface, which a process of its own asks it.
+
+    Raises:
+        RequestRefused: there is no such interface, or libpcap cannot open it.
+    """
+    # Only names of what exists go on a command line.
+    names = {each.name for each in await list_interfaces(may_capture=False)}
+    if request.interface not in names:
+        raise _no_such_interface(request.interface)
+    arguments = [request.interface, "monitor"] if request.monitor_mode else [request.interface]
+    with trio.move_on_after(limits.START_TIMEOUT_S):
+        done = await trio.run_process(
+            command("capd.worker.capabilities", *arguments),
+            capture_stdout=True,
+            stdin=subprocess.DEVNULL,
+            env=environment(),
+            check=False,
+        )
+        return _answer_of(done.stdout, request.interface)
+    text = f"libpcap did not answer about {request.interface} in time"
+    raise RequestRefused(FailureCode.WORKER_DIED, text, interface=request.interface)
+
+
+def _answer_of(output: bytes, interface: str) -> Capabilities:
+    decoder = FrameDecoder()
+    decoder.feed(output)
+    try:
+        frame = decoder.next_frame()
+        answer = decode(frame) if frame is not None else None
+    except RemoteProtocolError:
+        answer = None
+    match answer:
+        case Capabilities():
+            return answer
+        case Refused(failure=failure):
+            raise RequestRefused(failure.code, failure.text, interface=interface)
+        case _:
+            text = f"the process that asks about {interface} died: see the daemon's log"
+            raise RequestRefused(FailureCode.WORKER_DIED, text, interface=interface)
+
+
+async def driver_counters(interface: str) -> DriverCounters:
+    """Return an interface's own counters.
+
+    Raises:
+        RequestRefused: there is no such interface.
+    """
+    if len(os.fsencode(interface)) > 15 or not interface.isprintable() or await find_link(interface) is None:
+        raise _no_such_interface(interface)
+    return DriverCounters(counters=statistics_of(interface))

@@ -1,0 +1,247 @@
+"""Network interfaces as the kernel describes them: rtnetlink on trio sockets, parsed by pyroute2.
+
+pyroute2's own sockets run on asyncio; its messages do not care.
+"""
+# pyroute2 has no annotations: what comes from it is checked where it is turned into our own types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportUnknownParameterType=false, reportMissingTypeStubs=false
+
+import errno
+import socket
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import trio
+from pyroute2.netlink import NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import (
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_LINK,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+
+from capd_protocol.interfaces import InterfaceChange, Link
+
+_IFF_UP = 1
+_IFF_LOOPBACK = 8
+_AF_UNSPEC = 0
+#: linux/netlink.h: the tables changed while they were dumped.
+_NLM_F_DUMP_INTR = 0x10
+#: linux/rtnetlink.h: leave the counters out, most of a link's description.
+_RTEXT_FILTER_SKIP_STATS = 1 << 3
+#: Larger than the kernel's largest message, and what it fills of a dump at once.
+_RECEIVE_BYTES = 256 * 1024
+#: For bursts of changes; the kernel doubles it, and takes less where it must.
+_WATCH_BUFFER_BYTES = 4 * 1024 * 1024
+_DEADLINE_S = 5.0
+_MAX_DUMPS = 10
+
+_ADDRESS_ATTRIBUTES = ("IFA_LOCAL", "IFA_ADDRESS")
+
+
+async def _exchange(request: Any, flags: int) -> list[Any]:
+    """Send one request and return the messages of its answer.
+
+    Raises:
+        NetlinkError: the kernel refuses.
+        OSError: it does not answer.
+    """
+    request["header"]["flags"] = NLM_F_REQUEST | flags
+    request["header"]["sequence_number"] = 1
+    request.encode()
+    with trio.socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        await netlink.bind((0, 0))
+        with trio.move_on_after(_DEADLINE_S):
+            await netlink.send(bytes(request.data))
+            messages: list[Any] = []
+            while True:
+                messages += _parse(await netlink.recv(_RECEIVE_BYTES))
+                if not flags & NLM_F_DUMP or messages[-1]["header"]["type"] == NLMSG_DONE:
+                    break
+            for message in messages:
+                if message["header"]["type"] == NLMSG_ERROR and message["header"]["error"] is not None:
+                    raise cast(NetlinkError, message["header"]["error"])
+            return messages
+    raise OSError(errno.ETIMEDOUT, "the kernel does not describe its interfaces")
+
+
+def _parse(data: bytes) -> list[Any]:
+    return list(cast(Iterable[Any], MarshalRtnl().parse(data)))
+
+
+async def _dump(make: type, message_type: int) -> list[Any]:
+    """Return all messages of a dump, taken again while it was interrupted by changes."""
+    messages: list[Any] = []
+    for _ in range(_MAX_DUMPS):
+        request: Any = make()
+        request["header"]["type"] = message_type
+        if message_type == RTM_GETLINK:
+            request["attrs"] = [("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)]
+        messages = await _exchange(request, NLM_F_DUMP)
+        if not any(message["header"]["flags"] & _NLM_F_DUMP_INTR for message in messages):
+            break
+    return messages
+
+
+async def find_link(name: str) -> Link | None:
+    """Return the interface of this name, without its addresses; None where there is none.
+
+    Raises:
+        OSError: the kernel does not answer as it should.
+    """
+    request: Any = ifinfmsg()
+    request["header"]["type"] = RTM_GETLINK
+    request["attrs"] = [("IFLA_IFNAME", name)]
+    try:
+        (message,) = await _exchange(request, 0)
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise OSError(error.code, f"the kernel does not describe the interface {name}") from error
+    return _link_of(message)
+
+
+async def list_links() -> dict[int, Link]:
+    """Return all interfaces with their addresses, by index.
+
+    Raises:
+        OSError: the kernel does not answer as it should.
+    """
+    table = LinkTable()
+    for message in [*await _dump(ifinfmsg, RTM_GETLINK), *await _dump(ifaddrmsg, RTM_GETADDR)]:
+        table.apply(message)
+    return table.links
+
+
+def _link_of(message: Any) -> Link:
+    flags = int(message["flags"])
+    info = message.get_attr("IFLA_LINKINFO")
+    return Link(
+        index=int(message["index"]),
+        name=str(message.get_attr("IFLA_IFNAME")),
+        loopback=bool(flags & _IFF_LOOPBACK),
+        is_up=bool(flags & _IFF_UP),
+        state=str(message.get_attr("IFLA_OPERSTATE") or "unknown").lower(),
+        mtu=int(message.get_attr("IFLA_MTU") or 0),
+        hardware_type=int(message["ifi_type"]),
+        mac_address=message.get_attr("IFLA_ADDRESS"),
+        kind=info.get_attr("IFLA_INFO_KIND") if info else None,
+        bound_to_index=message.get_attr("IFLA_LINK"),
+        bound_to_namespace=message.get_attr("IFLA_LINK_NETNSID"),
+        master_index=message.get_attr("IFLA_MASTER"),
+        alias=message.get_attr("IFLA_IFALIAS") or "",
+    )
+
+
+class Change(NamedTuple):
+    """What happened to one interface."""
+
+    kind: InterfaceChange
+    link: Link
+    former_name: str | None = None
+    #: With REMOVED, where the kernel told them: its last counters, by rtnl_link_stats64's names.
+    last_counters: Mapping[str, int] | None = None
+
+
+class LinkTable:
+    """The interfaces, as messages of the kernel tell of them. Pure."""
+
+    def __init__(self) -> None:
+        self.links: dict[int, Link] = {}
+
+    def apply(self, message: Any) -> list[Change]:
+        """Take a message; return what changed: the change, the interface, and its former name if renamed."""
+        match message["header"]["type"]:
+            case t if t in (RTM_NEWLINK, RTM_DELLINK):
+                # Bridges and address families send link messages too; they tell of a part only.
+                if message["family"] != _AF_UNSPEC:
+                    return []
+                index = int(message["index"])
+                if t == RTM_DELLINK:
+                    return self._remove(index, message.get_attr("IFLA_STATS64"))
+                return self._replace(index, _link_of(message))
+            case t if t in (RTM_NEWADDR, RTM_DELADDR):
+                return self._change_address(message, add=t == RTM_NEWADDR)
+            case _:
+                return []
+
+    def _remove(self, index: int, last_counters: Mapping[str, int] | None) -> list[Change]:
+        old = self.links.pop(index, None)
+        return [Change(InterfaceChange.REMOVED, old, last_counters=last_counters)] if old else []
+
+    def _replace(self, index: int, link: Link) -> list[Change]:
+        old = self.links.get(index)
+        if old is not None:
+            link = msgspec.structs.replace(link, addresses=old.addresses)
+        self.links[index] = link
+        return _changes(old, link)
+
+    def _change_address(self, message: Any, *, add: bool) -> list[Change]:
+        link = self.links.get(int(message["index"]))
+        found = [message.get_attr(name) for name in _ADDRESS_ATTRIBUTES]
+        address = next((str(each) for each in found if each), None)
+        if link is None or address is None:
+            return []
+        others = tuple(each for each in link.addresses if each != address)
+        changed = msgspec.structs.replace(link, addresses=(*others, address) if add else others)
+        self.links[link.index] = changed
+        return _changes(link, changed)
+
+    def take_over(self, fresh: dict[int, Link]) -> list[Change]:
+        """Replace the picture by a fresh one; return what the difference is."""
+        before, self.links = self.links, dict(fresh)
+        changes = [Change(InterfaceChange.REMOVED, link) for index, link in before.items() if index not in fresh]
+        for index, link in fresh.items():
+            changes += _changes(before.get(index), link)
+        return changes
+
+
+def _changes(old: Link | None, new: Link) -> list[Change]:
+    """Name the differences, the most telling ones; what else differs is in the link."""
+    if old is None:
+        return [Change(InterfaceChange.ADDED, new)]
+    changes: list[Change] = []
+    if old.name != new.name:
+        changes.append(Change(InterfaceChange.RENAMED, new, old.name))
+    if old.is_up != new.is_up:
+        changes.append(Change(InterfaceChange.UP if new.is_up else InterfaceChange.DOWN, new))
+    if not changes and old != new:
+        changes.append(Change(InterfaceChange.CHANGED, new))
+    return changes
+
+
+async def watch_links(table: LinkTable) -> AsyncGenerator[list[Change], None]:
+    """Keep a table current, for as long as the iterator is used; yield what changes.
+
+    The first batch is everything that is there. Nothing is lost: where the kernel has more changes than its
+    buffer takes, the picture is made anew, and what became of the difference is told.
+
+    Raises:
+        OSError: the kernel does not answer as it should.
+    """
+    with trio.socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WATCH_BUFFER_BYTES)
+        # Before the listing: what changes meanwhile waits here.
+        await netlink.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+        yield table.take_over(await list_links())
+        while True:
+            try:
+                data = await netlink.recv(_RECEIVE_BYTES)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                yield table.take_over(await list_links())
+                continue
+            changes = [change for message in _parse(data) for change in table.apply(message)]
+            if changes:
+                yield changes

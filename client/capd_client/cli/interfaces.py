@@ -1,0 +1,231 @@
+"""``capctl interfaces``, ``linktypes``, ``stats`` and ``watch``: what there is to capture on, and what passes."""
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import time
+from collections import deque
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from capd_client.cli.text import count, shorten, si, table
+from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities
+from capd_client.stats import LiveInterfaceStats
+from capd_protocol.interfaces import InterfaceChange, InterfaceCounts
+
+_HISTORY = 12
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def add_parsers(commands: Any) -> None:
+    """Add the four commands to what ``add_subparsers`` returned; argparse has no public name for its type."""
+    listing = commands.add_parser(
+        "interfaces", help="show what can be captured on", description="Show what packets can be captured on."
+    )
+    listing.add_argument("--json", action="store_true", help="print a line of JSON for each")
+    listing.set_defaults(run=_interfaces)
+
+    types = commands.add_parser(
+        "linktypes",
+        help="show an interface's link-layer types",
+        description="Show the link-layer types and sources of timestamps of an interface, as libpcap knows them.",
+    )
+    types.add_argument("interface", metavar="IFACE")
+    types.add_argument("-I", "--monitor-mode", action="store_true", help="the ones that it has in monitor mode")
+    types.add_argument("--json", action="store_true", help="print an object of JSON")
+    types.set_defaults(run=_linktypes)
+
+    stats = commands.add_parser(
+        "stats",
+        help="show what passes through the interfaces",
+        description="Show, again and again, what passes through the interfaces: since the start, and now.",
+    )
+    stats.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks (1)")
+    stats.add_argument("--once", action="store_true", help="one interval only")
+    stats.add_argument("--json", action="store_true", help="print a line of JSON for each interval")
+    stats.set_defaults(run=_stats)
+
+    watch = commands.add_parser(
+        "watch",
+        help="show what happens to interfaces",
+        description="Show as it happens which interfaces appear, vanish, go up or down, or are renamed.",
+    )
+    watch.add_argument("--json", action="store_true", help="print a line of JSON for each change")
+    watch.set_defaults(run=_watch)
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
+
+
+def _interfaces(options: argparse.Namespace) -> int:
+    found = Interface.list_interfaces(socket_path=options.socket)
+    if options.json:
+        for each in found:
+            fields = msgspec.to_builtins(each.info)
+            print(json.dumps({**fields, "friendly_name": each.friendly_name}))
+        return 0
+    rows = [_row(each, {o.info.link.index: o.name for o in found if o.info and o.info.link}) for each in found]
+    header = ("#", "NAME", "STATE", "KIND", "MAC", "ADDRESSES")
+    lines = table(header, rows, right=frozenset((0,)))
+    width = _columns() if sys.stdout.isatty() else None
+    print("\n".join(line if width is None else line[:width] for line in lines))
+    return 0
+
+
+def _row(interface: Interface, names: dict[int, str]) -> tuple[str, ...]:
+    info, link = interface.info, interface.info.link if interface.info else None
+    about = ", ".join(interface.addresses) or (info.description if info else "")
+    if link is None:
+        return str(interface.number), interface.name, "", "", "", about
+    kind = link.kind or ("loopback" if link.loopback else info.driver if info else None) or ""
+    if link.bound_to_index is not None and link.bound_to_index != link.index:
+        there = link.bound_to_namespace is not None
+        bound_to = f"#{link.bound_to_index}" if there else names.get(link.bound_to_index, f"#{link.bound_to_index}")
+        kind = f"{kind} @{bound_to}".strip()
+    state = link.state if link.is_up else "off"
+    mac_address = "" if link.loopback else link.mac_address or ""
+    return str(interface.number), interface.name, state, kind, mac_address, about
+
+
+def _linktypes(options: argparse.Namespace) -> int:
+    found = get_capabilities(options.interface, options.monitor_mode, socket_path=options.socket)
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(found)))
+        return 0
+    rows = [(str(each.dlt), each.name, each.description) for each in found.link_layers]
+    print("\n".join(table(("DLT", "NAME", "DESCRIPTION"), rows, right=frozenset((0,)))))
+    print(f"Monitor mode: {'yes' if found.can_rfmon else 'no'}")
+    print("Timestamps: " + ", ".join(each.name for each in found.timestamp_types))
+    return 0
+
+
+class _Rates:
+    """Rates and a small history for each interface."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, InterfaceCounts] = {}
+        self._last_s = time.monotonic()
+        self._history: dict[str, deque[float]] = {}
+
+    def update(self, counts: dict[str, InterfaceCounts]) -> dict[str, tuple[float, float]]:
+        """Return packets and bytes per second of each interface since the last update."""
+        now_s = time.monotonic()
+        elapsed_s = max(now_s - self._last_s, 1e-3)
+        rates: dict[str, tuple[float, float]] = {}
+        for name, new in counts.items():
+            old = self._last.get(name, InterfaceCounts(name=name))
+            packets = new.rx_packets + new.tx_packets - old.rx_packets - old.tx_packets
+            size_bytes = new.rx_bytes + new.tx_bytes - old.rx_bytes - old.tx_bytes
+            rates[name] = packets / elapsed_s, size_bytes / elapsed_s
+            self._history.setdefault(name, deque(maxlen=_HISTORY)).append(packets / elapsed_s)
+        self._history = {name: self._history[name] for name in counts}
+        self._last, self._last_s = dict(counts), now_s
+        return rates
+
+    def bars(self, name: str) -> str:
+        """Return the last rates as bars, each relative to the highest of them."""
+        history = self._history[name]
+        highest = max(history)
+        if not highest:
+            return _BARS[0] * len(history)
+        return "".join(_BARS[round(rate / highest * (len(_BARS) - 1))] for rate in history)
+
+
+def _stats(options: argparse.Namespace) -> int:
+    is_live = sys.stdout.isatty() and not options.json
+    rates = _Rates()
+    with LiveInterfaceStats(interval=options.interval, socket_path=options.socket) as stats:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            for _ in stats:
+                counts = {name: stats.details(name) for name in stats.interfaces}
+                now = rates.update(counts)
+                if options.json:
+                    print(_stats_json(counts), flush=True)
+                else:
+                    _print_stats(counts, now, rates, is_live=is_live and not options.once)
+                if options.once:
+                    break
+        except KeyboardInterrupt:
+            if is_live:
+                print()
+    return 0
+
+
+def _stats_json(counts: dict[str, InterfaceCounts]) -> str:
+    interfaces = {name: msgspec.structs.asdict(each) for name, each in counts.items()}
+    for each in interfaces.values():
+        del each["name"]
+    return json.dumps({"timestamp_ns": time.time_ns(), "source": "rtnl_link_stats64", "interfaces": interfaces})
+
+
+def _print_stats(
+    counts: dict[str, InterfaceCounts], now: dict[str, tuple[float, float]], rates: _Rates, *, is_live: bool
+) -> None:
+    rows = [
+        (
+            shorten(name, 15),
+            count(each.rx_packets + each.tx_packets),
+            count(each.rx_dropped + each.rx_missed_errors),
+            si(now[name][0], "/s"),
+            si(now[name][1] * 8, "bit/s"),
+            rates.bars(name),
+        )
+        for name, each in counts.items()
+    ]
+    header = ("INTERFACE", "PACKETS", "DROPPED", "PACKETS/S", "RATE", "HISTORY")
+    lines = table(header, rows, right=frozenset((1, 2, 3, 4)))
+    size = shutil.get_terminal_size()
+    if is_live:
+        # A screen's worth, from the top left corner on.
+        visible = [line[: size.columns] for line in lines[: size.lines - 1]]
+        print("\x1b[H\x1b[2J" + "\n".join(visible), flush=True)
+    else:
+        print("\n".join(lines), flush=True)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    with InterfaceWatcher(socket_path=options.socket) as watcher:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            for changed in watcher:
+                print(_change_json(changed) if options.json else _change_line(changed), flush=True)
+        except KeyboardInterrupt:
+            if sys.stdout.isatty():
+                print()
+    return 0
+
+
+def _change_json(changed: InterfaceChanged) -> str:
+    return json.dumps(
+        {
+            "timestamp_ns": time.time_ns(),
+            "change": changed.change,
+            "former_name": changed.former_name,
+            "link": msgspec.to_builtins(changed.link),
+        }
+    )
+
+
+def _change_line(changed: InterfaceChanged) -> str:
+    link = changed.link
+    now = datetime.now().astimezone().strftime("%H:%M:%S")
+    match changed.change:
+        case InterfaceChange.RENAMED:
+            what = f"is the new name of {changed.former_name}"
+        case InterfaceChange.CHANGED:
+            what = f"changed: {link.state}, MTU {link.mtu}" + "".join(f", {each}" for each in link.addresses)
+        case InterfaceChange.ADDED:
+            what = f"appeared ({link.kind})" if link.kind else "appeared"
+        case InterfaceChange.REMOVED:
+            what = "is gone"
+        case InterfaceChange.UP:
+            what = f"is up ({link.state})"
+        case InterfaceChange.DOWN:
+            what = "is down"
+    return f"{now}  {link.name:<15}  {what}"

@@ -1,0 +1,319 @@
+"""Interfaces: which there are, what they can do, and what happens to them."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from capd_client.errors import BrokenPipe, NoEvents
+from capd_client.inquiry import MessageStream, SocketPath, ask, open_stream
+from capd_protocol.interfaces import InterfaceChange, InterfaceInfo, InterfaceType, Link
+from capd_protocol.linktypes import LinkLayerType
+from capd_protocol.messages import (
+    Capabilities,
+    DriverCounters,
+    GetCapabilities,
+    GetDriverCounters,
+    InterfaceEvent,
+    InterfaceList,
+    InterfaceSnapshot,
+    ListInterfaces,
+    Message,
+    WatchInterfaces,
+)
+
+_TYPE_NAMES = {
+    InterfaceType.WIRED: "Wired",
+    InterfaceType.AIRPCAP: "AirPcap",
+    InterfaceType.PIPE: "Pipe",
+    InterfaceType.STDIN: "Standard input",
+    InterfaceType.BLUETOOTH: "Bluetooth",
+    InterfaceType.WIRELESS: "Wireless",
+    InterfaceType.DIALUP: "Dial-up",
+    InterfaceType.USB: "USB",
+    InterfaceType.VIRTUAL: "Virtual",
+}
+
+
+class Interface:
+    """An interface or device that packets can be captured on.
+
+    Attributes:
+        name: what ``CaptureSession`` takes.
+        number: its position in libpcap's order, from 1.
+        vendor_name: None on Linux, where dumpcap has none either.
+        friendly_name: "Loopback", or the alias that an administrator gave it; else None.
+        interface_type: one of ``IF_…``.
+        addresses: IPv4 and IPv6 addresses, as text.
+        loopback: whether it is the loopback interface.
+        info: all that the daemon knows.
+    """
+
+    IF_WIRED = int(InterfaceType.WIRED)
+    IF_AIRPCAP = int(InterfaceType.AIRPCAP)
+    IF_PIPE = int(InterfaceType.PIPE)
+    IF_STDIN = int(InterfaceType.STDIN)
+    IF_BLUETOOTH = int(InterfaceType.BLUETOOTH)
+    IF_WIRELESS = int(InterfaceType.WIRELESS)
+    IF_DIALUP = int(InterfaceType.DIALUP)
+    IF_USB = int(InterfaceType.USB)
+    IF_VIRTUAL = int(InterfaceType.VIRTUAL)
+
+    def __init__(  # noqa: PLR0917  # wirepy's arguments
+        self,
+        name: str,
+        number: int | None = None,
+        vendor_name: str | None = None,
+        friendly_name: str | None = None,
+        interface_type: int | None = None,
+        addresses: list[str] | None = None,
+        loopback: bool | None = None,
+        *,
+        info: InterfaceInfo | None = None,
+        socket_path: SocketPath = None,
+    ) -> None:
+        self.name = name
+        self.number = number
+        self.vendor_name = vendor_name
+        self.friendly_name = friendly_name
+        self.interface_type = interface_type
+        self.addresses = addresses if addresses is not None else []
+        self.loopback = loopback
+        self.info = info
+        self._socket_path = socket_path
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"<Interface {self.name}>"
+
+    @classmethod
+    def list_interfaces(cls, *, socket_path: SocketPath = None) -> list["Interface"]:
+        """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
+
+        Raises:
+            ChildError: the daemon cannot tell.
+            DaemonUnavailable: there is none at ``socket_path``.
+        """
+        found: list[Interface] = []
+        for part in ask(ListInterfaces(), socket_path, may_start=True):
+            if not isinstance(part, InterfaceList):
+                raise BrokenPipe(f"capd answered with a {type(part).__name__}")
+            found += [cls._from_info(info, socket_path) for info in part.interfaces]
+            if part.is_last:
+                return found
+        raise AssertionError("asking ends with an answer or an exception")
+
+    @classmethod
+    def _from_info(cls, info: InterfaceInfo, socket_path: SocketPath) -> "Interface":
+        alias = info.link.alias if info.link else ""
+        return cls(
+            info.name,
+            number=info.number,
+            # dumpcap's own name for it.
+            friendly_name="Loopback" if info.loopback else alias or None,
+            interface_type=info.interface_type,
+            addresses=list(info.addresses),
+            loopback=info.loopback,
+            info=info,
+            socket_path=socket_path,
+        )
+
+    @staticmethod
+    def get_interface_capabilities(
+        interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None
+    ) -> tuple[bool, list[LinkLayerType]]:
+        """Return whether an interface has a monitor mode, and its link-layer types, the default first.
+
+        Args:
+            interface: its name.
+            monitor_mode: ask for the types that it has in monitor mode.
+            socket_path: where the daemon listens.
+
+        Raises:
+            InterfaceError: there is no such interface, or it is down.
+            UnsupportedError: libpcap cannot open it.
+            NotPermitted: there is only a private daemon, without the privilege to open it.
+        """
+        capabilities = get_capabilities(interface, monitor_mode, socket_path=socket_path)
+        types = [LinkLayerType(each.dlt, each.name, each.description) for each in capabilities.link_layers]
+        return capabilities.can_rfmon, types
+
+    @cached_property
+    def capabilities(self) -> tuple[bool, list[LinkLayerType]]:
+        """What ``get_interface_capabilities`` says of this interface; asked for once."""
+        return self.get_interface_capabilities(self.name, socket_path=self._socket_path)
+
+    @property
+    def can_rfmon(self) -> bool:
+        """Whether it has a monitor mode."""
+        return self.capabilities[0]
+
+    @property
+    def supported_link_layer_types(self) -> list[LinkLayerType]:
+        """Its link-layer types, the default first."""
+        return self.capabilities[1]
+
+    @property
+    def interface_type_string(self) -> str:
+        """The kind of interface, in a word."""
+        return _TYPE_NAMES[InterfaceType(self.interface_type or 0)]
+
+
+def get_capabilities(interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None) -> Capabilities:
+    """Return all that libpcap says of an interface, its sources of timestamps too.
+
+    Raises:
+        ChildError: as ``Interface.get_interface_capabilities``.
+    """
+    request = GetCapabilities(interface=interface, monitor_mode=monitor_mode)
+    reply = next(ask(request, socket_path, may_start=True))
+    if not isinstance(reply, Capabilities):
+        raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
+    return reply
+
+
+def get_driver_counters(interface: str, *, socket_path: SocketPath = None) -> dict[str, int]:
+    """Return the counters that an interface's driver keeps (``ethtool -S``), by its own names.
+
+    Raises:
+        InterfaceError: there is no such interface.
+    """
+    reply = next(ask(GetDriverCounters(interface=interface), socket_path, may_start=True))
+    if not isinstance(reply, DriverCounters):
+        raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
+    return reply.counters
+
+
+@dataclass(frozen=True)
+class InterfaceChanged:
+    """Something happened to an interface.
+
+    Attributes:
+        change: what.
+        link: the interface as it is now; as it was last, if it is gone.
+        former_name: with ``renamed``.
+    """
+
+    change: InterfaceChange
+    link: Link
+    former_name: str | None = None
+
+
+class Picture:
+    """The interfaces as a watcher knows them, from the daemon's messages. Sans-IO."""
+
+    def __init__(self) -> None:
+        self.links: dict[int, Link] = {}
+        self.changes: deque[InterfaceChanged] = deque()
+        self.is_complete = False
+        self._parts: dict[int, Link] = {}
+
+    def take(self, message: Message) -> None:
+        """Take a message into the picture."""
+        match message:
+            case InterfaceSnapshot(links=links, is_first=is_first, is_last=is_last):
+                if is_first:
+                    self._parts = {}
+                self._parts.update({link.index: link for link in links})
+                if is_last:
+                    self._take_over(self._parts)
+            case InterfaceEvent(change=change, link=link, former_name=former_name):
+                if change == InterfaceChange.REMOVED:
+                    self.links.pop(link.index, None)
+                else:
+                    self.links[link.index] = link
+                self.changes.append(InterfaceChanged(change, link, former_name))
+            case _:
+                pass  # the reply, and what later versions may tell
+
+    def _take_over(self, fresh: dict[int, Link]) -> None:
+        """Replace the picture; unless it is the first one, the difference is told as changes."""
+        before, self.links = self.links, dict(fresh)
+        if self.is_complete:
+            for index, link in before.items():
+                if index not in fresh:
+                    self.changes.append(InterfaceChanged(InterfaceChange.REMOVED, link))
+            for index, link in fresh.items():
+                old = before.get(index)
+                if old is None:
+                    self.changes.append(InterfaceChanged(InterfaceChange.ADDED, link))
+                elif old.name != link.name:
+                    self.changes.append(InterfaceChanged(InterfaceChange.RENAMED, link, old.name))
+                elif old != link:
+                    self.changes.append(InterfaceChanged(InterfaceChange.CHANGED, link))
+        self.is_complete = True
+
+
+class InterfaceWatcher:
+    """Tells what happens to interfaces, and which there are.
+
+    It begins with the interfaces that are there; changes from then on are given one by one, and none is lost: where
+    there are too many at once, the picture is made anew, and the difference given.
+
+    Example:
+        with InterfaceWatcher() as watcher:
+            for changed in watcher:
+                print(changed.change, changed.link.name)
+    """
+
+    def __init__(self, *, socket_path: SocketPath = None) -> None:
+        """Begin to watch.
+
+        Raises:
+            DaemonUnavailable: there is no daemon at ``socket_path``.
+        """
+        self._picture = Picture()
+        self._stream: MessageStream
+        self._stream, self._transport = open_stream(WatchInterfaces(), socket_path, may_start=True)
+        try:
+            while not self._picture.is_complete:
+                self._receive(None)
+        except BaseException:
+            self.terminate()
+            raise
+
+    def __enter__(self) -> "InterfaceWatcher":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.terminate()
+
+    @property
+    def interfaces(self) -> dict[str, Link]:
+        """The interfaces as of the last change that was received, by name."""
+        return {link.name: link for link in self._picture.links.values()}
+
+    def _receive(self, timeout_s: float | None) -> None:
+        data = self._transport.receive(timeout_s)
+        if data is None:
+            raise NoEvents("no interface has changed in time")
+        for message in self._stream.receive(data):
+            self._picture.take(message)
+
+    def wait_for_change(self, timeout: float | None = None) -> InterfaceChanged:
+        """Return the next change.
+
+        Args:
+            timeout: wait at most so many seconds.
+
+        Raises:
+            NoEvents: nothing has changed in the time given.
+            BrokenPipe: the daemon went away.
+        """
+        deadline_s = None if timeout is None else time.monotonic() + timeout
+        while not self._picture.changes:
+            self._receive(None if deadline_s is None else max(0, deadline_s - time.monotonic()))
+        return self._picture.changes.popleft()
+
+    def __iter__(self) -> Iterator[InterfaceChanged]:
+        """Iterate over the changes, for ever."""
+        while True:
+            yield self.wait_for_change()
+
+    def terminate(self) -> None:
+        """End watching."""
+        self._transport.close()

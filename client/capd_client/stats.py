@@ -1,0 +1,156 @@
+"""``LiveInterfaceStats``: what passes through the interfaces, tick by tick."""
+
+import time
+from collections.abc import Iterator
+
+from capd_client.errors import InvalidArgument, NoEvents
+from capd_client.inquiry import MessageStream, SocketPath, open_stream
+from capd_protocol.interfaces import InterfaceCounts
+from capd_protocol.limits import find_interval_faults
+from capd_protocol.messages import Message, Statistics, WatchStatistics
+
+ReceivedDropped = tuple[int, int]
+
+
+def received_dropped(counts: InterfaceCounts) -> ReceivedDropped:
+    """Return what a capture would have been offered, and what was lost before it could be.
+
+    Received are the packets of both directions, as dumpcap counts them; dropped are the kernel's ``rx_dropped``
+    and the device's ``rx_missed_errors``.
+    """
+    return counts.rx_packets + counts.tx_packets, counts.rx_dropped + counts.rx_missed_errors
+
+
+class StatisticsState:
+    """The counts as of the last tick, from the daemon's messages. Sans-IO."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, InterfaceCounts] = {}
+        self.has_ticked = False
+
+    def take(self, message: Message) -> None:
+        """Take a message into the counts."""
+        if isinstance(message, Statistics):
+            for name in message.gone:
+                self.counts.pop(name, None)
+            self.counts.update({counts.name: counts for counts in message.counts})
+            self.has_ticked = self.has_ticked or message.is_last
+
+
+def statistics_request(interval: float) -> WatchStatistics:
+    """Return the request for statistics.
+
+    Raises:
+        InvalidArgument: the interval is out of range.
+    """
+    faults = find_interval_faults(interval)
+    if faults:
+        raise InvalidArgument(faults[0].text, argument="interval")
+    return WatchStatistics(interval_s=interval)
+
+
+class LiveInterfaceStats:
+    """Packets received and dropped on every interface, as totals since this object was made.
+
+    The kernel counts (``ip -s link``), so nothing is captured for it. An interface that is deleted and created
+    again goes on with its totals.
+
+    Example:
+        with LiveInterfaceStats() as stats:
+            for results in stats:
+                for name, (received, dropped) in results:
+                    print(name, received, dropped)
+    """
+
+    def __init__(self, *, interval: float = 1.0, socket_path: SocketPath = None) -> None:
+        """Begin to count.
+
+        Args:
+            interval: seconds between ticks, 0.05 to 3600.
+            socket_path: where the daemon listens; without one, a private daemon serves, which needs no privilege.
+
+        Raises:
+            InvalidArgument: the interval is out of range.
+            DaemonUnavailable: there is no daemon at ``socket_path``.
+        """
+        self._state = StatisticsState()
+        self._stream: MessageStream
+        self._stream, self._transport = open_stream(statistics_request(interval), socket_path, may_start=True)
+        try:
+            # The first one comes at once, with every interface at zero; it is no tick.
+            self.wait_for_tick()
+            self.clear_tick()
+        except BaseException:
+            self.terminate()
+            raise
+
+    def __enter__(self) -> "LiveInterfaceStats":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.terminate()
+
+    def _receive(self, timeout_s: float | None) -> bool:
+        data = self._transport.receive(timeout_s)
+        if data is None:
+            return False
+        for message in self._stream.receive(data):
+            self._state.take(message)
+        return True
+
+    def wait_for_tick(self, timeout: float | None = None) -> None:
+        """Wait until there are fresh counts; not at all, if there have been since ``clear_tick``.
+
+        Args:
+            timeout: wait at most so many seconds.
+
+        Raises:
+            NoEvents: there were none in the time given.
+            BrokenPipe: the daemon went away.
+        """
+        deadline_s = None if timeout is None else time.monotonic() + timeout
+        while not self._state.has_ticked:
+            if not self._receive(None if deadline_s is None else max(0, deadline_s - time.monotonic())):
+                raise NoEvents("no statistics came in time")
+
+    def clear_tick(self) -> None:
+        """Let ``wait_for_tick`` wait for fresher counts than these."""
+        self._state.has_ticked = False
+
+    def __iter__(self) -> Iterator[tuple[tuple[str, ReceivedDropped], ...]]:
+        """Yield at each tick the counts of all interfaces: pairs of name and (received, dropped)."""
+        while True:
+            self.wait_for_tick()
+            self.clear_tick()
+            yield tuple((name, received_dropped(counts)) for name, counts in self._state.counts.items())
+
+    def __getitem__(self, interface: str) -> ReceivedDropped:
+        """Return (received, dropped) of an interface, as of the last tick that was received.
+
+        Raises:
+            KeyError: it is not there.
+        """
+        return received_dropped(self.details(interface))
+
+    def details(self, interface: str) -> InterfaceCounts:
+        """Return all counts of an interface, by the kernel's names (struct rtnl_link_stats64).
+
+        Raises:
+            KeyError: it is not there.
+        """
+        while self._receive(0):
+            pass
+        return self._state.counts[interface]
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """The names of the interfaces that are there."""
+        return tuple(self._state.counts)
+
+    def __len__(self) -> int:
+        """Return how many interfaces there are."""
+        return len(self._state.counts)
+
+    def terminate(self) -> None:
+        """End counting. Safe to call again."""
+        self._transport.close()
