@@ -15,14 +15,17 @@ import trio
 from capd import limits, wireless
 from capd.errors import RequestRefused
 from capd.ethtool import driver_of, speed_of
-from capd.links import find_link
+from capd.inquiries import default_dlt
+from capd.links import find_link, list_links
+from capd.monitor import Monitor
 from capd.outbox import Outbox
 from capd.peer import Peer
 from capd.policy import Policy
 from capd.supervisor import Worker
+from capd.wishes import Wishes, cooked_any
 from capd.worker.launch import Launch, LaunchInterface
 from capd_protocol.interfaces import Link
-from capd_protocol.limits import find_faults
+from capd_protocol.limits import find_faults, is_cooked_any
 from capd_protocol.messages import (
     CaptureSummary,
     Counters,
@@ -35,6 +38,7 @@ from capd_protocol.messages import (
     FileOpened,
     InterfaceCounters,
     InterfaceRequest,
+    InterfaceSkipped,
     Message,
     StartCapture,
 )
@@ -111,7 +115,7 @@ class Capture:
             drops_total=sum(each.drops_total for each in self._interfaces),
         )
 
-    async def run(self, directory_fd: int, task_status: trio.TaskStatus[None]) -> None:
+    async def run(self, directory_fd: int, monitor: Monitor, task_status: trio.TaskStatus[None]) -> None:
         """Capture until the end. ``started()`` when the first file has its header.
 
         Raises:
@@ -119,13 +123,14 @@ class Capture:
         """
         try:
             async with contextlib.AsyncExitStack() as stack:
-                interfaces = [
-                    await self._look_up(stack, index, request) for index, request in enumerate(self._request.interfaces)
-                ]
-                self._worker = Worker(self._launch(interfaces, directory_fd))
+                wishes = Wishes(self._request)
+                interfaces = await self._look_up(stack, wishes)
+                self._worker = Worker(self._launch(interfaces, wishes, directory_fd))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch_start, nursery.cancel_scope, task_status)
                     nursery.start_soon(self._watch_stop, self._worker)
+                    if wishes.may_grow:
+                        nursery.start_soon(self._watch_interfaces, wishes, self._worker, monitor)
                     status = await self._worker.run(self._on_message)
                     self._started.set()
                     nursery.cancel_scope.cancel()
@@ -136,29 +141,53 @@ class Capture:
         if self._end_reason is None:
             _log.error("capture %d: its worker died with status %s", self.capture_id, status)
 
-    async def _look_up(
-        self, stack: contextlib.AsyncExitStack, index: int, request: InterfaceRequest
-    ) -> LaunchInterface:
-        link = await find_link(request.name)
-        if link is None:
-            text = f"there is no interface {request.name}: see 'ip link'"
-            raise RequestRefused(FailureCode.NO_SUCH_INTERFACE, text, interface=request.name, argument="interfaces")
-        if not link.is_up:
-            text = f"the interface {request.name} is down: 'ip link set {request.name} up'"
-            raise RequestRefused(FailureCode.INTERFACE_DOWN, text, interface=request.name, argument="interfaces")
-        device: Link = await stack.enter_async_context(wireless.prepared(link, request))
-        return LaunchInterface(
-            request=request,
-            device=device.name,
-            index=device.index,
-            loopback=device.loopback,
-            mac_address=_mac_bytes(link),
-            speed_bits_per_s=None if link.loopback else speed_of(link.name),
-            driver=driver_of(link.name)[0] or "",
-            alias=link.alias,
-        )
+    async def _look_up(self, stack: contextlib.AsyncExitStack, wishes: Wishes) -> list[LaunchInterface]:
+        """Find the interfaces to begin with."""
+        interfaces: list[LaunchInterface] = [
+            cooked_any(request) for request in self._request.interfaces if is_cooked_any(request)
+        ]
+        for request in wishes.named:
+            link = await find_link(request.name)
+            if link is None and not self._request.wait_for_interfaces:
+                text = f"there is no interface {request.name}: 'capctl interfaces' shows which there are"
+                raise RequestRefused(FailureCode.NO_SUCH_INTERFACE, text, interface=request.name, argument="interfaces")
+            if link is None:
+                continue
+            if not link.is_up and not self._request.wait_for_interfaces:
+                text = f"the interface {request.name} is down: 'ip link set {request.name} up'"
+                raise RequestRefused(FailureCode.INTERFACE_DOWN, text, interface=request.name, argument="interfaces")
+            device = await stack.enter_async_context(wireless.prepared(link, request))
+            wishes.attached.add(link.index)
+            interfaces.append(await _describe(link, request, device))
+        if wishes.patterns:
+            for link, request in wishes.missing((await list_links()).values()):
+                wishes.attached.add(link.index)
+                interfaces.append(await _describe(link, request, link))
+        return interfaces
 
-    def _launch(self, interfaces: Sequence[LaunchInterface], directory_fd: int) -> Launch:
+    async def _watch_interfaces(self, wishes: Wishes, worker: Worker, monitor: Monitor) -> None:
+        """Attach interfaces that come, or come back, while the capture runs."""
+        await self._started.wait()
+        watch = await monitor.watch()
+        try:
+            while True:
+                links = await watch.next_links()
+                wishes.forget_all_but(link.index for link in links)
+                for link, request in wishes.missing(links):
+                    wishes.attached.add(link.index)
+                    await self._attach(link, request, worker)
+        finally:
+            monitor.leave(watch)
+
+    async def _attach(self, link: Link, request: InterfaceRequest, worker: Worker) -> None:
+        try:
+            await worker.attach(await _describe(link, request, link))
+        except RequestRefused as refused:
+            message = InterfaceSkipped(interface=link.name, text=refused.failure.text)
+            for subscriber in self._subscribers:
+                subscriber.put(message)
+
+    def _launch(self, interfaces: Sequence[LaunchInterface], wishes: Wishes, directory_fd: int) -> Launch:
         return Launch(
             user_id=self.owner.user_id,
             group_id=self.owner.group_id,
@@ -170,6 +199,7 @@ class Capture:
             ring=self._request.ring,
             autostop=self._request.autostop,
             update_interval_s=self._request.update_interval_s,
+            waits=bool(wishes.patterns) or self._request.wait_for_interfaces,
         )
 
     async def _watch_start(self, scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
@@ -233,6 +263,29 @@ class Capture:
         for subscriber in self._subscribers:
             for message in last:
                 subscriber.put(message)
+
+
+async def _describe(link: Link, request: InterfaceRequest, device: Link) -> LaunchInterface:
+    """Say to a worker what it must know of an interface.
+
+    Args:
+        link: the interface.
+        request: what to capture there.
+        device: what to open: the interface, or its monitor interface.
+    """
+    return LaunchInterface(
+        request=request,
+        device=device.name,
+        index=device.index,
+        hardware_type=device.hardware_type,
+        default_dlt=await default_dlt(device),
+        loopback=device.loopback,
+        is_up=device.is_up,
+        mac_address=_mac_bytes(link),
+        speed_bits_per_s=None if link.loopback else speed_of(link.name),
+        driver=driver_of(link.name)[0] or "",
+        alias=link.alias,
+    )
 
 
 def _mac_bytes(link: Link) -> bytes | None:

@@ -13,7 +13,8 @@ from capd.links import find_link
 from capd.supervisor import command, environment
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
-from capd_protocol.interfaces import InterfaceInfo
+from capd_protocol.interfaces import InterfaceInfo, Link
+from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
 from capd_protocol.messages import (
     Capabilities,
     DriverCounters,
@@ -53,18 +54,37 @@ async def capabilities(request: GetCapabilities) -> Capabilities:
     names = {each.name for each in await list_interfaces(may_capture=False)}
     if request.interface not in names:
         raise _no_such_interface(request.interface)
-    arguments = [request.interface, "monitor"] if request.monitor_mode else [request.interface]
+    return await _ask_libpcap(request.interface, *(["monitor"] if request.monitor_mode else []))
+
+
+async def _ask_libpcap(interface: str, *arguments: str) -> Capabilities:
     with trio.move_on_after(limits.START_TIMEOUT_S):
         done = await trio.run_process(
-            command("capd.worker.capabilities", *arguments),
+            command("capd.worker.capabilities", interface, *arguments),
             capture_stdout=True,
             stdin=subprocess.DEVNULL,
             env=environment(),
             check=False,
         )
-        return _answer_of(done.stdout, request.interface)
-    text = f"libpcap did not answer about {request.interface} in time"
-    raise RequestRefused(FailureCode.WORKER_DIED, text, interface=request.interface)
+        return _answer_of(done.stdout, interface)
+    text = f"libpcap did not answer about {interface} in time"
+    raise RequestRefused(FailureCode.WORKER_DIED, text, interface=interface)
+
+
+#: linux/if_arp.h: what libpcap gives these hardware types (map_arphrd_to_dlt() in pcap-linux.c). Others are asked for.
+_DLT_OF_HARDWARE = {1: DLT_EN10MB, 772: DLT_EN10MB, 65534: DLT_RAW}
+
+
+async def default_dlt(link: Link) -> int:
+    """Return the link-layer type that libpcap gives an interface.
+
+    Raises:
+        RequestRefused: libpcap cannot open it.
+    """
+    known = _DLT_OF_HARDWARE.get(link.hardware_type)
+    if known is not None:
+        return known
+    return (await _ask_libpcap(link.name)).link_layers[0].dlt
 
 
 def _answer_of(output: bytes, interface: str) -> Capabilities:

@@ -89,6 +89,7 @@ def load() -> ctypes.CDLL:
     _signature(library, "pcap_findalldevs", number, ctypes.POINTER(interfaces), text)
     _signature(library, "pcap_freealldevs", None, interfaces)
     _signature(library, "pcap_create", handle, text, text)
+    _signature(library, "pcap_open_dead", handle, number, number)
     _signature(library, "pcap_set_snaplen", number, handle, number)
     _signature(library, "pcap_set_buffer_size", number, handle, number)
     _signature(library, "pcap_set_rfmon", number, handle, number)
@@ -151,6 +152,14 @@ class Handle:
         if not self._handle:
             raise PcapError(_decode(error.value), Status.NO_SUCH_DEVICE)
 
+    @classmethod
+    def dead(cls, link_layer_type: LinkLayerType, snaplen_bytes: int) -> "Handle":
+        """Return a handle without a device, which only compiles, and ``vlan`` not as a live one."""
+        handle = cls.__new__(cls)
+        handle._pcap = load()
+        handle._handle = handle._pcap.pcap_open_dead(link_layer_type.dlt, snaplen_bytes)
+        return handle
+
     def activate(self, *, snaplen_bytes: int, monitor_mode: bool = False) -> None:
         """Open the device. Needs CAP_NET_RAW; CAP_NET_ADMIN for monitor mode.
 
@@ -212,13 +221,15 @@ class Handle:
         if self._pcap.pcap_set_datalink(self._handle, link_layer_type.dlt) < 0:
             raise PcapError(self._words())
 
-    def compile(self, text: str) -> bytes:
+    def compile(self, text: str, *, optimize: bool = True) -> bytes:
         """Return a filter as an array of struct sock_filter. An empty one takes all, up to the snaplen.
+
+        Optimizing takes many seconds for some of the longest ones.
 
         Raises:
             PcapError: libpcap does not understand it.
         """
-        program, optimize = _Program(), 1
+        program = _Program()
         status = self._pcap.pcap_compile(
             self._handle, ctypes.byref(program), text.encode("ascii"), optimize, _NETMASK_UNKNOWN
         )

@@ -42,6 +42,13 @@ class Watch:
             self._pending.clear()
         self._news.set()
 
+    async def next_links(self) -> list[Link]:
+        """Return all interfaces, at once the first time, then whenever one of them has changed."""
+        await self._news.wait()
+        self._news = trio.Event()
+        self._pending.clear()
+        return list(self._table.links.values())
+
     async def next_messages(self) -> list[Message]:
         """Return what is new as soon as there is anything: first, and after too much of it, the whole picture."""
         await self._news.wait()

@@ -21,7 +21,7 @@ from capd.errors import RequestRefused
 from capd.monitor import Count, Monitor, Watch
 from capd.peer import Peer, peer_of
 from capd.version import SOFTWARE
-from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
 from capd_protocol.limits import find_interval_faults
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
@@ -108,7 +108,8 @@ class Server:
 
 
 async def _send_last(connection: Connection, message: Message) -> None:
-    with trio.move_on_after(limits.LAST_EVENTS_TIMEOUT_S):
+    # What is raised here would end the daemon.
+    with trio.move_on_after(limits.LAST_EVENTS_TIMEOUT_S), contextlib.suppress(LocalProtocolError):
         await connection.send(encode(message))
 
 
@@ -239,7 +240,7 @@ class _Client:
             async with trio.open_nursery() as capture_task:
                 connection_tasks.start_soon(self._read_during, capture, subscriber, capture_task.cancel_scope)
                 try:
-                    await capture_task.start(capture.run, directory_fd)
+                    await capture_task.start(capture.run, directory_fd, self._monitor)
                 except RequestRefused as refused:
                     connection_tasks.cancel_scope.cancel()
                     return refused

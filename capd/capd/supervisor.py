@@ -15,7 +15,8 @@ from collections.abc import Callable
 import trio
 
 from capd import limits
-from capd.worker.launch import Launch, encode_launch
+from capd.packet_socket import open_packet_socket
+from capd.worker.launch import Attach, Launch, LaunchInterface, encode_attach, encode_launch
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import Message, StopCapture, decode, encode
@@ -43,6 +44,7 @@ class Worker:
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
         self._control: trio.SocketStream | None = None
+        self._sending = trio.Lock()
 
     async def run(self, on_message: Callable[[Message], None]) -> int | None:
         """Start the process, give its messages as they come, and return its exit status; None if it cannot be killed.
@@ -76,12 +78,30 @@ class Worker:
                     await self._end(process)
         return process.returncode
 
+    async def attach(self, interface: LaunchInterface) -> None:
+        """Give the worker an interface more, with the inert socket that it can no longer open itself.
+
+        Raises:
+            OSError: the socket cannot be opened.
+        """
+        if self._control is None:
+            return
+        with open_packet_socket(cooked=interface.is_cooked) as packet_socket:
+            frame = memoryview(encode_attach(Attach(interface=interface)))
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packet_socket.fileno().to_bytes(4, sys.byteorder))]
+            # Where the socket is closed the capture has ended already.
+            async with self._sending:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
+                    sent = await self._control.socket.sendmsg([frame], rights)
+                    await self._control.send_all(frame[sent:])
+
     async def stop(self) -> None:
         """Tell the worker to end the capture well. Its last messages come as the others did."""
         if self._control is not None:
             # Where the socket is closed it has ended already.
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._control.send_all(encode(StopCapture()))
+            async with self._sending:
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._control.send_all(encode(StopCapture()))
 
     async def _receive(self, control: trio.SocketStream, on_message: Callable[[Message], None]) -> None:
         decoder = FrameDecoder()

@@ -28,8 +28,10 @@ from capd_protocol.messages import (
     FileClosed,
     FileOpened,
     Hello,
+    InterfaceAttached,
     InterfaceCounters,
     InterfaceLost,
+    InterfaceSkipped,
     Lagged,
     Message,
     PacketCount,
@@ -58,6 +60,10 @@ SP_SUCCESS = 83
 SP_FILE_CLOSED = ord("f")
 #: Beyond wirepy. An interface went away; the message is its name.
 SP_INTERFACE_LOST = ord("i")
+#: Beyond wirepy. An interface has come, or come back; the message is its name.
+SP_INTERFACE_ATTACHED = ord("a")
+#: Beyond wirepy. An interface that belongs to the capture cannot be in it; the message is a sentence.
+SP_INTERFACE_SKIPPED = ord("k")
 #: Beyond wirepy. This program read too slowly; the message says how many file events it will not get.
 SP_LAGGED = ord("l")
 #: Beyond wirepy. The capture has ended; the message is an ``EndReason``.
@@ -138,6 +144,10 @@ class Conversation:
                 self._events.append((SP_FILE_CLOSED, closed))
             case InterfaceLost(interface=interface):
                 self._events.append((SP_INTERFACE_LOST, interface))
+            case InterfaceAttached(interface=interface):
+                self._events.append((SP_INTERFACE_ATTACHED, interface))
+            case InterfaceSkipped(interface=interface, text=text):
+                self._events.append((SP_INTERFACE_SKIPPED, f"{interface}: {text}"))
             case Lagged(events=events):
                 self._events.append((SP_LAGGED, events))
             case Failed(failure=failure):

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from capd_client.errors import DestinationError, InvalidArgument
-from capd_protocol.limits import find_faults
+from capd_protocol.limits import find_faults, is_pattern
 from capd_protocol.messages import (
-    DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
     MAX_SNAPLEN_BYTES,
     Conditions,
     Destination,
@@ -43,12 +42,14 @@ class CaptureArguments(TypedDict, total=False):
     """The arguments of ``CaptureSession``, all optional but ``interfaces``; None is the default of each.
 
     Attributes:
-        interfaces: names, or ``CaptureInterface`` objects with options of their own.
+        interfaces: names, or ``CaptureInterface`` objects with options of their own. A pattern such as ``veth*``, or
+            ``any``, stands for all interfaces that match, also those that appear later; each is a pcapng interface
+            of its own. With the link-layer type LINUX_SLL or LINUX_SLL2, ``any`` is libpcap's cooked device.
         capture_filter: in libpcap's language (pcap-filter(7)), for every interface; without host names.
         snaplen: the most bytes kept of each packet (262144).
         promiscuous: also packets for others (True).
         monitor_mode: all that the radio hears (False); wireless interfaces only, and only where the daemon may.
-        kernel_buffer_size: ring of each interface, in MiB (32).
+        kernel_buffer_size: ring of each interface, in MiB (32; 4 for each that a pattern matches).
         link_layer_type: one of those that the interface has, by name, such as ``EN10MB``.
         wifi_channel: ``FREQUENCY[,TYPE]``: MHz and one of NOHT, HT20, HT40-, HT40+.
         max_packet_count: end after so many packets, of all interfaces.
@@ -68,6 +69,8 @@ class CaptureArguments(TypedDict, total=False):
         max_buffered_bytes: bound of what waits to be written, for each interface: sets the kernel's ring to it,
             rounded up to MiB. Not together with ``kernel_buffer_size``.
         separate_threads: True is refused: one process reads the rings of all interfaces.
+        wait_for_interfaces: interfaces need not be there, or be up, yet, and the capture goes on when the last one
+            is gone (False). They are attached when they come, and again when they come back, by name.
         update_interval: a packet is in its file and announced within about so many seconds (0.1); from 0.005.
     """
 
@@ -95,6 +98,7 @@ class CaptureArguments(TypedDict, total=False):
     max_buffered_bytes: int | None
     separate_threads: bool | None
     update_interval: float | None
+    wait_for_interfaces: bool | None
 
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -125,6 +129,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
             "use_pcapng",
             "use_libpcap",
             "separate_threads",
+            "wait_for_interfaces",
         ),
         ((bool,), "True or False"),
     ),
@@ -204,7 +209,7 @@ def _interface_request(one: object, common: dict[str, Any]) -> InterfaceRequest:
         monitor_mode=bool(chosen["monitor_mode"]),
         wifi_channel=chosen["wifi_channel"],
         link_layer_type=chosen["link_layer_type"],
-        kernel_buffer_size_bytes=DEFAULT_KERNEL_BUFFER_SIZE_BYTES if size_mib is None else size_mib * _MIB,
+        kernel_buffer_size_bytes=None if size_mib is None else size_mib * _MIB,
     )
 
 
@@ -250,7 +255,11 @@ class Place:
 
 def _place(savefile: str | os.PathLike[str] | None, interfaces: Sequence[InterfaceRequest], suffix: str) -> Place:
     if savefile is None:
-        what = interfaces[0].name if len(interfaces) == 1 else f"{len(interfaces)}_interfaces"
+        what = (
+            interfaces[0].name
+            if len(interfaces) == 1 and not is_pattern(interfaces[0].name)
+            else ("several_interfaces" if len(interfaces) == 1 else f"{len(interfaces)}_interfaces")
+        )
         return Place(tempfile.gettempdir(), f"capd_{what}_{secrets.token_hex(4)}.{suffix}", is_temporary=True)
     path = os.fspath(savefile)
     directory, file_name = os.path.split(path)
@@ -286,6 +295,7 @@ def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
             packets=arguments.get("max_packet_count"),
             files=arguments.get("autostop_files"),
         ),
+        wait_for_interfaces=bool(arguments.get("wait_for_interfaces")),
         update_interval_s=0.1 if update_interval is None else float(update_interval),
     )
     faults = find_faults(request)

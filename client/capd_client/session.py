@@ -35,6 +35,8 @@ class SessionBase:
     SP_SUCCESS = conversation.SP_SUCCESS
     SP_FILE_CLOSED = conversation.SP_FILE_CLOSED
     SP_INTERFACE_LOST = conversation.SP_INTERFACE_LOST
+    SP_INTERFACE_ATTACHED = conversation.SP_INTERFACE_ATTACHED
+    SP_INTERFACE_SKIPPED = conversation.SP_INTERFACE_SKIPPED
     SP_LAGGED = conversation.SP_LAGGED
     SP_ENDED = conversation.SP_ENDED
 
@@ -45,7 +47,15 @@ class SessionBase:
             self.SP_ERROR_MSG: self._raise_error,
             self.SP_BAD_FILTER: self._raise_error,
             **dict.fromkeys(
-                (self.SP_FILE_CLOSED, self.SP_INTERFACE_LOST, self.SP_LAGGED, self.SP_ENDED), lambda _: None
+                (
+                    self.SP_FILE_CLOSED,
+                    self.SP_INTERFACE_LOST,
+                    self.SP_INTERFACE_ATTACHED,
+                    self.SP_INTERFACE_SKIPPED,
+                    self.SP_LAGGED,
+                    self.SP_ENDED,
+                ),
+                lambda _: None,
             ),
         }
 

@@ -7,12 +7,15 @@ no client. Arguments are called by the names that ``CaptureSession`` gives them.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from capd_protocol.linktypes import by_name
+from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, by_name
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, InterfaceRequest, StartCapture
 
 MAX_INTERFACES = 64
 #: IFNAMSIZ, less its NUL (linux/if.h).
 MAX_INTERFACE_NAME_BYTES = 15
+#: Chosen: ``[a-z]`` and the like for each byte of a name would be longer, and nobody writes that.
+MAX_PATTERN_BYTES = 64
+ANY = "any"
 #: NAME_MAX (linux/limits.h); a ring adds ``_00001_20260131235959`` to the name.
 MAX_FILE_NAME_BYTES = 255
 RING_SUFFIX_BYTES = 21
@@ -20,6 +23,8 @@ RING_SUFFIX_BYTES = 21
 MAX_FILTER_BYTES = 16 * 1024
 #: dumpcap's RINGBUFFER_MAX_NUM_FILES.
 MAX_RING_FILES = 100_000
+
+_MAX_QUOTED_CHARACTERS = 40
 
 _MIB = 1024 * 1024
 
@@ -61,18 +66,31 @@ def _out_of_range(argument: str, value: float | None) -> Iterator[Fault]:
         return
     least, greatest, unit = RANGES[argument]
     if not least <= value <= greatest:  # also refuses NaN
-        yield Fault(argument, f"{argument} is {value:g}; possible are {least:g} to {greatest:.15g} {unit}")
+        # JSON's whole numbers have no bound; how Python writes them has.
+        shown = value if isinstance(value, float) or abs(value) < 2**64 else "a far larger number"
+        yield Fault(argument, f"{argument} is {shown}; possible are {least} to {greatest} {unit}")
+
+
+def _quoted(text: str) -> str:
+    """Show what was sent: the beginning of it, if it is long."""
+    return repr(text) if len(text) <= _MAX_QUOTED_CHARACTERS else repr(text[:_MAX_QUOTED_CHARACTERS]) + "…"
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name stands for all interfaces that match it."""
+    return name == ANY or any(character in name for character in "*?[")
 
 
 def _name_faults(name: str) -> Iterator[Fault]:
+    limit = MAX_PATTERN_BYTES if is_pattern(name) else MAX_INTERFACE_NAME_BYTES
     # The kernel's own rule (net/core/dev.c, dev_valid_name), and printable, since names go into logs and files.
-    size_bytes = len(name.encode("utf-8", "surrogateescape"))
-    if not name or size_bytes > MAX_INTERFACE_NAME_BYTES:
-        yield Fault("interfaces", f"{name!r} is no interface name: one has 1 to {MAX_INTERFACE_NAME_BYTES} bytes")
+    size_bytes = len(name.encode("utf-8", "surrogatepass"))
+    if not name or size_bytes > limit:
+        yield Fault("interfaces", f"{_quoted(name)} is no interface name: one has 1 to {limit} bytes")
     elif name in (".", "..") or not name.isprintable() or any(c in "/: " for c in name):
         yield Fault(
             "interfaces",
-            f"{name!r} is no interface name: one has no slash, colon, space or unprintable character",
+            f"{_quoted(name)} is no interface name: one has no slash, colon, space or unprintable character",
         )
 
 
@@ -81,24 +99,29 @@ def _wifi_faults(interface: InterfaceRequest) -> Iterator[Fault]:
         return
     frequency, _, channel_type = interface.wifi_channel.partition(",")
     if not (frequency.isascii() and frequency.isdecimal() and 2000 <= int(frequency[:6]) <= 8000):
-        yield Fault("wifi_channel", f"wifi_channel {interface.wifi_channel!r} does not begin with a frequency in MHz")
+        yield Fault(
+            "wifi_channel", f"wifi_channel {_quoted(interface.wifi_channel)} does not begin with a frequency in MHz"
+        )
     elif channel_type not in ("", "NOHT", "HT20", "HT40-", "HT40+"):
-        yield Fault("wifi_channel", f"wifi_channel type {channel_type!r} is not one of NOHT, HT20, HT40-, HT40+")
+        yield Fault("wifi_channel", f"wifi_channel type {_quoted(channel_type)} is not one of NOHT, HT20, HT40-, HT40+")
 
 
 def _interface_faults(interface: InterfaceRequest) -> Iterator[Fault]:
     yield from _name_faults(interface.name)
     yield from _out_of_range("snaplen", interface.snaplen_bytes)
-    yield from _out_of_range("kernel_buffer_size", interface.kernel_buffer_size_bytes / _MIB)
+    if interface.kernel_buffer_size_bytes is not None:
+        # Whole numbers that can be divided have a bound too.
+        size_bytes = max(-(2**64), min(interface.kernel_buffer_size_bytes, 2**64))
+        yield from _out_of_range("kernel_buffer_size", size_bytes / _MIB)
     yield from _wifi_faults(interface)
-    if len(interface.capture_filter.encode("utf-8", "surrogateescape")) > MAX_FILTER_BYTES:
+    if len(interface.capture_filter.encode("utf-8", "surrogatepass")) > MAX_FILTER_BYTES:
         yield Fault("capture_filter", f"the capture filter is longer than {MAX_FILTER_BYTES} bytes")
     elif "\0" in interface.capture_filter or not interface.capture_filter.isascii():
         yield Fault("capture_filter", "the capture filter has a character that is not ASCII, or a NUL")
     if interface.link_layer_type is not None and by_name(interface.link_layer_type) is None:
         yield Fault(
             "link_layer_type",
-            f"{interface.link_layer_type!r} is no link-layer type that libpcap knows, such as EN10MB",
+            f"{_quoted(interface.link_layer_type)} is no link-layer type that libpcap knows, such as EN10MB",
         )
 
 
@@ -107,10 +130,10 @@ def _file_name_faults(name: str, ring: bool) -> Iterator[Fault]:
     try:
         size_bytes = len(name.encode())
     except UnicodeEncodeError:
-        yield Fault("savefile", f"the file name {name!r} is not UTF-8")
+        yield Fault("savefile", f"the file name {_quoted(name)} is not UTF-8")
         return
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        yield Fault("savefile", f"{name!r} is not the name of a file")
+        yield Fault("savefile", f"{_quoted(name)} is not the name of a file")
     elif size_bytes > limit:
         yield Fault("savefile", f"the file name has {size_bytes} bytes; at most {limit} are possible")
 
@@ -133,6 +156,16 @@ def _ring_faults(ring: Conditions, autostop: Conditions) -> Iterator[Fault]:
         )
 
 
+def is_cooked_any(interface: InterfaceRequest) -> bool:
+    """Whether libpcap's own device ``any`` is meant, which mixes all interfaces into one."""
+    wanted = by_name(interface.link_layer_type) if interface.link_layer_type else None
+    return interface.name == ANY and wanted is not None and wanted.dlt in (DLT_LINUX_SLL, DLT_LINUX_SLL2)
+
+
+def _is_several(interface: InterfaceRequest) -> bool:
+    return is_pattern(interface.name) and not is_cooked_any(interface)
+
+
 def find_interval_faults(interval_s: float) -> list[Fault]:
     """Return what is wrong with the interval of statistics."""
     return list(_out_of_range("interval", interval_s))
@@ -151,7 +184,7 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
     for interface in interfaces[:MAX_INTERFACES]:
         yield from _interface_faults(interface)
         if interface.name in seen:
-            yield Fault("interfaces", f"the interface {interface.name} is named twice")
+            yield Fault("interfaces", f"the interface {_quoted(interface.name)} is named twice")
         seen.add(interface.name)
     yield from _file_name_faults(request.destination.file_name, ring is not None)
     yield from _out_of_range("update_interval", request.update_interval_s)
@@ -167,7 +200,7 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
             "autostop_files counts the files of a ring: give ringbuffer_duration, ringbuffer_filesize "
             "or ringbuffer_packets too",
         )
-    if request.file_format == "pcap" and len(interfaces) > 1:
+    if request.file_format == "pcap" and (len(interfaces) > 1 or any(_is_several(each) for each in interfaces)):
         yield Fault(
             "use_libpcap",
             "a pcap file cannot say which interface a packet came from: capture several interfaces as pcapng",

@@ -34,6 +34,8 @@ MAX_SNAPLEN_BYTES = 262_144
 #: Kernel ring for each interface. Chosen: at 600,000 packets a second of mixed sizes it lasts 100 ms, longer
 #: than a busy machine keeps the worker waiting.
 DEFAULT_KERNEL_BUFFER_SIZE_BYTES = 32 * 1024 * 1024
+#: The same for each interface that a pattern matches. Chosen: two hundred interfaces are common where containers run.
+PATTERN_KERNEL_BUFFER_SIZE_BYTES = 4 * 1024 * 1024
 
 
 class Indicator(enum.IntEnum):
@@ -124,7 +126,11 @@ class Hello(_Json, frozen=True):
 
 
 class InterfaceRequest(_Json, frozen=True):
-    """What to capture on one interface."""
+    """What to capture on one interface, or on all whose names match.
+
+    ``name`` may be a pattern with ``*``, ``?`` and ``[…]``, or ``any``, which matches all, unless a cooked
+    link-layer type is asked for: then ``any`` is libpcap's device of that name.
+    """
 
     name: str
     capture_filter: str = ""
@@ -135,7 +141,8 @@ class InterfaceRequest(_Json, frozen=True):
     wifi_channel: str | None = None
     #: Name as libpcap knows it (``EN10MB``); None is the interface's own default.
     link_layer_type: str | None = None
-    kernel_buffer_size_bytes: int = DEFAULT_KERNEL_BUFFER_SIZE_BYTES
+    #: None: a default, which is smaller where there may be many interfaces.
+    kernel_buffer_size_bytes: int | None = None
 
 
 class Destination(_Json, frozen=True):
@@ -174,6 +181,8 @@ class StartCapture(_Json, frozen=True, tag="start"):
     autostop: Conditions = Conditions()
     #: A packet is in its file and announced within about this time.
     update_interval_s: float = 0.1
+    #: Interfaces need not be there yet, and the capture goes on when the last one is gone.
+    wait_for_interfaces: bool = False
 
 
 class StopCapture(_Json, frozen=True, tag="stop"):
@@ -384,6 +393,19 @@ class InterfaceLost(_Json, frozen=True, tag="interface_lost"):
     interface: str
 
 
+class InterfaceAttached(_Json, frozen=True, tag="interface_attached"):
+    """An interface has come, or come back: its packets are in the capture from now on."""
+
+    interface: str
+
+
+class InterfaceSkipped(_Json, frozen=True, tag="interface_skipped"):
+    """An interface that belongs to the capture cannot be in it; the text tells why."""
+
+    interface: str
+    text: str
+
+
 class Lagged(_Json, frozen=True, tag="lagged"):
     """This client read too slowly: so many events were not kept for it. Counts were merged, none is missing."""
 
@@ -444,7 +466,17 @@ class Statistics(_Json, frozen=True, tag="statistics"):
 
 
 Event = (
-    Counters | FileClosed | InterfaceLost | Lagged | Failed | Ended | InterfaceSnapshot | InterfaceEvent | Statistics
+    Counters
+    | FileClosed
+    | InterfaceLost
+    | InterfaceAttached
+    | InterfaceSkipped
+    | Lagged
+    | Failed
+    | Ended
+    | InterfaceSnapshot
+    | InterfaceEvent
+    | Statistics
 )
 
 Message = (
@@ -453,6 +485,9 @@ Message = (
 
 
 # The codec ------------------------------------------------------------------------------------------------------
+
+#: Of why a message is none: some reasons quote it.
+_MAX_REASON_CHARACTERS = 200
 
 _DECIMAL = re.compile(r"[0-9]{1,20}")
 
@@ -567,5 +602,6 @@ def decode(frame: Frame) -> Message:
         return Unknown(frame.indicator, frame.payload)
     try:
         return decoder(frame.payload)
-    except (ValueError, msgspec.MsgspecError) as error:  # msgspec's own and UnicodeError are ValueErrors too
-        raise RemoteProtocolError(f"message {chr(frame.indicator)!r}: {error}") from error
+    # msgspec's own and UnicodeError are ValueErrors too; JSON nested too deep is a RecursionError.
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"message {chr(frame.indicator)!r}: {str(error)[:_MAX_REASON_CHARACTERS]}") from error

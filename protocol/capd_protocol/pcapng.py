@@ -232,6 +232,9 @@ def _read_options(body: memoryview, order: str) -> tuple[Option, ...]:
 def _read_body(block_type: int, body: memoryview, order: str) -> Block:
     match block_type:
         case 0x0A0D0D0A:
+            _, major, _, _ = struct.unpack_from(order + "IHHq", body)
+            if major != 1:
+                raise MalformedFileError(f"a section of format version {major}; only 1 is known")
             return SectionHeader(order, _read_options(body[16:], order))
         case 1:
             linktype, _, snaplen = struct.unpack_from(order + "HHI", body)

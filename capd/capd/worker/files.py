@@ -25,7 +25,7 @@ class CaptureFiles:
         directory_fd: int,
         destination: Destination,
         ring: Conditions | None,
-        header: bytes,
+        header: Callable[[], bytes],
         statistics: Callable[[], bytes],
         report: Report,
     ) -> None:
@@ -35,7 +35,7 @@ class CaptureFiles:
             directory_fd: where the files are.
             destination: what they are called.
             ring: when to switch; None for a single file.
-            header: what every file begins with.
+            header: returns what a file begins with.
             statistics: returns what a file ends with, counted when it is called.
             report: is told of files and packets.
         """
@@ -78,7 +78,7 @@ class CaptureFiles:
             exclusive=self._destination.exclusive,
         )
         try:
-            file.write(self._header)
+            file.write(self._header())
         except WriteError:
             file.close()
             file.remove()
@@ -89,6 +89,15 @@ class CaptureFiles:
         self.opened_total += 1
         self.opened_s = time.monotonic()
         self._report.file_opened(name)
+
+    def add_block(self, block: bytes) -> None:
+        """Append a block that is no packet to the current file.
+
+        Raises:
+            WriteError: it is not in it.
+        """
+        if self._file is not None:
+            self._file.write(block)
 
     def write(self, records: Slice) -> None:
         """Append records, at least one, to the current file.

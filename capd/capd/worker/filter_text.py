@@ -6,6 +6,7 @@ network decide how long that takes, and says of most mistakes only that there is
 
 import re
 from collections.abc import Callable, Iterator
+from socket import AF_INET6, inet_pton
 from typing import NamedTuple
 
 
@@ -19,7 +20,7 @@ class Word(NamedTuple):
 _WORD = re.compile(
     r"""
     \\[^\s!()]+                                  # an escaped keyword: a name
-    | [0-9A-Fa-f]*:[0-9A-Fa-f:.]*                # IPv6 and MAC addresses, slices
+    | [0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*   # IPv6 and MAC addresses
     | [A-Za-z0-9](?:[-_.A-Za-z0-9]*[.A-Za-z0-9])?  # keywords, numbers, names
     | >= | <= | != | == | << | >> | && | \|\|
     | \S
@@ -29,8 +30,9 @@ _WORD = re.compile(
 
 _NUMERIC = re.compile(
     r"""
-    (?: 0[xX][0-9A-Fa-f]+ | [0-9]+(?:\.[0-9]+){0,3} | [0-9A-Fa-f]*:[0-9A-Fa-f:.]*
-    | [0-9A-Fa-f]{1,2}(?:[-.][0-9A-Fa-f]{1,2}){5} | [0-9A-Fa-f]{4}(?:\.[0-9A-Fa-f]{4}){2} | [0-9A-Fa-f]{12} )
+    0[xX][0-9A-Fa-f]+ | [0-9]+(?:\.[0-9]+){0,3}
+    | [0-9A-Fa-f]{1,2}(?P<separator>[-.:])[0-9A-Fa-f]{1,2}(?:(?P=separator)[0-9A-Fa-f]{1,2}){4}
+    | [0-9A-Fa-f]{4}(?:\.[0-9A-Fa-f]{4}){2} | [0-9A-Fa-f]{12}
     """,
     re.VERBOSE,
 )
@@ -39,7 +41,7 @@ _NUMERIC = re.compile(
 _OTHER_NAMES = frozenset(
     """
     port portrange proto protochain on ifname rset ruleset reason action type subtype dir direction
-    rnr rulenum srnr subrulenum
+    llc rnr rulenum srnr subrulenum
     """.split()
 )
 
@@ -58,45 +60,48 @@ _OPERATORS = frozenset(["and", "or", "not"])
 _OTHER_KEYWORDS = frozenset(
     """
     l1 l2 iih lsp snp csnp psnp less greater byte broadcast multicast len length inbound outbound
-    ifindex vlan mpls pppoed pppoes geneve vxlan lane llc metac bcc oam oamf4 oamf4ec oamf4sc sc
+    ifindex vlan mpls pppoed pppoes geneve lane metac bcc oam oamf4 oamf4ec oamf4sc sc
     ilmic vpi vci connectmsg metaconnect fisu lssu lsu msu hfisu hlssu hmsu sio opc dpc sls hsio
     hopc hdpc hsls tcpflags icmptype icmpcode icmp6type icmp6code
     """.split()
 )
 
-# Named numbers: icmp-echo, icmp6-packettoobig, tcp-syn …
-_CONSTANT = re.compile(r"(?:icmp|icmp6|tcp)-[a-z0-9]+")
-
-#: What can stand behind the beginning of a right filter, so that it compiles.
-_COMPLETIONS = (
-    "",
-    " 1",
-    " 1.2.3.4",
-    " tcp",
-    " = 1",
-    "] = 1",
-    " 0] = 1",
-    " 1] = 1",
-    " host 1.2.3.4",
-    " port 1",
-    " proto 1",
-    " 10.0.0.0/8",
-    " 255.0.0.0",
-    "-2",
-    " 1-2",
-    " 0:0:0:0:0:1",
-    " host 0:0:0:0:0:1",
-    " broadcast",
-    " mgt",
-    " beacon",
-    " fromds",
+# Named numbers. All of them: a host may be called tcp-1.
+_CONSTANTS = frozenset(
+    """
+    tcp-fin tcp-syn tcp-rst tcp-push tcp-ack tcp-urg tcp-ece tcp-cwr
+    icmp-echoreply icmp-unreach icmp-sourcequench icmp-redirect icmp-echo icmp-routeradvert
+    icmp-routersolicit icmp-timxceed icmp-paramprob icmp-tstamp icmp-tstampreply icmp-ireq
+    icmp-ireqreply icmp-maskreq icmp-maskreply
+    icmp6-destinationunreach icmp6-packettoobig icmp6-timeexceeded icmp6-parameterproblem icmp6-echo
+    icmp6-echoreply icmp6-multicastlistenerquery icmp6-multicastlistenerreportv1
+    icmp6-multicastlistenerdone icmp6-routersolicit icmp6-routeradvert icmp6-neighborsolicit
+    icmp6-neighboradvert icmp6-redirect icmp6-routerrenum icmp6-nodeinformationquery
+    icmp6-nodeinformationresponse icmp6-ineighbordiscoverysolicit icmp6-ineighbordiscoveryadvert
+    icmp6-multicastlistenerreportv2 icmp6-homeagentdiscoveryrequest icmp6-homeagentdiscoveryreply
+    icmp6-mobileprefixsolicit icmp6-mobileprefixadvert icmp6-certpathsolicit icmp6-certpathadvert
+    icmp6-multicastrouteradvert icmp6-multicastroutersolicit icmp6-multicastrouterterm
+    """.split()
 )
+
+#: libpcap's scanner refuses a number of this size with words of its own; only if the parser got so far.
+_MARKER = " 99999999999"
 
 
 def words(text: str) -> Iterator[Word]:
     """Split a filter as libpcap's scanner does, near enough to tell names from the rest."""
     for match in _WORD.finditer(text):
         yield Word(match.group(), match.start())
+
+
+def _is_numeric(name: str) -> bool:
+    if _NUMERIC.fullmatch(name):
+        return True
+    try:
+        inet_pton(AF_INET6, name)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def find_host_name(text: str) -> Word | None:
@@ -108,38 +113,40 @@ def find_host_name(text: str) -> Word | None:
             names_are_hosts = False
         elif name in _HOST_QUALIFIERS:
             names_are_hosts = True
-        elif name in _OPERATORS or name in _OTHER_KEYWORDS or _NUMERIC.fullmatch(name) or _CONSTANT.fullmatch(name):
+        elif name in _OPERATORS or name in _OTHER_KEYWORDS or name in _CONSTANTS or _is_numeric(name):
             continue
-        elif names_are_hosts and (name[0].isalnum() or (name[0] == "\\" and len(name) > 1)):
+        elif names_are_hosts and (name[0].isalnum() or (name[0] in ":\\" and len(name) > 1)):
             return word
     return None
 
 
-def find_position(text: str, compiles: Callable[[str], bool]) -> int | None:
+def find_position(text: str, complain: Callable[[str], str | None]) -> int | None:
     """Return how many characters of a wrong filter come before the word at which it goes wrong.
 
-    Libpcap does not tell. But what comes before that word can be completed to a filter that compiles, and with
-    it that can't be; the length of the text, where all of it can be completed. None for an empty filter.
+    Libpcap does not tell. But it reads from left to right, and stops at the first word that cannot follow the
+    ones before it: a marker behind some words is reached exactly when a right filter can begin with them. The
+    length of the text, where one can begin with all of it. None for an empty filter.
 
     Args:
         text: a filter that does not compile.
-        compiles: whether a text does.
+        complain: returns what libpcap says of a text, None where it compiles.
     """
     found = list(words(text))
-    if not found:
+    marked, syntax_error, complaint = complain(_MARKER), complain(")"), complain(text)
+    if not found or marked in (None, syntax_error):  # the second: not a libpcap that does so
         return None
 
-    def completable(count: int) -> bool:
-        last = found[count - 1]
-        start = text[: last.position + len(last.text)]
-        closing = ")" * max(sum((w.text == "(") - (w.text == ")") for w in found[:count]), 0)
-        return any(compiles(start + completion + closing) for completion in _COMPLETIONS)
+    def start(count: int) -> str:
+        return text[: found[count - 1].position + len(found[count - 1].text)]
 
     right, wrong = 0, len(found) + 1
     while wrong - right > 1:
         middle = (right + wrong) // 2
-        if completable(middle):
+        if complain(start(middle) + _MARKER) == marked:
             right = middle
         else:
             wrong = middle
+    # What a phrase means is looked at when it is over, perhaps one word late: without that word it is as wrong.
+    if right and complaint not in (None, syntax_error) and complain(start(right)) == complaint:
+        right -= 1
     return found[right].position if right < len(found) else len(text.rstrip())

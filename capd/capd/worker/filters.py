@@ -46,6 +46,13 @@ class Compiler:
         except PcapError as error:
             raise CaptureFailed(activation_failure(interface, error)) from error
 
+    @classmethod
+    def of(cls, handle: Handle, interface: str) -> "Compiler":
+        """Return a compiler on a handle that is open already."""
+        compiler = cls.__new__(cls)
+        compiler._interface, compiler._handle = interface, handle
+        return compiler
+
     def choose_link_layer_type(self, wanted: LinkLayerType | None) -> LinkLayerType:
         """Set the type that filters are compiled for, and return it.
 
@@ -76,15 +83,15 @@ class Compiler:
         try:
             return self._handle.compile(text)
         except PcapError as error:
-            position = find_position(text, self._compiles)
+            position = find_position(text, self._complain)
             raise CaptureFailed(self._bad_filter(str(error), interface_index, position)) from error
 
-    def _compiles(self, text: str) -> bool:
+    def _complain(self, text: str) -> str | None:
         try:
-            self._handle.compile(text)
-        except PcapError:
-            return False
-        return True
+            self._handle.compile(text, optimize=False)
+        except PcapError as error:
+            return str(error)
+        return None
 
     def _bad_filter(self, words: str, interface_index: int, position: int | None) -> Failure:
         return Failure(

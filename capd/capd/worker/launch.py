@@ -1,7 +1,8 @@
 """The contract between daemon and worker: what to capture, as whom, where to.
 
 The daemon writes one ``Launch`` frame on the worker's control socket; the worker answers with the messages of
-``capd_protocol.messages`` and takes ``StopCapture`` from it. When the socket closes, the capture ends.
+``capd_protocol.messages`` and takes ``StopCapture`` from it, and ``Attach`` for interfaces that come later. When the
+socket closes, the capture ends.
 """
 
 from typing import Literal
@@ -9,9 +10,11 @@ from typing import Literal
 import msgspec
 
 from capd_protocol.frames import Frame, encode_frame
+from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, by_name
 from capd_protocol.messages import Conditions, Destination, InterfaceRequest
 
-INDICATOR = ord("l")
+_LAUNCH = ord("l")
+_ATTACH = ord("t")
 
 
 class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,13 +23,31 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
     request: InterfaceRequest
     #: What to open: the interface itself, or the monitor interface that was made for it.
     device: str
+    #: 0 stands for all interfaces.
     index: int
+    #: ARPHRD_… (linux/if_arp.h). Interfaces of one hardware type share a compiler.
+    hardware_type: int
+    #: The link-layer type that libpcap gives it.
+    default_dlt: int
     loopback: bool
+    #: Whether libpcap can open it now.
+    is_up: bool = True
     mac_address: bytes | None = None
     speed_bits_per_s: int | None = None
     #: What an administrator called it (``ip link set NAME alias …``).
     alias: str = ""
     driver: str = ""
+
+    @property
+    def wanted_type(self) -> LinkLayerType | None:
+        """The link-layer type that was asked for."""
+        return by_name(self.request.link_layer_type) if self.request.link_layer_type else None
+
+    @property
+    def is_cooked(self) -> bool:
+        """Whether its packets come without their link-layer headers."""
+        wanted = self.wanted_type
+        return (wanted.dlt if wanted else self.default_dlt) in (DLT_LINUX_SLL, DLT_LINUX_SLL2)
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,14 +64,33 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     ring: Conditions | None
     autostop: Conditions
     update_interval_s: float
+    #: Go on without any interface: others will be attached.
+    waits: bool = False
 
 
-_decoder = msgspec.json.Decoder(Launch)
+class Attach(msgspec.Struct, frozen=True, kw_only=True):
+    """An interface that has come, or come back; the frame comes with an inert packet socket for it."""
+
+    interface: LaunchInterface
+
+
+_launch_decoder = msgspec.json.Decoder(Launch)
+_attach_decoder = msgspec.json.Decoder(Attach)
+
+
+def encode_attach(attach: Attach) -> bytes:
+    """Return the frame that brings an interface."""
+    return encode_frame(_ATTACH, msgspec.json.encode(attach))
+
+
+def decode_attach(frame: Frame) -> Attach | None:
+    """Return the interface that a frame brings, or None if it says something else."""
+    return _attach_decoder.decode(frame.payload) if frame.indicator == _ATTACH else None
 
 
 def encode_launch(launch: Launch) -> bytes:
     """Return the frame that starts a worker."""
-    return encode_frame(INDICATOR, msgspec.json.encode(launch))
+    return encode_frame(_LAUNCH, msgspec.json.encode(launch))
 
 
 def decode_launch(frame: Frame) -> Launch:
@@ -59,6 +99,6 @@ def decode_launch(frame: Frame) -> Launch:
     Raises:
         ValueError: it is no launch frame.
     """
-    if frame.indicator != INDICATOR:
+    if frame.indicator != _LAUNCH:
         raise ValueError(f"expected a launch frame, got {chr(frame.indicator)!r}")
-    return _decoder.decode(frame.payload)
+    return _launch_decoder.decode(frame.payload)

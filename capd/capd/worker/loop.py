@@ -9,30 +9,29 @@ import select
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from capd.worker.control import Control
 from capd.worker.files import CaptureFiles
+from capd.worker.filters import CaptureFailed
+from capd.worker.launch import Launch, LaunchInterface
 from capd.worker.order import JITTER_NS, Slice, TimeOrder, Waiting
-from capd.worker.records import RecordMaker
 from capd.worker.report import Report
-from capd.worker.ring import Ring
 from capd.worker.rotation import is_full, room_for
 from capd.worker.savefile import DestinationError, WriteError
+from capd.worker.sources import Source, SourceMaker, retire_ms
 from capd_protocol import pcapng
 from capd_protocol.errors import RemoteProtocolError
-from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import (
     Conditions,
     EndReason,
     Failure,
     FailureCode,
-    InterfaceCounters,
     StopCapture,
-    decode,
 )
 
 #: The kernel ends a worker that has not come round its loop for so long: stuck in libpcap, say. Chosen: longer
@@ -48,65 +47,35 @@ _NO_CONDITIONS = Conditions()
 _LIMITS = (EndReason.PACKETS, EndReason.FILESIZE, EndReason.FILES)
 
 
-def retire_ms(update_interval_s: float) -> int:
-    """How long the kernel may keep a block: a tenth of the interval, so that waiting for it twice is short."""
-    return max(1, round(update_interval_s * 100))
-
-
-@dataclass(slots=True)
-class Source:
-    """One interface of the capture."""
-
-    name: str
-    ring: Ring
-    maker: RecordMaker
-    taken_total: int = 0
-    written_total: int = 0
-    is_lost: bool = False
-    #: Nothing more can come from its ring.
-    is_drained: bool = False
-
-    def counters(self, *, unwritten: str | None = None) -> InterfaceCounters:
-        """Where its packets are; ``unwritten`` names the counter of those that are in no file at the end."""
-        received, drops = self.ring.statistics()
-        rest = {unwritten: received - drops - self.written_total} if unwritten else {}
-        return InterfaceCounters(
-            interface=self.name,
-            received_total=received,
-            written_total=self.written_total,
-            kernel_drops_total=drops,
-            **rest,
-        )
-
-
 class Capture:
     """A running capture."""
 
     def __init__(
         self,
         *,
-        sources: Sequence[Source],
+        launch: Launch,
+        sources: list[Source],
+        maker: SourceMaker,
         files: CaptureFiles,
         report: Report,
-        control: socket.socket,
-        decoder: FrameDecoder,
-        ring: Conditions | None,
-        autostop: Conditions,
-        update_interval_s: float,
+        control: Control,
+        operating_system: str,
     ) -> None:
-        """The rings are armed, the first file is open. ``decoder`` holds what came behind the launch frame."""
+        """The rings are armed, the first file is open. Interfaces that come later are added to ``sources``."""
+        self._launch = launch
         self._sources = sources
+        self._maker = maker
         self._files = files
         self._report = report
         self._control = control
-        self._decoder = decoder
-        self._ring = ring
-        self._autostop = autostop
-        self._file_conditions = ring or Conditions(filesize_kb=autostop.filesize_kb)
-        self._interval_s = update_interval_s
+        self._operating_system = operating_system
+        self._autostop = launch.autostop
+        self._file_conditions = launch.ring or Conditions(filesize_kb=launch.autostop.filesize_kb)
+        self._interval_s = launch.update_interval_s
         # The kernel's timer looks at a block at most every retire time, and closes it the second time.
-        hold_ns = 2 * retire_ms(update_interval_s) * 1_000_000 + JITTER_NS
-        self._order = TimeOrder(len(sources), hold_ns)
+        hold_ns = 2 * retire_ms(self._interval_s) * 1_000_000 + JITTER_NS
+        self._order = TimeOrder(hold_ns)
+        self._caught_up_ns: list[int] = []
         self._hold_s = (hold_ns + JITTER_NS) / 1e9
         self._started_s = time.monotonic()
         self._ticked_s = 0.0
@@ -115,7 +84,8 @@ class Capture:
         self._end: EndReason | None = None
         self._is_full = False
         self._failure: Failure | None = None
-        self._ready = set(range(len(sources)))
+        self._coming: deque[tuple[LaunchInterface, socket.socket]] = deque()
+        self._ready: set[int] = set()
         self._epoll = select.epoll()
         self._numbers: dict[int, int] = {}
 
@@ -123,23 +93,36 @@ class Capture:
 
     def run(self) -> None:
         """Capture until there is a reason to end, then end well."""
-        self._epoll.register(self._control, select.EPOLLIN)
-        for number, source in enumerate(self._sources):
-            # Edge-triggered: a block that is held back to keep the order would make the socket look ready
-            # again and again.
-            self._epoll.register(source.ring.socket, select.EPOLLIN | select.EPOLLET)
-            self._numbers[source.ring.socket.fileno()] = number
+        self._epoll.register(self._control.socket, select.EPOLLIN)
+        for number in range(len(self._sources)):
+            self._add_ring()
+            self._listen_to(number)
         while self._end is None:
             signal.alarm(WATCHDOG_S)
             self._wait()
             self._take_blocks()
             self._write_in_order()
+            self._let_go()
+            self._take_in()
             self._look_at_time()
         self._finish()
 
+    def _add_ring(self) -> None:
+        self._order.add_ring()
+        self._caught_up_ns.append(0)
+
+    def _listen_to(self, number: int) -> None:
+        ring = self._sources[number].ring
+        if ring is not None:
+            # Edge-triggered: a block that is held back to keep the order would make the socket look ready
+            # again and again.
+            self._epoll.register(ring.socket, select.EPOLLIN | select.EPOLLET)
+            self._numbers[ring.socket.fileno()] = number
+            self._ready.add(number)
+
     def _wait(self) -> None:
         for fd, event in self._epoll.poll(0 if self._ready else self._timeout_s()):
-            if fd == self._control.fileno():
+            if fd == self._control.socket.fileno():
                 self._read_control()
                 continue
             number = self._numbers[fd]
@@ -158,62 +141,121 @@ class Capture:
             deadlines_s.append(self._files.opened_s + self._file_conditions.duration_s)
         if self._autostop.duration_s is not None:
             deadlines_s.append(self._started_s + self._autostop.duration_s)
-        if any(source.is_lost and not source.is_drained for source in self._sources):
+        if self._coming or any(source.is_lost for source in self._sources):
             deadlines_s.append(now_s + self._hold_s)
         return max(min(deadlines_s) - now_s, 0)
 
     def _read_control(self) -> None:
         try:
-            data = self._control.recv(65536)
-        except BlockingIOError:
-            return
-        except ConnectionResetError:
-            data = b""
-        self._decoder.feed(data)
-        try:
-            frame = self._decoder.next_frame()
-            asked_to_stop = frame is not None and isinstance(decode(frame), StopCapture)
+            orders = self._control.read()
         except RemoteProtocolError:
-            asked_to_stop = True  # the daemon speaks another protocol: there is nobody to work for
-        if asked_to_stop or not data:
+            self._end = EndReason.STOPPED  # the daemon speaks another protocol: there is nobody to work for
+            return
+        for order in orders:
+            if isinstance(order, StopCapture):
+                self._end = EndReason.STOPPED
+            else:
+                attach, packet_socket = order
+                self._coming.append((attach.interface, packet_socket))
+        if self._control.is_over:
             self._end = EndReason.STOPPED
 
     def _look_at_interface(self, number: int) -> None:
         source = self._sources[number]
+        if source.ring is None:
+            return
         source.ring.clear_error()
         if not source.is_lost and not source.ring.is_attached():
             source.is_lost = True
             self._report.interface_lost(source.name)
 
+    # Interfaces that come and go -----------------------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        """Give up the rings of interfaces that are gone, when their last packets are in the file."""
+        for number, source in enumerate(self._sources):
+            if source.is_lost and source.is_drained and not self._order.is_waiting(number):
+                self._forget_ring(number)
+        if not self._launch.waits and all(source.ring is None for source in self._sources):
+            names = ", ".join(source.name for source in self._sources)
+            text = f"{names} is no longer there: the capture has ended"
+            self._fail(FailureCode.INTERFACE_LOST, text, self._sources[0].name)
+
+    def _forget_ring(self, number: int) -> None:
+        source = self._sources[number]
+        if source.ring is not None:
+            self._epoll.unregister(source.ring.socket)
+            del self._numbers[source.ring.socket.fileno()]
+        self._ready.discard(number)
+        source.detach()
+        source.is_lost = False
+
+    def _take_in(self) -> None:
+        """Attach the interfaces that have come; one that is still being let go waits until it is."""
+        for _ in range(len(self._coming)):
+            interface, packet_socket = self._coming.popleft()
+            known = next((n for n, s in enumerate(self._sources) if s.name == interface.request.name), None)
+            if known is not None and self._sources[known].ring is not None:
+                self._look_at_interface(known)
+                if self._sources[known].is_lost:
+                    self._coming.append((interface, packet_socket))
+                else:
+                    packet_socket.close()  # it is in already
+                continue
+            self._attach(interface, packet_socket, known)
+
+    def _attach(self, interface: LaunchInterface, packet_socket: socket.socket, known: int | None) -> None:
+        number = len(self._sources) if known is None else known
+        try:
+            source = self._maker.make(interface, packet_socket, number)
+            self._join(source, number, is_new=known is None)
+        except CaptureFailed as error:
+            self._report.interface_skipped(interface.request.name, error.failure.text)
+        except WriteError as error:
+            self._fail_disk(error)
+        else:
+            self._report.interface_attached(source.name)
+
+    def _join(self, source: Source, number: int, *, is_new: bool) -> None:
+        """Let a new source, or the new ring of a known one, take part."""
+        if is_new:
+            self._files.add_block(source.description_block(self._operating_system))
+            self._sources.append(source)
+            self._add_ring()
+        elif source.link_layer_type != self._sources[number].link_layer_type:
+            text = f"{source.name} came back with another link-layer type, {source.link_layer_type}"
+            if source.ring is not None:
+                source.ring.close()
+            raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=source.name))
+        else:
+            self._sources[number].launch, self._sources[number].ring = source.launch, source.ring
+        try:
+            self._sources[number].arm()
+        except CaptureFailed:
+            self._sources[number].detach()
+            raise
+        self._listen_to(number)
+
     # Blocks -------------------------------------------------------------------------------------------------------
 
     def _take_blocks(self) -> None:
-        """Take one block of each ring that may have one."""
-        for number in tuple(self._ready):
-            source = self._sources[number]
-            block = source.ring.take()
-            if block is None:
+        """Take one block of each ring that has one."""
+        looked_ns = time.time_ns()
+        for number, source in enumerate(self._sources):
+            block = source.ring.take() if source.ring is not None else None
+            if block is None or source.ring is None:
                 self._ready.discard(number)
+                self._caught_up_ns[number] = looked_ns
                 continue
+            self._ready.add(number)  # there may be more
             source.taken_total += len(block.frames)
             waiting = Waiting(source.maker.make(block), partial(source.ring.release, block))
             self._order.add(number, waiting)
-        for source in self._sources:
-            if source.is_lost and not source.is_drained:
-                self._look_for_last_block(source)
-
-    def _look_for_last_block(self, source: Source) -> None:
-        received, drops = source.ring.statistics()
-        if source.taken_total < received - drops:
-            self._ready.add(self._sources.index(source))
-            return
-        source.is_drained = True
-        if all(other.is_drained for other in self._sources):
-            names = ", ".join(other.name for other in self._sources)
-            self._fail(FailureCode.INTERFACE_LOST, f"{names} is no longer there: the capture has ended", source.name)
 
     def _write_in_order(self) -> None:
-        taken = self._order.take(time.time_ns(), [source.is_drained for source in self._sources])
+        # From a ring whose interface is gone no more comes once all that it has counted was taken.
+        ended = [source.ring is None or (source.is_lost and source.is_drained) for source in self._sources]
+        taken = self._order.take(self._caught_up_ns, ended)
         if taken is None:
             return
         records, finished = taken
@@ -264,7 +306,7 @@ class Capture:
         if self._autostop.packets is not None and self._written_total >= self._autostop.packets:
             self._end_at_limit(EndReason.PACKETS)
         elif reason := is_full(self._files.fill, self._file_conditions):
-            if self._ring is None:
+            if self._launch.ring is None:
                 self._end_at_limit(reason)
             else:
                 self._switch()
@@ -288,7 +330,7 @@ class Capture:
             self._is_full = True
 
     def _drops_total(self) -> int:
-        return sum(source.ring.statistics().drops_total for source in self._sources)
+        return sum(source.statistics().drops_total for source in self._sources)
 
     def _fail_disk(self, error: WriteError) -> None:
         advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"
@@ -330,7 +372,8 @@ class Capture:
     def _finish(self) -> None:
         """Receive nothing more, write what has been received, close the file, tell the totals."""
         for source in self._sources:
-            source.ring.disarm()
+            if source.ring is not None:
+                source.ring.disarm()
         self._drain()
         bucket = "excess_total" if self._end in _LIMITS else "writer_drops_total"
         counters = tuple(source.counters(unwritten=bucket) for source in self._sources)
@@ -339,7 +382,9 @@ class Capture:
         except WriteError as error:
             self._fail_disk(error)
         for source in self._sources:
-            source.ring.close()
+            source.detach()
+        for _, packet_socket in self._coming:
+            packet_socket.close()
         if self._failure is not None:
             self._report.failed(self._failure)
         self._report.ended(self._end or EndReason.STOPPED, counters)
@@ -348,16 +393,14 @@ class Capture:
     def _drain(self) -> None:
         """Take the last blocks: the kernel closes them within their retire time."""
         deadline_s = time.monotonic() + _DRAIN_S
-        self._ready = set(range(len(self._sources)))
+        for source in self._sources:
+            source.is_lost = True  # nothing more will come
         while time.monotonic() < deadline_s:
-            for source in self._sources:
-                received, drops = source.ring.statistics()
-                source.is_drained = source.taken_total >= received - drops
+            self._ready = set(range(len(self._sources)))
             self._take_blocks()
             self._write_in_order()
             if all(source.is_drained for source in self._sources) and not self._order.is_waiting():
                 return
-            self._ready = set(range(len(self._sources)))
             time.sleep(0.001)
 
 
@@ -366,7 +409,7 @@ def statistics_blocks(sources: Sequence[Source], start_ns: int) -> bytes:
     now_ns = time.time_ns()
     blocks: list[bytes] = []
     for interface_id, source in enumerate(sources):
-        received, drops = source.ring.statistics()
+        received, drops = source.statistics()
         blocks.append(
             pcapng.interface_statistics(
                 interface_id,

@@ -40,11 +40,16 @@ class Slice:
 class TimeOrder:
     """What has come from the rings and is not written yet. Its bound is the rings' own memory."""
 
-    def __init__(self, rings: int, hold_ns: int) -> None:
-        """``hold_ns``: a packet older than this is in a block that the kernel has closed."""
+    def __init__(self, hold_ns: int) -> None:
+        """Begin without rings; ``hold_ns``: a packet older than this is in a block that the kernel has closed."""
         self._hold_ns = hold_ns
-        self._waiting: list[deque[Waiting]] = [deque() for _ in range(rings)]
-        self._seen_ns = [0] * rings
+        self._waiting: list[deque[Waiting]] = []
+        self._seen_ns: list[int] = []
+
+    def add_ring(self) -> None:
+        """Take in one ring more; rings are numbered from 0."""
+        self._waiting.append(deque())
+        self._seen_ns.append(0)
 
     def add(self, ring: int, waiting: Waiting) -> None:
         """Take a block's records."""
@@ -55,27 +60,30 @@ class TimeOrder:
         self._waiting[ring].append(waiting)
         self._seen_ns[ring] = int(waiting.records.timestamps_ns[-1])
 
-    def is_waiting(self) -> bool:
-        """Whether anything is held back."""
-        return any(self._waiting)
+    def is_waiting(self, ring: int | None = None) -> bool:
+        """Whether anything is held back, of any ring or of one."""
+        return any(self._waiting) if ring is None else bool(self._waiting[ring])
 
-    def take(self, now_ns: int, ended: Sequence[bool]) -> tuple[Slice, list[Waiting]] | None:
+    def take(self, caught_up_ns: Sequence[int], ended: Sequence[bool]) -> tuple[Slice, list[Waiting]] | None:
         """Return what may be written now, and the blocks to release afterwards, or None.
 
         Args:
-            now_ns: the time of the clock that stamps packets.
+            caught_up_ns: for each ring, a time at which all its closed blocks had been added, by the clock that
+                stamps packets. Not the present: after a stall, many closed blocks wait in the rings.
             ended: for each ring, whether no more can come from it.
         """
         if len(self._waiting) == 1:
-            ended = (True,)  # nothing to wait for
-        past_ns = now_ns - self._hold_ns
-        horizons = [max(seen_ns, past_ns) for seen_ns, end in zip(self._seen_ns, ended, strict=True) if not end]
+            caught_up_ns, ended = (0,), (True,)  # nothing to wait for
+        horizons = [
+            max(seen_ns, known_ns - self._hold_ns)
+            for seen_ns, known_ns, end in zip(self._seen_ns, caught_up_ns, ended, strict=True)
+            if not end
+        ]
         horizon_ns = min(horizons) - JITTER_NS if horizons else 2**63
         parts: list[tuple[U64, U64, npt.NDArray[np.int64]]] = []
         finished: list[Waiting] = []
         for ring, blocks in enumerate(self._waiting):
-            while blocks:
-                waiting = blocks[0]
+            for waiting in blocks:
                 timestamps_ns = waiting.records.timestamps_ns
                 ready = int(np.searchsorted(timestamps_ns, np.uint64(max(horizon_ns, 0)), "right"))
                 if ready > waiting.done:
@@ -83,8 +91,9 @@ class TimeOrder:
                     indexes = np.full(ready - waiting.done, ring, np.int64)
                     parts.append((waiting.records.vectors[part], timestamps_ns[part], indexes))
                     waiting.done = ready
-                if waiting.done < len(timestamps_ns):
-                    break
+                if timestamps_ns[-1] > horizon_ns + JITTER_NS:
+                    break  # nothing in later blocks is ready either
+            while blocks and blocks[0].done == len(blocks[0].records.timestamps_ns):
                 finished.append(blocks.popleft())
         if not parts:
             return None

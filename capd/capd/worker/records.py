@@ -8,22 +8,26 @@ written by one numpy call; no packet is ever a Python object, and no packet byte
 - a packet that does not begin on a 32-bit word (a link-layer header of unusual length).
 
 These are laid out in memory of their own. A VLAN tag that the kernel has set aside is put back by moving the two
-MAC addresses four bytes down.
+MAC addresses four bytes down; a cooked header goes before a packet that has none of its own.
 """
 
 import struct
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from capd.worker import cooked
 from capd.worker.ring import U32, Block, Ring
 from capd_protocol import pcapng
+from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL
 
+U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
+_Item = TypeVar("_Item", np.uint8, np.uint32)
 
 # Words of struct tpacket3_hdr (linux/if_packet.h).
 _SECONDS = 1
@@ -49,8 +53,8 @@ _OWN_BITS = np.frombuffer(b"".join(b"\xff" * n + b"\0" * (4 - n) for n in (4, 1,
 
 _BLOCK_HEADER_WORDS = pcapng.PACKET_BLOCK_HEADER_SIZE_BYTES // 4
 _RECORD_HEADER_WORDS = pcapng.PCAP_RECORD_HEADER_SIZE_BYTES // 4
-#: A packet whose end is nearer than this to the end of its block is copied: tag, padding and trailer.
-_TAIL_BYTES = 4 + 3 + pcapng.PACKET_BLOCK_TRAILER_SIZE_BYTES
+#: A packet whose end is nearer than this to the end of its block is copied: padding and trailer.
+_TAIL_BYTES = 3 + pcapng.PACKET_BLOCK_TRAILER_SIZE_BYTES
 
 
 @dataclass(slots=True)
@@ -75,18 +79,10 @@ class _Packets:
     original: U32
     seconds: U32
     nanoseconds: U32
-    tagged: npt.NDArray[np.bool_]
-    tags: U32
 
     def pick(self, which: I64) -> "_Packets":
         return _Packets(
-            self.first[which],
-            self.captured[which],
-            self.original[which],
-            self.seconds[which],
-            self.nanoseconds[which],
-            self.tagged[which],
-            self.tags[which],
+            self.first[which], self.captured[which], self.original[which], self.seconds[which], self.nanoseconds[which]
         )
 
 
@@ -98,8 +94,8 @@ class RecordMaker:
     file_format: Literal["pcapng", "pcap"]
     interface_id: int
     snaplen_bytes: int
-    #: Whether VLAN tags stand between MAC addresses and type, as on Ethernet.
-    ethernet: bool
+    #: Link-layer type; on Ethernet, VLAN tags are put back; the cooked ones get their header.
+    dlt: int
 
     def make(self, block: Block) -> Records:
         """Turn a block's packets into records. Once for each block: what it needs is overwritten."""
@@ -120,35 +116,58 @@ class RecordMaker:
         return Records(vectors, timestamps_ns, copies)
 
     def _read(self, block: Block) -> _Packets:
-        words = self.ring.words
+        """Read the kernel's headers, and complete the link-layer headers before the packets."""
         # One gather of whole rows is several times faster than one for each field.
-        rows = np.lib.stride_tricks.as_strided(
-            words, (len(words) - _HEADER_WORDS + 1, _HEADER_WORDS), (4, 4), writeable=False
-        )
-        headers = rows[block.frames]
-        captured = headers[:, _CAPTURED].astype(np.int64)
-        status, tci = headers[:, _STATUS], headers[:, _VLAN_TCI]
-        tagged = (status & _VLAN_VALID != 0) | (tci != 0)
-        if not self.ethernet:
-            tagged[:] = False
-        tpid = headers[:, _VLAN_TPID] >> _LOW_HALF & 0xFFFF
-        tpid = np.where((tpid != 0) | (status & _VLAN_TPID_VALID != 0), tpid, _ETHERTYPE_VLAN)
-        return _Packets(
+        headers = _windows(self.ring.words, _HEADER_WORDS)[block.frames]
+        packets = _Packets(
             first=block.frames * 4 + (headers[:, _MAC_AND_NET] >> _LOW_HALF & 0xFFFF),
-            captured=captured,
-            original=headers[:, _ORIGINAL] + np.uint32(_VLAN_TAG_BYTES) * tagged,
+            captured=headers[:, _CAPTURED].astype(np.int64),
+            original=headers[:, _ORIGINAL].copy(),
             seconds=headers[:, _SECONDS],
             nanoseconds=headers[:, _NANOSECONDS],
-            tagged=tagged & (captured >= _MAC_ADDRESSES_BYTES),
-            tags=(tpid << 16 | tci & 0xFFFF).astype(np.uint32),
         )
+        if self.dlt in cooked.HEADER_SIZE_BYTES:
+            self._put_cooked_headers(block, headers, packets)
+        elif self.dlt == DLT_EN10MB:
+            which = _tagged(headers)
+            if len(which):
+                self._restore_tags(which, _tags(headers[which]), packets)
+        np.minimum(packets.captured, self.snaplen_bytes, out=packets.captured)
+        return packets
+
+    def _restore_tags(self, which: I64, tags: U8, packets: _Packets) -> None:
+        """Put VLAN tags between the MAC addresses and the type of these packets."""
+        packets.original[which] += _VLAN_TAG_BYTES
+        which_whole = packets.captured[which] >= _MAC_ADDRESSES_BYTES
+        which, tags = which[which_whole], tags[which_whole]
+        first = packets.first[which]
+        addresses = _windows(self.ring.bytes, _MAC_ADDRESSES_BYTES)
+        addresses[first - _VLAN_TAG_BYTES] = addresses[first]
+        _windows(self.ring.bytes, _VLAN_TAG_BYTES)[first - _VLAN_TAG_BYTES + _MAC_ADDRESSES_BYTES] = tags
+        packets.first[which] -= _VLAN_TAG_BYTES
+        packets.captured[which] += _VLAN_TAG_BYTES
+
+    def _put_cooked_headers(self, block: Block, headers: U32, packets: _Packets) -> None:
+        """Put the header that takes the place of the link layer's before each packet."""
+        at = block.frames * 4 + cooked.ADDRESS_OFFSET_BYTES
+        made = cooked.headers(_windows(self.ring.bytes, cooked.ADDRESS_SIZE_BYTES)[at], self.dlt)
+        which = _tagged(headers) if self.dlt == DLT_LINUX_SLL else np.empty(0, np.int64)
+        others = np.setdiff1d(np.arange(len(made)), which, assume_unique=True)
+        self._put_before(packets, others, made[others])
+        if len(which):
+            parts = np.split(made[which], [cooked.VLAN_OFFSET_BYTES], axis=1)
+            self._put_before(packets, which, np.hstack((parts[0], _tags(headers[which]), parts[1])))
+
+    def _put_before(self, packets: _Packets, which: I64, made: U8) -> None:
+        size = made.shape[1]
+        packets.first[which] -= size
+        packets.captured[which] += size
+        packets.original[which] += size
+        _windows(self.ring.bytes, size)[packets.first[which]] = made
 
     def _make_in_place(self, packets: _Packets) -> U64:
         """Write header, padding and trailer around each packet; return the vectors."""
-        words = self.ring.words
-        if packets.tagged.any():
-            self._restore_tags(packets)
-        captured = np.minimum(packets.captured, self.snaplen_bytes)
+        words, captured = self.ring.words, packets.captured
         data = packets.first >> 2
         if self.file_format == "pcap":
             header = np.empty((len(data), _RECORD_HEADER_WORDS), np.uint32)
@@ -169,34 +188,34 @@ class RecordMaker:
             header[:, 5], header[:, 6] = captured, packets.original
             words[data + (padded >> 2)] = sizes
         width = header.shape[1]
-        # Overlapping windows, of which each is written whole: one scatter for all fields.
-        rows = np.lib.stride_tricks.as_strided(words, (len(words) - width + 1, width), (4, 4))
-        rows[data - width] = header
+        _windows(words, width)[data - width] = header
         vectors = np.empty((len(data), 2), np.uint64)
         vectors[:, 0] = data * 4 + (self.ring.address - width * 4)
         vectors[:, 1] = sizes
         return vectors
 
-    def _restore_tags(self, packets: _Packets) -> None:
-        words = self.ring.words
-        which = np.flatnonzero(packets.tagged)
-        data = packets.first[which] >> 2
-        for word in range(_MAC_ADDRESSES_BYTES // 4):
-            words[data + word - 1] = words[data + word]
-        words[data + 2] = packets.tags[which].astype(">u4").view(np.uint32)
-        packets.first[which] -= _VLAN_TAG_BYTES
-        packets.captured[which] += _VLAN_TAG_BYTES
-
     def _copy(self, packets: _Packets, i: int, timestamp_ns: int) -> bytes:
         """Lay out one packet elsewhere."""
         first, captured = int(packets.first[i]), int(packets.captured[i])
-        data = self.ring.bytes[first : first + captured].tobytes()
-        if packets.tagged[i]:
-            tag = int(packets.tags[i]).to_bytes(4, "big")
-            data = data[:_MAC_ADDRESSES_BYTES] + tag + data[_MAC_ADDRESSES_BYTES:]
-        data = data[: self.snaplen_bytes]
-        original = int(packets.original[i])
+        data, original = self.ring.bytes[first : first + captured].tobytes(), int(packets.original[i])
         if self.file_format == "pcap":
-            fields = int(packets.seconds[i]), int(packets.nanoseconds[i]), len(data), original
-            return struct.pack("=IIII", *fields) + data
+            return struct.pack("=IIII", packets.seconds[i], packets.nanoseconds[i], captured, original) + data
         return pcapng.enhanced_packet(self.interface_id, timestamp_ns, data, original)
+
+
+def _windows(memory: npt.NDArray[_Item], width: int) -> npt.NDArray[_Item]:
+    """Return a view whose row ``i`` is the ``width`` items from ``i`` on: one gather or scatter for all fields."""
+    return np.lib.stride_tricks.as_strided(memory, (len(memory) - width + 1, width), memory.strides * 2)
+
+
+def _tagged(headers: U32) -> I64:
+    """Return which packets had a VLAN tag that the kernel has set aside."""
+    return np.flatnonzero((headers[:, _STATUS] & _VLAN_VALID != 0) | (headers[:, _VLAN_TCI] != 0))
+
+
+def _tags(headers: U32) -> U8:
+    """Return the bytes of these packets' tags, as they were on the wire."""
+    tpid = headers[:, _VLAN_TPID] >> _LOW_HALF & 0xFFFF
+    is_told = (tpid != 0) | (headers[:, _STATUS] & _VLAN_TPID_VALID != 0)
+    tags = np.where(is_told, tpid, _ETHERTYPE_VLAN) << 16 | headers[:, _VLAN_TCI] & 0xFFFF
+    return tags.astype(">u4").view(np.uint8).reshape(-1, _VLAN_TAG_BYTES)

@@ -18,8 +18,10 @@ from capd_protocol.messages import (
     FailureCode,
     FileClosed,
     FileOpened,
+    InterfaceAttached,
     InterfaceCounters,
     InterfaceLost,
+    InterfaceSkipped,
     PacketCount,
     encode,
 )
@@ -75,6 +77,14 @@ class Report:
     def interface_lost(self, name: str) -> None:
         """Tell that an interface is gone."""
         self._send(encode(InterfaceLost(interface=name)))
+
+    def interface_attached(self, name: str) -> None:
+        """Tell that an interface has come, or come back."""
+        self._send(encode(InterfaceAttached(interface=name)))
+
+    def interface_skipped(self, name: str, text: str) -> None:
+        """Tell that an interface cannot be in the capture."""
+        self._send(encode(InterfaceSkipped(interface=name, text=text)))
 
     def failed(self, failure: Failure) -> None:
         """Tell why the capture cannot be: typed, and in dumpcap's way."""

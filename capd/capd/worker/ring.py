@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import mmap
+import os
 import socket
 import struct
 from typing import NamedTuple
@@ -33,14 +34,19 @@ _ETH_P_ALL = 0x0003
 # A protocol number that no frame carries: IANA keeps it reserved, and the kernel uses it for nothing.
 _ETH_P_NONE = 0xFFFF
 _TP_STATUS_USER = 1
+#: struct sockaddr_ll: family, protocol, ifindex, hatype, pkttype, halen, addr.
+_ADDRESS = struct.Struct("=HHiHBB8s")
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 #: From a frame's first byte to its first packet byte, before the reserve and without a link-layer header:
 #: TPACKET_ALIGN(TPACKET3_HDRLEN + 16), see tpacket_rcv() in net/packet/af_packet.c.
 _NETWORK_OFFSET_BYTES = 96
 _FRAME_SIZE_BYTES = 2048
 _SMALLEST_BLOCK_BYTES = 64 * 1024
+_SMALL_BLOCK_BYTES = 256 * 1024
 #: Small enough for a prompt capture to have many blocks, large enough for the largest snaplen.
-_PROMPT_BLOCK_BYTES = 256 * 1024
+_PROMPT_BLOCK_BYTES = 512 * 1024
 _LARGEST_BLOCK_BYTES = 1024 * 1024
 #: Below this the kernel closes blocks so often that there must be many of them.
 _PROMPT_RETIRE_MS = 5
@@ -49,6 +55,10 @@ _PROMPT_RETIRE_MS = 5
 _BLOCK_STATUS = 2
 _BLOCK_PACKETS = 3
 _BLOCK_FIRST = 4
+
+
+#: The index that stands for every interface, as in packet(7).
+ALL_INTERFACES = 0
 
 
 class RingError(Exception):
@@ -77,7 +87,7 @@ class Statistics(NamedTuple):
 def block_size(size_bytes: int, retire_ms: int) -> int:
     """Choose the size of a ring's blocks: at least eight of them, where the smallest size allows."""
     size = _PROMPT_BLOCK_BYTES if retire_ms < _PROMPT_RETIRE_MS else _LARGEST_BLOCK_BYTES
-    while size > _PROMPT_BLOCK_BYTES and size_bytes < 8 * size:
+    while size > _SMALL_BLOCK_BYTES and size_bytes < 8 * size:
         size //= 2
     return size
 
@@ -89,13 +99,9 @@ class Ring:
     from before the ring and the filter were in place.
     """
 
-    def __init__(self) -> None:
-        """Open the socket. This, and nothing after it, needs CAP_NET_RAW.
-
-        Raises:
-            OSError: the process may not.
-        """
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    def __init__(self, packet_socket: socket.socket) -> None:
+        """Take over a packet socket that ``open_packet_socket`` made."""
+        self.socket = packet_socket
         self._taken = 0
         self._released = 0
         self._received_total = 0
@@ -152,29 +158,38 @@ class Ring:
         fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
         self.socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
-    def arm(self, interface_index: int, name: str, *, promiscuous: bool) -> None:
-        """Begin to receive. Promiscuous mode ends when the socket closes, however that happens.
+    def arm(self, interface_index: int, *, promiscuous: bool) -> None:
+        """Begin to receive, from one interface or from ALL_INTERFACES.
+
+        Promiscuous mode ends when the socket closes, however that happens.
 
         Raises:
-            OSError: ENODEV or ENXIO, if there is no such interface any more; ENETDOWN, if it is down.
+            OSError: ENODEV, if there is no such interface any more.
         """
         self._interface_index = interface_index
-        if promiscuous:
+        if promiscuous and interface_index != ALL_INTERFACES:
             request = struct.pack("=iHH8s", interface_index, _PACKET_MR_PROMISC, 0, b"")
             self.socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
-        self.socket.bind((name, _ETH_P_ALL))
-        if socket.if_nametoindex(name) != interface_index:
-            raise OSError(errno.ENODEV, f"the interface {name} was replaced by another")
+        self._bind(_ETH_P_ALL)
+
+    def _bind(self, protocol: int) -> None:
+        """Bind by index: Python's own bind takes a name, which may belong to another interface by now."""
+        address = _ADDRESS.pack(socket.AF_PACKET, socket.htons(protocol), self._interface_index, 0, 0, 0, b"")
+        if _libc.bind(self.socket.fileno(), address, len(address)) < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
 
     def disarm(self) -> None:
         """Receive nothing more. When this returns, the kernel's counts are final."""
         # bind(2) waits until the last packet has gone through the old hook; changing the filter would not.
         # An interface that is gone has no hook any more.
         with contextlib.suppress(OSError):
-            self.socket.bind((socket.if_indextoname(self._interface_index), _ETH_P_NONE))
+            self._bind(_ETH_P_NONE)
 
     def is_attached(self) -> bool:
         """Whether the interface still exists; it may be down."""
+        if self._interface_index == ALL_INTERFACES:
+            return True
         try:
             socket.if_indextoname(self._interface_index)
         except OSError:

@@ -58,7 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``capctl capture``: dumpcap's letters where it has them."""
     parser.set_defaults(conditions={}, run=run)
     add = parser.add_argument
-    add("-i", "--interface", action="append", required=True, metavar="NAME", help="capture on this; may be repeated")
+    add(
+        "-i",
+        "--interface",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="capture on this: a name, a pattern such as 'veth*', or any; may be repeated",
+    )
     add("-f", "--filter", metavar="TEXT", help="only packets that match, see pcap-filter(7)")
     add("-s", "--snaplen", type=int, metavar="BYTES", help="keep at most so much of each packet")
     add("-p", "--no-promiscuous", action="store_true", help="leave the interface's promiscuous mode alone")
@@ -86,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY:N",
         help="next file after: duration:SECONDS, filesize:KB, packets:N; keep files:N; may be repeated",
     )
+    add("--wait", action="store_true", help="interfaces may come later, and come back")
     add("--update-interval", type=float, metavar="SECONDS", help="how soon packets are in the file (0.1)")
     add("--json", action="store_true", help="print events as lines of JSON")
 
@@ -106,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
         "group_access": options.group_access,
         "use_libpcap": options.pcap or None,
         "update_interval": options.update_interval,
+        "wait_for_interfaces": options.wait,
         **cast(CaptureArguments, options.conditions),
     }
     if options.count is not None and "max_packet_count" in options.conditions:
@@ -161,6 +170,10 @@ class _Json:
                 self._print("file_closed", **msgspec.structs.asdict(message))
             case CaptureSession.SP_INTERFACE_LOST:
                 self._print("interface_lost", interface=message)
+            case CaptureSession.SP_INTERFACE_ATTACHED:
+                self._print("interface_attached", interface=message)
+            case CaptureSession.SP_INTERFACE_SKIPPED:
+                self._print("interface_skipped", text=message)
             case CaptureSession.SP_LAGGED:
                 self._print("lagged", events=message)
             case CaptureSession.SP_ENDED:
@@ -213,6 +226,10 @@ class _Text:
                 self._line(_closed_line(message))
             case CaptureSession.SP_INTERFACE_LOST:
                 self._line(f"The interface {message} is gone.")
+            case CaptureSession.SP_INTERFACE_ATTACHED:
+                self._line(f"The interface {message} is attached.")
+            case CaptureSession.SP_INTERFACE_SKIPPED:
+                self._line(f"Not captured: {message}")
             case CaptureSession.SP_ENDED:
                 self._line(_summary(self._capture, message))
             case _:

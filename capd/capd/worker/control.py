@@ -1,0 +1,82 @@
+"""The worker's ear: what the daemon says on the control socket, with the descriptors that come along."""
+
+import array
+import os
+import socket
+
+from capd.worker.launch import Attach, Launch, decode_attach, decode_launch
+from capd_protocol.frames import Frame, FrameDecoder
+from capd_protocol.messages import StopCapture, decode
+
+_RECEIVE_BYTES = 65536
+_MAX_DESCRIPTORS = 64
+
+Order = StopCapture | tuple[Attach, socket.socket]
+
+
+class Control:
+    """Reads from the daemon."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.socket = control
+        self._decoder = FrameDecoder()
+        self._descriptors: list[int] = []
+        self.is_over = False
+
+    def read_launch(self) -> Launch | None:
+        """Wait for what to do; None if the daemon has changed its mind."""
+        while (frame := self._decoder.next_frame()) is None:
+            self._receive(0)
+            if self.is_over:
+                return None
+        return decode_launch(frame)
+
+    def _receive(self, flags: int) -> None:
+        try:
+            data, ancillary, _, _ = self.socket.recvmsg(
+                _RECEIVE_BYTES, socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS), flags | socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            data, ancillary = b"", []
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._descriptors += array.array("i", payload)
+        self.is_over = not data
+        self._decoder.feed(data)
+
+    def read(self) -> list[Order]:
+        """Return what the daemon has said since; ``is_over`` says that it will say no more.
+
+        Raises:
+            RemoteProtocolError: it speaks another language.
+        """
+        try:
+            self._receive(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        orders: list[Order] = []
+        while (frame := self._decoder.next_frame()) is not None:
+            order = self._order_of(frame)
+            if order is not None:
+                orders.append(order)
+        return orders
+
+    def _order_of(self, frame: Frame) -> Order | None:
+        attach = decode_attach(frame)
+        if attach is not None:
+            # The descriptor came with the frame's first byte, so it is here.
+            return attach, socket.socket(fileno=self._descriptors.pop(0))
+        message = decode(frame)
+        return message if isinstance(message, StopCapture) else None
+
+    def is_gone(self) -> bool:
+        """Whether the daemon has closed its side."""
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        """Close descriptors that nobody took."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())

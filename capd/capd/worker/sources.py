@@ -1,0 +1,228 @@
+"""An interface of a capture: its ring, how its packets become records, and what has become of them."""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Literal
+
+from capd.libpcap import Handle
+from capd.packet_socket import open_packet_socket
+from capd.worker import cooked
+from capd.worker.filter_text import words
+from capd.worker.filters import CaptureFailed, Compiler
+from capd.worker.launch import Launch, LaunchInterface
+from capd.worker.records import RecordMaker
+from capd.worker.ring import Ring, RingError, Statistics
+from capd_protocol import pcapng
+from capd_protocol.linktypes import DLT_EN10MB, LinkLayerType, dlt_to_linktype, from_dlt
+from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES, Failure, FailureCode, InterfaceCounters
+
+_ETHERNET_HEADER_BYTES = 14
+
+#: What the kernel says of an interface that has changed since the daemon looked; all else is unsupported.
+_CODES = {
+    errno.ENODEV: FailureCode.NO_SUCH_INTERFACE,
+    errno.ENXIO: FailureCode.NO_SUCH_INTERFACE,
+    errno.ENETDOWN: FailureCode.INTERFACE_DOWN,
+}
+
+
+def retire_ms(update_interval_s: float) -> int:
+    """How long the kernel may keep a block: a tenth of the interval, so that waiting for it twice is short."""
+    return max(1, round(update_interval_s * 100))
+
+
+@contextlib.contextmanager
+def _typed(interface: str) -> Generator[None, None, None]:
+    """Turn what the kernel says about an interface into the typed failure."""
+    try:
+        yield
+    except RingError as error:
+        text = f"{error}: ask for a smaller kernel_buffer_size"
+        raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text)) from error
+    except PermissionError as error:
+        text = "capd itself may not open a packet socket: it lacks CAP_NET_RAW"
+        raise CaptureFailed(Failure(code=FailureCode.NOT_PERMITTED, text=text, interface=interface)) from error
+    except OSError as error:
+        code = _CODES.get(error.errno or 0, FailureCode.UNSUPPORTED)
+        text = f"the kernel does not capture on {interface}: {error.strerror}"
+        raise CaptureFailed(Failure(code=code, text=text, interface=interface)) from error
+
+
+_NOTHING = Statistics(0, 0)
+
+
+@dataclass(slots=True)
+class Source:
+    """One interface of the capture. Without a ring while the interface is gone."""
+
+    name: str
+    launch: LaunchInterface
+    link_layer_type: LinkLayerType
+    interface_id: int
+    file_format: Literal["pcapng", "pcap"]
+    ring: Ring | None
+    taken_total: int = 0
+    written_total: int = 0
+    #: Of rings that it had before.
+    past: Statistics = _NOTHING
+    is_lost: bool = False
+
+    @property
+    def maker(self) -> RecordMaker:
+        """What makes records of its blocks."""
+        if self.ring is None:
+            raise AssertionError("no ring, no blocks")
+        return RecordMaker(
+            ring=self.ring,
+            file_format=self.file_format,
+            interface_id=self.interface_id,
+            snaplen_bytes=self.launch.request.snaplen_bytes,
+            dlt=self.link_layer_type.dlt,
+        )
+
+    def arm(self) -> None:
+        """Begin to receive.
+
+        Raises:
+            CaptureFailed: the interface is not there any more.
+        """
+        if self.ring is None:
+            raise AssertionError("no ring to arm")
+        with _typed(self.name):
+            self.ring.arm(self.launch.index, promiscuous=self.launch.request.promiscuous)
+
+    def statistics(self) -> Statistics:
+        """Return the kernel's totals, of all rings that it has had."""
+        if self.ring is None:
+            return self.past
+        now = self.ring.statistics()
+        return Statistics(self.past.received_total + now.received_total, self.past.drops_total + now.drops_total)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether every packet that the kernel has counted has been taken."""
+        received, drops = self.statistics()
+        return self.taken_total >= received - drops
+
+    def detach(self) -> None:
+        """Give up the ring of an interface that is gone; what it has counted stays."""
+        self.past = self.statistics()
+        if self.ring is not None:
+            self.ring.close()
+            self.ring = None
+
+    def counters(self, *, unwritten: str | None = None) -> InterfaceCounters:
+        """Where its packets are; ``unwritten`` names the counter of those that are in no file at the end."""
+        received, drops = self.statistics()
+        rest = {unwritten: received - drops - self.written_total} if unwritten else {}
+        return InterfaceCounters(
+            interface=self.name,
+            received_total=received,
+            written_total=self.written_total,
+            kernel_drops_total=drops,
+            **rest,
+        )
+
+    def description_block(self, operating_system: str) -> bytes:
+        """Return the block that declares it in a pcapng file."""
+        return pcapng.interface_description(
+            linktype=dlt_to_linktype(self.link_layer_type.dlt),
+            snaplen_bytes=self.launch.request.snaplen_bytes,
+            name=self.name,
+            description=self.launch.alias,
+            capture_filter=self.launch.request.capture_filter,
+            operating_system=operating_system,
+            hardware=self.launch.driver,
+            mac_address=self.launch.mac_address,
+            speed_bits_per_s=self.launch.speed_bits_per_s,
+        )
+
+
+class SourceMaker:
+    """Makes sources; holds what that takes from the privileged beginning to the end.
+
+    Interfaces of one hardware type share a libpcap handle: what it compiles is the same for all of them. For those
+    that come later and are of a new type, there is no live one, which matters for ``vlan`` alone.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._compilers: dict[tuple[int, int], Compiler] = {}
+        self._made = 0
+
+    def open(self) -> list[socket.socket]:
+        """Open all that needs CAP_NET_RAW; return the inert sockets of the first interfaces.
+
+        Raises:
+            CaptureFailed: something cannot be opened.
+        """
+        sockets: list[socket.socket] = []
+        for interface in self._launch.interfaces:
+            key = interface.hardware_type, interface.request.snaplen_bytes
+            if key not in self._compilers and interface.is_up:
+                self._compilers[key] = Compiler(interface.device, interface.request.snaplen_bytes)
+            with _typed(interface.device):
+                sockets.append(open_packet_socket(cooked=interface.is_cooked))
+        return sockets
+
+    def make(self, interface: LaunchInterface, packet_socket: socket.socket, interface_id: int) -> Source:
+        """Compile the filter and make the ring; the socket is still inert.
+
+        Raises:
+            CaptureFailed: the filter does not compile, or there is no memory; the socket is closed.
+        """
+        try:
+            return self._make(interface, packet_socket, interface_id)
+        except BaseException:
+            packet_socket.close()
+            raise
+
+    def _make(self, interface: LaunchInterface, packet_socket: socket.socket, interface_id: int) -> Source:
+        request = interface.request
+        compiler = self._compiler_for(interface)
+        link_layer_type = compiler.choose_link_layer_type(interface.wanted_type)
+        program = compiler.compile(request.capture_filter, interface_id)
+        if link_layer_type.dlt in cooked.HEADER_SIZE_BYTES:
+            program = _cook(program, link_layer_type, interface)
+        ring = Ring(packet_socket)
+        with _typed(request.name):
+            ring.configure(
+                size_bytes=request.kernel_buffer_size_bytes or DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
+                retire_ms=retire_ms(self._launch.update_interval_s),
+                header_bytes=_ETHERNET_HEADER_BYTES if link_layer_type.dlt == DLT_EN10MB else 0,
+                loopback=interface.loopback,
+            )
+            ring.attach_filter(program)
+        return Source(
+            name=request.name,
+            launch=interface,
+            link_layer_type=link_layer_type,
+            interface_id=interface_id,
+            file_format=self._launch.file_format,
+            ring=ring,
+        )
+
+    def _compiler_for(self, interface: LaunchInterface) -> Compiler:
+        request = interface.request
+        key = interface.hardware_type, request.snaplen_bytes
+        if key in self._compilers:
+            return self._compilers[key]
+        if any(word.text == "vlan" for word in words(request.capture_filter)):
+            text = f"'vlan' on {request.name} needs an interface of its kind that was up when the capture began"
+            raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=request.name))
+        handle = Handle.dead(interface.wanted_type or from_dlt(interface.default_dlt), request.snaplen_bytes)
+        return Compiler.of(handle, request.name)
+
+
+def _cook(program: bytes, link_layer_type: LinkLayerType, interface: LaunchInterface) -> bytes:
+    made = cooked.cook(program, link_layer_type.dlt)
+    if made is None:
+        name = interface.request.name
+        text = f"the filter looks at a part of the {link_layer_type} header of {name} that the kernel does not know"
+        raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, argument="capture_filter", interface=name))
+    with contextlib.suppress(OSError):  # without a loopback interface there is nothing to leave out
+        made = cooked.without_looped_back(made, socket.if_nametoindex("lo"))
+    return made
