@@ -8,7 +8,8 @@ pyroute2's own sockets run on asyncio; its messages do not care.
 
 import errno
 import socket
-from collections.abc import AsyncGenerator, Iterable, Mapping
+import struct
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -43,6 +44,26 @@ _RTEXT_FILTER_SKIP_STATS = 1 << 3
 _RECEIVE_BYTES = 256 * 1024
 #: For bursts of changes; the kernel doubles it, and takes less where it must.
 _WATCH_BUFFER_BYTES = 4 * 1024 * 1024
+#: struct nlmsghdr, and where attributes begin behind it and struct ifinfomsg; struct nlattr.
+_MESSAGE = struct.Struct("=IHHII")
+_ATTRIBUTES_OFFSET = 32
+_ATTRIBUTE = struct.Struct("=HH")
+_NLA_TYPE_MASK = 0x3FFF
+#: By their numbers in linux/if_link.h, the attributes of links that are read here.
+_WANTED = frozenset(
+    (
+        1,  # IFLA_ADDRESS
+        3,  # IFLA_IFNAME
+        4,  # IFLA_MTU
+        5,  # IFLA_LINK
+        10,  # IFLA_MASTER
+        16,  # IFLA_OPERSTATE
+        18,  # IFLA_LINKINFO
+        20,  # IFLA_IFALIAS
+        23,  # IFLA_STATS64
+        37,  # IFLA_LINK_NETNSID
+    )
+)
 _DEADLINE_S = 5.0
 _MAX_DUMPS = 10
 
@@ -76,7 +97,41 @@ async def _exchange(request: Any, flags: int) -> list[Any]:
 
 
 def _parse(data: bytes) -> list[Any]:
-    return list(cast(Iterable[Any], MarshalRtnl().parse(data)))
+    return list(cast(Iterable[Any], MarshalRtnl().parse(_slim(data))))
+
+
+def _slim(data: bytes) -> bytes:
+    """Leave out the attributes of links that nobody reads here: pyroute2 parses the rest three times as fast.
+
+    Most of a link's kilobyte are the settings of address families.
+    """
+    parts: list[bytes] = []
+    at = 0
+    while at + _MESSAGE.size <= len(data):
+        length, kind, flags, sequence, port = _MESSAGE.unpack_from(data, at)
+        if length < _MESSAGE.size:
+            break
+        message = data[at : at + length]
+        if kind in (RTM_NEWLINK, RTM_DELLINK):
+            attributes = b"".join(_wanted_attributes(message))
+            size_bytes = _ATTRIBUTES_OFFSET + len(attributes)
+            header = _MESSAGE.pack(size_bytes, kind, flags, sequence, port)
+            message = header + message[_MESSAGE.size : _ATTRIBUTES_OFFSET] + attributes
+        parts.append(message + bytes(-len(message) % 4))
+        at += length + -length % 4
+    return b"".join(parts)
+
+
+def _wanted_attributes(message: bytes) -> Iterator[bytes]:
+    at = _ATTRIBUTES_OFFSET
+    while at + _ATTRIBUTE.size <= len(message):
+        length, kind = _ATTRIBUTE.unpack_from(message, at)
+        if length < _ATTRIBUTE.size:
+            return
+        if kind & _NLA_TYPE_MASK in _WANTED:
+            value = message[at : at + length]
+            yield value + bytes(-length % 4)
+        at += length + -length % 4
 
 
 async def _dump(make: type, message_type: int) -> list[Any]:

@@ -66,9 +66,16 @@ def _out_of_range(argument: str, value: float | None) -> Iterator[Fault]:
         return
     least, greatest, unit = RANGES[argument]
     if not least <= value <= greatest:  # also refuses NaN
-        # JSON's whole numbers have no bound; how Python writes them has.
-        shown = value if isinstance(value, float) or abs(value) < 2**64 else "a far larger number"
-        yield Fault(argument, f"{argument} is {shown}; possible are {least} to {greatest} {unit}")
+        yield Fault(argument, f"{argument} is {_shown(value)}; possible are {least} to {greatest} {unit}")
+
+
+def _shown(value: float) -> str:
+    """Show a number that was sent: JSON's whole numbers have no bound, what Python writes has."""
+    try:
+        text = str(value)
+    except ValueError:
+        return "a far larger number"
+    return text if len(text) <= _MAX_QUOTED_CHARACTERS else text[:_MAX_QUOTED_CHARACTERS] + "…"
 
 
 def _quoted(text: str) -> str:
