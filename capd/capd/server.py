@@ -246,6 +246,9 @@ class _Client:
                     return refused
                 await self._connection.send(encode(Started(capture_id=capture.capture_id)))
                 connection_tasks.start_soon(self._write_during, capture, subscriber, all_sent)
+            if not capture.is_started:
+                # The client left before; there is nobody to tell.
+                connection_tasks.cancel_scope.cancel()
             with trio.move_on_after(limits.LAST_EVENTS_TIMEOUT_S):
                 await all_sent.wait()
             connection_tasks.cancel_scope.cancel()

@@ -53,6 +53,9 @@ class CaptureSession(SessionBase):
         self._request, self._place = make_request(arguments)
         self._conversation = Conversation(self._request, self._place)
         self._transport: Transport | None = None
+        self._was_entered = False
+        self._is_terminated = False
+        self._receiving = anyio.Lock()
 
     async def __aenter__(self) -> "CaptureSession":
         """Start the capture.
@@ -63,10 +66,13 @@ class CaptureSession(SessionBase):
             ChildError: the capture was refused; the subclass and ``failure`` tell why.
             BrokenPipe: the daemon went away.
         """
+        if self._was_entered:
+            raise RuntimeError("a session is for one capture: make another one")
+        self._was_entered = True
         self._transport = await anyio.to_thread.run_sync(self._ask)
         try:
             while not self._conversation.is_decided:
-                await self._receive()
+                await self._receive(self._transport)
             error = self._conversation.start_error()
             if error is not None:
                 raise error
@@ -94,12 +100,14 @@ class CaptureSession(SessionBase):
             raise RuntimeError("the session is not entered: use 'async with'")
         return self._transport
 
-    async def _receive(self) -> None:
-        transport = self._entered()
-        await anyio.wait_readable(transport.socket)
-        self._conversation.receive(transport.receive_nowait())
+    async def _receive(self, transport: Transport) -> None:
+        """Receive more; several tasks may, and each returns when there is something new."""
+        received = self._conversation.received_bytes
+        async with self._receiving:
+            if self._conversation.received_bytes == received and not self._conversation.is_over:
+                await anyio.wait_readable(transport.socket)
+                self._conversation.receive(transport.receive_nowait())
 
-    # ``timeout`` is wirepy's argument.
     async def wait_for_event(self, block: bool = True, timeout: float | None = None) -> Event:  # noqa: ASYNC109
         """Return the next event: a pair of its type, one of ``SP_…``, and its message.
 
@@ -115,12 +123,12 @@ class CaptureSession(SessionBase):
             ChildError: likewise, and it has failed.
             BrokenPipe: the daemon went away.
         """
-        if not block:
-            await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        if not block or (timeout is not None and timeout <= 0):
             return self._event_now()
         with _no_events_after(timeout):
             while (event := self._conversation.next_event()) is None:
-                await self._receive()
+                await self._receive(self._entered())
         return event
 
     def _event_now(self) -> Event:
@@ -142,12 +150,12 @@ class CaptureSession(SessionBase):
         Raises:
             Exception: what a handler raises; else as ``wait_for_event``.
         """
-        with _no_events_after(timeout):
-            while True:
-                event = await self.wait_for_event(block)
-                if not self._handle(event):
-                    break
-        return event
+        deadline_s = None if timeout is None else anyio.current_time() + timeout
+        while True:
+            left_s = None if deadline_s is None else deadline_s - anyio.current_time()
+            event = await self.wait_for_event(block, left_s)
+            if not self._handle(event):
+                return event
 
     def __aiter__(self) -> AsyncIterator[Event]:
         """Iterate over the events without handlers until the capture ends; if it fails, its error is raised."""
@@ -173,27 +181,39 @@ class CaptureSession(SessionBase):
     async def wait(self) -> None:
         """Wait until the capture has ended by itself; its events can be had afterwards."""
         while not self._conversation.is_over:
-            await self._receive()
+            await self._receive(self._entered())
 
     async def terminate(self) -> None:
         """End the capture, wait until its files are complete, and close the connection. Safe to call again."""
-        transport, self._transport = self._transport, None
-        if transport is None:
+        transport = self._transport
+        if transport is None or self._is_terminated:
             return
-        with anyio.CancelScope(shield=True):
-            transport.leave()
-            with anyio.move_on_after(END_TIMEOUT_S):
+        self._is_terminated = True
+        interrupted: BaseException | None = None
+        try:
+            deadline_s = anyio.current_time() + END_TIMEOUT_S
+            with anyio.CancelScope(shield=True, deadline=deadline_s) as scope:
+                transport.leave()
                 while not self._conversation.is_over:
-                    await anyio.wait_readable(transport.socket)
-                    self._conversation.receive(transport.receive_nowait())
+                    try:
+                        await self._receive(transport)
+                    except anyio.get_cancelled_exc_class() as error:
+                        # asyncio's own Task.cancel(), which no shield holds off: it has to wait.
+                        if scope.cancel_called:
+                            raise
+                        interrupted = error
+        finally:
             self._conversation.receive(b"")
+            transport.socket.close()
+        with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(transport.close)
+        if interrupted is not None:
+            raise interrupted
 
 
 @contextmanager
 def _no_events_after(timeout_s: float | None) -> Generator[None, None, None]:
-    try:
-        with anyio.fail_after(timeout_s):
-            yield
-    except TimeoutError as error:
-        raise NoEvents("no event came in time") from error
+    with anyio.move_on_after(timeout_s) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise NoEvents("no event came in time")

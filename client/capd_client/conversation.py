@@ -84,6 +84,7 @@ class Conversation:
         self._decoder = FrameDecoder()
         self._events: deque[Event] = deque()
         self._is_closed = False
+        self.received_bytes = 0
         self._error: CaptureError | None = None
         self.capture_id: int | None = None
         self.failure: Failure | None = None
@@ -112,6 +113,7 @@ class Conversation:
             if not data:
                 self._is_closed = True
                 self._decoder.check_end()
+            self.received_bytes += len(data)
             self._decoder.feed(data)
             while (frame := self._decoder.next_frame()) is not None:
                 self._handle(decode(frame))
