@@ -44,6 +44,7 @@ class Worker:
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
         self._control: trio.SocketStream | None = None
+        self._is_launched = trio.Event()
         self._sending = trio.Lock()
 
     async def run(self, on_message: Callable[[Message], None]) -> int | None:
@@ -70,6 +71,7 @@ class Worker:
             try:
                 try:
                     await self._control.send_all(encode_launch(self._launch))
+                    self._is_launched.set()
                     await self._receive(self._control, on_message)
                 except trio.BrokenResourceError:
                     pass  # it ended without reading; its exit status tells
@@ -97,6 +99,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Tell the worker to end the capture well. Its last messages come as the others did."""
+        await self._is_launched.wait()
         if self._control is not None:
             # Where the socket is closed it has ended already.
             async with self._sending:

@@ -102,11 +102,12 @@ class CaptureSession(SessionBase):
 
     async def _receive(self, transport: Transport) -> None:
         """Receive more; several tasks may, and each returns when there is something new."""
-        received = self._conversation.received_bytes
+        rounds = self._rounds
         async with self._receiving:
-            if self._conversation.received_bytes == received and not self._conversation.is_over:
+            if self._rounds == rounds and not self._conversation.is_over:
                 await anyio.wait_readable(transport.socket)
                 self._conversation.receive(transport.receive_nowait())
+                self._rounds += 1
 
     async def wait_for_event(self, block: bool = True, timeout: float | None = None) -> Event:  # noqa: ASYNC109
         """Return the next event: a pair of its type, one of ``SP_…``, and its message.

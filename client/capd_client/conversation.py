@@ -84,7 +84,7 @@ class Conversation:
         self._decoder = FrameDecoder()
         self._events: deque[Event] = deque()
         self._is_closed = False
-        self.received_bytes = 0
+        self._is_refused = False
         self._error: CaptureError | None = None
         self.capture_id: int | None = None
         self.failure: Failure | None = None
@@ -108,14 +108,15 @@ class Conversation:
     # Bytes in -----------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
-        """Take bytes from the daemon; empty ones say that it has closed the connection."""
+        """Take bytes from the daemon; empty ones say that it has closed the connection. After the end, none count."""
+        if self._is_closed:
+            return
         try:
             if not data:
                 self._is_closed = True
                 self._decoder.check_end()
-            self.received_bytes += len(data)
             self._decoder.feed(data)
-            while (frame := self._decoder.next_frame()) is not None:
+            while not self._is_refused and (frame := self._decoder.next_frame()) is not None:
                 self._handle(decode(frame))
         except RemoteProtocolError as error:
             self._is_closed = True
@@ -167,7 +168,10 @@ class Conversation:
                 pass  # of a later version of the protocol that means no harm to this one
 
     def _fail(self, failure: Failure) -> None:
+        """Take note of a refusal; one of the capture itself is the last thing that matters."""
         self.failure = failure
+        if self.capture_id is None:
+            self._is_refused = self._is_closed = True
         event = SP_BAD_FILTER if failure.code == FailureCode.BAD_FILTER else SP_ERROR_MSG
         self._events.append((event, failure.text))
 

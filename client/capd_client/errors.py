@@ -42,6 +42,17 @@ class ChildError(CaptureError):
         super().__init__(text)
         self.failure = failure
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Be the same after copying and pickling: what is raised has its final text."""
+        return _restore, (type(self), self.args, vars(self))
+
+
+def _restore(kind: type[ChildError], args: tuple[object, ...], attributes: dict[str, object]) -> ChildError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(attributes)
+    return error
+
 
 class BadFilterError(ChildError):
     """The capture filter does not compile. Correct it.

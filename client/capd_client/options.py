@@ -187,6 +187,8 @@ def _interface_requests(arguments: CaptureArguments) -> tuple[InterfaceRequest, 
         raise InvalidArgument("interfaces is empty: name at least one, such as 'eth0'", argument="interfaces")
     if isinstance(given, str | CaptureInterface):
         given = (given,)
+    if not isinstance(given, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # not every caller is typed
+        raise InvalidArgument(f"interfaces is {given!r}; it must be names of interfaces", argument="interfaces")
     common = {name: arguments.get(name) for name in _InterfaceOptions.__dataclass_fields__}
     common["kernel_buffer_size"] = _kernel_buffer_size_mib(arguments)
     return tuple(_interface_request(one, common) for one in given)
@@ -195,7 +197,8 @@ def _interface_requests(arguments: CaptureArguments) -> tuple[InterfaceRequest, 
 def _interface_request(one: object, common: dict[str, Any]) -> InterfaceRequest:
     if isinstance(one, str):
         one = CaptureInterface(name=one)
-    if not isinstance(one, CaptureInterface):
+    name: object = one.name if isinstance(one, CaptureInterface) else None
+    if not isinstance(one, CaptureInterface) or not isinstance(name, str):
         raise InvalidArgument(f"interfaces has {one!r}; it takes names and CaptureInterface", argument="interfaces")
     own = {name: getattr(one, name) for name in common}
     _check_types(own)

@@ -1,8 +1,10 @@
 """``CaptureSession``: a capture for programs that block."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any, Unpack
 
 from capd_client import conversation
@@ -22,6 +24,18 @@ END_TIMEOUT_S = 30.0
 _REPLY_TIMEOUT_S = 10.0
 
 Handler = Callable[[Any], object]
+
+#: Raised where nobody handles them.
+_ERRORS = (conversation.SP_ERROR_MSG, conversation.SP_BAD_FILTER)
+#: Shown to programs that ask for them only: a program made for wirepy knows none of these.
+_BEYOND_WIREPY = (
+    conversation.SP_FILE_CLOSED,
+    conversation.SP_INTERFACE_LOST,
+    conversation.SP_INTERFACE_ATTACHED,
+    conversation.SP_INTERFACE_SKIPPED,
+    conversation.SP_LAGGED,
+    conversation.SP_ENDED,
+)
 
 
 class SessionBase:
@@ -43,24 +57,9 @@ class SessionBase:
     _conversation: Conversation
 
     def __init__(self) -> None:
-        self._handlers: dict[int, Handler] = {
-            self.SP_ERROR_MSG: self._raise_error,
-            self.SP_BAD_FILTER: self._raise_error,
-            **dict.fromkeys(
-                (
-                    self.SP_FILE_CLOSED,
-                    self.SP_INTERFACE_LOST,
-                    self.SP_INTERFACE_ATTACHED,
-                    self.SP_INTERFACE_SKIPPED,
-                    self.SP_LAGGED,
-                    self.SP_ENDED,
-                ),
-                lambda _: None,
-            ),
-        }
-
-    def _raise_error(self, text: str) -> None:
-        raise self._conversation.error_of(text)
+        self._handlers: dict[int, Handler] = {}
+        #: How often something was received.
+        self._rounds = 0
 
     def register_eventhandler(self, event_type: int, func: Handler) -> None:
         """Have a function called with the message of each event of a type, instead of getting these events.
@@ -78,11 +77,13 @@ class SessionBase:
 
     def _handle(self, event: Event) -> bool:
         """Give an event to its handler, if it has one."""
-        handler = self._handlers.get(event[0])
-        if handler is None:
-            return False
-        handler(event[1])
-        return True
+        event_type, message = event
+        handler = self._handlers.get(event_type)
+        if handler is not None:
+            handler(message)
+        elif event_type in _ERRORS:
+            raise self._conversation.error_of(message)
+        return handler is not None or event_type in _BEYOND_WIREPY
 
     @property
     def packetcount(self) -> int:
@@ -155,6 +156,7 @@ class CaptureSession(SessionBase):
         super().__init__()
         request, place = make_request(arguments)
         self._conversation = Conversation(request, place)
+        self._receiving = threading.Lock()
         directory_fd = place.open()
         try:
             self._transport = connect_for(request, socket_path)
@@ -231,10 +233,20 @@ class CaptureSession(SessionBase):
             yield event
 
     def _receive(self, deadline_s: float | None) -> None:
-        data = self._transport.receive(None if deadline_s is None else max(0, deadline_s - time.monotonic()))
-        if data is None:
+        """Receive more; several threads may, and each returns when there is something new."""
+        rounds = self._rounds
+        if not self._receiving.acquire(timeout=-1 if deadline_s is None else _left(deadline_s)):
             raise NoEvents("no event came in time")
-        self._conversation.receive(data)
+        try:
+            if self._rounds != rounds or self._conversation.is_over:
+                return
+            data = self._transport.receive(None if deadline_s is None else _left(deadline_s))
+            if data is None:
+                raise NoEvents("no event came in time")
+            self._conversation.receive(data)
+            self._rounds += 1
+        finally:
+            self._receiving.release()
 
     def stop(self) -> None:
         """Have the capture end. Its last events still come, then iteration ends; returns at once."""
@@ -254,8 +266,15 @@ class CaptureSession(SessionBase):
         while not self._conversation.is_over:
             self._receive(deadline_s)
 
+    def abandon(self) -> None:
+        """Leave at once, without waiting for anything: the daemon ends the capture, and its files, by itself."""
+        self._conversation.receive(b"")
+        self._transport.close(wait=False)
+
     def terminate(self) -> None:
         """End the capture, wait until its files are complete, and close the connection. Safe to call again."""
+        if self._transport.is_closed:
+            return
         self._transport.leave()
         try:
             self.wait(END_TIMEOUT_S)
@@ -272,5 +291,10 @@ def connect_for(request: StartCapture, socket_path: str | os.PathLike[str] | Non
     return connect(socket_path, may_start=True, monitor_mode=needs_radio)
 
 
+def _left(deadline_s: float) -> float:
+    # What is longer than a week is no different from it; locks take no more than some hundred years.
+    return min(max(0.0, deadline_s - time.monotonic()), 604_800.0)
+
+
 def _deadline(timeout_s: float | None) -> float | None:
-    return None if timeout_s is None else time.monotonic() + timeout_s
+    return None if timeout_s is None or timeout_s == inf else time.monotonic() + timeout_s

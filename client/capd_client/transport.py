@@ -6,7 +6,6 @@ import select
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ SOCKET_VARIABLE = "CAPD_SOCKET"
 
 _CAP_NET_RAW = 13
 _RECEIVE_BYTES = 65536
+_LONGEST_WAIT_S = 2e6
 #: A private daemon has nothing more to do when its connection is closed.
 _PRIVATE_END_S = 20.0
 
@@ -54,11 +54,10 @@ class Transport:
 
     def receive(self, timeout_s: float | None) -> bytes | None:
         """Return bytes, empty ones when the daemon has closed; None when none came in time."""
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
-        left_ms = None if deadline_s is None else max(0.0, (deadline_s - time.monotonic()) * 1000)
-        if not poll.poll(left_ms):
+        # poll(2) takes milliseconds as an int: what is longer than 24 days is for ever.
+        if not poll.poll(timeout_s * 1000 if timeout_s is not None and timeout_s < _LONGEST_WAIT_S else None):
             return None
         return self.receive_nowait()
 
@@ -74,10 +73,15 @@ class Transport:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
-    def close(self) -> None:
-        """Close the connection, and wait for a daemon of our own to end."""
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self.socket.fileno() < 0
+
+    def close(self, *, wait: bool = True) -> None:
+        """Close the connection, and wait for a daemon of our own to end; without waiting, it ends by itself."""
         self.socket.close()
-        if self._daemon is None:
+        if self._daemon is None or not wait:
             return
         try:
             self._daemon.wait(_PRIVATE_END_S)
@@ -104,7 +108,7 @@ def connect(
     Raises:
         DaemonUnavailable: there is none.
     """
-    told = os.fspath(socket_path) if socket_path is not None else os.environ.get(SOCKET_VARIABLE)
+    told = os.fspath(socket_path) if socket_path is not None else os.environ.get(SOCKET_VARIABLE) or None
     path = told or DEFAULT_SOCKET
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:

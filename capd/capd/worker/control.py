@@ -1,6 +1,7 @@
 """The worker's ear: what the daemon says on the control socket, with the descriptors that come along."""
 
 import array
+import contextlib
 import os
 import socket
 
@@ -50,10 +51,8 @@ class Control:
         Raises:
             RemoteProtocolError: it speaks another language.
         """
-        try:
+        with contextlib.suppress(BlockingIOError):  # something may have come with what was read before
             self._receive(socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return []
         orders: list[Order] = []
         while (frame := self._decoder.next_frame()) is not None:
             order = self._order_of(frame)

@@ -6,6 +6,8 @@ Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there 
 import argparse
 import json
 import os
+import shutil
+import signal
 import sys
 from datetime import datetime
 from importlib.metadata import version
@@ -38,24 +40,35 @@ def _list(options: argparse.Namespace) -> int:
             datetime.fromtimestamp(each.started_ns / 1e9).astimezone().strftime("%H:%M:%S"),
             count(each.packets_total),
             count(each.drops_total),
-            shorten(",".join(each.interfaces), 15),
-            shorten(each.file_name, 30),
+            ",".join(each.interfaces),
+            each.file_name,
         )
         for each in captures
     ]
     header = ("ID", "UID", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE")
-    print("\n".join(table(header, rows, right=frozenset((0, 1, 3, 4)))))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    lines = table(header, rows, right=frozenset((0, 1, 3, 4)))
+    print("\n".join(line if width is None else shorten(line, width) for line in lines))
     return 0
 
 
 def _stop(options: argparse.Namespace) -> int:
+    status = 0
     for capture_id in options.id:
-        stop_capture(capture_id, socket_path=options.socket)
-    return 0
+        try:
+            stop_capture(capture_id, socket_path=options.socket)
+        except ChildError as error:
+            _tell(error, as_json=False)
+            status = EXIT_FAILED
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="capctl", description="Capture packets through the capd daemon.")
+    parser = argparse.ArgumentParser(
+        prog="capctl",
+        description="Capture packets through the capd daemon.",
+        epilog="Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon.",
+    )
     parser.add_argument("--version", action="version", version=f"capctl {version('capd')}")
     parser.add_argument(
         "--socket", metavar="PATH", help="where the daemon listens (default: $CAPD_SOCKET or /run/capd/capd.sock)"
@@ -83,25 +96,35 @@ def _tell(error: CaptureError, as_json: bool) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; see the module's docstring for the exit status."""
-    options = _parser().parse_args(argv)
+    # File names may have bytes that the terminal's encoding has not.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        return int(options.run(options))
-    except InvalidArgument as error:
-        _tell(error, getattr(options, "json", False))
-        return EXIT_USAGE
-    except DaemonUnavailable as error:
-        _tell(error, getattr(options, "json", False))
-        return EXIT_NO_DAEMON
-    except CaptureError as error:
-        _tell(error, getattr(options, "json", False))
-        return EXIT_FAILED
+        try:
+            return _run(_parser().parse_args(argv))
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has left: the capture has ended with the session. Nothing may be flushed there
+        # Whoever read our output has left; a capture has ended with its session. Nothing may be flushed there
         # at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:
-        return 128 + 2
+        return 128 + signal.SIGINT
+
+
+def _run(options: argparse.Namespace) -> int:
+    as_json = bool(getattr(options, "json", False))
+    try:
+        return int(options.run(options))
+    except InvalidArgument as error:
+        _tell(error, as_json)
+        return EXIT_USAGE
+    except DaemonUnavailable as error:
+        _tell(error, as_json)
+        return EXIT_NO_DAEMON
+    except CaptureError as error:
+        _tell(error, as_json)
+        return EXIT_FAILED
 
 
 if __name__ == "__main__":

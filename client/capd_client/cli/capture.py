@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import shutil
+import os
 import signal
 import sys
 import time
@@ -124,6 +124,9 @@ def run(options: argparse.Namespace) -> int:
         output: _Json | _Text = _Json(capture) if options.json else _Text(capture)
         try:
             _follow(capture, output)
+        except KeyboardInterrupt:  # the second Ctrl-C: no more patience
+            capture.abandon()
+            raise
         finally:
             output.close()
     return 0
@@ -265,7 +268,9 @@ class _Text:
             f"{count(self._capture.packetcount)} packets  {si(size_bytes, 'B')}  "
             f"{count(self._capture.dropcount)} dropped  {si(self._rate, '/s')}  "
         )
-        width = shutil.get_terminal_size().columns - 1
+        # The line is on standard error, which may be a terminal where standard output is none; and the terminal
+        # itself writes ^C behind it.
+        width = max(os.get_terminal_size(sys.stderr.fileno()).columns - 3, 0)
         name = self._file.rpartition("/")[2]
         line = state + shorten(name, max(width - len(state), 0))
         print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)

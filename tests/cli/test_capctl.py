@@ -1,0 +1,593 @@
+"""``capctl`` as people type it and as programs read it, each time a process of its own."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capd_client import list_captures
+from tests.cli.terminal import in_terminal
+from tests.client.conftest import Bench
+from tests.client.helpers import PATIENCE_S, pcap_linktype_and_sizes, read_complete, wait_until
+from tests.support.daemon import status_of
+from tests.support.namespace import veth_pair
+
+CAPCTL = (sys.executable, "-m", "capd_client.cli")
+COMMANDS = ("capture", "list", "stop", "interfaces", "linktypes", "stats", "watch")
+ESCAPE = "\x1b"
+
+
+def command(bench: Bench, *words: str) -> list[str]:
+    """Return the words that are typed."""
+    return [*CAPCTL, "--socket", bench.daemon.socket_path, *words]
+
+
+def capture_command(bench: Bench, *words: str) -> list[str]:
+    """Return the words of a capture on the captured interface."""
+    return command(bench, "capture", "-i", bench.interface, *words)
+
+
+def done(words: list[str], **arguments: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, without a terminal."""
+    return subprocess.run(
+        words, capture_output=True, text=True, timeout=PATIENCE_S, check=False, stdin=subprocess.DEVNULL, **arguments
+    )
+
+
+@contextlib.contextmanager
+def started(words: list[str], cwd: Path) -> Generator[tuple[subprocess.Popen[str], list[str]], None, None]:
+    """Have a capture run, without a terminal; give its process, and its first line."""
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            assert first, process.communicate(timeout=PATIENCE_S)
+            yield process, [first.rstrip("\n")]
+        finally:
+            process.kill()
+
+
+def captured(bench: Bench, packets: int, *words: str, size_bytes: int = 100) -> tuple[int, list[str], str]:
+    """Return exit status, lines and errors of a capture that ends by itself while packets are sent."""
+    with started(capture_command(bench, *words), bench.directory) as (process, lines):
+        bench.send(packets, size_bytes)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, lines + output.splitlines(), errors
+
+
+def nothing_runs(bench: Bench) -> bool:
+    """Whether the daemon has no capture."""
+    return list_captures(socket_path=bench.daemon.socket_path) == ()
+
+
+# capture, without a terminal ------------------------------------------------------------------------------------
+
+
+def test_capture_tells_the_file_and_what_is_in_it(bench: Bench) -> None:
+    status, lines, errors = captured(bench, 5, "-c", "5", "-w", "a.pcapng")
+    size_bytes = (bench.directory / "a.pcapng").stat().st_size
+    assert re.fullmatch(r"  complete: 5 packets, [\d.]+ k?B, 0\.\d{3} s", lines[1])
+    assert lines[0:1] + lines[2:] == [
+        "File: a.pcapng",
+        "5 packets captured (all packets are there)",
+        f"  {bench.interface}: 5 written, 0 dropped (0.0 %) of 5",
+    ]
+    shown = re.search(r", ([\d.]+) (k?)B", lines[1])
+    assert shown is not None
+    assert float(shown[1]) * (1000 if shown[2] else 1) == pytest.approx(size_bytes, rel=0.05)
+    assert (status, errors) == (0, "")
+    assert len(read_complete(bench.directory / "a.pcapng").packets) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "ending", "files", "kept"),
+    [
+        (("-a", "packets:7"), "all packets are there", [7], 1),
+        pytest.param(("-c", "9", "-a", "packets:7"), "all packets are there", [7], 1, marks=pytest.mark.long),
+        (("-a", "filesize:2"), "the file is full", None, 1),
+        pytest.param(("-a", "duration:0.3"), "time is up", [20], 1, marks=pytest.mark.long),
+        (("-b", "packets:3", "-a", "files:2"), "the last file is full", [3, 3], 2),
+        (("-b", "packets:4", "-b", "files:2", "-c", "14"), "all packets are there", [4, 4, 4, 2], 2),
+        (("--ring-buffer", "filesize:1", "--autostop", "files:2"), "the last file is full", None, 2),
+        pytest.param(("-b", "duration:0.2", "-a", "duration:0.5"), "time is up", None, 3, marks=pytest.mark.long),
+    ],
+)
+def test_conditions_end_a_capture_and_switch_files(
+    bench: Bench, words: tuple[str, ...], ending: str, files: list[int] | None, kept: int
+) -> None:
+    status, lines, errors = captured(bench, 20, "-w", "a.pcapng", *words)
+    assert (status, errors) == (0, "")
+    packets = [int(line.split()[1]) for line in lines if line.startswith("  complete: ")]
+    assert files is None or packets == files
+    assert f"{sum(packets)} packets captured ({ending})" in lines
+    left = sorted(bench.directory.glob("a*"))
+    assert len(left) == kept
+    assert [len(read_complete(path).packets) for path in left] == packets[-kept:]
+
+
+@pytest.mark.long
+def test_other_options_reach_the_capture(bench: Bench) -> None:
+    words = ("-f", "udp", "-s", "60", "-p", "-y", "DOCSIS", "-B", "2", "-g", "-P", "--update-interval", "0.02")
+    # libpcap does not filter this type: no filter then.
+    status, lines, errors = captured(bench, 4, "-w", "a.pcap", "-c", "4", *words[2:])
+    assert (status, errors) == (0, "")
+    assert pcap_linktype_and_sizes(bench.directory / "a.pcap") == (143, [60] * 4)
+    assert (bench.directory / "a.pcap").stat().st_mode & 0o777 == 0o640
+    status, lines, errors = captured(bench, 4, "-w", "b.pcapng", "-a", "duration:0.3", "-f", "tcp")
+    assert (status, errors) == (0, "")
+    assert lines[-1] == f"  {bench.interface}: 0 written, 0 dropped (0.0 %) of 0"
+
+
+def test_several_interfaces_are_given_one_by_one(bench: Bench) -> None:
+    with veth_pair("more0", "more1"):
+        status, lines, errors = captured(bench, 3, "-i", "more1", "-w", "a.pcapng", "-c", "3")
+    assert (status, errors) == (0, "")
+    assert lines[-2:] == [
+        f"  {bench.interface}: 3 written, 0 dropped (0.0 %) of 3",
+        "  more1: 0 written, 0 dropped (0.0 %) of 0",
+    ]
+
+
+def test_without_a_savefile_it_tells_which_temporary_file(bench: Bench) -> None:
+    status, lines, _ = captured(bench, 1, "-c", "1")
+    path = Path(lines[0].removeprefix("File: "))
+    try:
+        assert (status, len(read_complete(path).packets)) == (0, 1)
+    finally:
+        path.unlink()
+
+
+def test_without_a_terminal_it_prints_plain_text(bench: Bench) -> None:
+    with started(capture_command(bench, "-w", "a.pcapng", "-a", "duration:0.3"), bench.directory) as (process, lines):
+        bench.send(3)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert errors == ""
+    assert ESCAPE not in output
+    assert "\r" not in output
+    assert len(lines + output.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "shown"),
+    [
+        (b"d\xff", "utf-8", b"/d\\udcff/"),
+        ("d\u00e9".encode(), "utf-8", "/d\u00e9/".encode()),
+        ("d\u00e9".encode(), "ascii", b"/d\\xe9/"),
+    ],
+)
+def test_names_of_any_kind_can_be_told(bench: Bench, name: bytes, encoding: str, shown: bytes) -> None:
+    directory = os.fsencode(bench.directory) + b"/" + name
+    os.mkdir(directory)  # noqa: PTH102  # not every name is text
+    words = [*map(os.fsencode, capture_command(bench, "-a", "duration:0.05", "-w")), directory + b"/a.pcapng"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    ended = subprocess.run(words, capture_output=True, timeout=PATIENCE_S, check=False, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert shown + b"a.pcapng\n" in ended.stdout
+
+
+# capture, on a terminal -----------------------------------------------------------------------------------------
+
+LIVE = re.compile(r"[\d,]+ packets  [\d.]+ [kM]?B  [\d,]+ dropped  [\d.]+ [kM]?/s  \S+")
+
+
+def test_on_a_terminal_a_line_lives_and_nothing_of_it_is_left(bench: Bench) -> None:
+    name = "a-name-that-would-not-fit-into-the-line-if-it-were-not-made-shorter-than-it-is.pcapng"
+    words = capture_command(bench, "-w", name, "-b", "packets:2000")
+    with in_terminal(words, cwd=bench.directory) as session:
+        session.wait_for(r"(?m)^0 packets  .*0 dropped  0 /s  a-name")
+        assert session.screen.wraps == 1  # the name of the file is as long as it is
+        bench.send(1500)
+        session.wait_for(r"(?m)^1,500 packets  .* dropped  ")
+        bench.send(1500)
+        session.wait_for(r"(?m)^3,000 packets  .* dropped  0 /s")  # nothing comes any more
+        session.type("\x03")
+        assert session.wait_ended() == 0
+    wraps, lines, erased = session.screen.wraps, session.screen.lines, session.screen.erased
+    assert wraps == 2
+    assert all(LIVE.match(line) for line in erased)
+    assert max(map(len, erased)) <= 80
+    assert any("…" in line for line in erased)
+    assert not any("dropped  " in line or "^C" in line for line in lines)
+    text = "".join(lines)
+    assert text.startswith("File: a-name-that-")
+    assert text.count("complete: ") == 2
+    assert "3,000 packets captured (stopped)" in text
+
+
+def test_the_line_fits_a_narrow_terminal(bench: Bench) -> None:
+    with in_terminal(capture_command(bench, "-w", "a.pcapng"), columns=30, cwd=bench.directory) as session:
+        session.wait_for(r"(?m)^0 packets  \d+")
+        bench.send(10)
+        session.wait_for(r"(?m)^10 packets  ")
+        assert session.screen.wraps == 0
+        assert [line[:12] for line in session.screen.lines] == ["File: a.pcap", "10 packets  "]
+        session.type("\x03")
+        assert session.wait_ended() == 0
+    assert not any("^C" in line for line in session.screen.lines)
+
+
+def test_the_line_is_on_the_terminal_when_the_lines_are_not(bench: Bench) -> None:
+    path = bench.directory / "lines"
+    with (
+        path.open("wb") as lines,
+        in_terminal(
+            capture_command(bench, "-w", "a.pcapng"), columns=40, cwd=bench.directory, stdout=lines.fileno()
+        ) as session,
+    ):
+        session.wait_for(r"0 packets  \d+")
+        bench.send(10)
+        session.wait_for(r"10 packets  ")
+        assert session.screen.wraps == 0
+        session.type("\x03")
+        assert session.wait_ended() == 0
+    assert session.screen.lines == []
+    text = path.read_text()
+    assert text.startswith("File: a.pcapng\n")
+    assert ESCAPE not in text
+
+
+def test_a_failure_leaves_no_line_behind(bench: Bench) -> None:
+    with (
+        veth_pair("gone0", "gone1"),
+        in_terminal(command(bench, "capture", "-i", "gone1", "-w", "a.pcapng"), cwd=bench.directory) as session,
+    ):
+        session.wait_for("File: a.pcapng")
+        subprocess.run(["ip", "link", "delete", "dev", "gone0"], check=True, timeout=10)
+        assert session.wait_ended() == 1
+    lines = session.screen.lines
+    assert lines[0] == "File: a.pcapng"
+    assert lines[-1].startswith("capctl: gone1")
+    assert not any("dropped  " in line for line in lines)
+
+
+# capture, stopped -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_capture_well(bench: Bench, number: signal.Signals) -> None:
+    with started(capture_command(bench, "-w", "a.pcapng"), bench.directory) as (process, _):
+        bench.send(6)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, "")
+    assert "6 packets captured (stopped)" in output
+    assert len(read_complete(bench.directory / "a.pcapng").packets) == 6
+    assert nothing_runs(bench)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_daemon_that_does_not_react(bench: Bench) -> None:
+    with started(capture_command(bench, "-w", "a.pcapng"), bench.directory) as (process, _):
+        bench.send(6)
+        bench.daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            process.send_signal(signal.SIGINT)
+            wait_until(lambda: _is_handled(process.pid, signal.SIGINT), "the first Ctrl-C is handled")
+            started_s = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=PATIENCE_S)
+            assert time.monotonic() - started_s < 5
+        finally:
+            bench.daemon.process.send_signal(signal.SIGCONT)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert errors == ""
+    wait_until(lambda: nothing_runs(bench), "the capture has ended")
+    assert len(read_complete(bench.directory / "a.pcapng").packets) == 6
+
+
+def _is_handled(process_id: int, number: signal.Signals) -> bool:
+    """Whether a process has taken a signal and waits again."""
+    status = status_of(process_id)
+    is_pending = int(status["ShdPnd"], 16) >> (number - 1) & 1
+    return not is_pending and status["State"].startswith("S")
+
+
+def test_a_reader_that_leaves_ends_the_capture(bench: Bench) -> None:
+    words = capture_command(bench, "--json", "-w", "a.pcapng")
+    with subprocess.Popen(
+        ["sh", "-c", '"$@" | head -1; exec sleep 0', "sh", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=bench.directory,
+    ) as shell:
+        assert shell.stdout is not None
+        assert json.loads(shell.stdout.readline())["event"] == "file"
+        # It notices when it has something to say.
+        bench.send(3)
+        _, errors = shell.communicate(timeout=PATIENCE_S)
+    assert errors == b""
+    assert nothing_runs(bench)
+    assert len(read_complete(bench.directory / "a.pcapng").packets) == 3
+
+
+def test_output_that_nobody_reads_is_no_fault(bench: Bench) -> None:
+    readable, writable = os.pipe()
+    os.close(readable)
+    with bench.running():
+        for words in (("list",), ("list", "--json"), ("interfaces",), ("--help",), ("capture", "--help")):
+            ended = subprocess.run(
+                command(bench, *words), stdout=writable, stderr=subprocess.PIPE, timeout=PATIENCE_S, check=False
+            )
+            assert ended.stderr == b"", words
+    os.close(writable)
+
+
+def test_the_end_of_the_daemon_is_told(own_bench: Bench) -> None:
+    with started(capture_command(own_bench, "-w", "a.pcapng"), own_bench.directory) as (process, _):
+        own_bench.daemon.process.kill()
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert errors == "capctl: capd has gone away: the files up to the last event can be read\n"
+
+
+# --json ---------------------------------------------------------------------------------------------------------
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    """Return the objects of the lines, each of which has its type first."""
+    objects = [json.loads(line) for line in text.splitlines()]
+    assert all(next(iter(each)) == "event" for each in objects)
+    return objects
+
+
+def test_json_lines_tell_everything(bench: Bench) -> None:
+    status, lines, errors = captured(bench, 6, "--json", "-w", "a.pcapng", "-b", "packets:4", "-c", "6")
+    assert (status, errors) == (0, "")
+    events = json_lines("\n".join(lines))
+    assert [each["event"] for each in events] == [*["file", "packets", "file_closed"] * 2, "ended"]
+    names = sorted(str(path.relative_to(bench.directory)) for path in bench.directory.glob("a_*"))
+    first, second, ended = events[:3], events[3:6], events[6]
+    for (opened, count, closed), name, packets, total in zip((first, second), names, (4, 2), (4, 6), strict=True):
+        assert opened == {"event": "file", "path": name}
+        assert count == {"event": "packets", "packets_delta": packets, "packets_total": total}
+        assert set(closed) == {
+            *("event", "name", "packets", "size_bytes", "first_timestamp_ns", "last_timestamp_ns", "drops"),
+        }
+        assert (closed["name"], closed["packets"], closed["drops"]) == (name, packets, 0)
+        assert closed["size_bytes"] == (bench.directory / name).stat().st_size
+        assert closed["first_timestamp_ns"] <= closed["last_timestamp_ns"] <= time.time_ns()
+    (counters,) = ended.pop("interfaces")
+    assert ended == {"event": "ended", "reason": "packets"}
+    assert counters == {
+        "interface": bench.interface,
+        "received_total": 6,
+        "written_total": 6,
+        "kernel_drops_total": 0,
+        "writer_drops_total": 0,
+        "excess_total": 0,
+    }
+
+
+def test_json_tells_of_interfaces_that_go_and_of_the_error(bench: Bench) -> None:
+    with (
+        veth_pair("gone0", "gone1"),
+        started(command(bench, "capture", "-i", "gone1", "--json", "-w", "a"), bench.directory) as (process, lines),
+    ):
+        subprocess.run(["ip", "link", "delete", "dev", "gone0"], check=True, timeout=10)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    events = json_lines("\n".join(lines) + "\n" + output)
+    by_type = {each["event"]: each for each in events}
+    assert by_type["interface_lost"] == {"event": "interface_lost", "interface": "gone1"}
+    assert by_type["ended"]["reason"] == "failed"
+    assert events[-1]["event"] == "error"
+    assert events[-1]["code"] == "interface_lost"
+    assert errors == f"capctl: {events[-1]['text']}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "status"),
+    [
+        (("-i", "nowhere0"), "no_such_interface", 1),
+        (("-f", "udp port"), "bad_filter", 1),
+        (("-s", "0"), None, 2),
+        (("-b", "files:2", "-w", "a"), None, 2),
+    ],
+)
+def test_json_tells_errors(bench: Bench, words: tuple[str, ...], code: str | None, status: int) -> None:
+    ended = done(capture_command(bench, "--json", *words))
+    (event,) = json_lines(ended.stdout)
+    assert set(event) == {"event", "code", "text"}
+    assert (event["event"], event["code"], ended.returncode) == ("error", code, status)
+    assert ended.stderr == f"capctl: {event['text']}\n"
+
+
+def test_json_tells_that_there_is_no_daemon() -> None:
+    ended = done([*CAPCTL, "--socket", "/nowhere/capd.sock", "list", "--json"])
+    (event,) = json_lines(ended.stdout)
+    assert (event["event"], event["code"], ended.returncode) == ("error", None, 3)
+    assert "/nowhere/capd.sock" in event["text"]
+
+
+# list and stop --------------------------------------------------------------------------------------------------
+
+
+def test_list_says_when_nothing_runs(bench: Bench) -> None:
+    ended = done(command(bench, "list"))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "No capture runs.\n", "")
+    ended = done(command(bench, "list", "--json"))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
+    with bench.running() as first, bench.running(savefile=bench.directory / "b.pcapng") as second:
+        bench.send(1234)
+        wait_until(
+            lambda: all(e.packets_total == 1234 for e in list_captures(socket_path=bench.daemon.socket_path)), "counted"
+        )
+        header, *rows = done(command(bench, "list")).stdout.splitlines()
+        assert header.split() == ["ID", "UID", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE"]
+        now = time.strftime("%H:%M")
+        for row, capture, name in zip(rows, (first, second), ("a.pcapng", "b.pcapng"), strict=True):
+            cells = row.split()
+            since = cells.pop(2)
+            assert cells == [str(capture.capture_id), "0", "1,234", "0", bench.interface, name]
+            assert re.fullmatch(r"\d\d:\d\d:\d\d", since)
+            assert since[:5] <= now or now == "00:00"
+        listed = [json.loads(line) for line in done(command(bench, "list", "--json")).stdout.splitlines()]
+        assert [set(each) for each in listed] == [
+            {
+                *("capture_id", "user_id", "interfaces", "file_name", "started_ns"),
+                *("files_total", "packets_total", "drops_total"),
+            }
+        ] * 2
+        assert [each["capture_id"] for each in listed] == [first.capture_id, second.capture_id]
+        ended = done(command(bench, "stop", str(first.capture_id), str(second.capture_id)))
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+        first.wait(PATIENCE_S)
+        second.wait(PATIENCE_S)
+    assert nothing_runs(bench)
+    assert str(first.end_reason) == str(second.end_reason) == "stopped"
+
+
+def test_stop_ends_all_that_there_are_and_tells_of_the_others(bench: Bench) -> None:
+    with bench.running() as capture:
+        ended = done(command(bench, "stop", "999999", str(capture.capture_id), "888888"))
+        assert ended.returncode == 1
+        assert ended.stderr.splitlines() == [f"capctl: there is no capture {n} of yours" for n in (999999, 888888)]
+        capture.wait(PATIENCE_S)
+
+
+@pytest.mark.long
+def test_a_list_fits_the_terminal(bench: Bench) -> None:
+    name = "a-name-that-would-not-fit-into-the-line-if-it-were-not-made-shorter-than-it-is.pcapng"
+    with contextlib.ExitStack() as stack:
+        names = [bench.interface]
+        for number in range(3):
+            names.append(f"a-long-name-{number}b")
+            stack.enter_context(veth_pair(f"peer{number}", names[-1]))
+        stack.enter_context(bench.running(interfaces=names, savefile=bench.directory / name))
+        for columns in (80, 60):
+            with in_terminal(command(bench, "list"), columns=columns) as session:
+                assert session.wait_ended() == 0
+            assert session.screen.wraps == 0
+            assert len(session.screen.lines) == 2
+        # A program that looks for a name finds it.
+        assert name in done(command(bench, "list")).stdout
+
+
+# Messages -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("-i", "nowhere0"), 1, ["there is no interface nowhere0"]),
+        (("-f", "udp and ether broccoli"), 1, ["capture filter: ", "(at character 15)"]),
+        (("-f", "host example.org"), 1, ["capture filter: ", "'example.org'", "(at character 6)"]),
+        (("-I",), 1, ["is not a wireless interface"]),
+        (("-w", "/nowhere/a.pcapng"), 1, ["the directory /nowhere cannot be entered: No such file or directory"]),
+        (("-w", "/proc/a.pcapng"), 1, ["a.pcapng cannot be "]),
+        (("-w", "/tmp/"), 2, ["savefile '/tmp/' names a directory: add the name of a file"]),
+        (("-c", "0"), 2, ["is 0; possible are 1 to "]),
+        (("-b", "files:3", "-w", "a"), 2, ["a ring needs to know when to switch"]),
+        (("-b", "packets:3"), 2, ["a ring buffer needs a savefile"]),
+        (("-a", "files:3"), 2, ["autostop_files counts the files of a ring"]),
+        (("-y", "BROCCOLI"), 2, ["'BROCCOLI' is no link-layer type that libpcap knows, such as EN10MB"]),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_sentence(
+    bench: Bench, words: tuple[str, ...], status: int, said: list[str]
+) -> None:
+    started_s = time.monotonic()
+    ended = done(capture_command(bench, *words))
+    assert time.monotonic() - started_s < 5
+    assert ended.returncode == status
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("capctl: ")
+    assert all(each in line for each in said), line
+    assert nothing_runs(bench)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("brew",), "invalid choice: 'brew'"),
+        (("capture",), "the following arguments are required: -i/--interface"),
+        (("capture", "-i", "lo", "-c", "many"), "argument -c/--count: invalid int value: 'many'"),
+        (
+            ("capture", "-i", "lo", "-a", "10"),
+            "-a 10: say KEY:NUMBER, with KEY one of duration, filesize, files, packets",
+        ),
+        (("capture", "-i", "lo", "-a", "size:10"), "with KEY one of duration, filesize, files, packets"),
+        (("capture", "-i", "lo", "-b", "packets:many"), "-b packets:many: 'many' is not a whole number"),
+        (("capture", "-i", "lo", "-b", "duration:"), "-b duration:: '' is not a number"),
+        (("capture", "-i", "lo", "--brew"), "unrecognized arguments: --brew"),
+        (("stop",), "the following arguments are required: ID"),
+        (("stop", "one"), "argument ID: invalid int value: 'one'"),
+    ],
+)
+def test_wrong_options_are_explained(bench: Bench, words: tuple[str, ...], said: str) -> None:
+    ended = done(command(bench, *words))
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    lines = ended.stderr.splitlines()
+    assert lines[0].startswith("usage: capctl")
+    assert said in lines[-1]
+
+
+@pytest.mark.parametrize("words", [("list",), ("stop", "1"), ("capture", "-i", "lo")])
+def test_no_daemon_has_an_exit_status_of_its_own(words: tuple[str, ...]) -> None:
+    ended = done([*CAPCTL, "--socket", "/nowhere/capd.sock", *words])
+    assert ended.returncode == 3
+    assert ended.stdout == ""
+    said = (
+        "capctl: there is no capd at /nowhere/capd.sock (No such file or directory): start capd, or name its socket\n"
+    )
+    assert ended.stderr == said
+
+
+def test_the_variable_names_the_socket(bench: Bench) -> None:
+    ended = done([*CAPCTL, "list"], env={**os.environ, "CAPD_SOCKET": bench.daemon.socket_path})
+    assert (ended.returncode, ended.stdout) == (0, "No capture runs.\n")
+
+
+# Help -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [(), *((each,) for each in COMMANDS)], ids=" ".join)
+def test_help_fits_80_columns(words: tuple[str, ...]) -> None:
+    ended = done([*CAPCTL, *words, "--help"], env={**os.environ, "COLUMNS": "80"})
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
+    assert lines[0].startswith(f"usage: {' '.join(('capctl', *words))}")
+    assert max(map(len, lines)) <= 80
+    # Each option says what it does.
+    options = re.findall(r"(?m)^  (-.+)\n(?: {10,}(.+))?", ended.stdout)
+    assert all(re.search(r"  +\S", option) or explained for option, explained in options)
+
+
+def test_help_names_all_commands_and_what_exit_statuses_mean() -> None:
+    text = done([*CAPCTL, "--help"]).stdout
+    assert tuple(re.findall(r"(?m)^    (\w+)  ", text)) == COMMANDS
+    said = "Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon."
+    assert said in " ".join(text.split())
+
+
+def test_version() -> None:
+    ended = done([*CAPCTL, "--version"])
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"capctl {version('capd')}\n", "")
+
+
+def test_the_installed_command_is_the_same() -> None:
+    script = Path(sys.executable).with_name("capctl")
+    assert done([str(script), "--version"]).stdout == f"capctl {version('capd')}\n"

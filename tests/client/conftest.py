@@ -1,0 +1,78 @@
+"""A place to capture at: a daemon, a pair of interfaces, a directory."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capd_client import CaptureSession
+from tests.support.daemon import Daemon, running_daemon
+from tests.support.namespace import veth_pair
+from tests.support.traffic import build_frames, send
+
+_FRAMES = build_frames((100,))
+
+
+@dataclass
+class Bench:
+    """Everything that a capture needs; arguments that a test does not care about have a value here."""
+
+    daemon: Daemon
+    sender: str
+    interface: str
+    directory: Path
+
+    @property
+    def savefile(self) -> Path:
+        """Where a session captures to, if not told otherwise."""
+        return self.directory / "a.pcapng"
+
+    def arguments(self, **changes: Any) -> dict[str, Any]:
+        """Return a session's arguments."""
+        return {
+            "interfaces": self.interface,
+            "savefile": self.savefile,
+            "socket_path": self.daemon.socket_path,
+            **changes,
+        }
+
+    def session(self, **changes: Any) -> CaptureSession:
+        """Ask for a capture."""
+        return CaptureSession(**self.arguments(**changes))
+
+    def running(self, **changes: Any) -> CaptureSession:
+        """Return a session whose capture runs."""
+        capture = self.session(**changes)
+        try:
+            capture.wait_started(20)
+        except BaseException:
+            capture.terminate()
+            raise
+        return capture
+
+    def send(self, packets: int, size_bytes: int = 100, rate_pps: float | None = None) -> None:
+        """Send so many packets to the captured interface."""
+        frames = _FRAMES if size_bytes == 100 else build_frames((size_bytes,))
+        assert send(self.sender, frames, packets, rate_pps) == packets
+
+
+@pytest.fixture(scope="module")
+def lasting_veth() -> Generator[tuple[str, str], None, None]:
+    """A pair of interfaces for all tests of a module, none of which harms it: making one takes a while."""
+    with veth_pair("bench0", "bench1"):
+        yield "bench0", "bench1"
+
+
+@pytest.fixture
+def bench(daemon: Daemon, lasting_veth: tuple[str, str], user_dir: Path) -> Bench:
+    """With the daemon that all tests share."""
+    return Bench(daemon, *lasting_veth, user_dir)
+
+
+@pytest.fixture
+def own_bench(lasting_veth: tuple[str, str], user_dir: Path) -> Generator[Bench, None, None]:
+    """With a daemon that the test may harm."""
+    with running_daemon(user_dir) as daemon:
+        yield Bench(daemon, *lasting_veth, user_dir)

@@ -1,0 +1,534 @@
+"""Every argument of a session has an effect that can be seen from outside, or is refused with a reason."""
+
+import os
+import re
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capd_client import CaptureInterface, CaptureSession, InterfaceError, InvalidArgument, UnsupportedError
+from capd_client.options import CaptureArguments, make_request
+from capd_protocol import pcapng
+from capd_protocol.limits import MAX_INTERFACES
+from capd_protocol.messages import Conditions, EndReason
+from tests.client.conftest import Bench
+from tests.client.helpers import PATIENCE_S, drain, of_type, pcap_linktype_and_sizes, read_complete, rings
+from tests.support.namespace import veth_pair
+from tests.support.tools import capinfos, ip_json
+from tests.support.traffic import build_frames, send
+
+MIB = 1024 * 1024
+LINKTYPE_ETHERNET, LINKTYPE_DOCSIS = 1, 143
+RING_FILE = re.compile(r"a_(\d{5})_\d{14}\.pcapng")
+
+
+def captured(bench: Bench, packets: int, size_bytes: int = 100, **arguments: Any) -> CaptureSession:
+    """Return a capture that has ended, after so many packets were sent."""
+    with bench.running(**arguments) as capture:
+        bench.send(packets, size_bytes)
+        capture.stop()
+        capture.wait(PATIENCE_S)
+    return capture
+
+
+def ended(bench: Bench, packets: int, size_bytes: int = 100, **arguments: Any) -> CaptureSession:
+    """Return a capture that has ended by itself, after or while so many packets were sent."""
+    with bench.running(**arguments) as capture:
+        bench.send(packets, size_bytes)
+        capture.wait(PATIENCE_S)
+    return capture
+
+
+@contextmanager
+def other_veth() -> Generator[str, None, None]:
+    """Give one more interface to capture on."""
+    with veth_pair("other0", "other1"):
+        yield "other1"
+
+
+def names_in_ring(bench: Bench) -> list[int]:
+    """Return the numbers in the names of a ring's files, all of which must be well named."""
+    matches = [RING_FILE.fullmatch(path.name) for path in sorted(bench.directory.iterdir()) if path.name[0] == "a"]
+    return [int(match[1]) for match in matches if match] if all(matches) else []
+
+
+def ring_of(bench: Bench, **arguments: Any) -> tuple[int, int]:
+    """Return the size in bytes and the retire time in milliseconds of a capture's ring, as the kernel has it."""
+    with bench.running(**arguments):
+        (worker,) = bench.daemon.workers()
+        return rings(worker)[bench.interface]
+
+
+def promiscuity(interface: str) -> int:
+    """Return how many have asked an interface for everybody's packets."""
+    return int(ip_json("-d", "link", "show", "dev", interface)[0]["promiscuity"])
+
+
+def mode_of(path: str | Path) -> int:
+    """Return a file's permissions."""
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+# The effects ----------------------------------------------------------------------------------------------------
+
+
+def interfaces(bench: Bench) -> None:
+    with other_veth() as other:
+        both = bench.interface, other
+        own = CaptureInterface(name=other, snaplen=60)
+        for given, names in (
+            (bench.interface, both[:1]),
+            (both, both),
+            ((name for name in both), both),
+            (own, (other,)),
+            ((bench.interface, own), both),
+        ):
+            capture = captured(bench, 2, interfaces=given)
+            assert read_complete(bench.savefile).names == list(names)
+            assert [each.interface for each in capture.interface_counters] == list(names)
+        for pattern, is_in in (("othe[qr]?", False), (["any", "nothing*"], True)):
+            with bench.running(interfaces=pattern) as capture:
+                (worker,) = bench.daemon.workers()
+                assert other in rings(worker)
+                assert (bench.interface in rings(worker)) == is_in
+                assert {size for size, _ in rings(worker).values()} == {4 * MIB}
+
+
+def capture_filter(bench: Bench) -> None:
+    captured(bench, 3, capture_filter="udp dst port 50001")
+    contents = read_complete(bench.savefile)
+    assert len(contents.packets) == 3
+    assert dict(contents.interfaces[0].options)[pcapng.IF_FILTER] == b"\0udp dst port 50001"
+    captured(bench, 3, capture_filter="udp dst port 50002")
+    assert read_complete(bench.savefile).packets == []
+
+
+def snaplen(bench: Bench) -> None:
+    captured(bench, 3, size_bytes=1000, snaplen=70)
+    contents = read_complete(bench.savefile)
+    assert [len(packet) for packet in contents.packets] == [70] * 3
+    assert contents.original_sizes_bytes == [1000] * 3
+    assert contents.interfaces[0].snaplen_bytes == 70
+    captured(bench, 3, size_bytes=1000)
+    assert [len(packet) for packet in read_complete(bench.savefile).packets] == [1000] * 3
+
+
+def promiscuous(bench: Bench) -> None:
+    for given, expected in ((True, 1), (False, 0)):
+        with bench.running(promiscuous=given):
+            assert promiscuity(bench.interface) == expected
+        assert promiscuity(bench.interface) == 0
+
+
+def kernel_buffer_size(bench: Bench) -> None:
+    assert ring_of(bench, kernel_buffer_size=3)[0] == 3 * MIB
+    assert ring_of(bench)[0] == 32 * MIB
+
+
+def max_buffered_bytes(bench: Bench) -> None:
+    assert ring_of(bench, max_buffered_bytes=3 * MIB)[0] == 3 * MIB
+    assert ring_of(bench, max_buffered_bytes=3 * MIB + 1)[0] == 4 * MIB
+    refused("max_buffered_bytes", "same ring", max_buffered_bytes=MIB, kernel_buffer_size=1)
+    refused("max_buffered_bytes", "positive", max_buffered_bytes=0)
+
+
+def link_layer_type(bench: Bench) -> None:
+    for given, linktype in (("DOCSIS", LINKTYPE_DOCSIS), ("EN10MB", LINKTYPE_ETHERNET)):
+        captured(bench, 1, link_layer_type=given)
+        assert [each.linktype for each in read_complete(bench.savefile).interfaces] == [linktype]
+    refused("link_layer_type", "EN10MB", link_layer_type="BROCCOLI")
+    with pytest.raises(UnsupportedError, match="has no link-layer type") as raised:
+        bench.running(link_layer_type="IEEE802_11_RADIO")
+    assert raised.value.failure is not None
+    assert raised.value.failure.argument == "link_layer_type"
+
+
+def max_packet_count(bench: Bench) -> None:
+    capture = ended(bench, 10, max_packet_count=7)
+    assert capture.end_reason == EndReason.PACKETS
+    assert capture.packetcount == len(read_complete(bench.savefile).packets) == 7
+    (counters,) = capture.interface_counters
+    assert (counters.received_total, counters.written_total, counters.drops_total) == (10, 7, 0)
+
+
+def autostop_duration(bench: Bench) -> None:
+    with bench.running(autostop_duration=0.5) as capture:
+        started_s = time.monotonic()
+        bench.send(2)
+        capture.wait(PATIENCE_S)
+        assert 0.3 < time.monotonic() - started_s < 2.5
+    assert capture.end_reason == EndReason.DURATION
+    assert len(read_complete(bench.savefile).packets) == 2
+
+
+def autostop_filesize(bench: Bench) -> None:
+    capture = ended(bench, 100, size_bytes=1000, autostop_filesize=10)
+    assert capture.end_reason == EndReason.FILESIZE
+    assert 0 < capture.packetcount < 100
+    # The packet that reaches the size is the last one; statistics come behind it.
+    assert 10_000 <= bench.savefile.stat().st_size < 10_000 + 1100 + 200
+    assert len(read_complete(bench.savefile).packets) == capture.packetcount
+
+
+def autostop_files(bench: Bench) -> None:
+    capture = ended(bench, 20, ringbuffer_packets=3, autostop_files=2)
+    assert capture.end_reason == EndReason.FILES
+    assert [each.packets for each in capture.files] == [3, 3]
+    assert names_in_ring(bench) == [1, 2]
+    refused("autostop_files", "ringbuffer_packets", autostop_files=2)
+
+
+def savefile(bench: Bench) -> None:
+    directory = bench.directory / "deeper"
+    directory.mkdir()
+    before = Path.cwd()
+    os.chdir(bench.directory)
+    try:
+        for given, shown in (
+            (str(directory / "a.pcapng"), str(directory / "a.pcapng")),
+            (directory / "b.pcapng", str(directory / "b.pcapng")),
+            ("c.pcapng", "c.pcapng"),
+            ("deeper/d.pcapng", "deeper/d.pcapng"),
+            (Path("deeper/../e"), "deeper/../e"),
+        ):
+            with bench.running(savefile=given) as capture:
+                os.chdir("/")  # where the program goes later is its own affair
+                assert capture.wait_for_event(timeout=PATIENCE_S) == (capture.SP_FILE, shown)
+                bench.send(1)
+            os.chdir(bench.directory)
+            assert [each.name for each in capture.files] == [shown]
+            assert len(read_complete(given).packets) == 1
+    finally:
+        os.chdir(before)
+    refused("savefile", "names a directory", savefile=f"{directory}/")
+    refused("savefile", "names a directory", savefile="")
+    refused("savefile", "is not the name of a file", savefile=directory / "..")
+    # Without one, a temporary file, which stays.
+    capture = captured(bench, 2, savefile=None)
+    (closed,) = capture.files
+    path = Path(closed.name)
+    try:
+        assert path.parent == Path(tempfile.gettempdir())
+        assert bench.interface in path.name
+        assert path.suffix == ".pcapng"
+        assert mode_of(path) == 0o600
+        assert len(read_complete(path).packets) == 2
+    finally:
+        path.unlink()
+
+
+def group_access(bench: Bench) -> None:
+    for given, mode in ((True, 0o640), (False, 0o600)):
+        captured(bench, 0, group_access=given, savefile=bench.directory / f"{given}.pcapng")
+        assert mode_of(bench.directory / f"{given}.pcapng") == mode
+
+
+def ringbuffer_duration(bench: Bench) -> None:
+    with bench.running(ringbuffer_duration=0.2, autostop_duration=0.7) as capture:
+        capture.wait(PATIENCE_S)
+    assert names_in_ring(bench) == [1, 2, 3, 4]
+    assert len(capture.files) == 4
+
+
+def ringbuffer_filesize(bench: Bench) -> None:
+    capture = captured(bench, 25, size_bytes=1000, ringbuffer_filesize=10)
+    assert names_in_ring(bench) == [1, 2, 3]
+    sizes = [each.size_bytes for each in capture.files]
+    assert all(10_000 <= size < 10_000 + 1100 + 200 for size in sizes[:-1])
+    assert sum(len(read_complete(each.name).packets) for each in capture.files) == 25
+
+
+def ringbuffer_packets(bench: Bench) -> None:
+    capture = captured(bench, 10, ringbuffer_packets=4)
+    assert names_in_ring(bench) == [1, 2, 3]
+    assert [len(read_complete(each.name).packets) for each in capture.files] == [4, 4, 2]
+
+
+def ringbuffer_files(bench: Bench) -> None:
+    capture = captured(bench, 10, ringbuffer_packets=2, ringbuffer_files=3)
+    assert names_in_ring(bench) == [4, 5, 6]
+    assert [each.packets for each in capture.files] == [2, 2, 2, 2, 2, 0]
+    refused("ringbuffer_files", "when to switch", ringbuffer_files=3)
+    refused("savefile", "needs a savefile", ringbuffer_packets=3, savefile=None)
+
+
+def use_pcapng(bench: Bench) -> None:
+    for given, kind in ((True, "pcapng"), (False, "nsecpcap")):
+        captured(bench, 1, use_pcapng=given)
+        assert capinfos(bench.savefile, "-t")["File type"] == kind
+
+
+def use_libpcap(bench: Bench) -> None:
+    for given, kind in ((True, "nsecpcap"), (False, "pcapng")):
+        captured(bench, 2, use_libpcap=given)
+        assert capinfos(bench.savefile, "-t")["File type"] == kind
+    captured(bench, 2, use_libpcap=True, link_layer_type="DOCSIS", snaplen=50)
+    assert pcap_linktype_and_sizes(bench.savefile) == (LINKTYPE_DOCSIS, [50, 50])
+    captured(bench, 2, use_libpcap=True, use_pcapng=False)
+    refused("use_libpcap", "one format", use_libpcap=True, use_pcapng=True)
+    refused("use_libpcap", "one format", use_libpcap=False, use_pcapng=False)
+    refused("use_libpcap", "which interface", use_libpcap=True, interfaces=(bench.interface, "other"))
+
+
+def update_interval(bench: Bench) -> None:
+    announcements: list[int] = []
+    for interval_s in (0.01, 0.3):
+        with bench.running(update_interval=interval_s) as capture:
+            (worker,) = bench.daemon.workers()
+            # The kernel gives a block back within a tenth of it.
+            assert rings(worker)[bench.interface][1] == interval_s * 100
+            sender = threading.Thread(target=bench.send, args=(200,), kwargs={"rate_pps": 400})
+            sender.start()
+            sender.join()
+            capture.stop()
+            announcements.append(len(of_type(drain(capture), capture.SP_PACKET_COUNT)))
+    often, seldom = announcements
+    assert often > 10
+    assert seldom <= 4
+
+
+def wait_for_interfaces(bench: Bench) -> None:
+    for given in (False, None):
+        with pytest.raises(InterfaceError, match="there is no interface later1"):
+            bench.running(interfaces="later1", wait_for_interfaces=given)
+    with bench.running(interfaces="later1", wait_for_interfaces=True) as capture:
+        for _ in range(2):
+            with veth_pair("later0", "later1"):
+                while capture.wait_for_event(timeout=PATIENCE_S) != (capture.SP_INTERFACE_ATTACHED, "later1"):
+                    pass
+                assert send("later0", build_frames((100,)), 2) == 2
+        while capture.wait_for_event(timeout=PATIENCE_S) != (capture.SP_INTERFACE_LOST, "later1"):
+            pass
+        capture.stop()
+        capture.wait(PATIENCE_S)
+    assert capture.end_reason == EndReason.STOPPED
+    contents = read_complete(bench.savefile)
+    assert len(contents.packets) == 4
+    assert set(contents.names) == {"later1"}
+
+
+def monitor_mode(bench: Bench) -> None:
+    captured(bench, 0, monitor_mode=False)
+    with pytest.raises(UnsupportedError, match=f"{bench.interface} is not a wireless interface"):
+        bench.running(monitor_mode=True)
+
+
+def wifi_channel(bench: Bench) -> None:
+    for given in ("2412", "2437,HT40+"):
+        with pytest.raises(UnsupportedError, match=f"{bench.interface} is not a wireless interface"):
+            bench.running(wifi_channel=given)
+    refused("wifi_channel", "frequency in MHz", wifi_channel="six")
+    refused("wifi_channel", "HT40-", wifi_channel="2412,HT80")
+
+
+def max_buffered_packets(bench: Bench) -> None:
+    refused("max_buffered_packets", "use max_buffered_bytes", max_buffered_packets=100)
+
+
+def separate_threads(bench: Bench) -> None:
+    captured(bench, 0, separate_threads=False)
+    refused("separate_threads", "one process reads", separate_threads=True)
+
+
+EFFECTS: dict[str, Callable[[Bench], None]] = {
+    function.__name__: function
+    for function in (
+        interfaces,
+        capture_filter,
+        snaplen,
+        promiscuous,
+        monitor_mode,
+        kernel_buffer_size,
+        link_layer_type,
+        wifi_channel,
+        max_packet_count,
+        autostop_duration,
+        autostop_filesize,
+        autostop_files,
+        savefile,
+        group_access,
+        ringbuffer_duration,
+        ringbuffer_filesize,
+        ringbuffer_packets,
+        ringbuffer_files,
+        use_pcapng,
+        use_libpcap,
+        max_buffered_packets,
+        max_buffered_bytes,
+        separate_threads,
+        update_interval,
+        wait_for_interfaces,
+    )
+}
+
+
+def test_no_argument_is_forgotten() -> None:
+    assert set(EFFECTS) == set(CaptureArguments.__annotations__)
+    documented = set(re.findall(r"(?m)^ {8}(\w+):", str(CaptureArguments.__doc__)))
+    assert documented == set(EFFECTS)
+
+
+@pytest.mark.parametrize("argument", CaptureArguments.__annotations__)
+def test_an_argument_has_an_effect_or_is_refused(bench: Bench, argument: str) -> None:
+    EFFECTS[argument](bench)
+
+
+# What one interface has for itself ------------------------------------------------------------------------------
+
+
+def test_options_of_an_interface_come_before_those_of_all(bench: Bench) -> None:
+    common = {"snaplen": 80, "kernel_buffer_size": 1, "link_layer_type": "DOCSIS"}
+    with other_veth() as other:
+        own = CaptureInterface(
+            name=other,
+            capture_filter="greater 90",
+            snaplen=60,
+            promiscuous=False,
+            kernel_buffer_size=2,
+            link_layer_type="EN10MB",
+        )
+        with bench.running(interfaces=(bench.interface, own), **common) as capture:
+            assert (promiscuity(bench.interface), promiscuity(other)) == (1, 0)
+            (worker,) = bench.daemon.workers()
+            assert {name: size for name, (size, _) in rings(worker).items()} == {bench.interface: MIB, other: 2 * MIB}
+            bench.send(2)
+            assert send("other0", build_frames((80, 100)), 6) == 6
+            capture.stop()
+            capture.wait(PATIENCE_S)
+    contents = read_complete(bench.savefile)
+    assert sorted(zip(contents.interface_ids, map(len, contents.packets), strict=True)) == [(0, 80)] * 2 + [(1, 60)] * 3
+    assert set(contents.original_sizes_bytes) == {100}
+    assert [each.snaplen_bytes for each in contents.interfaces] == [80, 60]
+    assert [each.linktype for each in contents.interfaces] == [LINKTYPE_DOCSIS, LINKTYPE_ETHERNET]
+    filters = [dict(each.options).get(pcapng.IF_FILTER) for each in contents.interfaces]
+    assert filters == [None, b"\0greater 90"]
+
+
+def test_options_of_an_interface_are_those_of_all() -> None:
+    own = {field.name for field in fields(CaptureInterface)} - {"name"}
+    assert own < set(CaptureArguments.__annotations__)
+
+
+def test_an_empty_filter_of_an_interface_takes_everything(bench: Bench) -> None:
+    own = CaptureInterface(name=bench.interface, capture_filter="")
+    captured(bench, 2, interfaces=own, capture_filter="tcp")
+    assert len(read_complete(bench.savefile).packets) == 2
+
+
+def test_a_radio_option_of_an_interface_is_refused_too(bench: Bench) -> None:
+    for own in ({"monitor_mode": True}, {"wifi_channel": "2412"}):
+        with pytest.raises(UnsupportedError, match="is not a wireless interface"):
+            bench.running(interfaces=CaptureInterface(name=bench.interface, **own))
+
+
+# Refusals -------------------------------------------------------------------------------------------------------
+
+
+def refused(argument: str, words: str, **arguments: Any) -> None:
+    """See that an argument is refused by name, and no daemon asked."""
+    everything = {"interfaces": "lo", "savefile": "a.pcapng", "socket_path": "/nowhere/capd.sock", **arguments}
+    with pytest.raises(InvalidArgument, match=re.escape(words)) as raised:
+        CaptureSession(**everything)
+    assert raised.value.argument == argument
+
+
+def test_none_is_the_default_of_each_argument(bench: Bench) -> None:
+    needed = {"interfaces": bench.interface, "savefile": str(bench.savefile)}
+    everything: Any = {**dict.fromkeys(CaptureArguments.__annotations__), **needed}
+    least: Any = needed
+    assert make_request(everything) == make_request(least)
+    # And the defaults are the documented ones.
+    ((interface,), request) = make_request(least)[0].interfaces, make_request(least)[0]
+    assert (interface.capture_filter, interface.snaplen_bytes, interface.link_layer_type) == ("", 262_144, None)
+    assert (interface.promiscuous, interface.monitor_mode, interface.wifi_channel) == (True, False, None)
+    assert (request.file_format, request.ring, request.autostop) == ("pcapng", None, Conditions())
+    assert (request.destination.group_access, request.update_interval_s) == (False, 0.1)
+
+
+NUMBER, SECONDS, TEXT, YES_OR_NO = "a whole number", "a number of seconds", "a text", "True or False"
+WRONG: dict[str, tuple[str, list[Any]]] = {
+    "capture_filter": (TEXT, [b"udp", 5]),
+    "snaplen": (NUMBER, [100.0, "100", True]),
+    "promiscuous": (YES_OR_NO, [1, "no"]),
+    "monitor_mode": (YES_OR_NO, [0]),
+    "kernel_buffer_size": (NUMBER, [1.5]),
+    "link_layer_type": (TEXT, [1]),
+    "wifi_channel": (TEXT, [2412]),
+    "max_packet_count": (NUMBER, ["7", 7.0]),
+    "autostop_duration": (SECONDS, ["1", True]),
+    "autostop_filesize": (NUMBER, [1.0]),
+    "autostop_files": (NUMBER, [1.0]),
+    "savefile": ("a path", [7, b"a.pcapng"]),
+    "group_access": (YES_OR_NO, [1]),
+    "ringbuffer_duration": (SECONDS, ["1"]),
+    "ringbuffer_filesize": (NUMBER, [1.0]),
+    "ringbuffer_packets": (NUMBER, [1.0]),
+    "ringbuffer_files": (NUMBER, [1.0]),
+    "use_pcapng": (YES_OR_NO, [1]),
+    "use_libpcap": (YES_OR_NO, ["yes"]),
+    "max_buffered_packets": (NUMBER, ["1"]),
+    "max_buffered_bytes": (NUMBER, [1.0]),
+    "separate_threads": (YES_OR_NO, [0]),
+    "wait_for_interfaces": (YES_OR_NO, [1]),
+    "update_interval": (SECONDS, ["0.1"]),
+    "interfaces": ("names", [5, [5], b"lo", [None], [CaptureInterface(name=5)]]),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("argument", CaptureArguments.__annotations__)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(argument: str) -> None:
+    words, values = WRONG[argument]
+    for value in values:
+        refused(argument, words, **{argument: value})
+        refused(argument, argument, **{argument: value})
+
+
+RING = {"ringbuffer_packets": 5}
+OUT_OF_RANGE: list[tuple[str, str, list[Any], dict[str, Any]]] = [
+    ("snaplen", "possible are 1 to 262144 bytes", [0, -1, 262_145, 10**400], {}),
+    ("kernel_buffer_size", "possible are 1 to 1024 MiB", [0, 1025, 10**400], {}),
+    ("max_packet_count", "possible are 1 to", [0, 2**63], {}),
+    ("autostop_duration", "possible are 0.001 to", [0, -1, float("nan"), float("inf"), 10**400], {}),
+    ("autostop_filesize", "possible are 1 to 2000000000 kB", [0, 2_000_000_001], {}),
+    ("autostop_filesize", "autostop_files", [5], RING),
+    ("autostop_files", "possible are 1 to", [0, 2**31], RING),
+    ("ringbuffer_duration", "possible are 0.001 to", [0, float("nan")], RING),
+    ("ringbuffer_filesize", "possible are 1 to 2000000000 kB", [0], RING),
+    ("ringbuffer_packets", "possible are 1 to", [0], {}),
+    ("ringbuffer_files", "possible are 1 to 100000 files", [0, 100_001], RING),
+    ("update_interval", "possible are 0.005 to 60 seconds", [0, 0.004, 61, float("nan")], {}),
+    ("interfaces", "name at least one", [[], (), None, ""], {}),
+    ("interfaces", "1 to 64", [iter(()), [f"if{n}" for n in range(MAX_INTERFACES + 1)]], {}),
+    ("interfaces", "no interface name", ["a/b", "x" * 16, [""], ".."], {}),
+    ("interfaces", "named twice", [["lo", "lo"]], {}),
+    ("savefile", "at most 255", ["x" * 256], {}),
+    ("savefile", "at most 234", ["x" * 235], RING),
+]
+
+
+@pytest.mark.parametrize(("argument", "words", "values", "others"), OUT_OF_RANGE)
+def test_a_value_out_of_range_is_refused_with_what_is_possible(
+    argument: str, words: str, values: list[Any], others: dict[str, Any]
+) -> None:
+    for value in values:
+        refused(argument, words, **others, **{argument: value})
+
+
+def test_an_argument_that_does_not_exist_is_refused_by_name() -> None:
+    refused("snap_len", "there is no argument snap_len", snap_len=100)
+    with pytest.raises(InvalidArgument, match="interfaces is empty"):
+        CaptureSession(socket_path="/nowhere/capd.sock")
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        CaptureSession(interfaces="lo", snaplen=0, update_interval=0, max_packet_count=0)
+    assert all(name in str(raised.value) for name in ("snaplen", "update_interval", "max_packet_count"))
