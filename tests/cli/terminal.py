@@ -134,19 +134,25 @@ class Session:
 
 @contextlib.contextmanager
 def in_terminal(
-    command: Sequence[str], *, columns: int = 80, cwd: str | os.PathLike[str] | None = None, stdout: int | None = None
+    command: Sequence[str],
+    *,
+    columns: int = 80,
+    told_columns: int | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    stdout: int | None = None,
 ) -> Generator[Session, None, None]:
     """Run a command in a terminal of its own, which Ctrl-C reaches.
 
     Args:
         command: its words.
         columns: how wide the terminal is.
+        told_columns: how wide it says that it is.
         cwd: where it runs.
         stdout: a descriptor that its standard output goes to instead.
     """
     master, slave = pty.openpty()
     try:
-        termios.tcsetwinsize(slave, (24, columns))
+        termios.tcsetwinsize(slave, (24, columns if told_columns is None else told_columns))
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         process = subprocess.Popen(
             ["setsid", "--ctty", *command],

@@ -224,6 +224,18 @@ def test_the_line_fits_a_narrow_terminal(bench: Bench) -> None:
     assert not any("^C" in line for line in session.screen.lines)
 
 
+def test_a_terminal_that_does_not_know_its_width_is_taken_for_an_ordinary_one(bench: Bench) -> None:
+    words = capture_command(bench, "-w", f"{'long' * 30}.pcapng")
+    with in_terminal(words, told_columns=0, cwd=bench.directory) as session:
+        session.wait_for(r"(?m)^0 packets  ")
+        bench.send(10)
+        session.wait_for(r"(?m)^10 packets  ")
+        session.type("\x03")
+        assert session.wait_ended() == 0
+    assert session.screen.wraps == 1  # the name itself
+    assert not any("dropped  " in line for line in session.screen.lines)
+
+
 def test_the_line_is_on_the_terminal_when_the_lines_are_not(bench: Bench) -> None:
     path = bench.directory / "lines"
     with (
@@ -327,6 +339,24 @@ def test_output_that_nobody_reads_is_no_fault(bench: Bench) -> None:
             )
             assert ended.stderr == b"", words
     os.close(writable)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+        (">/dev/full", 1, "capctl: the output cannot be written: No space left on device\n"),
+        ("--json >/dev/full", 1, "capctl: the output cannot be written: No space left on device\n"),
+    ],
+)
+def test_output_may_be_closed_or_full(bench: Bench, redirection: str, status: int, said: str) -> None:
+    words = capture_command(bench, "-w", "a.pcapng", "-a", "duration:0.05")
+    ended = done(["sh", "-c", f'"$@" {redirection}', "sh", *words], cwd=bench.directory)
+    assert (ended.returncode, ended.stderr) == (status, said)
+    assert read_complete(bench.directory / "a.pcapng").packets == []
+    assert nothing_runs(bench)
 
 
 def test_the_end_of_the_daemon_is_told(own_bench: Bench) -> None:
