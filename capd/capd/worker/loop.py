@@ -42,7 +42,9 @@ _IDLE_S = 20.0
 #: How long the last blocks may take when a capture ends: their retire time, many times over.
 _DRAIN_S = 2.0
 
-_NO_CONDITIONS = Conditions()
+#: How often an interface that went down is looked at: the kernel does not tell when it is deleted after that.
+_LOOK_S = 0.5
+
 #: Ends by a limit: what is still in the rings then is excess, and not written.
 _LIMITS = (EndReason.PACKETS, EndReason.FILESIZE, EndReason.FILES)
 
@@ -73,12 +75,13 @@ class Capture:
         self._file_conditions = launch.ring or Conditions(filesize_kb=launch.autostop.filesize_kb)
         self._interval_s = launch.update_interval_s
         # The kernel's timer looks at a block at most every retire time, and closes it the second time.
-        hold_ns = 2 * retire_ms(self._interval_s) * 1_000_000 + JITTER_NS
+        hold_ns = 2 * retire_ms(self._interval_s) * 1_000_000
         self._order = TimeOrder(hold_ns)
         self._caught_up_ns: list[int] = []
         self._hold_s = (hold_ns + JITTER_NS) / 1e9
         self._started_s = time.monotonic()
         self._ticked_s = 0.0
+        self._looked_s = 0.0
         self._written_total = 0
         self._is_dirty = False
         self._end: EndReason | None = None
@@ -137,11 +140,13 @@ class Capture:
         if self._is_dirty or self._report.is_unsent:
             deadlines_s.append(self._ticked_s + self._interval_s)
         if self._order.is_waiting():
-            deadlines_s.append(now_s + self._hold_s)
+            deadlines_s.append(now_s + self._order.wait_s(time.time_ns()))
         if self._file_conditions.duration_s is not None:
             deadlines_s.append(self._files.opened_s + self._file_conditions.duration_s)
         if self._autostop.duration_s is not None:
             deadlines_s.append(self._started_s + self._autostop.duration_s)
+        if any(source.was_down and source.ring is not None for source in self._sources):
+            deadlines_s.append(self._looked_s + _LOOK_S)
         if self._coming or any(source.is_lost for source in self._sources):
             deadlines_s.append(now_s + self._hold_s)
         return max(min(deadlines_s) - now_s, 0)
@@ -166,6 +171,7 @@ class Capture:
         if source.ring is None:
             return
         source.ring.clear_error()
+        source.was_down = True
         if not source.is_lost and not source.ring.is_attached():
             source.is_lost = True
             self._report.interface_lost(source.name)
@@ -189,7 +195,7 @@ class Capture:
             del self._numbers[source.ring.socket.fileno()]
         self._ready.discard(number)
         source.detach()
-        source.is_lost = False
+        source.is_lost = source.was_down = False
 
     def _take_in(self) -> None:
         """Attach the interfaces that have come; one that is still being let go waits until it is."""
@@ -249,6 +255,9 @@ class Capture:
                 self._caught_up_ns[number] = looked_ns
                 continue
             self._ready.add(number)  # there may be more
+            if not len(block.frames):
+                source.ring.release(block)
+                continue
             source.taken_total += len(block.frames)
             waiting = Waiting(source.maker.make(block), partial(source.ring.release, block))
             self._order.add(number, waiting)
@@ -356,6 +365,11 @@ class Capture:
         duration_s = self._file_conditions.duration_s
         if duration_s is not None and now_s >= self._files.opened_s + duration_s:
             self._switch()
+        if now_s >= self._looked_s + _LOOK_S:
+            self._looked_s = now_s
+            for number, source in enumerate(self._sources):
+                if source.was_down:
+                    self._look_at_interface(number)
         if (self._is_dirty or self._report.is_unsent) and now_s >= self._ticked_s + self._interval_s:
             self._tick()
             self._ticked_s = now_s

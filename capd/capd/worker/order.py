@@ -17,6 +17,9 @@ from capd.worker.records import U64, Records
 #: How far a timestamp may lie behind one that entered its ring before it: packets are stamped before they
 #: queue for the ring, and the processor that carries one may be busy with another thing in between.
 JITTER_NS = 2_000_000
+#: A timestamp so far in the future tells that the clock was set back. Chosen: far beyond what two readings of one
+#: clock can differ by.
+_SET_BACK_NS = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -64,6 +67,11 @@ class TimeOrder:
         """Whether anything is held back, of any ring or of one."""
         return any(self._waiting) if ring is None else bool(self._waiting[ring])
 
+    def wait_s(self, now_ns: int) -> float:
+        """In how many seconds the oldest record that waits can be taken at the latest."""
+        oldest_ns = min(int(blocks[0].records.timestamps_ns[blocks[0].done]) for blocks in self._waiting if blocks)
+        return min(max(oldest_ns + self._hold_ns + JITTER_NS - now_ns, 500_000), self._hold_ns + JITTER_NS) / 1e9
+
     def take(self, caught_up_ns: Sequence[int], ended: Sequence[bool]) -> tuple[Slice, list[Waiting]] | None:
         """Return what may be written now, and the blocks to release afterwards, or None.
 
@@ -75,23 +83,27 @@ class TimeOrder:
         if len(self._waiting) == 1:
             caught_up_ns, ended = (0,), (True,)  # nothing to wait for
         horizons = [
-            max(seen_ns, known_ns - self._hold_ns)
+            max(seen_ns if seen_ns <= known_ns + _SET_BACK_NS else 0, known_ns - self._hold_ns)
             for seen_ns, known_ns, end in zip(self._seen_ns, caught_up_ns, ended, strict=True)
             if not end
         ]
         horizon_ns = min(horizons) - JITTER_NS if horizons else 2**63
+        # The clock that stamps packets has been set back: what is from its future waits for nothing.
+        future_ns = max(caught_up_ns) + _SET_BACK_NS if horizons else 2**63
         parts: list[tuple[U64, U64, npt.NDArray[np.int64]]] = []
         finished: list[Waiting] = []
         for ring, blocks in enumerate(self._waiting):
             for waiting in blocks:
                 timestamps_ns = waiting.records.timestamps_ns
                 ready = int(np.searchsorted(timestamps_ns, np.uint64(max(horizon_ns, 0)), "right"))
+                if timestamps_ns[-1] > future_ns:
+                    ready = len(timestamps_ns)
                 if ready > waiting.done:
                     part = slice(waiting.done, ready)
                     indexes = np.full(ready - waiting.done, ring, np.int64)
                     parts.append((waiting.records.vectors[part], timestamps_ns[part], indexes))
                     waiting.done = ready
-                if timestamps_ns[-1] > horizon_ns + JITTER_NS:
+                if horizon_ns + JITTER_NS < timestamps_ns[-1] <= future_ns:
                     break  # nothing in later blocks is ready either
             while blocks and blocks[0].done == len(blocks[0].records.timestamps_ns):
                 finished.append(blocks.popleft())

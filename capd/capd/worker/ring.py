@@ -44,12 +44,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _NETWORK_OFFSET_BYTES = 96
 _FRAME_SIZE_BYTES = 2048
 _SMALLEST_BLOCK_BYTES = 64 * 1024
-_SMALL_BLOCK_BYTES = 256 * 1024
-#: Small enough for a prompt capture to have many blocks, large enough for the largest snaplen.
-_PROMPT_BLOCK_BYTES = 512 * 1024
-_LARGEST_BLOCK_BYTES = 1024 * 1024
-#: Below this the kernel closes blocks so often that there must be many of them.
-_PROMPT_RETIRE_MS = 5
+#: Many small blocks rather than few large ones: the kernel uses up one at each retire time, so that their number
+#: tells how long a worker may be kept waiting at any rate; 1 MiB would be no faster by more than a few percent.
+_BLOCK_BYTES = 256 * 1024
+_BLOCK_OF_SMALL_RING_BYTES = 128 * 1024
+_SMALL_RING_BYTES = 16 * 1024 * 1024
+#: What a block needs beside one packet: its descriptor, the frame's header, alignment. A packet that the kernel
+#: had to cut to the block's size itself would not fit by these, and be dropped.
+_BLOCK_OVERHEAD_BYTES = 512
 
 #: Words in the block's descriptor (struct tpacket_block_desc, tpacket_hdr_v1).
 _BLOCK_STATUS = 2
@@ -59,6 +61,10 @@ _BLOCK_FIRST = 4
 
 #: The index that stands for every interface, as in packet(7).
 ALL_INTERFACES = 0
+
+#: struct sock_filter (linux/filter.h), and the instruction that says how much of a packet is kept.
+_INSTRUCTION = np.dtype([("code", "u2"), ("jt", "u1"), ("jf", "u1"), ("k", "u4")])
+_BPF_RET_K = 0x06
 
 
 class RingError(Exception):
@@ -84,12 +90,9 @@ class Statistics(NamedTuple):
     drops_total: int
 
 
-def block_size(size_bytes: int, retire_ms: int) -> int:
-    """Choose the size of a ring's blocks: at least eight of them, where the smallest size allows."""
-    size = _PROMPT_BLOCK_BYTES if retire_ms < _PROMPT_RETIRE_MS else _LARGEST_BLOCK_BYTES
-    while size > _SMALL_BLOCK_BYTES and size_bytes < 8 * size:
-        size //= 2
-    return size
+def block_size(size_bytes: int) -> int:
+    """Choose the size of a ring's blocks."""
+    return _BLOCK_BYTES if size_bytes >= _SMALL_RING_BYTES else _BLOCK_OF_SMALL_RING_BYTES
 
 
 class Ring:
@@ -124,7 +127,7 @@ class Ring:
         self.socket.setsockopt(_SOL_PACKET, _PACKET_RESERVE, (header_bytes - _NETWORK_OFFSET_BYTES) % 4)
         if loopback:
             self.socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-        self._block_bytes = block_size(size_bytes, retire_ms)
+        self._block_bytes = block_size(size_bytes)
         while not self._try_size(size_bytes, retire_ms):
             # The kernel needs each block in one piece; memory may be there in smaller ones.
             self._block_bytes //= 2
@@ -149,11 +152,15 @@ class Ring:
         return True
 
     def attach_filter(self, program: bytes) -> None:
-        """Attach a classic BPF program: an array of struct sock_filter.
+        """Attach a classic BPF program: an array of struct sock_filter. What it keeps of a packet fits into a block.
 
         Raises:
             OSError: EINVAL, where the kernel does not take the program (more than 4096 instructions, say).
         """
+        instructions = np.frombuffer(program, _INSTRUCTION).copy()
+        returns = instructions["code"] == _BPF_RET_K
+        instructions["k"][returns] = np.minimum(instructions["k"][returns], self._block_bytes - _BLOCK_OVERHEAD_BYTES)
+        program = instructions.tobytes()
         code = ctypes.create_string_buffer(program, len(program))
         fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
         self.socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)

@@ -30,8 +30,12 @@ _CODES = {
 
 
 def retire_ms(update_interval_s: float) -> int:
-    """How long the kernel may keep a block: a tenth of the interval, so that waiting for it twice is short."""
-    return max(1, round(update_interval_s * 100))
+    """How long the kernel may keep a block: a tenth of the interval, so that waiting for it twice is short.
+
+    Not below 2 ms: each time uses up a block, however little is in it, and the ring must outlast a worker that is
+    kept waiting. Not above 100 ms: a capture that ends waits for its last block.
+    """
+    return min(max(2, round(update_interval_s * 100)), 100)
 
 
 @contextlib.contextmanager
@@ -69,6 +73,8 @@ class Source:
     #: Of rings that it had before.
     past: Statistics = _NOTHING
     is_lost: bool = False
+    #: The kernel has told once that it went down; it does not tell what happens to it then.
+    was_down: bool = False
 
     @property
     def maker(self) -> RecordMaker:
