@@ -129,7 +129,7 @@ async def _stop_on_signal(captures: Captures, scope: trio.CancelScope, task_stat
             _log.info("%s: stopping", signal.Signals(number).name)
             systemd.notify("STOPPING=1")
             captures.stop_all()
-            with trio.move_on_after(limits.END_TIMEOUT_S):
+            with trio.move_on_after(limits.STOP_TIMEOUT_S):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_cancel_when_ended, captures, nursery.cancel_scope)
                     async for _second in signals:

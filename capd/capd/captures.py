@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Generator, Sequence
 
+import msgspec
 import trio
 
 from capd import limits, wireless
@@ -121,21 +122,27 @@ class Capture:
         Raises:
             RequestRefused: it could not be started; nothing of it remains.
         """
+        status: int | None = None
         try:
             async with contextlib.AsyncExitStack() as stack:
                 wishes = Wishes(self._request)
                 interfaces = await self._look_up(stack, wishes)
                 self._worker = Worker(self._launch(interfaces, wishes, directory_fd))
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._watch_start, nursery.cancel_scope, task_status)
+                    nursery.start_soon(self._watch_start, self._worker, task_status)
                     nursery.start_soon(self._watch_stop, self._worker)
                     if wishes.may_grow:
                         nursery.start_soon(self._watch_interfaces, wishes, self._worker, monitor)
-                    status = await self._worker.run(self._on_message)
+                    try:
+                        status = await self._worker.run(self._on_message)
+                    except OSError as error:
+                        self._failure = _no_room(error).failure
                     self._started.set()
                     nursery.cancel_scope.cancel()
             if not self.is_started:
                 raise self._refusal(status)
+        except OSError as error:
+            raise _no_room(error) from error
         finally:
             self._say_end()
         if self._end_reason is None:
@@ -162,7 +169,8 @@ class Capture:
         if wishes.patterns:
             for link, request in wishes.missing((await list_links()).values()):
                 wishes.attached.add(link.index)
-                interfaces.append(await _describe(link, request, link))
+                described = await _describe(link, request, link)
+                interfaces.append(msgspec.structs.replace(described, is_optional=True))
         return interfaces
 
     async def _watch_interfaces(self, wishes: Wishes, worker: Worker, monitor: Monitor) -> None:
@@ -171,7 +179,8 @@ class Capture:
         watch = await monitor.watch()
         try:
             while True:
-                links = await watch.next_links()
+                links, removed = await watch.next_links()
+                wishes.attached -= removed  # a new one may have its index already
                 wishes.forget_all_but(link.index for link in links)
                 for link, request in wishes.missing(links):
                     wishes.attached.add(link.index)
@@ -182,8 +191,8 @@ class Capture:
     async def _attach(self, link: Link, request: InterfaceRequest, worker: Worker) -> None:
         try:
             await worker.attach(await _describe(link, request, link))
-        except RequestRefused as refused:
-            message = InterfaceSkipped(interface=link.name, text=refused.failure.text)
+        except (RequestRefused, OSError) as error:
+            message = InterfaceSkipped(interface=link.name, text=str(error))
             for subscriber in self._subscribers:
                 subscriber.put(message)
 
@@ -202,24 +211,28 @@ class Capture:
             waits=bool(wishes.patterns) or self._request.wait_for_interfaces,
         )
 
-    async def _watch_start(self, scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
+    async def _watch_start(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
         with trio.move_on_after(limits.START_TIMEOUT_S) as timeout:
             await self._started.wait()
         if timeout.cancelled_caught:
             _log.error("capture %d: its worker did not start in time", self.capture_id)
-            scope.cancel()
+            await worker.kill()
         elif self.is_started:
             task_status.started()
 
     async def _watch_stop(self, worker: Worker) -> None:
         await self._was_stopped.wait()
         await worker.stop()
+        await trio.sleep(limits.END_TIMEOUT_S)
+        await worker.kill()
 
-    def stop(self, reason: EndReason) -> None:
-        """Have the capture end well; it is told to once, for the first reason."""
-        if not self._was_stopped.is_set():
-            self._stop_reason = reason
-            self._was_stopped.set()
+    def stop(self, reason: EndReason) -> bool:
+        """Have the capture end well; it is told to once, for the first reason. Return whether this was it."""
+        if self._was_stopped.is_set():
+            return False
+        self._stop_reason = reason
+        self._was_stopped.set()
+        return True
 
     def _on_message(self, message: Message) -> None:
         match message:
@@ -263,6 +276,11 @@ class Capture:
         for subscriber in self._subscribers:
             for message in last:
                 subscriber.put(message)
+
+
+def _no_room(error: OSError) -> RequestRefused:
+    """Return what to say when the system gives the daemon no descriptor, no process, no memory."""
+    return RequestRefused(FailureCode.RESOURCES, f"capd cannot start a capture now: {error.strerror}: try again later")
 
 
 async def _describe(link: Link, request: InterfaceRequest, device: Link) -> LaunchInterface:

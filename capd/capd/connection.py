@@ -1,19 +1,30 @@
 """A client's socket: messages and descriptors in, bytes out."""
 
 import array
-import contextlib
+import fcntl
+import math
 import os
 import socket
 
 import trio
 
+from capd import limits
+from capd.errors import RequestRefused
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import MAX_REQUEST_SIZE_BYTES, FrameDecoder
-from capd_protocol.messages import Message, decode
+from capd_protocol.messages import FailureCode, Message, decode
 
 _RECEIVE_BYTES = 65536
-#: One request carries one descriptor; room for more only so that a surplus is noticed.
-_MAX_DESCRIPTORS = 8
+#: SCM_MAX_FD (net/scm.h). One request carries one descriptor; a surplus that found no room would be closed by the
+#: kernel, in our time.
+_MAX_DESCRIPTORS = 253
+_ONLY_NAMES_A_DIRECTORY = os.O_PATH | os.O_DIRECTORY
+
+
+#: How long to wait for a descriptor to be closed before its thread is left alone with it. As many threads as there
+#: are such descriptors: clients are bounded.
+_CLOSING_S = 0.1
+_closing = trio.CapacityLimiter(math.inf)
 
 
 class Connection:
@@ -23,6 +34,7 @@ class Connection:
         self.socket = connection
         self._decoder = FrameDecoder(MAX_REQUEST_SIZE_BYTES)
         self._descriptors: list[int] = []
+        self._expected = 1
 
     async def receive(self) -> Message | None:
         """Return the next message, or None when the client has closed its side.
@@ -41,22 +53,35 @@ class Connection:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     received = array.array("i", payload[: len(payload) - len(payload) % 4])
                     self._descriptors.extend(received)
-            if flags & socket.MSG_CTRUNC or len(self._descriptors) > 1:
-                raise RemoteProtocolError("more than one descriptor came")
+            if flags & socket.MSG_CTRUNC or len(self._descriptors) > self._expected:
+                # Kept, it could be the client's own end of this connection, which would never end then.
+                raise RemoteProtocolError("a descriptor came that nothing was asked with")
             if not data:
                 self._decoder.check_end()
                 return None
             self._decoder.feed(data)
         return decode(frame)
 
+    def expect_descriptor(self) -> None:
+        """Let one descriptor come with the next request."""
+        self._expected = 1
+
     def take_descriptor(self) -> int:
-        """Return the descriptor that came with a request; the caller owns it.
+        """Return the directory's descriptor that came with a request; the caller owns it.
+
+        It only names the directory (O_PATH | O_DIRECTORY): looking at it and closing it wait for nobody, and it
+        keeps nothing open that is not a directory, such as the client's own end of this connection.
 
         Raises:
             RemoteProtocolError: none came.
+            RequestRefused: it is of another kind.
         """
         if not self._descriptors:
             raise RemoteProtocolError("the request came without the descriptor of a directory")
+        if fcntl.fcntl(self._descriptors[-1], fcntl.F_GETFL) & _ONLY_NAMES_A_DIRECTORY != _ONLY_NAMES_A_DIRECTORY:
+            text = "the descriptor that came along names no directory: open one with O_PATH and O_DIRECTORY"
+            raise RequestRefused(FailureCode.DESTINATION, text, argument="savefile")
+        self._expected = 0
         return self._descriptors.pop()
 
     async def send(self, data: bytes) -> bool:
@@ -69,9 +94,22 @@ class Connection:
             return False
         return True
 
-    def close(self) -> None:
+    async def send_in_time(self, data: bytes) -> None:
+        """Send an answer to a client, which must take it.
+
+        Raises:
+            RemoteProtocolError: it does not.
+        """
+        with trio.move_on_after(limits.REQUEST_TIMEOUT_S):
+            await self.send(data)
+            return
+        raise RemoteProtocolError("the client does not take its answers")
+
+    async def aclose(self) -> None:
         """Close everything."""
-        while self._descriptors:
-            os.close(self._descriptors.pop())
-        with contextlib.suppress(OSError):
-            self.socket.close()
+        self.socket.close()
+        descriptors, self._descriptors = self._descriptors, []
+        for descriptor in descriptors:
+            # Whatever a client opened may take as long to close as it likes (SO_LINGER, say): that is a thread's.
+            with trio.CancelScope(shield=True), trio.move_on_after(_CLOSING_S):
+                await trio.to_thread.run_sync(os.close, descriptor, abandon_on_cancel=True, limiter=_closing)

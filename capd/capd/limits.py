@@ -4,6 +4,8 @@
 MAX_CLIENTS = 256
 #: Of one user, so that one cannot keep the others out.
 MAX_CLIENTS_PER_USER = 128
+#: Of all users who may not capture, so that they cannot keep those out who may.
+MAX_STRANGERS = 64
 #: Captures at once of one user; a further one is refused. Chosen: each may take tens of MiB for its ring.
 MAX_CAPTURES_PER_USER = 64
 #: A client that has connected must have said what it wants by then, or it is cut off.
@@ -12,6 +14,8 @@ REQUEST_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 20.0
 #: A worker that was told to end must have done so by then, or it is killed.
 END_TIMEOUT_S = 10.0
+#: When it is told to stop, the daemon waits so long for captures that are ended, or killed, by these limits.
+STOP_TIMEOUT_S = 18.0
 #: A client that does not read its last events by then is cut off.
 LAST_EVENTS_TIMEOUT_S = 5.0
 #: Events that wait for one client; beyond, file events are dropped, oldest first, and it is told how many.

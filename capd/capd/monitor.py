@@ -42,12 +42,17 @@ class Watch:
             self._pending.clear()
         self._news.set()
 
-    async def next_links(self) -> list[Link]:
-        """Return all interfaces, at once the first time, then whenever one of them has changed."""
+    async def next_links(self) -> tuple[list[Link], set[int]]:
+        """Return all interfaces, at once the first time, then whenever one of them has changed.
+
+        With them come the indexes of those that were removed meanwhile, which new ones may have now.
+        """
         await self._news.wait()
         self._news = trio.Event()
-        self._pending.clear()
-        return list(self._table.links.values())
+        self._needs_picture = False
+        removed = {change.link.index for change in self._pending if change.kind == InterfaceChange.REMOVED}
+        self._pending = []
+        return list(self._table.links.values()), removed
 
     async def next_messages(self) -> list[Message]:
         """Return what is new as soon as there is anything: first, and after too much of it, the whole picture."""

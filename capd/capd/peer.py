@@ -1,14 +1,16 @@
 """Who is asking: the kernel's word on the process at the other end of a Unix socket."""
 
+import ctypes
 import os
-import pwd
 import socket
 import struct
 from dataclasses import dataclass
 
 _SO_PEERGROUPS = 59
-#: Python takes at most 1024 bytes from getsockopt: 256 groups.
-_MAX_GROUPS = 256
+#: NGROUPS_MAX (linux/limits.h).
+_MAX_GROUPS = 65536
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,15 @@ def peer_of(connection: socket.socket) -> Peer:
     process_id, user_id, group_id = struct.unpack(
         "=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     )
-    return Peer(process_id, user_id, group_id, _groups(connection, user_id, group_id))
+    return Peer(process_id, user_id, group_id, _groups(connection))
 
 
-def _groups(connection: socket.socket, user_id: int, group_id: int) -> tuple[int, ...]:
-    try:
-        packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
-    except OSError:
-        # More groups than fit: the ones that the user has by the user database.
-        return tuple(os.getgrouplist(pwd.getpwuid(user_id).pw_name, group_id))
-    return struct.unpack(f"={len(packed) // 4}I", packed)
+def _groups(connection: socket.socket) -> tuple[int, ...]:
+    # Through libc: Python's getsockopt takes at most 1024 bytes, which are 256 groups.
+    buffer = (ctypes.c_uint32 * _MAX_GROUPS)()
+    size = ctypes.c_uint32(ctypes.sizeof(buffer))
+    status = _libc.getsockopt(connection.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(size))
+    if status < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return tuple(buffer[: size.value // 4])

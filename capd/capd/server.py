@@ -61,6 +61,7 @@ class Server:
         self._captures = captures
         self._monitor = monitor
         self._clients: collections.Counter[int] = collections.Counter()
+        self._strangers = 0
 
     async def serve(self, listener: trio.socket.SocketType) -> None:
         """Serve clients until cancelled; then all their captures have ended."""
@@ -94,17 +95,26 @@ class Server:
             # A bug, here or in what is used here. It ends this client; the others' captures shall not end with it.
             _log.exception("the task of a client failed; please report this")
         finally:
-            connection.close()
+            await connection.aclose()
 
     @contextlib.contextmanager
     def _counted(self, peer: Peer) -> Generator[None, None, None]:
-        if self._clients.total() >= limits.MAX_CLIENTS or self._clients[peer.user_id] >= limits.MAX_CLIENTS_PER_USER:
+        is_stranger = not self._captures.may_capture(peer)
+        if (
+            self._clients.total() >= limits.MAX_CLIENTS
+            or self._clients[peer.user_id] >= limits.MAX_CLIENTS_PER_USER
+            or (is_stranger and self._strangers >= limits.MAX_STRANGERS)
+        ):
             raise RequestRefused(FailureCode.RESOURCES, "capd has as many clients as it may have: try again later")
         self._clients[peer.user_id] += 1
+        self._strangers += is_stranger
         try:
             yield
         finally:
+            self._strangers -= is_stranger
             self._clients[peer.user_id] -= 1
+            if not self._clients[peer.user_id]:
+                del self._clients[peer.user_id]
 
 
 async def _send_last(connection: Connection, message: Message) -> None:
@@ -124,7 +134,7 @@ class _Client:
 
     async def run(self) -> None:
         """Greet, then answer requests; a capture is the last one."""
-        await self._connection.send(encode(Hello(protocol_version=PROTOCOL_VERSION, software=SOFTWARE)))
+        await self._connection.send_in_time(encode(Hello(protocol_version=PROTOCOL_VERSION, software=SOFTWARE)))
         if not self._is_greeting(await self._receive_in_time()):
             return
         while (request := await self._receive_in_time()) is not None:
@@ -135,9 +145,10 @@ class _Client:
                     return
             except RequestRefused as refused:
                 _log.info("user %d is refused: %s", self._peer.user_id, refused.failure.text)
-                await self._connection.send(encode(Refused(failure=refused.failure)))
+                await self._connection.send_in_time(encode(Refused(failure=refused.failure)))
 
     async def _receive_in_time(self) -> Message | None:
+        self._connection.expect_descriptor()
         with trio.move_on_after(limits.REQUEST_TIMEOUT_S):
             return await self._connection.receive()
         text = f"no request came within {limits.REQUEST_TIMEOUT_S:g} s"
@@ -166,18 +177,18 @@ class _Client:
                 if capture_id is None:
                     raise RequestRefused(FailureCode.INVALID, "this connection has no capture: name one by its id")
                 self._captures.stop(self._peer, capture_id)
-                await self._connection.send(encode(Stopping()))
+                await self._connection.send_in_time(encode(Stopping()))
             case ListCaptures():
                 summaries = tuple(capture.summary() for capture in self._captures.visible_to(self._peer))
-                await self._connection.send(encode(CaptureList(captures=summaries)))
+                await self._connection.send_in_time(encode(CaptureList(captures=summaries)))
             case ListInterfaces():
                 may_capture = self._captures.may_capture(self._peer)
                 for part in await inquiries.interface_lists(may_capture=may_capture):
-                    await self._connection.send(encode(part))
+                    await self._connection.send_in_time(encode(part))
             case GetCapabilities():
-                await self._connection.send(encode(await inquiries.capabilities(request)))
+                await self._connection.send_in_time(encode(await inquiries.capabilities(request)))
             case GetDriverCounters(interface=interface):
-                await self._connection.send(encode(await inquiries.driver_counters(interface)))
+                await self._connection.send_in_time(encode(await inquiries.driver_counters(interface)))
             case WatchInterfaces():
                 await self._follow(await self._monitor.watch())
                 return True
@@ -196,7 +207,7 @@ class _Client:
     async def _follow(self, view: Watch | Count) -> None:
         """Send what a view has to tell until the client leaves."""
         try:
-            await self._connection.send(encode(Watching()))
+            await self._connection.send_in_time(encode(Watching()))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_from, view, nursery.cancel_scope)
                 nursery.start_soon(self._wait_until_left, nursery.cancel_scope)
@@ -260,8 +271,8 @@ class _Client:
             while (message := await self._connection.receive()) is not None:
                 if not isinstance(message, StopCapture) or message.capture_id not in (None, capture.capture_id):
                     raise RemoteProtocolError(f"a {type(message).__name__} while this connection captures")
-                subscriber.put(Stopping())
-                capture.stop(EndReason.STOPPED)
+                if capture.stop(EndReason.STOPPED):
+                    subscriber.put(Stopping())
         except RemoteProtocolError as error:
             failure = Failure(code=FailureCode.PROTOCOL, text=f"capd did not understand the client: {error}")
             subscriber.put(Refused(failure=failure))

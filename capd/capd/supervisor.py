@@ -44,6 +44,7 @@ class Worker:
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
         self._control: trio.SocketStream | None = None
+        self._process: trio.Process | None = None
         self._is_launched = trio.Event()
         self._sending = trio.Lock()
 
@@ -68,6 +69,7 @@ class Worker:
                     # A Ctrl-C at our terminal is ours to handle: the worker shall end well.
                     start_new_session=True,
                 )
+            self._process = process
             try:
                 try:
                     await self._control.send_all(encode_launch(self._launch))
@@ -124,17 +126,21 @@ class Worker:
         with trio.move_on_after(limits.END_TIMEOUT_S):
             await process.wait()
         if process.returncode is None:
-            _log.error("worker %d did not end in time and is killed", process.pid)
-            await self._kill(process)
+            await self.kill()
             with trio.move_on_after(limits.END_TIMEOUT_S):
                 await process.wait()
         if process.returncode is None:
             _log.critical("worker %d cannot be killed: it waits for a disk or a driver", process.pid)
 
-    async def _kill(self, process: trio.Process) -> None:
+    async def kill(self) -> None:
+        """Kill the worker, which did not end when it was told to. What it was told last may be missing in its file."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        _log.error("worker %d did not end in time and is killed", process.pid)
         try:
             process.kill()
         except PermissionError:
-            # It has another user's id and we have no CAP_KILL: a process that becomes that user may.
-            arguments = process.pid, self._launch.user_id, self._launch.group_id
+            # It has another user's id and we have no CAP_KILL.
+            arguments = process.pid, self._launch.user_id
             await trio.run_process(command("capd.kill", *arguments), env=environment(), check=False)

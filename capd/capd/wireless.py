@@ -10,6 +10,7 @@ what was changed is gone when the capture ends.
 
 import contextlib
 import errno
+import gc
 import struct
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -56,12 +57,15 @@ def _on_radio(link: Link, what: str, action: Callable[[Any], object]) -> None:
         with IW() as nl80211:
             nl80211.get_interface_by_ifindex(link.index)
             action(nl80211)
+            return
     except NetlinkError as error:
-        if error.code in _NOT_WIRELESS:
-            text = f"{link.name} is not a wireless interface: it has no {what}"
-            raise RequestRefused(FailureCode.UNSUPPORTED, text, interface=link.name) from error
-        text = f"the radio of {link.name} refuses the {what}: {error}"
-        raise RequestRefused(FailureCode.UNSUPPORTED, text, interface=link.name) from error
+        code, words = error.code, str(error)
+    # pyroute2 leaves the sockets of a failed constructor to the garbage collector, for whenever it comes.
+    gc.collect()
+    text = f"the radio of {link.name} refuses the {what}: {words}"
+    if code in _NOT_WIRELESS:
+        text = f"{link.name} is not a wireless interface: it has no {what}"
+    raise RequestRefused(FailureCode.UNSUPPORTED, text, interface=link.name)
 
 
 def _check_privilege(link: Link, what: str) -> None:

@@ -18,6 +18,8 @@ from capd_protocol.messages import (
 )
 
 _MIB = 1024 * 1024
+#: What a float can be made of; the ranges are narrower.
+_LARGEST_SECONDS = 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,8 @@ def _check_types(arguments: dict[str, Any]) -> None:
         wrong_bool = isinstance(value, bool) and bool not in types and object not in types
         if value is not None and (wrong_bool or not isinstance(value, types)):
             raise InvalidArgument(f"{name} is {value!r}; it must be {description}", argument=name)
+        if float in types and isinstance(value, int) and abs(value) > _LARGEST_SECONDS:
+            raise InvalidArgument(f"{name} is far too large; it must be {description}", argument=name)
 
 
 def _file_format(use_pcapng: bool | None, use_libpcap: bool | None) -> Literal["pcapng", "pcap"]:
@@ -253,7 +257,8 @@ class Place:
             return os.open(self.directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise DestinationError(f"the directory {self.directory} cannot be entered: {reason}") from error
+            shown = self.directory if self.directory.isprintable() else repr(self.directory)
+            raise DestinationError(f"the directory {shown} cannot be entered: {reason}") from error
 
 
 def _place(savefile: str | os.PathLike[str] | None, interfaces: Sequence[InterfaceRequest], suffix: str) -> Place:
@@ -264,7 +269,9 @@ def _place(savefile: str | os.PathLike[str] | None, interfaces: Sequence[Interfa
             else ("several_interfaces" if len(interfaces) == 1 else f"{len(interfaces)}_interfaces")
         )
         return Place(tempfile.gettempdir(), f"capd_{what}_{secrets.token_hex(4)}.{suffix}", is_temporary=True)
-    path = os.fspath(savefile)
+    path: object = os.fspath(savefile)
+    if not isinstance(path, str):
+        raise InvalidArgument(f"savefile is {path!r}; it must be a path of text", argument="savefile")
     directory, file_name = os.path.split(path)
     if not file_name:
         raise InvalidArgument(f"savefile {path!r} names a directory: add the name of a file", argument="savefile")

@@ -54,6 +54,8 @@ class Transport:
 
     def receive(self, timeout_s: float | None) -> bytes | None:
         """Return bytes, empty ones when the daemon has closed; None when none came in time."""
+        if self.is_closed:
+            return b""
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
         # poll(2) takes milliseconds as an int: what is longer than 24 days is for ever.

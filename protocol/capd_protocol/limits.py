@@ -207,6 +207,9 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
             "autostop_files counts the files of a ring: give ringbuffer_duration, ringbuffer_filesize "
             "or ringbuffer_packets too",
         )
+    if request.file_format == "pcap" and request.wait_for_interfaces:
+        text = "wait_for_interfaces needs pcapng: a pcap file begins with the link-layer type of an interface"
+        yield Fault("wait_for_interfaces", text)
     if request.file_format == "pcap" and (len(interfaces) > 1 or any(_is_several(each) for each in interfaces)):
         yield Fault(
             "use_libpcap",

@@ -604,4 +604,6 @@ def decode(frame: Frame) -> Message:
         return decoder(frame.payload)
     # msgspec's own and UnicodeError are ValueErrors too; JSON nested too deep is a RecursionError.
     except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"message {chr(frame.indicator)!r}: {str(error)[:_MAX_REASON_CHARACTERS]}") from error
+        # It may quote what was sent, and goes into logs: no line ends, no escape sequences.
+        reason = str(error)[:_MAX_REASON_CHARACTERS].encode("unicode_escape").decode("ascii")
+        raise RemoteProtocolError(f"message {chr(frame.indicator)!r}: {reason}") from error

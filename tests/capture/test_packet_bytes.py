@@ -210,27 +210,6 @@ def test_tags_that_the_kernel_sets_aside_are_put_back(
     assert_whole(path, read_pcap(path).packets if file_format == "pcap" else read_file(path).packets, expected)
 
 
-def test_frames_of_a_vlan_interface_are_captured_below_it_with_their_tag(
-    daemon: Daemon, veth: tuple[str, str], user_dir: Path
-) -> None:
-    frames = [local_frame(size, number) for number, size in enumerate((18, 60, 61, 62, 63, 1400))]
-    path = user_dir / "below.pcapng"
-    details = ["type", "vlan", "protocol", "802.1ad", "id", "200", "egress-qos-map", "0:5"]
-    try:
-        ip("link", "add", "link", veth[0], "name", "above", *details)
-    except subprocess.CalledProcessError:
-        pytest.skip("this kernel has no VLAN interfaces")
-    silence("above")
-    ip("link", "set", "dev", "above", "up")
-    with capturing(daemon, interfaces=[veth[0], "above"], savefile=path) as capture:
-        send_queued("above", frames)
-        until_packets(capture, 2 * len(frames))
-        end(capture)
-    packets = read_file(path).packets
-    assert [one.data for one in packets if one.interface_id == 0] == [tagged(f, (STAG, 0xA0C8)) for f in frames]
-    assert [one.data for one in packets if one.interface_id == 1] == frames
-
-
 def test_frames_that_the_machine_itself_sends_are_captured_once_and_as_they_are(
     daemon: Daemon, veth: tuple[str, str], user_dir: Path
 ) -> None:

@@ -314,7 +314,7 @@ def _is_handled(process_id: int, number: signal.Signals) -> bool:
 def test_a_reader_that_leaves_ends_the_capture(bench: Bench) -> None:
     words = capture_command(bench, "--json", "-w", "a.pcapng")
     with subprocess.Popen(
-        ["sh", "-c", '"$@" | head -1; exec sleep 0', "sh", *words],
+        ["bash", "-c", '"$@" | head -1; exit "${PIPESTATUS[0]}"', "bash", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=bench.directory,
@@ -324,7 +324,7 @@ def test_a_reader_that_leaves_ends_the_capture(bench: Bench) -> None:
         # It notices when it has something to say.
         bench.send(3)
         _, errors = shell.communicate(timeout=PATIENCE_S)
-    assert errors == b""
+    assert (shell.returncode, errors) == (1, b"")
     assert nothing_runs(bench)
     assert len(read_complete(bench.directory / "a.pcapng").packets) == 3
 
@@ -378,31 +378,45 @@ def json_lines(text: str) -> list[dict[str, Any]]:
 
 
 def test_json_lines_tell_everything(bench: Bench) -> None:
-    status, lines, errors = captured(bench, 6, "--json", "-w", "a.pcapng", "-b", "packets:4", "-c", "6")
+    status, lines, errors = captured(bench, 2, "--json", "-w", "a.pcapng", "-b", "packets:1", "-c", "2")
     assert (status, errors) == (0, "")
     events = json_lines("\n".join(lines))
     assert [each["event"] for each in events] == [*["file", "packets", "file_closed"] * 2, "ended"]
     names = sorted(str(path.relative_to(bench.directory)) for path in bench.directory.glob("a_*"))
     first, second, ended = events[:3], events[3:6], events[6]
-    for (opened, count, closed), name, packets, total in zip((first, second), names, (4, 2), (4, 6), strict=True):
+    for (opened, count, closed), name, total in zip((first, second), names, (1, 2), strict=True):
         assert opened == {"event": "file", "path": name}
-        assert count == {"event": "packets", "packets_delta": packets, "packets_total": total}
+        assert count == {"event": "packets", "packets_delta": 1, "packets_total": total}
         assert set(closed) == {
             *("event", "name", "packets", "size_bytes", "first_timestamp_ns", "last_timestamp_ns", "drops"),
         }
-        assert (closed["name"], closed["packets"], closed["drops"]) == (name, packets, 0)
+        assert (closed["name"], closed["packets"], closed["drops"]) == (name, 1, 0)
         assert closed["size_bytes"] == (bench.directory / name).stat().st_size
         assert closed["first_timestamp_ns"] <= closed["last_timestamp_ns"] <= time.time_ns()
     (counters,) = ended.pop("interfaces")
     assert ended == {"event": "ended", "reason": "packets"}
     assert counters == {
         "interface": bench.interface,
-        "received_total": 6,
-        "written_total": 6,
+        "received_total": 2,
+        "written_total": 2,
         "kernel_drops_total": 0,
         "writer_drops_total": 0,
         "excess_total": 0,
     }
+
+
+def test_json_totals_are_the_sums_of_what_was_told(bench: Bench) -> None:
+    words = capture_command(bench, "--json", "-w", "a.pcapng", "-b", "packets:1", "-c", "20")
+    with started(words, bench.directory) as (process, _):
+        # Meanwhile much happens, of which it hears all at once.
+        process.send_signal(signal.SIGSTOP)
+        bench.send(20)
+        wait_until(lambda: len(list(bench.directory.glob("a_*"))) == 20, "all files are there")
+        process.send_signal(signal.SIGCONT)
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    counts = [each for each in json_lines(output) if each["event"] == "packets"]
+    assert [each["packets_delta"] for each in counts] == [1] * 20
+    assert [each["packets_total"] for each in counts] == list(range(1, 21))
 
 
 def test_json_tells_of_interfaces_that_go_and_of_the_error(bench: Bench) -> None:
@@ -508,7 +522,15 @@ def test_a_list_fits_the_terminal(bench: Bench) -> None:
             with in_terminal(command(bench, "list"), columns=columns) as session:
                 assert session.wait_ended() == 0
             assert session.screen.wraps == 0
-            assert len(session.screen.lines) == 2
+            header, row = session.screen.lines
+            assert header.split() == ["ID", "UID", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE"]
+            # What is too long is made shorter where it stands; names differ at their ends.
+            *_, interfaces, file_name = row.split()
+            assert len(row.split()) == 7
+            assert row.index(f" {interfaces}") + 1 == header.index("INTERFACES")
+            assert row.index(f" {file_name}") + 1 == header.index("FILE")
+            assert (interfaces[:2], interfaces[-2:]) == (names[0][:2], names[-1][-2:])
+            assert (file_name[:1], file_name[-2:]) == (name[:1], name[-2:])
         # A program that looks for a name finds it.
         assert name in done(command(bench, "list")).stdout
 

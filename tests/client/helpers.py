@@ -6,7 +6,7 @@ import select
 import struct
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +82,17 @@ def drain(capture: CaptureSession) -> list[Event]:
 def of_type(events: list[Event], event_type: int) -> list[object]:
     """Return the messages of the events of one type."""
     return [message for kind, message in events if kind == event_type]
+
+
+def merged(events: Iterable[Event]) -> list[Event]:
+    """Return events with counts that follow one another as one: into how many they fall is a matter of time."""
+    result: list[Event] = []
+    for event_type, message in events:
+        if event_type == CaptureSession.SP_PACKET_COUNT and result and result[-1][0] == event_type:
+            result[-1] = event_type, result[-1][1] + message
+        else:
+            result.append((event_type, message))
+    return result
 
 
 def wait_for_packets(capture: CaptureSession, packets: int) -> None:

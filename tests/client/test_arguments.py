@@ -283,8 +283,8 @@ def update_interval(bench: Bench) -> None:
     for interval_s in (0.01, 0.3):
         with bench.running(update_interval=interval_s) as capture:
             (worker,) = bench.daemon.workers()
-            # The kernel gives a block back within a tenth of it.
-            assert rings(worker)[bench.interface][1] == interval_s * 100
+            # The kernel gives a block back within a tenth of it, but not so soon that it runs out of them.
+            assert rings(worker)[bench.interface][1] == max(2, interval_s * 100)
             sender = threading.Thread(target=bench.send, args=(200,), kwargs={"rate_pps": 400})
             sender.start()
             sender.join()

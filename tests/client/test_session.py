@@ -45,13 +45,22 @@ from capd_client import (
 from capd_client.errors import error_for
 from capd_protocol.messages import EndReason, Failure, FailureCode
 from tests.client.conftest import Bench
-from tests.client.helpers import PATIENCE_S, Watched, drain, of_type, read_complete, wait_for_packets, wait_until
+from tests.client.helpers import (
+    PATIENCE_S,
+    Watched,
+    drain,
+    merged,
+    of_type,
+    read_complete,
+    wait_for_packets,
+    wait_until,
+)
 from tests.support.daemon import as_user
 from tests.support.namespace import veth_pair
 from tests.support.traffic import build_frames, send
 
 #: Somebody who may not capture.
-STRANGER = 12345
+STRANGER = 23456
 #: What a machine that is busy with other things may add to a time.
 SLACK_S = 2.0
 
@@ -331,7 +340,7 @@ def test_events_beyond_wirepy_are_shown_by_wait_for_event(bench: Bench) -> None:
     assert [each.name for each in capture.files] == of_type(events, capture.SP_FILE)
     assert events[-1] == (capture.SP_ENDED, EndReason.PACKETS)
     # A count belongs to the file named last.
-    kinds = [kind for kind, _ in events]
+    kinds = [kind for kind, _ in merged(events)]
     one_file = [capture.SP_FILE, capture.SP_PACKET_COUNT, capture.SP_FILE_CLOSED]
     assert kinds == [*one_file, *one_file, *one_file, capture.SP_DROPS, capture.SP_ENDED]
 
@@ -351,11 +360,10 @@ def test_an_interface_that_goes_away_is_told_of_and_the_others_go_on(bench: Benc
         lost: list[str] = []
         capture.register_eventhandler(capture.SP_INTERFACE_LOST, lost.append)
         subprocess.run(["ip", "link", "delete", "dev", "gone0"], check=True, timeout=10)
-        bench.send(2)
+        bench.send(1)
         kind, _ = capture.wait_for_unhandled_event(timeout=PATIENCE_S)
         assert kind == capture.SP_FILE
-        kind, message = capture.wait_for_unhandled_event(timeout=PATIENCE_S)
-        assert (kind, message) == (capture.SP_PACKET_COUNT, 2)
+        assert capture.wait_for_unhandled_event(timeout=PATIENCE_S) == (capture.SP_PACKET_COUNT, 1)
         capture.stop()
         collect(capture)
     assert lost == ["gone1"]
@@ -389,7 +397,7 @@ def test_a_program_that_reads_too_slowly_is_told_what_it_missed(bench: Bench) ->
 def test_iteration_ends_when_the_capture_ends_by_itself(bench: Bench) -> None:
     with bench.running(max_packet_count=4) as capture:
         bench.send(4)
-        assert collect(capture) == [
+        assert merged(capture) == [
             (capture.SP_FILE, str(bench.savefile)),
             (capture.SP_PACKET_COUNT, 4),
             (capture.SP_DROPS, 0),

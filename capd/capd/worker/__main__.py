@@ -50,6 +50,46 @@ def _header(launch: Launch, sources: list[Source], hardware: str, operating_syst
     return section + b"".join(source.description_block(operating_system) for source in sources)
 
 
+def _make_sources(
+    launch: Launch, maker: SourceMaker, sockets: list[socket.socket]
+) -> tuple[list[Source], list[tuple[str, str]]]:
+    """Return the sources, and which interfaces are left out, with the reason.
+
+    Raises:
+        CaptureFailed: one that was named cannot be captured, or none of those that a pattern matched.
+    """
+    sources: list[Source] = []
+    skipped: list[tuple[str, CaptureFailed]] = []
+    for interface, opened in zip(launch.interfaces, sockets, strict=True):
+        try:
+            sources.append(maker.make(interface, opened, len(sources)))
+        except CaptureFailed as error:
+            if not interface.is_optional:
+                raise
+            skipped.append((interface.request.name, error))
+    if skipped and not sources:
+        raise skipped[0][1]
+    return sources, [(name, error.failure.text) for name, error in skipped]
+
+
+def _arm(sources: list[Source]) -> list[tuple[str, str]]:
+    """Begin to receive; return which interfaces of those that a pattern matched have gone meanwhile.
+
+    Raises:
+        CaptureFailed: one that was named is not there any more.
+    """
+    gone: list[tuple[str, str]] = []
+    for source in sources:
+        try:
+            source.arm()
+        except CaptureFailed as error:
+            if not source.launch.is_optional:
+                raise
+            source.detach()
+            gone.append((source.name, error.failure.text))
+    return gone
+
+
 def _capture(launch: Launch, control: Control, report: Report) -> None:
     # 1. Open what needs CAP_NET_RAW: sockets of protocol 0, which receive nothing, and libpcap's handles.
     libpcap.load()
@@ -61,14 +101,10 @@ def _capture(launch: Launch, control: Control, report: Report) -> None:
     privileges.become(launch.user_id, launch.group_id, launch.groups)
     os.umask(0)  # the mode of files is said in full where they are made
     # 4. Compile the filters: the first text of the user that is looked at.
-    sources = [
-        maker.make(interface, opened, number)
-        for number, (interface, opened) in enumerate(zip(launch.interfaces, sockets, strict=True))
-    ]
+    sources, skipped = _make_sources(launch, maker, sockets)
     # 5. Bind: from here on packets come and are counted.
     start_ns = time.time_ns()
-    for source in sources:
-        source.arm()
+    skipped += _arm(sources)
     # 6. The first file, which is announced when its header is on disk.
     files = CaptureFiles(
         directory_fd=launch.directory_fd,
@@ -84,6 +120,8 @@ def _capture(launch: Launch, control: Control, report: Report) -> None:
         text = str(error) if isinstance(error, DestinationError) else f"no room for the capture file: {error}"
         failure = Failure(code=FailureCode.DESTINATION, text=text, argument="savefile")
         raise CaptureFailed(failure) from error
+    for name, text in skipped:
+        report.interface_skipped(name, text)
     if control.is_gone():
         files.abandon()  # whoever asked left before hearing of it
         return

@@ -30,8 +30,20 @@ def activation_failure(interface: str, error: PcapError) -> Failure:
     return Failure(code=code, text=text.format(name=interface, words=error), interface=interface)
 
 
+def bad_filter(words: str, interface: str, interface_index: int, position: int | None = None) -> Failure:
+    """Return what is wrong with the filter of an interface."""
+    return Failure(
+        code=FailureCode.BAD_FILTER,
+        text=words,
+        argument="capture_filter",
+        interface=interface,
+        interface_index=interface_index,
+        position=position,
+    )
+
+
 class Compiler:
-    """A live handle of one interface, and what is asked of it."""
+    """A live handle of one interface, and what is asked of it, for that one and others of its kind."""
 
     def __init__(self, interface: str, snaplen_bytes: int) -> None:
         """Open the handle. Needs CAP_NET_RAW.
@@ -39,7 +51,6 @@ class Compiler:
         Raises:
             CaptureFailed: libpcap cannot open the interface.
         """
-        self._interface = interface
         try:
             self._handle = Handle(interface)
             self._handle.activate(snaplen_bytes=snaplen_bytes)
@@ -47,13 +58,13 @@ class Compiler:
             raise CaptureFailed(activation_failure(interface, error)) from error
 
     @classmethod
-    def of(cls, handle: Handle, interface: str) -> "Compiler":
+    def of(cls, handle: Handle) -> "Compiler":
         """Return a compiler on a handle that is open already."""
         compiler = cls.__new__(cls)
-        compiler._interface, compiler._handle = interface, handle
+        compiler._handle = handle
         return compiler
 
-    def choose_link_layer_type(self, wanted: LinkLayerType | None) -> LinkLayerType:
+    def choose_link_layer_type(self, wanted: LinkLayerType | None, interface: str) -> LinkLayerType:
         """Set the type that filters are compiled for, and return it.
 
         Raises:
@@ -63,14 +74,14 @@ class Compiler:
         chosen = wanted or possible[0]
         if chosen not in possible:
             names = ", ".join(map(str, possible))
-            text = f"{self._interface} has no link-layer type {chosen}; it has {names}"
+            text = f"{interface} has no link-layer type {chosen}; it has {names}"
             raise CaptureFailed(
-                Failure(code=FailureCode.UNSUPPORTED, text=text, interface=self._interface, argument="link_layer_type")
+                Failure(code=FailureCode.UNSUPPORTED, text=text, interface=interface, argument="link_layer_type")
             )
         self._handle.set_link_layer_type(chosen)
         return chosen
 
-    def compile(self, text: str, interface_index: int) -> bytes:
+    def compile(self, text: str, interface: str, interface_index: int) -> bytes:
         """Return the filter as an array of struct sock_filter. An empty one takes all, up to the snaplen.
 
         Raises:
@@ -79,12 +90,12 @@ class Compiler:
         name = find_host_name(text)
         if name is not None:
             words = f"host names are not looked up: give the address of {name.text!r}"
-            raise CaptureFailed(self._bad_filter(words, interface_index, name.position))
+            raise CaptureFailed(bad_filter(words, interface, interface_index, name.position))
         try:
             return self._handle.compile(text)
         except PcapError as error:
             position = find_position(text, self._complain)
-            raise CaptureFailed(self._bad_filter(str(error), interface_index, position)) from error
+            raise CaptureFailed(bad_filter(str(error), interface, interface_index, position)) from error
 
     def _complain(self, text: str) -> str | None:
         try:
@@ -92,16 +103,6 @@ class Compiler:
         except PcapError as error:
             return str(error)
         return None
-
-    def _bad_filter(self, words: str, interface_index: int, position: int | None) -> Failure:
-        return Failure(
-            code=FailureCode.BAD_FILTER,
-            text=words,
-            argument="capture_filter",
-            interface=self._interface,
-            interface_index=interface_index,
-            position=position,
-        )
 
     def close(self) -> None:
         """Close the handle."""

@@ -30,6 +30,8 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
     #: The link-layer type that libpcap gives it.
     default_dlt: int
     loopback: bool
+    #: A pattern matched it: if it cannot be captured, the others are.
+    is_optional: bool = False
     #: Whether libpcap can open it now.
     is_up: bool = True
     mac_address: bytes | None = None

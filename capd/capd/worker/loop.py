@@ -19,7 +19,7 @@ from capd.worker.control import Control
 from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed
 from capd.worker.launch import Launch, LaunchInterface
-from capd.worker.order import JITTER_NS, Slice, TimeOrder, Waiting
+from capd.worker.order import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder, Waiting
 from capd.worker.report import Report
 from capd.worker.rotation import is_full, room_for
 from capd.worker.savefile import DestinationError, WriteError
@@ -76,9 +76,10 @@ class Capture:
         self._interval_s = launch.update_interval_s
         # The kernel's timer looks at a block at most every retire time, and closes it the second time.
         hold_ns = 2 * retire_ms(self._interval_s) * 1_000_000
-        self._order = TimeOrder(hold_ns)
+        jitter_ns = max(JITTER_NS, min(RELAXED_JITTER_NS, round(self._interval_s * 1e8)))
+        self._order = TimeOrder(hold_ns, jitter_ns)
         self._caught_up_ns: list[int] = []
-        self._hold_s = (hold_ns + JITTER_NS) / 1e9
+        self._hold_s = (hold_ns + jitter_ns) / 1e9
         self._started_s = time.monotonic()
         self._ticked_s = 0.0
         self._looked_s = 0.0
@@ -207,7 +208,9 @@ class Capture:
                 if self._sources[known].is_lost:
                     self._coming.append((interface, packet_socket))
                 else:
-                    packet_socket.close()  # it is in already
+                    packet_socket.close()
+                    text = "the capture has an interface already that had this name when it was attached"
+                    self._report.interface_skipped(interface.request.name, text)
                 continue
             self._attach(interface, packet_socket, known)
 
@@ -252,7 +255,8 @@ class Capture:
             block = source.ring.take() if source.ring is not None else None
             if block is None or source.ring is None:
                 self._ready.discard(number)
-                self._caught_up_ns[number] = looked_ns
+                open_since_ns = source.ring.open_since_ns() if source.ring is not None else None
+                self._caught_up_ns[number] = looked_ns if open_since_ns is None else min(looked_ns, open_since_ns)
                 continue
             self._ready.add(number)  # there may be more
             if not len(block.frames):
@@ -265,7 +269,7 @@ class Capture:
     def _write_in_order(self) -> None:
         # From a ring whose interface is gone no more comes once all that it has counted was taken.
         ended = [source.ring is None or (source.is_lost and source.is_drained) for source in self._sources]
-        taken = self._order.take(self._caught_up_ns, ended)
+        taken = self._order.take(self._caught_up_ns, ended, time.time_ns())
         if taken is None:
             return
         records, finished = taken

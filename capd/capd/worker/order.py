@@ -17,6 +17,8 @@ from capd.worker.records import U64, Records
 #: How far a timestamp may lie behind one that entered its ring before it: packets are stamped before they
 #: queue for the ring, and the processor that carries one may be busy with another thing in between.
 JITTER_NS = 2_000_000
+#: The same where nobody is in a hurry: on two busy processors 2 ms were not always enough.
+RELAXED_JITTER_NS = 10_000_000
 #: A timestamp so far in the future tells that the clock was set back. Chosen: far beyond what two readings of one
 #: clock can differ by.
 _SET_BACK_NS = 1_000_000_000
@@ -43,9 +45,15 @@ class Slice:
 class TimeOrder:
     """What has come from the rings and is not written yet. Its bound is the rings' own memory."""
 
-    def __init__(self, hold_ns: int) -> None:
-        """Begin without rings; ``hold_ns``: a packet older than this is in a block that the kernel has closed."""
+    def __init__(self, hold_ns: int, jitter_ns: int = JITTER_NS) -> None:
+        """Begin without rings.
+
+        Args:
+            hold_ns: a packet older than this is in a block that the kernel has closed.
+            jitter_ns: how far a timestamp may lie behind one that entered its ring before it.
+        """
         self._hold_ns = hold_ns
+        self._jitter_ns = jitter_ns
         self._waiting: list[deque[Waiting]] = []
         self._seen_ns: list[int] = []
 
@@ -70,26 +78,33 @@ class TimeOrder:
     def wait_s(self, now_ns: int) -> float:
         """In how many seconds the oldest record that waits can be taken at the latest."""
         oldest_ns = min(int(blocks[0].records.timestamps_ns[blocks[0].done]) for blocks in self._waiting if blocks)
-        return min(max(oldest_ns + self._hold_ns + JITTER_NS - now_ns, 500_000), self._hold_ns + JITTER_NS) / 1e9
+        return (
+            min(max(oldest_ns + self._hold_ns + self._jitter_ns - now_ns, 500_000), self._hold_ns + self._jitter_ns)
+            / 1e9
+        )
 
-    def take(self, caught_up_ns: Sequence[int], ended: Sequence[bool]) -> tuple[Slice, list[Waiting]] | None:
+    def take(
+        self, caught_up_ns: Sequence[int], ended: Sequence[bool], now_ns: int | None = None
+    ) -> tuple[Slice, list[Waiting]] | None:
         """Return what may be written now, and the blocks to release afterwards, or None.
 
         Args:
             caught_up_ns: for each ring, a time at which all its closed blocks had been added, by the clock that
                 stamps packets. Not the present: after a stall, many closed blocks wait in the rings.
             ended: for each ring, whether no more can come from it.
+            now_ns: the present, by the same clock; None: the latest of these times.
         """
+        now_ns = max(caught_up_ns, default=0) if now_ns is None else now_ns
         if len(self._waiting) == 1:
             caught_up_ns, ended = (0,), (True,)  # nothing to wait for
         horizons = [
-            max(seen_ns if seen_ns <= known_ns + _SET_BACK_NS else 0, known_ns - self._hold_ns)
+            max(seen_ns if seen_ns <= now_ns + _SET_BACK_NS else 0, known_ns - self._hold_ns)
             for seen_ns, known_ns, end in zip(self._seen_ns, caught_up_ns, ended, strict=True)
             if not end
         ]
-        horizon_ns = min(horizons) - JITTER_NS if horizons else 2**63
+        horizon_ns = min(horizons) - self._jitter_ns if horizons else 2**63
         # The clock that stamps packets has been set back: what is from its future waits for nothing.
-        future_ns = max(caught_up_ns) + _SET_BACK_NS if horizons else 2**63
+        future_ns = now_ns + _SET_BACK_NS if horizons else 2**63
         parts: list[tuple[U64, U64, npt.NDArray[np.int64]]] = []
         finished: list[Waiting] = []
         for ring, blocks in enumerate(self._waiting):
@@ -103,7 +118,7 @@ class TimeOrder:
                     indexes = np.full(ready - waiting.done, ring, np.int64)
                     parts.append((waiting.records.vectors[part], timestamps_ns[part], indexes))
                     waiting.done = ready
-                if horizon_ns + JITTER_NS < timestamps_ns[-1] <= future_ns:
+                if horizon_ns + self._jitter_ns < timestamps_ns[-1] <= future_ns:
                     break  # nothing in later blocks is ready either
             while blocks and blocks[0].done == len(blocks[0].records.timestamps_ns):
                 finished.append(blocks.popleft())

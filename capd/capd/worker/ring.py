@@ -57,6 +57,8 @@ _BLOCK_OVERHEAD_BYTES = 512
 _BLOCK_STATUS = 2
 _BLOCK_PACKETS = 3
 _BLOCK_FIRST = 4
+_BLOCK_OPENED_SECONDS = 8
+_BLOCK_OPENED_NANOSECONDS = 9
 
 
 #: The index that stands for every interface, as in packet(7).
@@ -197,11 +199,8 @@ class Ring:
         """Whether the interface still exists; it may be down."""
         if self._interface_index == ALL_INTERFACES:
             return True
-        try:
-            socket.if_indextoname(self._interface_index)
-        except OSError:
-            return False
-        return True
+        # The kernel unbinds the socket from an interface that goes away; its index may be another one's by now.
+        return bool(self.socket.getsockname()[0])
 
     def clear_error(self) -> None:
         """Take the socket's pending error, which an interface that goes down leaves."""
@@ -230,6 +229,20 @@ class Ring:
         block = Block(self._taken, _walk(self._memory, self.words, first_frame, packets), end_word)
         self._taken += 1
         return block
+
+    def open_since_ns(self) -> int | None:
+        """Return since when the kernel has had packets in a block that it has not closed; None where it has none.
+
+        To be asked when ``take`` gave nothing: the block is the next one then. The kernel's timer closes it in
+        time, but on a busy machine that may be late.
+        """
+        if self._taken - self._released == self._blocks:
+            return None
+        first_word = self._taken % self._blocks * self._block_bytes // 4
+        if not self._memory[first_word + _BLOCK_PACKETS]:
+            return None
+        seconds = self._memory[first_word + _BLOCK_OPENED_SECONDS]
+        return int(seconds) * 1_000_000_000 + int(self._memory[first_word + _BLOCK_OPENED_NANOSECONDS])
 
     def release(self, block: Block) -> None:
         """Give the oldest block back to the kernel."""

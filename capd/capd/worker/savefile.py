@@ -150,7 +150,8 @@ class SaveFile:
                 os.unlink(self.name, dir_fd=self._directory_fd)
 
 
-def _explain(name: str, error: OSError) -> str:
+def _explain(file_name: str, error: OSError) -> str:
+    name = file_name if file_name.isprintable() else repr(file_name)
     match error.errno:
         case errno.EISDIR:
             return f"{name} is a directory: name a file in it"

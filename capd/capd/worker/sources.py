@@ -11,7 +11,7 @@ from capd.libpcap import Handle
 from capd.packet_socket import open_packet_socket
 from capd.worker import cooked
 from capd.worker.filter_text import words
-from capd.worker.filters import CaptureFailed, Compiler
+from capd.worker.filters import CaptureFailed, Compiler, bad_filter
 from capd.worker.launch import Launch, LaunchInterface
 from capd.worker.records import RecordMaker
 from capd.worker.ring import Ring, RingError, Statistics
@@ -169,7 +169,11 @@ class SourceMaker:
         for interface in self._launch.interfaces:
             key = interface.hardware_type, interface.request.snaplen_bytes
             if key not in self._compilers and interface.is_up:
-                self._compilers[key] = Compiler(interface.device, interface.request.snaplen_bytes)
+                try:
+                    self._compilers[key] = Compiler(interface.device, interface.request.snaplen_bytes)
+                except CaptureFailed:
+                    if not interface.is_optional:
+                        raise  # one that has gone already is found out again when it is bound
             with _typed(interface.device):
                 sockets.append(open_packet_socket(cooked=interface.is_cooked))
         return sockets
@@ -189,8 +193,8 @@ class SourceMaker:
     def _make(self, interface: LaunchInterface, packet_socket: socket.socket, interface_id: int) -> Source:
         request = interface.request
         compiler = self._compiler_for(interface)
-        link_layer_type = compiler.choose_link_layer_type(interface.wanted_type)
-        program = compiler.compile(request.capture_filter, interface_id)
+        link_layer_type = compiler.choose_link_layer_type(interface.wanted_type, request.name)
+        program = compiler.compile(request.capture_filter, request.name, interface_id)
         if link_layer_type.dlt in cooked.HEADER_SIZE_BYTES:
             program = _cook(program, link_layer_type, interface)
         ring = Ring(packet_socket)
@@ -201,7 +205,7 @@ class SourceMaker:
                 header_bytes=_ETHERNET_HEADER_BYTES if link_layer_type.dlt == DLT_EN10MB else 0,
                 loopback=interface.loopback,
             )
-            ring.attach_filter(program)
+        _attach(ring, program, request.name, interface_id)
         return Source(
             name=request.name,
             launch=interface,
@@ -220,7 +224,18 @@ class SourceMaker:
             text = f"'vlan' on {request.name} needs an interface of its kind that was up when the capture began"
             raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=request.name))
         handle = Handle.dead(interface.wanted_type or from_dlt(interface.default_dlt), request.snaplen_bytes)
-        return Compiler.of(handle, request.name)
+        return Compiler.of(handle)
+
+
+def _attach(ring: Ring, program: bytes, interface: str, interface_id: int) -> None:
+    try:
+        ring.attach_filter(program)
+    except OSError as error:
+        instructions = len(program) // 8
+        words = (
+            f"the kernel takes filters of up to 4096 instructions, and this one has {instructions}: write it shorter"
+        )
+        raise CaptureFailed(bad_filter(words, interface, interface_id)) from error
 
 
 def _cook(program: bytes, link_layer_type: LinkLayerType, interface: LaunchInterface) -> bytes:

@@ -1,0 +1,490 @@
+"""A hostile local user's tools: raw clients, processes of other users, and a look at what is left behind."""
+
+import array
+import contextlib
+import ctypes
+import multiprocessing.connection
+import multiprocessing.reduction
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from capd_client import CaptureSession, list_captures
+from capd_protocol.frames import FrameDecoder
+from capd_protocol.messages import (
+    PROTOCOL_VERSION,
+    Destination,
+    Failure,
+    Hello,
+    InterfaceRequest,
+    InterfaceSnapshot,
+    Message,
+    Refused,
+    StartCapture,
+    WatchInterfaces,
+    decode,
+    encode,
+)
+from tests.support.daemon import Daemon, running_daemon, status_of
+from tests.support.tools import capinfos, ip_json
+from tests.support.traffic import build_frames, send
+
+#: In this time everything that a test awaits has happened, but for what has limits of its own.
+PATIENCE_S = 10.0
+HELLO = encode(Hello(protocol_version=PROTOCOL_VERSION, software="attack"))
+FRAMES = build_frames((64,))
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_DUMPABLE = 4
+
+
+def eventually(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
+    """Wait for something in another process that has no event to wait for."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.005)
+
+
+# Daemons --------------------------------------------------------------------------------------------------------
+
+_WITH_LIMITS = """
+import sys
+from capd import limits
+from capd.__main__ import main
+for pair in sys.argv[1].split(","):
+    name, _, value = pair.partition("=")
+    assert hasattr(limits, name), name
+    setattr(limits, name, type(getattr(limits, name))(float(value)))
+sys.exit(main(sys.argv[sys.argv.index("capd", 2) + 1 :]))
+"""
+
+
+def with_limits(**limits: float) -> tuple[str, ...]:
+    """Return a prefix for ``running_daemon`` that gives some of ``capd.limits`` other values.
+
+    What takes 10 s to be given up is given up the same way after one.
+    """
+    pairs = ",".join(f"{name}={value}" for name, value in limits.items())
+    return (sys.executable, "-P", "-c", _WITH_LIMITS, pairs)
+
+
+@contextlib.contextmanager
+def replaced_when_dead(directory: Path, *options: str) -> Generator[Callable[[], Daemon], None, None]:
+    """Have a daemon for many tests; the function gives it, or a new one where a test has ended it."""
+    with contextlib.ExitStack() as stack:
+        running: list[Daemon] = []
+
+        def get() -> Daemon:
+            if running and running[-1].process.poll() is not None:
+                stack.close()
+                running.clear()
+            if not running:
+                running.append(stack.enter_context(running_daemon(directory, *options)))
+            return running[-1]
+
+        yield get
+
+
+@contextlib.contextmanager
+def without_stragglers(daemon: Daemon) -> Generator[None, None, None]:
+    """End what the daemon has started and not ended, when a test is over, however it went."""
+    try:
+        yield
+    finally:
+        for process_id in daemon.workers() if daemon.process.poll() is None else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGKILL)
+
+
+# Clients --------------------------------------------------------------------------------------------------------
+
+
+def request_for(interface: str, file_name: str = "raw.pcapng", **changes: Any) -> StartCapture:
+    """Return a request that can be granted, but for the changes."""
+    return StartCapture(
+        **{
+            "interfaces": (InterfaceRequest(name=interface, kernel_buffer_size_bytes=1 << 20),),
+            "destination": Destination(file_name=file_name),
+            "update_interval_s": 0.02,
+            **changes,
+        }
+    )
+
+
+@contextlib.contextmanager
+def opened(path: Path, flags: int = os.O_PATH | os.O_DIRECTORY) -> Generator[int, None, None]:
+    """Have a descriptor while the block lasts; as given, the kind that the client library sends."""
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class RawClient:
+    """A connection to the daemon that sends whatever it is told to."""
+
+    def __init__(self, socket_path: str | socket.socket, *, greet: bool = True) -> None:
+        """Connect, or take over a connection."""
+        if isinstance(socket_path, socket.socket):
+            self.socket = socket_path
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(socket_path)  # blocks: else a full backlog would be an error
+        self.socket.settimeout(PATIENCE_S)
+        self._decoder = FrameDecoder()
+        if greet:
+            with contextlib.suppress(BrokenPipeError):  # the daemon may refuse without being asked
+                self.send(HELLO)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def send(self, data: bytes | Message, descriptors: Sequence[int] = ()) -> None:
+        """Send bytes or a message, the descriptors with the first of them."""
+        view = memoryview(data if isinstance(data, bytes) else encode(data))
+        if descriptors:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+            view = view[self.socket.sendmsg([view], rights) :]
+        if view:
+            self.socket.sendall(view)
+
+    def receive(self, kind: type[Message] | None = None, timeout_s: float = PATIENCE_S) -> Message:
+        """Return the next message, or the next of this kind.
+
+        Raises:
+            EOFError: the daemon has closed the connection.
+            TimeoutError: nothing came in time.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            while (frame := self._decoder.next_frame()) is not None:
+                message = decode(frame)
+                if kind is None or isinstance(message, kind):
+                    return message
+            self.socket.settimeout(max(deadline_s - time.monotonic(), 0.001))
+            try:
+                data = self.socket.recv(65536)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self._decoder.check_end()
+                raise EOFError("the daemon has closed the connection")
+            self._decoder.feed(data)
+
+    def rest(self, timeout_s: float = PATIENCE_S) -> list[Message]:
+        """Return all messages until the daemon closes the connection, in time for each."""
+        messages: list[Message] = []
+        with contextlib.suppress(EOFError):
+            while True:
+                messages.append(self.receive(timeout_s=timeout_s))
+        return messages
+
+    def refusal(self) -> Failure:
+        """Return why the daemon refuses."""
+        message = self.receive(Refused)
+        assert isinstance(message, Refused)
+        return message.failure
+
+    def finish(self, timeout_s: float = PATIENCE_S) -> list[Message]:
+        """Say that nothing more comes; return what still comes from the daemon."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+        return self.rest(timeout_s)
+
+    def close(self) -> None:
+        """Vanish."""
+        self.socket.close()
+
+
+# Other users ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class User:
+    """A user whom nobody has told the system about."""
+
+    user_id: int
+    group_id: int
+    groups: tuple[int, ...] = ()
+
+
+Channel = multiprocessing.connection.Connection
+
+
+class UserProcess:
+    """A forked process of a user, with a channel to it."""
+
+    def __init__(self, process_id: int, channel: Channel) -> None:
+        self.process_id = process_id
+        self.channel = channel
+
+    def hear(self, timeout_s: float = PATIENCE_S) -> Any:
+        """Return the next thing that it says; an exception is raised."""
+        assert self.channel.poll(timeout_s), "the user's process says nothing"
+        thing = self.channel.recv()
+        if isinstance(thing, BaseException):
+            raise thing
+        return thing
+
+    def say(self, thing: object) -> None:
+        """Tell it something."""
+        self.channel.send(thing)
+
+    def ask(self, thing: object, timeout_s: float = PATIENCE_S) -> Any:
+        """Tell it something and return the answer."""
+        self.say(thing)
+        return self.hear(timeout_s)
+
+    def kill(self) -> None:
+        """End it as the kernel would."""
+        os.kill(self.process_id, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def process_of(
+    user: User, function: Callable[[Channel], object], *, keep: Sequence[int] = (), traceable: bool = False
+) -> Generator[UserProcess, None, None]:
+    """Run a function in a process of a user while the block lasts; the process is killed and reaped at its end.
+
+    Args:
+        user: whose.
+        function: gets the other end of the channel; what it raises is said there.
+        keep: descriptors of ours that it shall have; all others are closed there.
+        traceable: let that user trace the process, as one that the user had started anew.
+    """
+    ours, theirs = multiprocessing.connection.Pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            for descriptor in {int(entry.name) for entry in Path("/proc/self/fd").iterdir()} - {
+                0,
+                1,
+                2,
+                theirs.fileno(),
+                *keep,
+            }:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+            os.setgroups(user.groups)
+            os.setresgid(user.group_id, user.group_id, user.group_id)
+            os.setresuid(user.user_id, user.user_id, user.user_id)
+            if traceable:
+                _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+            try:
+                function(theirs)
+            except BaseException as error:  # told to the other side
+                theirs.send(error)
+        finally:
+            os._exit(0)
+    theirs.close()
+    try:
+        yield UserProcess(child, ours)
+    finally:
+        ours.close()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@contextlib.contextmanager
+def connected_as(user: User, daemon: Daemon) -> Generator[RawClient, None, None]:
+    """Have a connection that a user has made, in this process."""
+
+    def connect(channel: Channel) -> None:
+        with RawClient(daemon.socket_path, greet=False) as client:
+            multiprocessing.reduction.send_handle(channel, client.socket.fileno(), os.getppid())
+            channel.recv()
+
+    with process_of(user, connect) as process:
+        connection = socket.socket(fileno=multiprocessing.reduction.recv_handle(process.channel))
+    with RawClient(connection) as client:
+        yield client
+
+
+def hold_capture(channel: Channel, arguments: Any) -> None:
+    """In a user's process: capture; answer ``"wait"``, ``"stop"`` and ``"count"`` until told otherwise."""
+    with CaptureSession(**arguments) as capture:
+        capture.wait_started(PATIENCE_S)
+        channel.send(capture.capture_id)
+        while True:
+            match channel.recv():
+                case "wait":
+                    event_type, message = capture.wait_for_event(timeout=PATIENCE_S)
+                    channel.send((event_type, message))
+                case "stop":
+                    capture.stop()
+                    capture.wait(PATIENCE_S)
+                    channel.send((capture.packetcount, capture.end_reason))
+                case _:
+                    return
+
+
+@contextlib.contextmanager
+def capturing(user: User, **arguments: Any) -> Generator[tuple[UserProcess, int], None, None]:
+    """Have a process of a user with a capture that runs; give it and the capture's id."""
+    with process_of(user, lambda channel: hold_capture(channel, arguments)) as process:
+        yield process, process.hear()
+
+
+# What is left behind --------------------------------------------------------------------------------------------
+
+
+def promiscuity_of(interface: str) -> int:
+    """Return how many times the interface was asked to be promiscuous."""
+    promiscuity: int = ip_json("-d", "link", "show", "dev", interface)[0]["promiscuity"]
+    return promiscuity
+
+
+def resident_kb(daemon: Daemon) -> int:
+    """Return how much memory the daemon has."""
+    return int(status_of(daemon.process.pid)["VmRSS"].removesuffix(" kB"))
+
+
+def await_end(process_ids: Sequence[int], timeout_s: float = PATIENCE_S) -> None:
+    """Wait until these processes have ended, whoever their parent is."""
+    deadline_s = time.monotonic() + timeout_s
+    for process_id in process_ids:
+        try:
+            descriptor = os.pidfd_open(process_id)
+        except ProcessLookupError:
+            continue
+        try:
+            ready, _, _ = select.select([descriptor], [], [], max(deadline_s - time.monotonic(), 0))
+            assert ready, f"process {process_id} still runs"
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a request that came to nothing must not change."""
+
+    descriptors: int
+    workers: frozenset[int]
+    promiscuity: tuple[int, ...]
+    files: tuple[tuple[str, int], ...]
+
+
+def _traces(daemon: Daemon, interfaces: Sequence[str], directory: Path | None) -> Traces:
+    return Traces(
+        len(os.listdir(f"/proc/{daemon.process.pid}/fd")),  # noqa: PTH208  # only how many
+        frozenset(daemon.workers()),
+        tuple(map(promiscuity_of, interfaces)),
+        tuple(sorted((entry.name, entry.lstat().st_size) for entry in directory.iterdir())) if directory else (),
+    )
+
+
+#: Of each daemon, by process id, and of the workers that it has: the fewest descriptors that it was seen with, which
+#: is when it has nothing else to do.
+_idle_descriptors: dict[tuple[int, frozenset[int]], int] = {}
+
+
+def _settled(daemon: Daemon, interfaces: Sequence[str], directory: Path | None) -> Traces:
+    """Return the traces when nothing is left of clients and workers that have gone before."""
+    with RawClient(daemon.socket_path) as client:
+        # From the first watcher on, the daemon itself keeps watching.
+        client.send(WatchInterfaces())
+        client.receive(InterfaceSnapshot)
+        client.finish()
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        now = _traces(daemon, interfaces, directory)
+        key = daemon.process.pid, now.workers
+        least = _idle_descriptors[key] = min(now.descriptors, _idle_descriptors.get(key, now.descriptors))
+        if now.descriptors == least:
+            return now
+        assert time.monotonic() < deadline_s, f"the daemon's {now.descriptors} descriptors do not become {least}"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def leaving_nothing(
+    daemon: Daemon, *interfaces: str, directory: Path | None = None, timeout_s: float = PATIENCE_S
+) -> Generator[None, None, None]:
+    """Check that after the block everything is, soon, as it was before: in the daemon, the kernel, the directory."""
+    before = _settled(daemon, interfaces, directory)
+    yield
+    deadline_s = time.monotonic() + timeout_s
+    while (after := _traces(daemon, interfaces, directory)) != before:
+        assert daemon.process.poll() is None, f"capd has ended; its log:\n{daemon.log}"
+        if time.monotonic() > deadline_s:
+            _idle_descriptors.clear()  # what is left here shall not be found again in other tests
+            raise AssertionError(f"left behind: {after}, before: {before}; capd's log:\n{daemon.log}")
+        time.sleep(0.005)
+    assert daemon.process.poll() is None, f"capd has ended; its log:\n{daemon.log}"
+
+
+def check_unharmed(daemon: Daemon, veth: tuple[str, str], directory: Path) -> None:
+    """Check that the daemon captures as ever."""
+    assert daemon.process.poll() is None, f"capd has ended; its log:\n{daemon.log}"
+    savefile = directory / "unharmed.pcapng"
+    with CaptureSession(interfaces=veth[1], savefile=savefile, socket_path=daemon.socket_path) as capture:
+        capture.wait_started(PATIENCE_S)
+        send(veth[0], FRAMES, 10)
+        capture.stop()
+        capture.wait(PATIENCE_S)
+        assert capture.packetcount == 10
+        assert capture.capture_id not in [each.capture_id for each in list_captures(socket_path=daemon.socket_path)]
+    check_complete(savefile, 10)
+    savefile.unlink()
+
+
+# Traffic and files ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def traffic(interface: str, rate_pps: float = 5_000) -> Generator[None, None, None]:
+    """Have packets sent on an interface while the block lasts."""
+    is_over = threading.Event()
+
+    def keep_sending() -> None:
+        while not is_over.is_set():
+            send(interface, FRAMES, round(rate_pps / 50), rate_pps)
+
+    thread = threading.Thread(target=keep_sending)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+ENHANCED_PACKET = 6
+INTERFACE_STATISTICS = 5
+
+
+def blocks_of(path: Path) -> Iterator[int]:
+    """Give the type of each whole block of a pcapng file of this machine's byte order."""
+    data = path.read_bytes()
+    at = 0
+    while at + 12 <= len(data):
+        kind, size_bytes = struct.unpack_from("=II", data, at)
+        if at + size_bytes > len(data):
+            return
+        assert struct.unpack_from("=I", data, at + size_bytes - 4) == (size_bytes,)
+        yield kind
+        at += size_bytes
+
+
+def check_complete(path: Path, packets: int | None = None) -> int:
+    """Check that a file is whole, with the statistics of its end; return how many packets it has."""
+    counted = int(capinfos(path, "-c")["Number of packets"])
+    kinds = list(blocks_of(path))
+    assert kinds[-1] == INTERFACE_STATISTICS
+    assert kinds.count(ENHANCED_PACKET) == counted
+    assert packets is None or counted == packets
+    return counted
