@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.support import namespace, traffic
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
