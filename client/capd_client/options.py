@@ -270,7 +270,7 @@ def _place(savefile: str | os.PathLike[str] | None, interfaces: Sequence[Interfa
         )
         return Place(tempfile.gettempdir(), f"capd_{what}_{secrets.token_hex(4)}.{suffix}", is_temporary=True)
     path: object = os.fspath(savefile)
-    if not isinstance(path, str):
+    if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a PathLike may give bytes
         raise InvalidArgument(f"savefile is {path!r}; it must be a path of text", argument="savefile")
     directory, file_name = os.path.split(path)
     if not file_name:
