@@ -404,35 +404,6 @@ def test_two_tasks_share_the_events(bench: Bench, backend: str) -> None:
     assert of_type(events, CaptureSession.SP_PACKET_COUNT) == [1] * 20
 
 
-def test_a_task_that_only_looks_does_not_disturb_one_that_waits(bench: Bench, backend: str) -> None:
-    packets = 200
-    events: list[Event] = []
-
-    async def look(capture: CaptureSession) -> None:
-        with contextlib.suppress(CaptureEnded):
-            while True:
-                await anyio.sleep(0.0002)  # or the thread that sends would have no time to
-                with contextlib.suppress(NoEvents):
-                    events.append(await capture.wait_for_event(block=False))
-
-    async def wait(capture: CaptureSession) -> None:
-        with contextlib.suppress(CaptureEnded):
-            while True:
-                events.append(await capture.wait_for_event())
-
-    async def main() -> None:
-        arguments = {"ringbuffer_packets": 1, "max_packet_count": packets}
-        async with make(bench, **arguments) as capture, anyio.create_task_group() as tasks:
-            tasks.start_soon(send, bench, packets, 1000)
-            tasks.start_soon(look, capture)
-            tasks.start_soon(wait, capture)
-
-    run(backend, main)
-    assert len(of_type(events, CaptureSession.SP_FILE)) == packets
-    assert of_type(events, CaptureSession.SP_PACKET_COUNT) == [1] * packets
-    assert len(of_type(events, CaptureSession.SP_ENDED)) == 1
-
-
 def test_two_sessions_at_once(bench: Bench, backend: str) -> None:
     async def capture_four(number: int, ready: anyio.Event) -> None:
         path = bench.directory / f"{number}.pcapng"
