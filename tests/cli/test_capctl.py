@@ -224,6 +224,18 @@ def test_the_line_fits_a_narrow_terminal(bench: Bench) -> None:
     assert not any("^C" in line for line in session.screen.lines)
 
 
+def test_a_terminal_that_does_not_know_its_width_is_taken_for_an_ordinary_one(bench: Bench) -> None:
+    words = capture_command(bench, "-w", f"{'long' * 30}.pcapng")
+    with in_terminal(words, told_columns=0, cwd=bench.directory) as session:
+        session.wait_for(r"(?m)^0 packets  ")
+        bench.send(10)
+        session.wait_for(r"(?m)^10 packets  ")
+        session.type("\x03")
+        assert session.wait_ended() == 0
+    assert session.screen.wraps == 1  # the name itself
+    assert not any("dropped  " in line for line in session.screen.lines)
+
+
 def test_the_line_is_on_the_terminal_when_the_lines_are_not(bench: Bench) -> None:
     path = bench.directory / "lines"
     with (
@@ -329,6 +341,24 @@ def test_output_that_nobody_reads_is_no_fault(bench: Bench) -> None:
     os.close(writable)
 
 
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+        (">/dev/full", 1, "capctl: the output cannot be written: No space left on device\n"),
+        ("--json >/dev/full", 1, "capctl: the output cannot be written: No space left on device\n"),
+    ],
+)
+def test_output_may_be_closed_or_full(bench: Bench, redirection: str, status: int, said: str) -> None:
+    words = capture_command(bench, "-w", "a.pcapng", "-a", "duration:0.05")
+    ended = done(["sh", "-c", f'"$@" {redirection}', "sh", *words], cwd=bench.directory)
+    assert (ended.returncode, ended.stderr) == (status, said)
+    assert read_complete(bench.directory / "a.pcapng").packets == []
+    assert nothing_runs(bench)
+
+
 def test_the_end_of_the_daemon_is_told(own_bench: Bench) -> None:
     with started(capture_command(own_bench, "-w", "a.pcapng"), own_bench.directory) as (process, _):
         own_bench.daemon.process.kill()
@@ -358,7 +388,7 @@ def test_json_lines_tell_everything(bench: Bench) -> None:
         assert opened == {"event": "file", "path": name}
         assert count == {"event": "packets", "packets_delta": 1, "packets_total": total}
         assert set(closed) == {
-            *("event", "name", "packets", "size_bytes", "first_timestamp_ns", "last_timestamp_ns", "drops"),
+            *("event", "path", "packets", "size_bytes", "first_timestamp_ns", "last_timestamp_ns", "drops"),
         }
         assert (closed["name"], closed["packets"], closed["drops"]) == (name, 1, 0)
         assert closed["size_bytes"] == (bench.directory / name).stat().st_size
@@ -373,6 +403,20 @@ def test_json_lines_tell_everything(bench: Bench) -> None:
         "writer_drops_total": 0,
         "excess_total": 0,
     }
+
+
+def test_json_totals_are_the_sums_of_what_was_told(bench: Bench) -> None:
+    words = capture_command(bench, "--json", "-w", "a.pcapng", "-b", "packets:1", "-c", "20")
+    with started(words, bench.directory) as (process, _):
+        # Meanwhile much happens, of which it hears all at once.
+        process.send_signal(signal.SIGSTOP)
+        bench.send(20)
+        wait_until(lambda: len(list(bench.directory.glob("a_*"))) == 20, "all files are there")
+        process.send_signal(signal.SIGCONT)
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    counts = [each for each in json_lines(output) if each["event"] == "packets"]
+    assert [each["packets_delta"] for each in counts] == [1] * 20
+    assert [each["packets_total"] for each in counts] == list(range(1, 21))
 
 
 def test_json_tells_of_interfaces_that_go_and_of_the_error(bench: Bench) -> None:
@@ -463,6 +507,32 @@ def test_stop_ends_all_that_there_are_and_tells_of_the_others(bench: Bench) -> N
         assert ended.returncode == 1
         assert ended.stderr.splitlines() == [f"capctl: there is no capture {n} of yours" for n in (999999, 888888)]
         capture.wait(PATIENCE_S)
+
+
+@pytest.mark.long
+def test_a_list_fits_the_terminal(bench: Bench) -> None:
+    name = "a-name-that-would-not-fit-into-the-line-if-it-were-not-made-shorter-than-it-is.pcapng"
+    with contextlib.ExitStack() as stack:
+        names = [bench.interface]
+        for number in range(3):
+            names.append(f"a-long-name-{number}b")
+            stack.enter_context(veth_pair(f"peer{number}", names[-1]))
+        stack.enter_context(bench.running(interfaces=names, savefile=bench.directory / name))
+        for columns in (80, 60):
+            with in_terminal(command(bench, "list"), columns=columns) as session:
+                assert session.wait_ended() == 0
+            assert session.screen.wraps == 0
+            header, row = session.screen.lines
+            assert header.split() == ["ID", "UID", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE"]
+            # What is too long is made shorter where it stands; names differ at their ends.
+            *_, interfaces, file_name = row.split()
+            assert len(row.split()) == 7
+            assert row.index(f" {interfaces}") + 1 == header.index("INTERFACES")
+            assert row.index(f" {file_name}") + 1 == header.index("FILE")
+            assert (interfaces[:2], interfaces[-2:]) == (names[0][:2], names[-1][-2:])
+            assert (file_name[:1], file_name[-2:]) == (name[:1], name[-2:])
+        # A program that looks for a name finds it.
+        assert name in done(command(bench, "list")).stdout
 
 
 # Messages -------------------------------------------------------------------------------------------------------

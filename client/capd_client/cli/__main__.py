@@ -6,7 +6,6 @@ Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there 
 import argparse
 import json
 import os
-import shutil
 import signal
 import sys
 from datetime import datetime
@@ -15,7 +14,7 @@ from importlib.metadata import version
 import msgspec
 
 from capd_client.cli import capture, interfaces
-from capd_client.cli.text import count, shorten, table
+from capd_client.cli.text import count, table, width_of
 from capd_client.errors import CaptureError, ChildError, DaemonUnavailable, InvalidArgument
 from capd_client.inquiry import list_captures, stop_capture
 
@@ -46,9 +45,7 @@ def _list(options: argparse.Namespace) -> int:
         for each in captures
     ]
     header = ("ID", "UID", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE")
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    lines = table(header, rows, right=frozenset((0, 1, 3, 4)))
-    print("\n".join(line if width is None else shorten(line, width) for line in lines))
+    print("\n".join(table(header, rows, frozenset((0, 1, 3, 4)), width_of(sys.stdout), frozenset((5, 6)))))
     return 0
 
 
@@ -94,8 +91,16 @@ def _tell(error: CaptureError, as_json: bool) -> None:
     print(f"capctl: {error}", file=sys.stderr)
 
 
+def _open_standard_streams() -> None:
+    """Open those that are closed, in order, each with its own number, which another descriptor would get otherwise."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115  # until the program ends
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; see the module's docstring for the exit status."""
+    _open_standard_streams()
     # File names may have bytes that the terminal's encoding has not.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
@@ -103,13 +108,15 @@ def main(argv: list[str] | None = None) -> int:
             return _run(_parser().parse_args(argv))
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has left; a capture has ended with its session. Nothing may be flushed there
-        # at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except OSError as error:
+        # The client's own are CaptureErrors: this is our output, and a capture has ended with its session. Nothing
+        # may be flushed there at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # then whoever read it has had enough
+            print(f"capctl: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 def _run(options: argparse.Namespace) -> int:

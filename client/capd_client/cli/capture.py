@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
@@ -10,7 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
-from capd_client.cli.text import count, shorten, si
+from capd_client.cli.text import count, shorten, si, width_of
 from capd_client.conversation import Event
 from capd_client.errors import CaptureEnded, NoEvents
 from capd_client.options import CaptureArguments
@@ -161,6 +160,7 @@ class _Json:
 
     def __init__(self, capture: CaptureSession) -> None:
         self._capture = capture
+        self._packets_total = 0
 
     def show(self, event: Event) -> None:
         kind, message = event
@@ -168,9 +168,12 @@ class _Json:
             case CaptureSession.SP_FILE:
                 self._print("file", path=message)
             case CaptureSession.SP_PACKET_COUNT:
-                self._print("packets", packets_delta=message, packets_total=self._capture.packetcount)
+                # The session's own count is ahead of the events that wait to be shown.
+                self._packets_total += message
+                self._print("packets", packets_delta=message, packets_total=self._packets_total)
             case CaptureSession.SP_FILE_CLOSED:
-                self._print("file_closed", **msgspec.structs.asdict(message))
+                fields = msgspec.structs.asdict(message)
+                self._print("file_closed", path=fields.pop("name"), **fields)
             case CaptureSession.SP_INTERFACE_LOST:
                 self._print("interface_lost", interface=message)
             case CaptureSession.SP_INTERFACE_ATTACHED:
@@ -270,7 +273,7 @@ class _Text:
         )
         # The line is on standard error, which may be a terminal where standard output is none; and the terminal
         # itself writes ^C behind it.
-        width = max(os.get_terminal_size(sys.stderr.fileno()).columns - 3, 0)
+        width = max((width_of(sys.stderr) or 0) - 3, 0)
         name = self._file.rpartition("/")[2]
         line = state + shorten(name, max(width - len(state), 0))
         print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)

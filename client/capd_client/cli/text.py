@@ -1,6 +1,11 @@
 """Numbers and tables as people read them."""
 
+import os
 from collections.abc import Sequence
+from typing import TextIO
+
+#: Where a terminal does not tell its width, as one behind a serial line.
+_USUAL_COLUMNS = 80
 
 _SI = ("", "k", "M", "G", "T")
 
@@ -31,14 +36,40 @@ def shorten(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
-    """Return the lines of a table; columns whose index is in ``right`` are aligned to the right."""
+def width_of(stream: TextIO) -> int | None:
+    """Return how many columns a terminal has; None for what is no terminal."""
+    return (os.get_terminal_size(stream.fileno()).columns or _USUAL_COLUMNS) if stream.isatty() else None
+
+
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: frozenset[int] = frozenset(),
+    width: int | None = None,
+    flexible: frozenset[int] = frozenset(),
+) -> list[str]:
+    """Return the lines of a table.
+
+    Args:
+        header: the first line.
+        rows: the others.
+        right: indexes of the columns that are aligned to the right.
+        width: lines are not longer.
+        flexible: indexes of the columns whose cells are shortened for it, the widest first.
+    """
     everything = [header, *rows]
     widths = [max(len(row[i]) for row in everything) for i in range(len(header))]
-    return [
+    if width is not None:
+        for _ in range(sum(widths) + 2 * (len(widths) - 1) - width):
+            widest = max(flexible, key=lambda i: widths[i] - len(header[i]), default=None)
+            if widest is None or widths[widest] <= len(header[widest]):
+                break
+            widths[widest] -= 1
+    lines = (
         "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            shorten(cell, size).rjust(size) if i in right else shorten(cell, size).ljust(size)
+            for i, (cell, size) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in everything
-    ]
+    )
+    return [line[:width] for line in lines]
