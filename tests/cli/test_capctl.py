@@ -390,7 +390,7 @@ def test_json_lines_tell_everything(bench: Bench) -> None:
         assert set(closed) == {
             *("event", "path", "packets", "size_bytes", "first_timestamp_ns", "last_timestamp_ns", "drops"),
         }
-        assert (closed["name"], closed["packets"], closed["drops"]) == (name, 1, 0)
+        assert (closed["path"], closed["packets"], closed["drops"]) == (name, 1, 0)
         assert closed["size_bytes"] == (bench.directory / name).stat().st_size
         assert closed["first_timestamp_ns"] <= closed["last_timestamp_ns"] <= time.time_ns()
     (counters,) = ended.pop("interfaces")
