@@ -5,15 +5,16 @@ its subscribers' outboxes, and nothing of it is kept but the counters.
 """
 
 import contextlib
-import itertools
 import logging
+import secrets
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 
 import msgspec
 import trio
 
-from capd import limits, wireless
+from capd import limits, quota, wireless
 from capd.errors import RequestRefused
 from capd.ethtool import driver_of, speed_of
 from capd.inquiries import default_dlt
@@ -21,7 +22,7 @@ from capd.links import find_link, list_links
 from capd.monitor import Monitor
 from capd.outbox import Outbox
 from capd.peer import Peer
-from capd.policy import Policy
+from capd.policy import Grant, Policy, Terms
 from capd.supervisor import Worker
 from capd.wishes import Wishes, cooked_any
 from capd.worker.launch import Launch, LaunchInterface
@@ -45,6 +46,9 @@ from capd_protocol.messages import (
 )
 
 _log = logging.getLogger(__name__)
+
+#: Captures have numbers of five digits, which are easily typed.
+_FIRST_ID, _IDS = 10_000, 90_000
 
 
 class Subscriber:
@@ -74,9 +78,31 @@ class Subscriber:
 class Capture:
     """A capture that was granted."""
 
-    def __init__(self, capture_id: int, owner: Peer, request: StartCapture) -> None:
+    def __init__(
+        self,
+        capture_id: int,
+        owner: Peer,
+        request: StartCapture,
+        *,
+        terms: Terms,
+        grant: Callable[[InterfaceRequest], Grant],
+        name: str | None = None,
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            capture_id: unlike any other's that runs.
+            owner: as whom to capture.
+            request: what, within the terms.
+            terms: what holds for all of it.
+            grant: asked about each interface, those that come later too; what it refuses is left out.
+            name: of a capture that the configuration names.
+        """
         self.capture_id = capture_id
         self.owner = owner
+        self.terms = terms
+        self.name = name
+        self._grant = grant
         self._request = request
         self._started_ns = time.time_ns()
         self._file_name = request.destination.file_name
@@ -108,6 +134,7 @@ class Capture:
         return CaptureSummary(
             capture_id=self.capture_id,
             user_id=self.owner.user_id,
+            name=self.name,
             interfaces=tuple(interface.name for interface in self._request.interfaces),
             file_name=self._file_name,
             started_ns=self._started_ns,
@@ -116,8 +143,27 @@ class Capture:
             drops_total=sum(each.drops_total for each in self._interfaces),
         )
 
-    async def run(self, directory_fd: int, monitor: Monitor, task_status: trio.TaskStatus[None]) -> None:
+    def account(self) -> dict[str, object]:
+        """Return what goes on record of it."""
+        return {
+            "capture": self.capture_id,
+            "rule": ", ".join(rule.name for rule in self.terms.rules),
+            "reason": self._end_reason,
+            "files": self._files_total or None,
+            "packets": sum(each.written_total for each in self._interfaces),
+            "drops": sum(each.drops_total for each in self._interfaces),
+        }
+
+    async def run(
+        self, directory_fd: int, files_fd: int | None, monitor: Monitor, task_status: trio.TaskStatus[None]
+    ) -> None:
         """Capture until the end. ``started()`` when the first file has its header.
+
+        Args:
+            directory_fd: where the files go; stays the caller's.
+            files_fd: a socket that the worker passes its files on, for reading; stays the caller's.
+            monitor: tells of interfaces that come and go.
+            task_status: trio's.
 
         Raises:
             RequestRefused: it could not be started; nothing of it remains.
@@ -127,7 +173,7 @@ class Capture:
             async with contextlib.AsyncExitStack() as stack:
                 wishes = Wishes(self._request)
                 interfaces = await self._look_up(stack, wishes)
-                self._worker = Worker(self._launch(interfaces, wishes, directory_fd))
+                self._worker = Worker(self._launch(interfaces, wishes, directory_fd, files_fd))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch_start, self._worker, task_status)
                     nursery.start_soon(self._watch_stop, self._worker)
@@ -136,13 +182,13 @@ class Capture:
                     try:
                         status = await self._worker.run(self._on_message)
                     except OSError as error:
-                        self._failure = _no_room(error).failure
+                        self._failure = no_room(error).failure
                     self._started.set()
                     nursery.cancel_scope.cancel()
             if not self.is_started:
                 raise self._refusal(status)
         except OSError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
         finally:
             self._say_end()
         if self._end_reason is None:
@@ -150,8 +196,8 @@ class Capture:
 
     async def _look_up(self, stack: contextlib.AsyncExitStack, wishes: Wishes) -> list[LaunchInterface]:
         """Find the interfaces to begin with."""
-        interfaces: list[LaunchInterface] = [
-            cooked_any(request) for request in self._request.interfaces if is_cooked_any(request)
+        interfaces = [
+            cooked_any(self._grant(request)) for request in self._request.interfaces if is_cooked_any(request)
         ]
         for request in wishes.named:
             link = await find_link(request.name)
@@ -163,15 +209,25 @@ class Capture:
             if not link.is_up and not self._request.wait_for_interfaces:
                 text = f"the interface {request.name} is down: 'ip link set {request.name} up'"
                 raise RequestRefused(FailureCode.INTERFACE_DOWN, text, interface=request.name, argument="interfaces")
-            device = await stack.enter_async_context(wireless.prepared(link, request))
+            granted = self._grant(request)
+            device = await stack.enter_async_context(wireless.prepared(link, granted.request))
             wishes.attached.add(link.index)
-            interfaces.append(await _describe(link, request, device))
+            interfaces.append(await _describe(link, granted, device))
         if wishes.patterns:
             for link, request in wishes.missing((await list_links()).values()):
                 wishes.attached.add(link.index)
-                described = await _describe(link, request, link)
-                interfaces.append(msgspec.structs.replace(described, is_optional=True))
+                try:
+                    described = await _describe(link, self._grant(request), link)
+                except RequestRefused as refused:
+                    self._skip(link, refused)
+                else:
+                    interfaces.append(msgspec.structs.replace(described, is_optional=True))
         return interfaces
+
+    def _skip(self, link: Link, error: Exception) -> None:
+        message = InterfaceSkipped(interface=link.name, text=str(error))
+        for subscriber in self._subscribers:
+            subscriber.put(message)
 
     async def _watch_interfaces(self, wishes: Wishes, worker: Worker, monitor: Monitor) -> None:
         """Attach interfaces that come, or come back, while the capture runs."""
@@ -190,19 +246,21 @@ class Capture:
 
     async def _attach(self, link: Link, request: InterfaceRequest, worker: Worker) -> None:
         try:
-            await worker.attach(await _describe(link, request, link))
+            await worker.attach(await _describe(link, self._grant(request), link))
         except (RequestRefused, OSError) as error:
-            message = InterfaceSkipped(interface=link.name, text=str(error))
-            for subscriber in self._subscribers:
-                subscriber.put(message)
+            self._skip(link, error)
 
-    def _launch(self, interfaces: Sequence[LaunchInterface], wishes: Wishes, directory_fd: int) -> Launch:
+    def _launch(
+        self, interfaces: Sequence[LaunchInterface], wishes: Wishes, directory_fd: int, files_fd: int | None
+    ) -> Launch:
         return Launch(
             user_id=self.owner.user_id,
             group_id=self.owner.group_id,
             groups=self.owner.groups,
             interfaces=tuple(interfaces),
             directory_fd=directory_fd,
+            files_fd=files_fd,
+            max_disk_bytes=self.terms.max_disk_bytes,
             destination=self._request.destination,
             file_format=self._request.file_format,
             ring=self._request.ring,
@@ -278,21 +336,22 @@ class Capture:
                 subscriber.put(message)
 
 
-def _no_room(error: OSError) -> RequestRefused:
+def no_room(error: OSError) -> RequestRefused:
     """Return what to say when the system gives the daemon no descriptor, no process, no memory."""
     return RequestRefused(FailureCode.RESOURCES, f"capd cannot start a capture now: {error.strerror}: try again later")
 
 
-async def _describe(link: Link, request: InterfaceRequest, device: Link) -> LaunchInterface:
+async def _describe(link: Link, granted: Grant, device: Link) -> LaunchInterface:
     """Say to a worker what it must know of an interface.
 
     Args:
         link: the interface.
-        request: what to capture there.
+        granted: what to capture there, and under which rule.
         device: what to open: the interface, or its monitor interface.
     """
     return LaunchInterface(
-        request=request,
+        request=granted.request,
+        policy_filter=granted.rule.filter,
         device=device.name,
         index=device.index,
         hardware_type=device.hardware_type,
@@ -314,37 +373,39 @@ class Captures:
     """All captures of the daemon."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._ids = itertools.count(1)
+        #: For requests from now on; captures that run keep what they were granted.
+        self.policy = policy
         self._running: dict[int, Capture] = {}
         self._stopping = False
         self._all_ended = trio.Event()
 
-    def may_capture(self, peer: Peer) -> bool:
-        """Whether policy lets the peer capture."""
-        return self._policy.refusal_to_capture(peer) is None
-
     @contextlib.contextmanager
-    def granted(self, peer: Peer, request: StartCapture) -> Generator[Capture, None, None]:
+    def granted(self, peer: Peer, request: StartCapture, name: str | None = None) -> Generator[Capture, None, None]:
         """Enter a capture into the list for as long as the block lasts.
+
+        Args:
+            peer: who asks, and as whom to capture.
+            request: for what.
+            name: of a capture that the configuration names: no rule binds it.
 
         Raises:
             RequestRefused: the request is wrong, or not permitted, or one too many.
         """
-        refusal = self._policy.refusal_to_capture(peer)
-        if refusal is not None:
-            raise RequestRefused(FailureCode.NOT_PERMITTED, refusal)
+        policy = self.policy if name is None else Policy(owner_id=peer.user_id)
+        policy.rules_or_refuse(peer)
         faults = find_faults(request)
         if faults:
             text = "; ".join(fault.text for fault in faults)
             raise RequestRefused(FailureCode.INVALID, text, argument=faults[0].argument)
         if self._stopping:
             raise RequestRefused(FailureCode.STOPPING, "capd is stopping: try again when it runs again")
-        own = sum(capture.owner.user_id == peer.user_id for capture in self._running.values())
-        if own >= limits.MAX_CAPTURES_PER_USER:
-            text = f"{own} captures of this user run already, as many as one may have: stop one first"
-            raise RequestRefused(FailureCode.RESOURCES, text)
-        capture = Capture(next(self._ids), peer, request)
+        terms = policy.terms(peer, request.interfaces)
+        own = [capture for capture in self._running.values() if capture.owner.user_id == peer.user_id]
+        quota.check_number(terms, [capture.terms for capture in own])
+        request = quota.within_duration(terms, request)
+        terms = quota.reserve(terms, request, [capture.terms for capture in own])
+        grant = partial(policy.grant, peer)
+        capture = Capture(self._new_id(), peer, request, terms=terms, grant=grant, name=name)
         self._running[capture.capture_id] = capture
         try:
             yield capture
@@ -352,9 +413,24 @@ class Captures:
             del self._running[capture.capture_id]
             self._note_if_all_ended()
 
+    def _new_id(self) -> int:
+        """Return a number that tells nothing about how many captures others have."""
+        while (capture_id := _FIRST_ID + secrets.randbelow(_IDS)) in self._running:
+            pass
+        return capture_id
+
     def visible_to(self, peer: Peer) -> list[Capture]:
-        """Return the captures that the peer may list and stop, oldest first."""
-        return [c for c in self._running.values() if self._policy.may_see(peer, c.owner.user_id)]
+        """Return the captures that the peer may list, oldest first.
+
+        One of the configuration is shown to those who may read its files.
+        """
+        groups = (peer.group_id, *peer.groups)
+        return [
+            capture
+            for capture in self._running.values()
+            if self.policy.may_see(peer, capture.owner.user_id)
+            or (capture.name is not None and capture.owner.group_id in groups)
+        ]
 
     def stop(self, peer: Peer, capture_id: int) -> None:
         """Have a capture end.
@@ -362,10 +438,10 @@ class Captures:
         Raises:
             RequestRefused: the peer can see no such capture.
         """
-        for capture in self.visible_to(peer):
-            if capture.capture_id == capture_id:
-                capture.stop(EndReason.STOPPED)
-                return
+        capture = self._running.get(capture_id)
+        if capture is not None and self.policy.may_see(peer, capture.owner.user_id):
+            capture.stop(EndReason.STOPPED)
+            return
         raise RequestRefused(FailureCode.NO_SUCH_CAPTURE, f"there is no capture {capture_id} of yours")
 
     def stop_all(self) -> None:

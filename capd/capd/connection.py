@@ -84,10 +84,16 @@ class Connection:
         self._expected = 0
         return self._descriptors.pop()
 
-    async def send(self, data: bytes) -> bool:
-        """Send bytes; return whether the client is still there. After cancellation a part may have been sent."""
+    async def send(self, data: bytes, descriptor: int | None = None) -> bool:
+        """Send bytes, a descriptor with the first of them; return whether the client is still there.
+
+        After cancellation a part may have been sent. The descriptor stays the caller's.
+        """
         view = memoryview(data)
         try:
+            if descriptor is not None:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
+                view = view[await self.socket.sendmsg([view], [rights]) :]
             while view:
                 view = view[await self.socket.send(view) :]
         except (BrokenPipeError, ConnectionResetError):

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 
 import trio
 
@@ -35,9 +36,9 @@ def _no_such_interface(name: str) -> RequestRefused:
     return RequestRefused(FailureCode.NO_SUCH_INTERFACE, text, argument="interface", interface=shown)
 
 
-async def interface_lists(*, may_capture: bool) -> list[InterfaceList]:
+async def interface_lists(may_capture: Callable[[str], bool]) -> list[InterfaceList]:
     """Return the list of interfaces, in parts that fit into a frame."""
-    found: list[InterfaceInfo] = await list_interfaces(may_capture=may_capture)
+    found: list[InterfaceInfo] = await list_interfaces(may_capture)
     return [
         InterfaceList(interfaces=tuple(found[at : at + _AT_ONCE]), is_last=at + _AT_ONCE >= len(found))
         for at in range(0, max(len(found), 1), _AT_ONCE)
@@ -51,7 +52,7 @@ async def capabilities(request: GetCapabilities) -> Capabilities:
         RequestRefused: there is no such interface, or libpcap cannot open it.
     """
     # Only names of what exists go on a command line.
-    names = {each.name for each in await list_interfaces(may_capture=False)}
+    names = {each.name for each in await list_interfaces(lambda _: False)}
     if request.interface not in names:
         raise _no_such_interface(request.interface)
     return await _ask_libpcap(request.interface, *(["monitor"] if request.monitor_mode else []))

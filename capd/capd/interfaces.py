@@ -1,6 +1,7 @@
 """The list of interfaces: libpcap says which there are, the kernel what they are, drivers what they know."""
 
 import os
+from collections.abc import Callable
 
 import trio
 
@@ -40,8 +41,11 @@ def _describe(device: Device, number: int, link: Link | None, *, namespace: str,
     )
 
 
-async def list_interfaces(*, may_capture: bool) -> list[InterfaceInfo]:
+async def list_interfaces(may_capture: Callable[[str], bool]) -> list[InterfaceInfo]:
     """Return everything that libpcap can capture on, in its order.
+
+    Args:
+        may_capture: whether policy lets the one who asks capture on an interface.
 
     Raises:
         RequestRefused: libpcap cannot tell.
@@ -55,6 +59,6 @@ async def list_interfaces(*, may_capture: bool) -> list[InterfaceInfo]:
     links = {link.name: link for link in (await list_links()).values()}
     namespace = os.readlink("/proc/self/ns/net")  # noqa: PTH115  # it is no path
     return [
-        _describe(device, number, links.get(device.name), namespace=namespace, may_capture=may_capture)
+        _describe(device, number, links.get(device.name), namespace=namespace, may_capture=may_capture(device.name))
         for number, device in enumerate(devices, 1)
     ]

@@ -1,37 +1,262 @@
-"""May this peer do this? Pure: values in, a decision out."""
+"""May this peer do this, and how much of it? Pure: values in, a decision out.
 
+Rules are read in order. On each interface the first rule that names the peer and allows all that is asked for there
+grants it; its filter is added to the peer's own. What no rule allows is refused. Root, and the owner of a private
+daemon, are bound by none.
+"""
+
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
 
+import msgspec
+
+from capd.errors import RequestRefused
 from capd.peer import Peer
+from capd_protocol.limits import ANY, is_cooked_any, is_pattern
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, InterfaceRequest, Permission
 
 _ROOT = 0
+#: A set of characters in a pattern; a bracket right behind the first one belongs to it.
+_SET = re.compile(r"\[!?\]?[^]]*\]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What some users may do; None: as much as the daemon can.
+
+    Attributes:
+        name: for logs.
+        user_ids: whom it names.
+        group_ids: whose members it names.
+        everybody: it names all.
+        interfaces: patterns of names.
+        filter: only packets that match it are captured, whatever the user's own filter.
+        max_snaplen_bytes: of each packet.
+        promiscuous: whether promiscuous mode is allowed.
+        monitor_mode: whether monitor mode and channels are.
+        max_captures: at once, of one user under this rule.
+        max_disk_bytes: in files of one user's captures at once, with what earlier ones left under the same names.
+        max_duration_s: of one capture.
+    """
+
+    name: str
+    user_ids: frozenset[int] = frozenset()
+    group_ids: frozenset[int] = frozenset()
+    everybody: bool = False
+    interfaces: tuple[str, ...] = ("*",)
+    filter: str = ""
+    max_snaplen_bytes: int = MAX_SNAPLEN_BYTES
+    promiscuous: bool = True
+    monitor_mode: bool = False
+    max_captures: int | None = None
+    max_disk_bytes: int | None = None
+    max_duration_s: float | None = None
+
+    def applies_to(self, peer: Peer) -> bool:
+        """Whether the rule names the peer, who has the groups that it had when it connected."""
+        return (
+            self.everybody
+            or peer.user_id in self.user_ids
+            or not self.group_ids.isdisjoint((peer.group_id, *peer.groups))
+        )
+
+    def covers(self, request: InterfaceRequest) -> bool:
+        """Whether the interface, or any that a pattern could match, is among those of the rule."""
+        if is_cooked_any(request):  # it takes in all interfaces at once: no pattern short of all of them will do
+            return any(pattern in ("*", ANY) for pattern in self.interfaces)
+        if is_pattern(request.name):
+            return any(_may_overlap(pattern, request.name) for pattern in self.interfaces)
+        return any(_matches(request.name, pattern) for pattern in self.interfaces)
+
+    def objections(self, request: InterfaceRequest) -> list[str]:
+        """Return what is asked for on an interface and the rule does not allow, in words."""
+        found: list[str] = []
+        if self.max_snaplen_bytes < request.snaplen_bytes != MAX_SNAPLEN_BYTES:
+            found.append(f"snaplen is at most {self.max_snaplen_bytes} bytes")
+        if request.promiscuous and not self.promiscuous:
+            found.append("not in promiscuous mode")
+        if (request.monitor_mode or request.wifi_channel) and not self.monitor_mode:
+            found.append("no monitor mode and no channels")
+        return found
+
+
+#: Of root, and of the owner of a private daemon.
+UNBOUND = Rule(name="unbound", everybody=True, monitor_mode=True)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One interface, granted.
+
+    Attributes:
+        rule: under which rule.
+        request: what to capture there, with nothing left open.
+    """
+
+    rule: Rule
+    request: InterfaceRequest
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for a capture as a whole.
+
+    Attributes:
+        rules: those that it is granted under, or may be when further interfaces come.
+        max_duration_s: the strictest of them.
+        max_disk_bytes: likewise; the user's other captures use it too.
+    """
+
+    rules: tuple[Rule, ...]
+    max_duration_s: float | None
+    max_disk_bytes: int | None
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Root, the members of one group, and one user may capture.
+    """All rules, and what a user who is refused is told.
 
     Attributes:
-        group_id: members may capture; None where there is no such group.
-        group_name: what to tell those who are no members.
-        user_id: this user may too: the owner of a private daemon.
+        rules: in order.
+        advice: whom to ask, as the end of a sentence.
+        owner_id: this user is bound by no rule: the owner of a private daemon.
     """
 
-    group_id: int | None
-    group_name: str
-    user_id: int | None = None
+    rules: tuple[Rule, ...] = ()
+    advice: str = "ask an administrator"
+    owner_id: int | None = None
 
-    def refusal_to_capture(self, peer: Peer) -> str | None:
-        """Return why the peer may not capture, as a sentence for that user; None if it may."""
-        if peer.user_id in (_ROOT, self.user_id):
-            return None
-        if self.group_id is not None and self.group_id in (peer.group_id, *peer.groups):
-            return None
-        return (
-            f"user {peer.user_id} may not capture here: ask an administrator to be added to the group "
-            f"{self.group_name}, then log in again"
-        )
+    def is_unbound(self, peer: Peer) -> bool:
+        """Whether no rule binds the peer."""
+        return peer.user_id in (_ROOT, self.owner_id)
+
+    def rules_of(self, peer: Peer) -> tuple[Rule, ...]:
+        """Return the rules that name the peer, in order."""
+        return (UNBOUND,) if self.is_unbound(peer) else tuple(rule for rule in self.rules if rule.applies_to(peer))
+
+    def rules_or_refuse(self, peer: Peer) -> tuple[Rule, ...]:
+        """Return the rules that name the peer.
+
+        Raises:
+            RequestRefused: there is none.
+        """
+        rules = self.rules_of(peer)
+        if not rules:
+            raise RequestRefused(FailureCode.NOT_PERMITTED, f"user {peer.user_id} may not capture here: {self.advice}")
+        return rules
+
+    def may_capture(self, peer: Peer, interface: str) -> bool:
+        """Whether some rule lets the peer capture on the interface."""
+        request = InterfaceRequest(name=interface)
+        return any(rule.covers(request) for rule in self.rules_of(peer))
 
     def may_see(self, peer: Peer, owner_id: int) -> bool:
         """Whether the peer may list and stop a capture of this user."""
         return peer.user_id in (_ROOT, owner_id)
+
+    def grant(self, peer: Peer, request: InterfaceRequest) -> Grant:
+        """Grant one interface; for a pattern this says only that some interface could be.
+
+        Raises:
+            RequestRefused: no rule allows it; the text is for that user.
+        """
+        rules = self._covering(peer, request)
+        for rule in rules:
+            if not rule.objections(request):
+                return Grant(rule, _settled(request, rule))
+        objections = "; ".join(f"{', '.join(rule.objections(request))} (rule {rule.name!r})" for rule in rules)
+        text = f"user {peer.user_id} may capture on {request.name}, but {objections}: ask for less, or {self.advice}"
+        raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name)
+
+    def _covering(self, peer: Peer, request: InterfaceRequest) -> list[Rule]:
+        rules = self.rules_or_refuse(peer)
+        covering = [rule for rule in rules if rule.covers(request)]
+        if not covering:
+            patterns = ", ".join(dict.fromkeys(pattern for rule in rules for pattern in rule.interfaces))
+            text = f"user {peer.user_id} may not capture on {request.name}, only on {patterns}: {self.advice}"
+            raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name, argument="interfaces")
+        return covering
+
+    def terms(self, peer: Peer, requests: Iterable[InterfaceRequest]) -> Terms:
+        """Return what holds for a capture of these interfaces.
+
+        A pattern may come to match interfaces under different rules; the strictest bounds of those hold from the
+        beginning.
+
+        Raises:
+            RequestRefused: as ``grant``.
+        """
+        rules: list[Rule] = []
+        for request in requests:
+            granted = self.grant(peer, request).rule
+            if is_pattern(request.name) and not is_cooked_any(request):
+                rules += [rule for rule in self._covering(peer, request) if not rule.objections(request)]
+            else:
+                rules.append(granted)
+        return Terms(
+            tuple(dict.fromkeys(rules)),
+            min((rule.max_duration_s for rule in rules if rule.max_duration_s is not None), default=None),
+            min((rule.max_disk_bytes for rule in rules if rule.max_disk_bytes is not None), default=None),
+        )
+
+    def permissions(self, peer: Peer) -> tuple[Permission, ...]:
+        """Return what the peer may do, rule by rule."""
+        return tuple(
+            Permission(
+                rule=rule.name,
+                interfaces=rule.interfaces,
+                filter=rule.filter,
+                max_snaplen_bytes=rule.max_snaplen_bytes,
+                promiscuous=rule.promiscuous,
+                monitor_mode=rule.monitor_mode,
+                max_captures=rule.max_captures,
+                max_disk_bytes=rule.max_disk_bytes,
+                max_duration_s=rule.max_duration_s,
+            )
+            for rule in self.rules_of(peer)
+        )
+
+
+def default_policy(group_id: int | None, group_name: str, owner_id: int | None = None) -> Policy:
+    """Return the policy without a configuration: the members of one group may capture everything.
+
+    Args:
+        group_id: None where there is no such group.
+        group_name: what to tell those who are no members.
+        owner_id: bound by no rule.
+    """
+    members = Rule(name=group_name, group_ids=frozenset(() if group_id is None else (group_id,)), monitor_mode=True)
+    advice = f"ask an administrator to be added to the group {group_name}, then log in again"
+    return Policy((members,), advice, owner_id)
+
+
+def _settled(request: InterfaceRequest, rule: Rule) -> InterfaceRequest:
+    """Decide what was left to policy."""
+    return msgspec.structs.replace(
+        request,
+        snaplen_bytes=min(request.snaplen_bytes, rule.max_snaplen_bytes),
+        promiscuous=rule.promiscuous if request.promiscuous is None else request.promiscuous,
+    )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return pattern == ANY or fnmatchcase(name, pattern)
+
+
+def _may_overlap(one: str, other: str) -> bool:
+    """Whether a name could match both patterns; a set of characters counts as any character."""
+    return ANY in (one, other) or _meet(_SET.sub("?", one), _SET.sub("?", other))
+
+
+@lru_cache(maxsize=10_000)  # all pairs of ends of two patterns; without it, stars would make it exponential
+def _meet(one: str, other: str) -> bool:
+    if not one or not other:
+        return not (one + other).strip("*")
+    if one[0] == "*":
+        return _meet(one[1:], other) or _meet(one, other[1:])
+    if other[0] == "*":
+        return _meet(other, one)
+    return (one[0] == other[0] or "?" in (one[0], other[0])) and _meet(one[1:], other[1:])

@@ -9,13 +9,16 @@ import contextlib
 import errno
 import logging
 import os
+import socket
 from collections.abc import Generator
-from typing import Any, assert_never, cast
+from functools import partial
+from typing import Any, NamedTuple, assert_never, cast
 
 import trio
 
 from capd import inquiries, limits
-from capd.captures import Capture, Captures, Subscriber
+from capd.audit import Audit
+from capd.captures import Capture, Captures, Subscriber, no_room
 from capd.connection import Connection
 from capd.errors import RequestRefused
 from capd.monitor import Count, Monitor, Watch
@@ -35,6 +38,7 @@ from capd_protocol.messages import (
     ListCaptures,
     ListInterfaces,
     Message,
+    Permissions,
     Refused,
     Request,
     StartCapture,
@@ -44,6 +48,7 @@ from capd_protocol.messages import (
     Watching,
     WatchInterfaces,
     WatchStatistics,
+    WhoAmI,
     encode,
 )
 
@@ -57,9 +62,10 @@ _OVERLOAD_PAUSE_S = 0.1
 class Server:
     """The daemon's side of all connections."""
 
-    def __init__(self, captures: Captures, monitor: Monitor) -> None:
+    def __init__(self, captures: Captures, monitor: Monitor, audit: Audit) -> None:
         self._captures = captures
         self._monitor = monitor
+        self._audit = audit
         self._clients: collections.Counter[int] = collections.Counter()
         self._strangers = 0
 
@@ -84,7 +90,7 @@ class Server:
         try:
             peer = peer_of(cast(Any, connected))
             with self._counted(peer):
-                await _Client(connection, peer, self._captures, self._monitor).run()
+                await _Client(connection, peer, self._captures, self._monitor, self._audit).run()
         except RequestRefused as refused:
             await _send_last(connection, Refused(failure=refused.failure))
         except RemoteProtocolError as error:
@@ -99,7 +105,7 @@ class Server:
 
     @contextlib.contextmanager
     def _counted(self, peer: Peer) -> Generator[None, None, None]:
-        is_stranger = not self._captures.may_capture(peer)
+        is_stranger = not self._captures.policy.rules_of(peer)
         if (
             self._clients.total() >= limits.MAX_CLIENTS
             or self._clients[peer.user_id] >= limits.MAX_CLIENTS_PER_USER
@@ -123,14 +129,36 @@ async def _send_last(connection: Connection, message: Message) -> None:
         await connection.send(encode(message))
 
 
+class _FileSockets(NamedTuple):
+    """On which a worker passes its files to the client, past this daemon."""
+
+    of_worker: socket.socket
+    of_client: socket.socket
+
+    def close(self) -> None:
+        self.of_worker.close()
+        self.of_client.close()
+
+
+@contextlib.contextmanager
+def _file_sockets() -> Generator[_FileSockets, None, None]:
+    try:
+        sockets = _FileSockets(*socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    except OSError as error:
+        raise no_room(error) from error
+    with contextlib.closing(sockets):
+        yield sockets
+
+
 class _Client:
     """The conversation with one client."""
 
-    def __init__(self, connection: Connection, peer: Peer, captures: Captures, monitor: Monitor) -> None:
+    def __init__(self, connection: Connection, peer: Peer, captures: Captures, monitor: Monitor, audit: Audit) -> None:
         self._connection = connection
         self._peer = peer
         self._captures = captures
         self._monitor = monitor
+        self._audit = audit
 
     async def run(self) -> None:
         """Greet, then answer requests; a capture is the last one."""
@@ -144,7 +172,7 @@ class _Client:
                 if await self._answer(request):
                     return
             except RequestRefused as refused:
-                _log.info("user %d is refused: %s", self._peer.user_id, refused.failure.text)
+                self._audit.refused(self._peer, request, refused.failure)
                 await self._connection.send_in_time(encode(Refused(failure=refused.failure)))
 
     async def _receive_in_time(self) -> Message | None:
@@ -181,31 +209,42 @@ class _Client:
             case ListCaptures():
                 summaries = tuple(capture.summary() for capture in self._captures.visible_to(self._peer))
                 await self._connection.send_in_time(encode(CaptureList(captures=summaries)))
+            case WhoAmI():
+                policy, peer = self._captures.policy, self._peer
+                permissions = Permissions(
+                    user_id=peer.user_id,
+                    group_ids=tuple(dict.fromkeys((peer.group_id, *peer.groups))),
+                    permissions=policy.permissions(peer),
+                    advice=policy.advice,
+                )
+                await self._connection.send_in_time(encode(permissions))
             case ListInterfaces():
-                may_capture = self._captures.may_capture(self._peer)
-                for part in await inquiries.interface_lists(may_capture=may_capture):
+                may_capture = partial(self._captures.policy.may_capture, self._peer)
+                for part in await inquiries.interface_lists(may_capture):
                     await self._connection.send_in_time(encode(part))
             case GetCapabilities():
                 await self._connection.send_in_time(encode(await inquiries.capabilities(request)))
             case GetDriverCounters(interface=interface):
                 await self._connection.send_in_time(encode(await inquiries.driver_counters(interface)))
             case WatchInterfaces():
-                await self._follow(await self._monitor.watch())
+                await self._follow(request, await self._monitor.watch())
                 return True
             case WatchStatistics(interval_s=interval_s):
                 faults = find_interval_faults(interval_s)
                 if faults:
                     raise RequestRefused(FailureCode.INVALID, faults[0].text, argument=faults[0].argument)
-                await self._follow(await self._monitor.count(interval_s))
+                await self._follow(request, await self._monitor.count(interval_s))
                 return True
             case _:
                 assert_never(request)
+        self._audit.granted(self._peer, request)
         return False
 
     # Interfaces ---------------------------------------------------------------------------------------------------
 
-    async def _follow(self, view: Watch | Count) -> None:
+    async def _follow(self, request: Request, view: Watch | Count) -> None:
         """Send what a view has to tell until the client leaves."""
+        self._audit.granted(self._peer, request)
         try:
             await self._connection.send_in_time(encode(Watching()))
             async with trio.open_nursery() as nursery:
@@ -213,6 +252,7 @@ class _Client:
                 nursery.start_soon(self._wait_until_left, nursery.cancel_scope)
         finally:
             self._monitor.leave(view)
+            self._audit.ended(self._peer, request)
 
     async def _wait_until_left(self, scope: trio.CancelScope) -> None:
         try:
@@ -233,17 +273,16 @@ class _Client:
     async def _capture(self, request: StartCapture) -> None:
         directory_fd = self._connection.take_descriptor()
         try:
-            with self._captures.granted(self._peer, request) as capture:
-                names = ", ".join(interface.name for interface in request.interfaces)
-                _log.info("user %d: capture %d on %s", self._peer.user_id, capture.capture_id, names)
-                refused = await self._run_capture(capture, directory_fd)
+            with self._captures.granted(self._peer, request) as capture, _file_sockets() as files:
+                self._audit.granted(self._peer, request, **capture.account())
+                refused = await self._run_capture(capture, directory_fd, files)
         finally:
             os.close(directory_fd)
         if refused is not None:
             raise refused
-        _log.info("user %d: capture %d has ended", self._peer.user_id, capture.capture_id)
+        self._audit.ended(self._peer, request, **capture.account())
 
-    async def _run_capture(self, capture: Capture, directory_fd: int) -> RequestRefused | None:
+    async def _run_capture(self, capture: Capture, directory_fd: int, files: _FileSockets) -> RequestRefused | None:
         """Run the capture with its events on this connection; return why it could not be started."""
         subscriber = capture.subscribe()
         async with trio.open_nursery() as connection_tasks:
@@ -251,11 +290,13 @@ class _Client:
             async with trio.open_nursery() as capture_task:
                 connection_tasks.start_soon(self._read_during, capture, subscriber, capture_task.cancel_scope)
                 try:
-                    await capture_task.start(capture.run, directory_fd, self._monitor)
+                    await capture_task.start(capture.run, directory_fd, files.of_worker.fileno(), self._monitor)
                 except RequestRefused as refused:
                     connection_tasks.cancel_scope.cancel()
                     return refused
-                await self._connection.send(encode(Started(capture_id=capture.capture_id)))
+                started = encode(Started(capture_id=capture.capture_id))
+                await self._connection.send(started, files.of_client.fileno())
+                files.close()  # what is passed there is no affair of ours
                 connection_tasks.start_soon(self._write_during, capture, subscriber, all_sent)
             if not capture.is_started:
                 # The client left before; there is nobody to tell.

@@ -64,7 +64,7 @@ class Worker:
                     command("capd.worker", theirs.fileno()),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), self._launch.directory_fd),
+                    pass_fds=[theirs.fileno(), *self._launch.descriptors],
                     env=environment(),
                     # A Ctrl-C at our terminal is ours to handle: the worker shall end well.
                     start_new_session=True,

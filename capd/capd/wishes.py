@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
+from capd.policy import Grant
 from capd.worker.launch import LaunchInterface
 from capd_protocol.interfaces import Link
 from capd_protocol.limits import ANY, MAX_INTERFACES, is_cooked_any, is_pattern
@@ -55,10 +56,11 @@ class Wishes:
         self.attached &= set(indexes)
 
 
-def cooked_any(request: InterfaceRequest) -> LaunchInterface:
+def cooked_any(granted: Grant) -> LaunchInterface:
     """Return libpcap's device ``any``."""
     return LaunchInterface(
-        request=request,
+        request=granted.request,
+        policy_filter=granted.rule.filter,
         device=ANY,
         index=0,
         hardware_type=_NO_HARDWARE,

@@ -20,7 +20,7 @@ from capd_client.errors import (
     ResourceError,
     UnsupportedError,
 )
-from capd_client.inquiry import list_captures, stop_capture
+from capd_client.inquiry import list_captures, stop_capture, who_am_i
 from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities, get_driver_counters
 from capd_client.options import CaptureInterface
 from capd_client.session import CaptureSession
@@ -54,4 +54,5 @@ __all__ = [
     "get_driver_counters",
     "list_captures",
     "stop_capture",
+    "who_am_i",
 ]

@@ -15,6 +15,7 @@ import anyio.to_thread
 from capd_client.conversation import Conversation, Event
 from capd_client.errors import CaptureEnded, NoEvents
 from capd_client.options import CaptureArguments, make_request
+from capd_client.passed import FileReceiver
 from capd_client.session import END_TIMEOUT_S, SessionBase, connect_for
 from capd_client.transport import Transport
 
@@ -80,6 +81,10 @@ class CaptureSession(SessionBase):
             await self.terminate()
             raise
         return self
+
+    def _files(self) -> FileReceiver | None:
+        transport = self._transport
+        return None if transport is None or transport.is_closed else transport.files
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.terminate()

@@ -16,10 +16,12 @@ from capd_protocol.messages import (
     Hello,
     ListCaptures,
     Message,
+    Permissions,
     Refused,
     Request,
     StopCapture,
     Stopping,
+    WhoAmI,
     decode,
     encode,
 )
@@ -110,6 +112,19 @@ def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ..
     if not isinstance(reply, CaptureList):
         raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
     return reply.captures
+
+
+def who_am_i(*, socket_path: SocketPath = None) -> Permissions:
+    """Return who this process is to the daemon, and what policy lets it do.
+
+    Raises:
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
+    """
+    reply = next(ask(WhoAmI(), socket_path, may_start=True))
+    if not isinstance(reply, Permissions):
+        raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
+    return reply
 
 
 def stop_capture(capture_id: int, *, socket_path: SocketPath = None) -> None:

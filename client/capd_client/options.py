@@ -208,7 +208,7 @@ def _interface_request(one: object, common: dict[str, Any]) -> InterfaceRequest:
         name=one.name,
         capture_filter=chosen["capture_filter"] or "",
         snaplen_bytes=MAX_SNAPLEN_BYTES if chosen["snaplen"] is None else chosen["snaplen"],
-        promiscuous=chosen["promiscuous"] is not False,
+        promiscuous=chosen["promiscuous"],
         monitor_mode=bool(chosen["monitor_mode"]),
         wifi_channel=chosen["wifi_channel"],
         link_layer_type=chosen["link_layer_type"],

@@ -5,12 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from math import inf
-from typing import Any, Unpack
+from typing import Any, BinaryIO, Unpack
 
 from capd_client import conversation
 from capd_client.conversation import Conversation, Event
 from capd_client.errors import CaptureEnded, NoEvents
 from capd_client.options import CaptureArguments, make_request
+from capd_client.passed import FileReceiver
 from capd_client.transport import Transport, connect
 from capd_protocol.messages import (
     EndReason,
@@ -105,6 +106,25 @@ class SessionBase:
         """The finished files so far, oldest first, with paths as names; those that a ring has deleted too."""
         return tuple(self._conversation.files)
 
+    def open_file(self, path: str) -> BinaryIO:
+        """Open one of the capture's files for reading, from its beginning; also the one that is being written.
+
+        While the session lasts, this also works where the path does not: in another mount namespace or root
+        directory, for instance, and after a ring has deleted the file, as long as it is one of the latest.
+
+        Args:
+            path: as ``SP_FILE`` told it.
+
+        Raises:
+            OSError: it was not passed along, or too long ago, and cannot be opened by its path.
+        """
+        files = self._files()
+        descriptor = files.open(os.path.basename(path)) if files is not None else None  # noqa: PTH119
+        return open(path if descriptor is None else descriptor, "rb")  # noqa: PTH123  # the caller closes it
+
+    def _files(self) -> FileReceiver | None:
+        raise NotImplementedError
+
     @property
     def file_size_bytes(self) -> int:
         """Size of the current file as of the last tick."""
@@ -163,6 +183,9 @@ class CaptureSession(SessionBase):
             self._transport.send(self._conversation.opening(), directory_fd)
         finally:
             os.close(directory_fd)
+
+    def _files(self) -> FileReceiver | None:
+        return None if self._transport.is_closed else self._transport.files
 
     def __enter__(self) -> "CaptureSession":
         return self

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capd_client.errors import DaemonUnavailable
+from capd_client.passed import FileReceiver, receive
 
 DEFAULT_SOCKET = "/run/capd/capd.sock"
 #: Names another socket than the default.
@@ -37,6 +38,8 @@ class Transport:
 
     socket: socket.socket
     _daemon: subprocess.Popen[bytes] | None = None
+    #: On which a worker passes its files; came with the daemon's word that the capture runs.
+    files: FileReceiver | None = None
 
     @property
     def is_private(self) -> bool:
@@ -66,9 +69,12 @@ class Transport:
     def receive_nowait(self) -> bytes:
         """Return the bytes that are there, when the socket is readable."""
         try:
-            return self.socket.recv(_RECEIVE_BYTES)
+            data, descriptor = receive(self.socket, _RECEIVE_BYTES)
         except ConnectionResetError:
             return b""
+        if descriptor is not None:
+            self.files = FileReceiver(socket.socket(fileno=descriptor))
+        return data
 
     def leave(self) -> None:
         """Say that nothing more will be asked: the capture ends, its last events still come."""
@@ -83,6 +89,8 @@ class Transport:
     def close(self, *, wait: bool = True) -> None:
         """Close the connection, and wait for a daemon of our own to end; without waiting, it ends by itself."""
         self.socket.close()
+        if self.files is not None:
+            self.files.close()
         if self._daemon is None or not wait:
             return
         try:

@@ -173,6 +173,11 @@ def _is_several(interface: InterfaceRequest) -> bool:
     return is_pattern(interface.name) and not is_cooked_any(interface)
 
 
+def find_interface_faults(interface: InterfaceRequest) -> list[Fault]:
+    """Return what is wrong with what is asked for on one interface."""
+    return list(_interface_faults(interface))
+
+
 def find_interval_faults(interval_s: float) -> list[Fault]:
     """Return what is wrong with the interval of statistics."""
     return list(_out_of_range("interval", interval_s))

@@ -134,8 +134,10 @@ class InterfaceRequest(_Json, frozen=True):
 
     name: str
     capture_filter: str = ""
+    #: The greatest possible stands for as much as policy allows.
     snaplen_bytes: int = MAX_SNAPLEN_BYTES
-    promiscuous: bool = True
+    #: None: where policy allows it.
+    promiscuous: bool | None = None
     monitor_mode: bool = False
     #: ``"2412"`` or ``"2437,HT40+"``: MHz and, after a comma, the channel type.
     wifi_channel: str | None = None
@@ -195,6 +197,10 @@ class ListCaptures(_Json, frozen=True, tag="list"):
     """Ask which of the peer's captures run now; root is told of everybody's."""
 
 
+class WhoAmI(_Json, frozen=True, tag="whoami"):
+    """Ask what policy lets the peer do."""
+
+
 class ListInterfaces(_Json, frozen=True, tag="list_interfaces"):
     """Ask for all devices that libpcap can capture on."""
 
@@ -227,6 +233,7 @@ Request = (
     StartCapture
     | StopCapture
     | ListCaptures
+    | WhoAmI
     | ListInterfaces
     | GetCapabilities
     | GetDriverCounters
@@ -275,7 +282,11 @@ class Failure(_Json, frozen=True):
 
 
 class Started(_Json, frozen=True, tag="started"):
-    """The rings are armed and the first file has its header."""
+    """The rings are armed and the first file has its header.
+
+    Comes with one descriptor: a socket (SOCK_SEQPACKET), on which each file comes before it is announced: its name,
+    and with it a descriptor that is open for reading.
+    """
 
     capture_id: int
 
@@ -301,12 +312,42 @@ class CaptureSummary(_Json, frozen=True):
     files_total: int
     packets_total: int
     drops_total: int
+    #: Of a capture that the configuration names.
+    name: str | None = None
 
 
 class CaptureList(_Json, frozen=True, tag="captures"):
     """The captures that the peer may see, oldest first."""
 
     captures: tuple[CaptureSummary, ...]
+
+
+class Permission(_Json, frozen=True):
+    """What one rule of the policy lets the peer do; None: as much as there is."""
+
+    rule: str
+    #: Patterns of names.
+    interfaces: tuple[str, ...]
+    #: Only packets that match it are captured.
+    filter: str
+    max_snaplen_bytes: int
+    promiscuous: bool
+    monitor_mode: bool
+    #: At once.
+    max_captures: int | None
+    #: In files at once.
+    max_disk_bytes: int | None
+    max_duration_s: float | None
+
+
+class Permissions(_Json, frozen=True, tag="permissions"):
+    """Who the peer is to the kernel, and what it may do: on each interface, what the first fitting rule allows."""
+
+    user_id: int
+    group_ids: tuple[int, ...]
+    permissions: tuple[Permission, ...]
+    #: Whom to ask for more, as the end of a sentence.
+    advice: str
 
 
 class InterfaceList(_Json, frozen=True, tag="interfaces"):
@@ -336,7 +377,9 @@ class Watching(_Json, frozen=True, tag="watching"):
     """What was asked for comes as events from now on."""
 
 
-Reply = Started | Stopping | Refused | CaptureList | InterfaceList | Capabilities | DriverCounters | Watching
+Reply = (
+    Started | Stopping | Refused | CaptureList | Permissions | InterfaceList | Capabilities | DriverCounters | Watching
+)
 
 
 # Events ---------------------------------------------------------------------------------------------------------
@@ -428,6 +471,8 @@ class EndReason(enum.StrEnum):
     FILESIZE = "filesize"
     FILES = "files"
     PACKETS = "packets"
+    #: The user's bytes on disk are used up.
+    DISK_LIMIT = "disk_limit"
     FAILED = "failed"
 
 

@@ -19,11 +19,11 @@ from capd_client import list_captures
 from tests.cli.terminal import in_terminal
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, pcap_linktype_and_sizes, read_complete, wait_until
-from tests.support.daemon import status_of
+from tests.support.daemon import as_user, running_daemon, status_of
 from tests.support.namespace import veth_pair
 
 CAPCTL = (sys.executable, "-m", "capd_client.cli")
-COMMANDS = ("capture", "list", "stop", "interfaces", "linktypes", "stats", "watch")
+COMMANDS = ("capture", "list", "stop", "whoami", "interfaces", "linktypes", "stats", "watch")
 ESCAPE = "\x1b"
 
 
@@ -488,7 +488,7 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
         listed = [json.loads(line) for line in done(command(bench, "list", "--json")).stdout.splitlines()]
         assert [set(each) for each in listed] == [
             {
-                *("capture_id", "user_id", "interfaces", "file_name", "started_ns"),
+                *("capture_id", "user_id", "name", "interfaces", "file_name", "started_ns"),
                 *("files_total", "packets_total", "drops_total"),
             }
         ] * 2
@@ -643,3 +643,55 @@ def test_version() -> None:
 def test_the_installed_command_is_the_same() -> None:
     script = Path(sys.executable).with_name("capctl")
     assert done([str(script), "--version"]).stdout == f"capctl {version('capd')}\n"
+
+
+def test_whoami_shows_what_policy_allows_in_words(bench: Bench) -> None:
+    ended = done(command(bench, "whoami"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == "root (user 0) may capture\n  on * (rule unbound)\n    in monitor mode too\n"
+    shown = json.loads(done(command(bench, "whoami", "--json")).stdout)
+    assert (shown["user_id"], shown["permissions"][0]["rule"]) == (0, "unbound")
+    stranger = as_user(lambda: done(command(bench, "whoami")), 4321)
+    assert stranger.stdout.startswith("user 4321 may not capture here: ask an administrator to be added to the group")
+
+
+def test_whoami_shows_every_bound_and_fits_a_terminal(bench: Bench) -> None:
+    directory = bench.directory / "bounded"
+    directory.mkdir(mode=0o755)
+    (directory / "capd.toml").write_text(
+        """
+        contact = "netops"
+        [[rule]]
+        name = "students"
+        everybody = true
+        interfaces = ["eth*", "veth0"]
+        filter = "udp port 53"
+        max_snaplen_bytes = 1280
+        promiscuous = false
+        max_captures = 2
+        max_disk_bytes = 1_500_000
+        max_duration_s = 60
+        [[rule]]
+        name = "radio"
+        everybody = true
+        interfaces = ["wlan0"]
+        monitor_mode = true
+        """
+    )
+    with running_daemon(directory, "--config", str(directory / "capd.toml")) as daemon:
+        words = [*CAPCTL, "--socket", daemon.socket_path, "whoami"]
+        ended = as_user(lambda: done(words), 4321)
+    assert ended.stdout == (
+        "user 4321 may capture\n"
+        "  on eth*, veth0 (rule students)\n"
+        "    only packets that match 'udp port 53'\n"
+        "    the first 1,280 bytes of a packet\n"
+        "    not in promiscuous mode\n"
+        "    up to 2 at once\n"
+        "    up to 1.5 MB on disk\n"
+        "    for up to 60 s\n"
+        "  on wlan0 (rule radio)\n"
+        "    in monitor mode too\n"
+        "On each interface the first of these that allows what is asked for holds.\n"
+    )
+    assert max(map(len, ended.stdout.splitlines())) <= 80

@@ -448,7 +448,7 @@ def test_none_is_the_default_of_each_argument(bench: Bench) -> None:
     # And the defaults are the documented ones.
     ((interface,), request) = make_request(least)[0].interfaces, make_request(least)[0]
     assert (interface.capture_filter, interface.snaplen_bytes, interface.link_layer_type) == ("", 262_144, None)
-    assert (interface.promiscuous, interface.monitor_mode, interface.wifi_channel) == (True, False, None)
+    assert (interface.promiscuous, interface.monitor_mode, interface.wifi_channel) == (None, False, None)
     assert (request.file_format, request.ring, request.autostop) == ("pcapng", None, Conditions())
     assert (request.destination.group_access, request.update_interval_s) == (False, 0.1)
 

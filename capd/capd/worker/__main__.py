@@ -113,7 +113,14 @@ def _capture(launch: Launch, control: Control, report: Report) -> None:
         header=lambda: _header(launch, sources, hardware, operating_system),
         statistics=(lambda: statistics_blocks(sources, start_ns)) if launch.file_format == "pcapng" else bytes,
         report=report,
+        max_disk_bytes=launch.max_disk_bytes,
     )
+    if not files.make_room_for_file():
+        text = (
+            f"policy allows {launch.max_disk_bytes:,} bytes on disk, and earlier captures to "
+            f"{launch.destination.file_name} have left as much: delete some of their files"
+        )
+        raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, argument="savefile"))
     try:
         files.open_next()
     except (DestinationError, WriteError) as error:
@@ -149,7 +156,8 @@ def main() -> None:
     launch = control.read_launch()
     if launch is None:
         return
-    report = Report(control.socket)
+    files = None if launch.files_fd is None else socket.socket(fileno=launch.files_fd)
+    report = Report(control.socket, files)
     try:
         _capture(launch, control, report)
     except CaptureFailed as error:

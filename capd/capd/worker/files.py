@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable
 
 from capd.worker.order import Slice
+from capd.worker.records import U64
 from capd.worker.report import Report
-from capd.worker.rotation import Fill, ring_file_name
-from capd.worker.savefile import SaveFile, WriteError
+from capd.worker.rotation import Fill, fitting, is_ring_file, ring_file_name
+from capd.worker.savefile import SaveFile, WriteError, sizes_of
 from capd_protocol.messages import Conditions, Destination, FileClosed
 
 
@@ -28,6 +29,7 @@ class CaptureFiles:
         header: Callable[[], bytes],
         statistics: Callable[[], bytes],
         report: Report,
+        max_disk_bytes: int | None = None,
     ) -> None:
         """Nothing is opened yet.
 
@@ -38,6 +40,7 @@ class CaptureFiles:
             header: returns what a file begins with.
             statistics: returns what a file ends with, counted when it is called.
             report: is told of files and packets.
+            max_disk_bytes: what all files of the destination may take, with those that earlier captures left.
         """
         self._directory_fd = directory_fd
         self._destination = destination
@@ -46,6 +49,10 @@ class CaptureFiles:
         self._statistics = statistics
         self._report = report
         self._kept: deque[SaveFile] = deque()
+        self._max_disk_bytes = max_disk_bytes
+        self._left_before_bytes = 0
+        if max_disk_bytes is not None and ring is not None:
+            self._left_before_bytes = sizes_of(directory_fd, lambda name: is_ring_file(destination.file_name, name))
         self._file: SaveFile | None = None
         self._packets = 0
         self._first_ns: int | None = None
@@ -58,6 +65,35 @@ class CaptureFiles:
     def fill(self) -> Fill:
         """How full the current file is."""
         return Fill(self._file.size_bytes if self._file else 0, self._packets)
+
+    # Bytes on disk ------------------------------------------------------------------------------------------------
+
+    @property
+    def _room_bytes(self) -> int | None:
+        """What may still be written; None: as much as there is. The statistics at the end have their room already."""
+        if self._max_disk_bytes is None:
+            return None
+        used_bytes = self._left_before_bytes + sum(file.size_bytes for file in self._kept)
+        return self._max_disk_bytes - used_bytes - (len(self._statistics()) if self._file else 0)
+
+    def make_room(self, size_bytes: int) -> bool:
+        """Delete the oldest complete files of the ring until so many bytes may be written; say whether they may."""
+        while (room_bytes := self._room_bytes) is not None and room_bytes < size_bytes:
+            if self._ring is None or not self._kept or self._kept[0] is self._file:
+                return False
+            self._kept.popleft().remove()
+        return True
+
+    def make_room_for_file(self) -> bool:
+        """Do so for a file without packets."""
+        return self.make_room(len(self._header()) + len(self._statistics()))
+
+    def fitting(self, sizes_bytes: U64) -> int:
+        """Return how many of these packets may still be written."""
+        room_bytes = self._room_bytes
+        return len(sizes_bytes) if room_bytes is None else fitting(room_bytes, sizes_bytes)
+
+    # Files --------------------------------------------------------------------------------------------------------
 
     def open_next(self) -> None:
         """Open the first or the next file and announce it.
@@ -88,7 +124,7 @@ class CaptureFiles:
         self._packets, self._first_ns, self._last_ns = 0, None, None
         self.opened_total += 1
         self.opened_s = time.monotonic()
-        self._report.file_opened(name)
+        self._report.file_opened(file)
 
     def add_block(self, block: bytes) -> None:
         """Append a block that is no packet to the current file.

@@ -21,6 +21,8 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
     """An interface that the daemon has looked up and found permitted."""
 
     request: InterfaceRequest
+    #: Only packets that match it too are captured, and nothing that the request says changes that.
+    policy_filter: str = ""
     #: What to open: the interface itself, or the monitor interface that was made for it.
     device: str
     #: 0 stands for all interfaces.
@@ -61,13 +63,22 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     interfaces: tuple[LaunchInterface, ...]
     #: Descriptor, in the worker, of the directory that the client passed.
     directory_fd: int
+    #: Descriptor, in the worker, of the socket on which it passes its files to who asked; None: nobody wants them.
+    files_fd: int | None = None
     destination: Destination
     file_format: Literal["pcapng", "pcap"]
     ring: Conditions | None
     autostop: Conditions
     update_interval_s: float
+    #: What the files of this destination may take on disk, with those that earlier captures left; None: no limit.
+    max_disk_bytes: int | None = None
     #: Go on without any interface: others will be attached.
     waits: bool = False
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What the worker inherits, by the same numbers."""
+        return [fd for fd in (self.directory_fd, self.files_fd) if fd is not None]
 
 
 class Attach(msgspec.Struct, frozen=True, kw_only=True):

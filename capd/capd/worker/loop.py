@@ -46,7 +46,7 @@ _DRAIN_S = 2.0
 _LOOK_S = 0.5
 
 #: Ends by a limit: what is still in the rings then is excess, and not written.
-_LIMITS = (EndReason.PACKETS, EndReason.FILESIZE, EndReason.FILES)
+_LIMITS = (EndReason.PACKETS, EndReason.FILESIZE, EndReason.FILES, EndReason.DISK_LIMIT)
 
 
 class Capture:
@@ -285,7 +285,10 @@ class Capture:
         at, count = 0, len(records.timestamps_ns)
         while at < count and not self._is_full:
             sizes = records.vectors[at:, 1]
-            room = min(room_for(self._files.fill, self._file_conditions, sizes), count - at)
+            if not self._files.make_room(int(sizes[0])):
+                self._end_at_limit(EndReason.DISK_LIMIT)
+                return
+            room = min(room_for(self._files.fill, self._file_conditions, sizes), self._files.fitting(sizes))
             if self._autostop.packets is not None:
                 room = min(room, self._autostop.packets - self._written_total)
             self._write_some(
@@ -336,6 +339,9 @@ class Capture:
             return
         try:
             self._files.close(self._drops_total())
+            if not self._files.make_room_for_file():
+                self._end_at_limit(EndReason.DISK_LIMIT)
+                return
             self._files.open_next()
         except WriteError as error:
             self._fail_disk(error)

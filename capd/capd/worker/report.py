@@ -4,8 +4,11 @@ Counts that cannot be sent at once are added to the next ones, so that a slow da
 kept in order, and at ``_MAX_UNSENT_BYTES`` of them the worker waits.
 """
 
+import contextlib
+import os
 import socket
 
+from capd.worker.savefile import SaveFile
 from capd_protocol.messages import (
     BadFilter,
     Counters,
@@ -35,9 +38,13 @@ _MAX_UNSENT_BYTES = 4 * 1024 * 1024
 class Report:
     """The worker's side of the control socket."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, files: socket.socket | None = None) -> None:
+        """Report on one socket, and pass descriptors of files on another one, if somebody wants them."""
         self._control = control
+        self._files = files
         control.setblocking(False)
+        if files is not None:
+            files.setblocking(False)
         self._unsent = bytearray()
         self._packets_unreported = 0
 
@@ -65,9 +72,11 @@ class Report:
             self._send(encode(PacketCount(self._packets_unreported)))
             self._packets_unreported = 0
 
-    def file_opened(self, name: str) -> None:
-        """Tell of a file whose header is on disk."""
-        self._send(encode(FileOpened(name)))
+    def file_opened(self, file: SaveFile) -> None:
+        """Tell of a file whose header is on disk, and pass it to be read."""
+        if self._files is not None:
+            _pass(file, self._files)
+        self._send(encode(FileOpened(file.name)))
 
     def file_closed(self, closed: FileClosed) -> None:
         """Tell of a complete file, after the last packets that it got."""
@@ -130,3 +139,15 @@ class Report:
         finally:
             self._unsent.clear()
             self._control.setblocking(False)
+
+
+def _pass(file: SaveFile, files: socket.socket) -> None:
+    """Pass a descriptor for reading; who does not take those of before gets no further one."""
+    descriptor = file.open_for_reading()
+    if descriptor is None:
+        return
+    try:
+        with contextlib.suppress(OSError):
+            socket.send_fds(files, [os.fsencode(file.name)], [descriptor])
+    finally:
+        os.close(descriptor)

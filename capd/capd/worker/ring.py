@@ -67,6 +67,7 @@ ALL_INTERFACES = 0
 #: struct sock_filter (linux/filter.h), and the instruction that says how much of a packet is kept.
 _INSTRUCTION = np.dtype([("code", "u2"), ("jt", "u1"), ("jf", "u1"), ("k", "u4")])
 _BPF_RET_K = 0x06
+_SO_LOCK_FILTER = 44
 
 
 class RingError(Exception):
@@ -166,6 +167,10 @@ class Ring:
         code = ctypes.create_string_buffer(program, len(program))
         fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
         self.socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+
+    def lock_filter(self) -> None:
+        """Let nobody change the filter any more, whoever gets hold of the socket."""
+        self.socket.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
 
     def arm(self, interface_index: int, *, promiscuous: bool) -> None:
         """Begin to receive, from one interface or from ALL_INTERFACES.

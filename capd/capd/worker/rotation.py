@@ -3,6 +3,7 @@
 Conditions and names are dumpcap's (Wireshark, ``dumpcap.c`` and ``ringbuffer.c``).
 """
 
+import re
 import time
 from dataclasses import dataclass
 
@@ -47,12 +48,26 @@ def is_full(fill: Fill, conditions: Conditions) -> EndReason | None:
     return None
 
 
+def fitting(room_bytes: int, sizes_bytes: npt.NDArray[np.uint64]) -> int:
+    """Return how many of these packets take no more than so many bytes."""
+    return int(np.searchsorted(np.cumsum(sizes_bytes.astype(np.int64)), room_bytes, "right"))
+
+
 def ring_file_name(file_name: str, number: int, opened: time.struct_time) -> str:
     """Name a ring's file: ``base_00001_20260131235959.pcapng`` for ``base.pcapng``, number 1.
 
     The last dot splits, but for one at the beginning: a hidden file has no suffix.
     """
+    base, suffix = _split(file_name)
+    return f"{base}_{number % 100_000:05}_{time.strftime('%Y%m%d%H%M%S', opened)}{suffix}"
+
+
+def is_ring_file(file_name: str, name: str) -> bool:
+    """Whether a file may belong to a ring of that destination, of this run or of an earlier one."""
+    base, suffix = _split(file_name)
+    return re.fullmatch(rf"{re.escape(base)}_[0-9]{{5}}_[0-9]{{14}}{re.escape(suffix)}", name) is not None
+
+
+def _split(file_name: str) -> tuple[str, str]:
     base, dot, suffix = file_name.rpartition(".")
-    if not base:
-        base, dot, suffix = file_name, "", ""
-    return f"{base}_{number % 100_000:05}_{time.strftime('%Y%m%d%H%M%S', opened)}{dot}{suffix}"
+    return (base, dot + suffix) if base else (file_name, "")

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 import numpy as np
 
@@ -71,6 +72,19 @@ class SaveFile:
             os.ftruncate(self._fd, 0)
         except OSError as error:
             raise DestinationError(_explain(self.name, error)) from error
+
+    def open_for_reading(self) -> int | None:
+        """Return a further descriptor of the file, for reading; None if its name is another file's by now."""
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(self.name, flags, dir_fd=self._directory_fd)
+        except OSError:
+            return None
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) == self._identity:
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def write(self, data: bytes) -> None:
         """Append a header or a block.
@@ -148,6 +162,25 @@ class SaveFile:
             status = os.stat(self.name, dir_fd=self._directory_fd, follow_symlinks=False)
             if (status.st_dev, status.st_ino) == self._identity:
                 os.unlink(self.name, dir_fd=self._directory_fd)
+
+
+def sizes_of(directory_fd: int, is_wanted: Callable[[str], bool]) -> int:
+    """Return how many bytes the regular files have whose names are wanted; 0 in a directory that cannot be read."""
+    total_bytes = 0
+    try:
+        readable_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
+    except OSError:
+        return 0
+    try:
+        with os.scandir(readable_fd) as entries:
+            for entry in entries:
+                if is_wanted(entry.name):
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        total_bytes += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    finally:
+        os.close(readable_fd)
+    return total_bytes
 
 
 def _explain(file_name: str, error: OSError) -> str:

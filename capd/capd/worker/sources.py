@@ -11,7 +11,7 @@ from capd.libpcap import Handle
 from capd.packet_socket import open_packet_socket
 from capd.worker import cooked
 from capd.worker.filter_text import words
-from capd.worker.filters import CaptureFailed, Compiler, bad_filter
+from capd.worker.filters import CaptureFailed, Compiler, bad_filter, both
 from capd.worker.launch import Launch, LaunchInterface
 from capd.worker.records import RecordMaker
 from capd.worker.ring import Ring, RingError, Statistics
@@ -98,7 +98,7 @@ class Source:
         if self.ring is None:
             raise AssertionError("no ring to arm")
         with _typed(self.name):
-            self.ring.arm(self.launch.index, promiscuous=self.launch.request.promiscuous)
+            self.ring.arm(self.launch.index, promiscuous=bool(self.launch.request.promiscuous))
 
     def statistics(self) -> Statistics:
         """Return the kernel's totals, of all rings that it has had."""
@@ -139,7 +139,7 @@ class Source:
             snaplen_bytes=self.launch.request.snaplen_bytes,
             name=self.name,
             description=self.launch.alias,
-            capture_filter=self.launch.request.capture_filter,
+            capture_filter=_filter_text(self.launch),
             operating_system=operating_system,
             hardware=self.launch.driver,
             mac_address=self.launch.mac_address,
@@ -195,6 +195,8 @@ class SourceMaker:
         compiler = self._compiler_for(interface)
         link_layer_type = compiler.choose_link_layer_type(interface.wanted_type, request.name)
         program = compiler.compile(request.capture_filter, request.name, interface_id)
+        if interface.policy_filter:
+            program = both(_compile_policy(compiler, interface, interface_id), program)
         if link_layer_type.dlt in cooked.HEADER_SIZE_BYTES:
             program = _cook(program, link_layer_type, interface)
         ring = Ring(packet_socket)
@@ -206,6 +208,8 @@ class SourceMaker:
                 loopback=interface.loopback,
             )
         _attach(ring, program, request.name, interface_id)
+        if interface.policy_filter:
+            ring.lock_filter()
         return Source(
             name=request.name,
             launch=interface,
@@ -220,11 +224,25 @@ class SourceMaker:
         key = interface.hardware_type, request.snaplen_bytes
         if key in self._compilers:
             return self._compilers[key]
-        if any(word.text == "vlan" for word in words(request.capture_filter)):
+        if any(word.text == "vlan" for word in words(f"{request.capture_filter} {interface.policy_filter}")):
             text = f"'vlan' on {request.name} needs an interface of its kind that was up when the capture began"
             raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=request.name))
         handle = Handle.dead(interface.wanted_type or from_dlt(interface.default_dlt), request.snaplen_bytes)
         return Compiler.of(handle)
+
+
+def _compile_policy(compiler: Compiler, interface: LaunchInterface, interface_id: int) -> bytes:
+    try:
+        return compiler.compile(interface.policy_filter, interface.request.name, interface_id)
+    except CaptureFailed as error:
+        name = interface.request.name
+        text = f"policy's own filter does not compile on {name}: {error}: tell an administrator"
+        raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=name)) from error
+
+
+def _filter_text(interface: LaunchInterface) -> str:
+    texts = [text for text in (interface.policy_filter, interface.request.capture_filter) if text]
+    return texts[0] if len(texts) == 1 else " and ".join(f"({text})" for text in texts)
 
 
 def _attach(ring: Ring, program: bytes, interface: str, interface_id: int) -> None:

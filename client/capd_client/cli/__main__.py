@@ -6,6 +6,7 @@ Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there 
 import argparse
 import json
 import os
+import pwd
 import signal
 import sys
 from datetime import datetime
@@ -14,9 +15,10 @@ from importlib.metadata import version
 import msgspec
 
 from capd_client.cli import capture, interfaces
-from capd_client.cli.text import count, table, width_of
+from capd_client.cli.text import count, si, table, width_of
 from capd_client.errors import CaptureError, ChildError, DaemonUnavailable, InvalidArgument
-from capd_client.inquiry import list_captures, stop_capture
+from capd_client.inquiry import list_captures, stop_capture, who_am_i
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, Permission
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -40,7 +42,7 @@ def _list(options: argparse.Namespace) -> int:
             count(each.packets_total),
             count(each.drops_total),
             ",".join(each.interfaces),
-            each.file_name,
+            each.file_name if each.name is None else f"{each.name}/{each.file_name}",
         )
         for each in captures
     ]
@@ -58,6 +60,45 @@ def _stop(options: argparse.Namespace) -> int:
             _tell(error, as_json=False)
             status = EXIT_FAILED
     return status
+
+
+def _whoami(options: argparse.Namespace) -> int:
+    me = who_am_i(socket_path=options.socket)
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(me)))
+        return 0
+    name = _user_name(me.user_id)
+    if not me.permissions:
+        print(f"{name} may not capture here: {me.advice}.")
+        return 0
+    print(f"{name} may capture")
+    for each in me.permissions:
+        print("\n".join(_permission_lines(each)))
+    if len(me.permissions) > 1:
+        print("On each interface the first of these that allows what is asked for holds.")
+    return 0
+
+
+def _user_name(user_id: int) -> str:
+    try:
+        return f"{pwd.getpwuid(user_id).pw_name} (user {user_id})"
+    except KeyError:
+        return f"user {user_id}"
+
+
+def _permission_lines(each: Permission) -> list[str]:
+    bounds = [
+        (each.max_snaplen_bytes < MAX_SNAPLEN_BYTES, f"the first {count(each.max_snaplen_bytes)} bytes of a packet"),
+        (not each.promiscuous, "not in promiscuous mode"),
+        (each.monitor_mode, "in monitor mode too"),
+        (each.max_captures is not None, f"up to {each.max_captures} at once"),
+        (each.max_disk_bytes is not None, f"up to {si(each.max_disk_bytes or 0, 'B')} on disk"),
+        (each.max_duration_s is not None, f"for up to {each.max_duration_s or 0:g} s"),
+    ]
+    lines = [f"  on {', '.join(each.interfaces)} (rule {each.rule})"]
+    lines += [f"    only packets that match '{each.filter}'"] if each.filter else []
+    lines += [f"    {text}" for holds, text in bounds if holds]
+    return lines
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     stopping = commands.add_parser("stop", help="end captures", description="End captures; their files are complete.")
     stopping.add_argument("id", type=int, nargs="+", metavar="ID", help="as 'capctl list' shows")
     stopping.set_defaults(run=_stop)
+    whoami = commands.add_parser(
+        "whoami", help="show what you may capture", description="Show what policy lets you capture, rule by rule."
+    )
+    whoami.add_argument("--json", action="store_true", help="print an object of JSON")
+    whoami.set_defaults(run=_whoami)
     interfaces.add_parsers(commands)
     return parser
 

@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
         "interfaces": options.interface,
         "capture_filter": options.filter,
         "snaplen": options.snaplen,
-        "promiscuous": not options.no_promiscuous,
+        "promiscuous": False if options.no_promiscuous else None,
         "monitor_mode": options.monitor_mode,
         "wifi_channel": options.wifi_channel,
         "link_layer_type": options.link_layer_type,
@@ -205,6 +205,7 @@ _ENDINGS = {
     EndReason.FILESIZE: "the file is full",
     EndReason.FILES: "the last file is full",
     EndReason.PACKETS: "all packets are there",
+    EndReason.DISK_LIMIT: "policy allows no more bytes on disk",
 }
 
 

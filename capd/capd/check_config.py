@@ -1,0 +1,45 @@
+"""``capd check-config``: what is wrong with a configuration, before the daemon sees it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from capd import config
+from capd.libpcap import Handle, PcapError
+from capd.worker.filter_text import find_host_name
+from capd_protocol.linktypes import DLT_EN10MB, from_dlt
+from capd_protocol.messages import MAX_SNAPLEN_BYTES
+
+
+def main(argv: list[str]) -> int:
+    """Check a configuration. Exit status 0: it can be used; 1: it cannot."""
+    parser = argparse.ArgumentParser(
+        prog="capd check-config",
+        description="Check a configuration, and compile its filters. All faults are told, each with its line.",
+    )
+    parser.add_argument("path", type=Path, nargs="?", default=config.DEFAULT_PATH, help="(default: %(default)s)")
+    path = parser.parse_args(argv).path
+    try:
+        checked = config.load(path, complain_about_filter)
+    except config.ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    for warning in checked.warnings:
+        print(f"{warning} (warning)", file=sys.stderr)  # noqa: T201
+    print(f"{path}: nothing wrong ({len(checked.policy.rules)} rules, {len(checked.captures)} captures)")  # noqa: T201
+    return 0
+
+
+def complain_about_filter(text: str) -> str | None:
+    """Return what libpcap says against a filter, on Ethernet; None if it compiles."""
+    name = find_host_name(text)
+    if name is not None:
+        return f"host names are not looked up: give the address of {name.text!r}"
+    handle = Handle.dead(from_dlt(DLT_EN10MB), MAX_SNAPLEN_BYTES)
+    try:
+        handle.compile(text)
+    except PcapError as error:
+        return str(error)
+    finally:
+        handle.close()
+    return None

@@ -1,0 +1,78 @@
+"""How many captures at once, how long, and how many bytes on disk. Pure: terms and requests in, decisions out."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from capd import limits
+from capd.errors import RequestRefused
+from capd.policy import Terms
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, StartCapture
+
+_KB = 1000
+#: What a file may have beyond the size that it is closed at: its last packet, its header, its statistics.
+_OVERSHOOT_BYTES = 2 * MAX_SNAPLEN_BYTES
+
+
+def check_number(terms: Terms, running: Sequence[Terms]) -> None:
+    """Check whether one capture more may run beside those of the same user.
+
+    Raises:
+        RequestRefused: it is one too many.
+    """
+    if len(running) >= limits.MAX_CAPTURES_PER_USER:
+        text = f"{len(running)} captures of this user run already, as many as one may have: stop one first"
+        raise RequestRefused(FailureCode.RESOURCES, text)
+    for rule in terms.rules:
+        at_once = sum(rule.name in (each.name for each in other.rules) for other in running)
+        if rule.max_captures is not None and at_once >= rule.max_captures:
+            text = f"policy allows {rule.max_captures} captures at once (rule {rule.name!r}): stop one first"
+            raise RequestRefused(FailureCode.RESOURCES, text)
+
+
+def within_duration(terms: Terms, request: StartCapture) -> StartCapture:
+    """Return the request with an end in time, where policy wants one.
+
+    Raises:
+        RequestRefused: a longer time is asked for.
+    """
+    if terms.max_duration_s is None:
+        return request
+    asked_s = request.autostop.duration_s
+    if asked_s is not None and asked_s > terms.max_duration_s:
+        text = f"policy allows captures of up to {terms.max_duration_s:g} s, not of {asked_s:g} s"
+        raise RequestRefused(FailureCode.NOT_PERMITTED, text, argument="autostop_duration")
+    duration_s = terms.max_duration_s if asked_s is None else asked_s
+    return msgspec.structs.replace(request, autostop=msgspec.structs.replace(request.autostop, duration_s=duration_s))
+
+
+def reserve(terms: Terms, request: StartCapture, running: Sequence[Terms]) -> Terms:
+    """Return the terms with the bytes on disk that this capture may take: all that it could, or all that is left.
+
+    Raises:
+        RequestRefused: nothing is left, or less than it could take.
+    """
+    if terms.max_disk_bytes is None:
+        return terms
+    left_bytes = terms.max_disk_bytes - sum(other.max_disk_bytes or 0 for other in running)
+    needed_bytes = _most_bytes(request)
+    if left_bytes <= 0 or (needed_bytes is not None and needed_bytes > left_bytes):
+        asked = "" if needed_bytes is None else f", and this one could take {needed_bytes:,}"
+        text = (
+            f"policy allows {terms.max_disk_bytes:,} bytes on disk, of which captures that run leave "
+            f"{max(left_bytes, 0):,}{asked}: ask for fewer or smaller files, or stop a capture"
+        )
+        raise RequestRefused(FailureCode.RESOURCES, text)
+    return Terms(terms.rules, terms.max_duration_s, left_bytes if needed_bytes is None else needed_bytes)
+
+
+def _most_bytes(request: StartCapture) -> int | None:
+    """Return what the files of a capture can take at once; None if that is not bounded."""
+    if request.ring is None:
+        counts, filesize_kb = [1], request.autostop.filesize_kb
+    else:
+        counts = [count for count in (request.ring.files, request.autostop.files) if count is not None]
+        filesize_kb = request.ring.filesize_kb
+    if not counts or filesize_kb is None:
+        return None
+    return min(counts) * (filesize_kb * _KB + _OVERSHOOT_BYTES)

@@ -1,0 +1,60 @@
+"""The files of a capture, as its worker passes them: open for reading, wherever they lie."""
+
+import contextlib
+import os
+import socket
+import sys
+from collections import OrderedDict
+
+#: Files that are kept open, the latest ones; beyond, they must be opened by name. Chosen: what a program may be
+#: behind with, far below the usual 1024 descriptors.
+_MAX_FILES = 32
+#: NAME_MAX (linux/limits.h).
+_MAX_NAME_BYTES = 255
+
+
+def receive(connection: socket.socket, size_bytes: int) -> tuple[bytes, int | None]:
+    """Return bytes, and the descriptor that came with them, if one did: ours, and not of programs that we start.
+
+    ``socket.recv_fds`` passes no flags on before Python 3.12.
+    """
+    data, ancillary, _, _ = connection.recvmsg(size_bytes, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            return data, int.from_bytes(payload[:4], sys.byteorder)
+    return data, None
+
+
+class FileReceiver:
+    """Owns the socket, and the descriptors that came on it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        connection.setblocking(False)
+        self._files: OrderedDict[str, int] = OrderedDict()
+
+    def open(self, name: str) -> int | None:
+        """Return a new descriptor of a file, at its beginning; None if it was not passed, or too long ago."""
+        self._receive()
+        descriptor = self._files.get(name)
+        # Not dup(2): the copy would share its position with this one.
+        return None if descriptor is None else os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _receive(self) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionResetError):
+            while True:
+                name, descriptor = receive(self._socket, _MAX_NAME_BYTES)
+                if descriptor is None:
+                    return  # the worker has ended
+                former = self._files.pop(os.fsdecode(name), None)
+                if former is not None:
+                    os.close(former)
+                self._files[os.fsdecode(name)] = descriptor
+                if len(self._files) > _MAX_FILES:
+                    os.close(self._files.popitem(last=False)[1])
+
+    def close(self) -> None:
+        """Close everything; descriptors that were returned stay open."""
+        self._socket.close()
+        while self._files:
+            os.close(self._files.popitem()[1])
