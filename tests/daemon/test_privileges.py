@@ -151,6 +151,13 @@ def test_a_worker_holds_no_socket_of_the_daemon(running: Running) -> None:
     assert not of_worker & sockets(running.daemon.process.pid)
 
 
+def test_a_worker_is_given_each_packet_once(running: Running) -> None:
+    index = socket.if_nametoindex(running.veth[1])
+    table = [line.split() for line in Path("/proc/net/packet").read_text().splitlines()[1:]]
+    # Fields: sk, RefCnt, Type, Proto, Iface.
+    assert [fields[3] for fields in table if fields[4] == str(index)].count("0003") == 1
+
+
 def test_files_are_the_users_and_for_nobody_else(running: Running) -> None:
     status = running.savefile.stat()
     assert (status.st_uid, status.st_gid) == (MEMBER.user_id, MEMBER.group_id)
