@@ -222,8 +222,9 @@ class Capture:
 
     async def _watch_stop(self, worker: Worker) -> None:
         await self._was_stopped.wait()
-        await worker.stop()
-        await trio.sleep(limits.END_TIMEOUT_S)
+        with trio.move_on_after(limits.END_TIMEOUT_S):
+            await worker.stop()  # one that does not read may have no room for the order
+            await trio.sleep_forever()
         await worker.kill()
 
     def stop(self, reason: EndReason) -> bool:
@@ -324,6 +325,16 @@ class Captures:
         """Whether policy lets the peer capture."""
         return self._policy.refusal_to_capture(peer) is None
 
+    def require_permission(self, peer: Peer) -> None:
+        """Raise what to tell a peer that policy does not let capture.
+
+        Raises:
+            RequestRefused: it may not.
+        """
+        refusal = self._policy.refusal_to_capture(peer)
+        if refusal is not None:
+            raise RequestRefused(FailureCode.NOT_PERMITTED, refusal)
+
     @contextlib.contextmanager
     def granted(self, peer: Peer, request: StartCapture) -> Generator[Capture, None, None]:
         """Enter a capture into the list for as long as the block lasts.
@@ -331,9 +342,7 @@ class Captures:
         Raises:
             RequestRefused: the request is wrong, or not permitted, or one too many.
         """
-        refusal = self._policy.refusal_to_capture(peer)
-        if refusal is not None:
-            raise RequestRefused(FailureCode.NOT_PERMITTED, refusal)
+        self.require_permission(peer)
         faults = find_faults(request)
         if faults:
             text = "; ".join(fault.text for fault in faults)

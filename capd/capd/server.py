@@ -185,7 +185,9 @@ class _Client:
                 may_capture = self._captures.may_capture(self._peer)
                 for part in await inquiries.interface_lists(may_capture=may_capture):
                     await self._connection.send_in_time(encode(part))
-            case GetCapabilities():
+            case GetCapabilities(monitor_mode=monitor_mode):
+                if monitor_mode:  # libpcap switches the radio for it
+                    self._captures.require_permission(self._peer)
                 await self._connection.send_in_time(encode(await inquiries.capabilities(request)))
             case GetDriverCounters(interface=interface):
                 await self._connection.send_in_time(encode(await inquiries.driver_counters(interface)))
@@ -231,7 +233,7 @@ class _Client:
     # A capture ----------------------------------------------------------------------------------------------------
 
     async def _capture(self, request: StartCapture) -> None:
-        directory_fd = self._connection.take_descriptor()
+        directory_fd = await self._connection.take_descriptor()
         try:
             with self._captures.granted(self._peer, request) as capture:
                 names = ", ".join(interface.name for interface in request.interfaces)
