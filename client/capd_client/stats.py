@@ -147,6 +147,10 @@ class LiveInterfaceStats:
         """The names of the interfaces that are there."""
         return tuple(self._state.counts)
 
+    def __contains__(self, interface: object) -> bool:
+        """Whether there is an interface of this name."""
+        return interface in self._state.counts
+
     def __len__(self) -> int:
         """Return how many interfaces there are."""
         return len(self._state.counts)
