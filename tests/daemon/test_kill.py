@@ -25,6 +25,7 @@ from tests.support.attack import (
     RawClient,
     User,
     await_end,
+    beginning_worker,
     blocks_of,
     capturing,
     check_complete,
@@ -479,8 +480,7 @@ def test_a_worker_that_never_begins_is_killed_and_told_of(where: Path, veth: tup
         RawClient(daemon.socket_path) as client,
     ):
         client.send(request_for(veth[1]), [directory])
-        eventually(lambda: len(daemon.workers()) == 1, "the worker")
-        (worker,) = daemon.workers()
+        worker = beginning_worker(daemon)
         os.kill(worker, signal.SIGSTOP)
         assert client.refusal().code == FailureCode.WORKER_DIED
         await_end([worker], 0)
