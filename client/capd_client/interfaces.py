@@ -227,6 +227,14 @@ class Picture:
         self.is_complete = False
         self._parts: dict[int, Link] = {}
 
+    def by_name(self) -> dict[str, Link]:
+        """Return the interfaces by name."""
+        return {link.name: link for link in self.links.values()}
+
+    def next_change(self) -> InterfaceChanged | None:
+        """Return the next change, or None until there is one."""
+        return self.changes.popleft() if self.changes else None
+
     def take(self, message: Message) -> None:
         """Take a message into the picture."""
         match message:
@@ -300,7 +308,7 @@ class InterfaceWatcher:
     @property
     def interfaces(self) -> dict[str, Link]:
         """The interfaces as of the last change that was received, by name."""
-        return {link.name: link for link in self._picture.links.values()}
+        return self._picture.by_name()
 
     def _receive(self, timeout_s: float | None) -> None:
         data = self._transport.receive(timeout_s)
@@ -320,9 +328,9 @@ class InterfaceWatcher:
             BrokenPipe: the daemon went away.
         """
         deadline_s = None if timeout is None else time.monotonic() + timeout
-        while not self._picture.changes:
+        while (change := self._picture.next_change()) is None:
             self._receive(None if deadline_s is None else max(0, deadline_s - time.monotonic()))
-        return self._picture.changes.popleft()
+        return change
 
     def __iter__(self) -> Iterator[InterfaceChanged]:
         """Iterate over the changes, for ever."""
