@@ -47,7 +47,8 @@ from tests.support.namespace import veth_pair
 from tests.support.traffic import send
 
 ROOT = User(0, 0)
-MEMBER = User(12345, 12345, (1,))
+#: Of this process alone: it stops all processes of its user, also those of tests that run at the same time.
+MEMBER = User(100_000 + os.getpid(), 12345, (1,))
 MEMBERS = "daemon"  # what the group 1 is called everywhere
 
 
