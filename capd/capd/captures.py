@@ -280,8 +280,9 @@ class Capture:
 
     async def _watch_stop(self, worker: Worker) -> None:
         await self._was_stopped.wait()
-        await worker.stop()
-        await trio.sleep(limits.END_TIMEOUT_S)
+        with trio.move_on_after(limits.END_TIMEOUT_S):
+            await worker.stop()  # one that does not read may have no room for the order
+            await trio.sleep_forever()
         await worker.kill()
 
     def stop(self, reason: EndReason) -> bool:

@@ -66,7 +66,7 @@ class Connection:
         """Let one descriptor come with the next request."""
         self._expected = 1
 
-    def take_descriptor(self) -> int:
+    async def take_descriptor(self) -> int:
         """Return the directory's descriptor that came with a request; the caller owns it.
 
         It only names the directory (O_PATH | O_DIRECTORY): looking at it and closing it wait for nobody, and it
@@ -78,11 +78,13 @@ class Connection:
         """
         if not self._descriptors:
             raise RemoteProtocolError("the request came without the descriptor of a directory")
-        if fcntl.fcntl(self._descriptors[-1], fcntl.F_GETFL) & _ONLY_NAMES_A_DIRECTORY != _ONLY_NAMES_A_DIRECTORY:
+        descriptor = self._descriptors.pop()
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & _ONLY_NAMES_A_DIRECTORY != _ONLY_NAMES_A_DIRECTORY:
+            await _close(descriptor)
             text = "the descriptor that came along names no directory: open one with O_PATH and O_DIRECTORY"
             raise RequestRefused(FailureCode.DESTINATION, text, argument="savefile")
         self._expected = 0
-        return self._descriptors.pop()
+        return descriptor
 
     async def send(self, data: bytes, descriptor: int | None = None) -> bool:
         """Send bytes, a descriptor with the first of them; return whether the client is still there.
@@ -116,6 +118,10 @@ class Connection:
         self.socket.close()
         descriptors, self._descriptors = self._descriptors, []
         for descriptor in descriptors:
-            # Whatever a client opened may take as long to close as it likes (SO_LINGER, say): that is a thread's.
-            with trio.CancelScope(shield=True), trio.move_on_after(_CLOSING_S):
-                await trio.to_thread.run_sync(os.close, descriptor, abandon_on_cancel=True, limiter=_closing)
+            await _close(descriptor)
+
+
+async def _close(descriptor: int) -> None:
+    # Whatever a client opened may take as long to close as it likes (SO_LINGER, say): that is a thread's.
+    with trio.CancelScope(shield=True), trio.move_on_after(_CLOSING_S):
+        await trio.to_thread.run_sync(os.close, descriptor, abandon_on_cancel=True, limiter=_closing)

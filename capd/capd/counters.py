@@ -80,16 +80,30 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += length + -length % 4
 
 
-class Totals:
-    """What has passed through each interface, by name, since this object's first sample. Pure.
+class Account:
+    """What has passed through one interface. It stays the same object whatever the interface is named."""
 
-    An interface that is deleted and created again goes on with its total; one that is renamed takes it along.
+    def __init__(self) -> None:
+        self.values: Values = _ZEROS
+
+    def add(self, values: Values, before: Values) -> None:
+        """Add what the kernel has counted since it said ``before``; a driver may have begun again at zero."""
+        pairs = zip(self.values, values, before, strict=True)
+        self.values = tuple(total + (v - b if v >= b else v) for total, v, b in pairs)
+
+
+class Totals:
+    """What has passed through each interface since this object's first sample. Pure.
+
+    An interface that is deleted, and another one of its name, have one account; one that is renamed takes it along.
     """
 
     def __init__(self) -> None:
         self._last: dict[int, tuple[bytes, Values]] = {}
         self._names: dict[int, str] = {}
-        self._totals: dict[str, Values] = {}
+        self._accounts: dict[int, Account] = {}
+        #: By the names of interfaces that are gone, the oldest first.
+        self._gone: dict[str, Account] = {}
         self._has_begun = False
 
     def sample(self, counters: Mapping[int, bytes], names: Mapping[int, str]) -> None:
@@ -98,13 +112,16 @@ class Totals:
             if index in names:
                 self._take(index, names[index], packed)
         self._has_begun = True
-        self._drop_oldest()
+
+    def _account(self, index: int, name: str) -> Account:
+        former = self._gone.pop(name, None)
+        self._names[index] = name
+        if index not in self._accounts:
+            self._accounts[index] = former or Account()
+        return self._accounts[index]
 
     def _take(self, index: int, name: str, packed: bytes) -> None:
-        former = self._names.get(index)
-        if former is not None and former != name:
-            self._totals[name] = self._totals.pop(former, _ZEROS)
-        self._names[index] = name
+        account = self._account(index, name)
         last = self._last.get(index)
         if last is not None and last[0] == packed:
             return
@@ -112,36 +129,37 @@ class Totals:
         values = tuple(unpacked[position] for position in _POSITIONS)
         # What an interface had counted before the first sample is not ours; one that came later began at zero.
         before = last[1] if last is not None else (_ZEROS if self._has_begun else values)
-        self._add(name, values, before)
+        account.add(values, before)
         self._last[index] = packed, values
 
-    def _add(self, name: str, values: Values, before: Values) -> None:
-        total = self._totals.get(name, _ZEROS)
-        # A driver that resets its counters begins again at zero.
-        self._totals[name] = tuple(t + (v - b if v >= b else v) for t, v, b in zip(total, values, before, strict=True))
+    def begin(self, index: int, counters: Mapping[str, int] | None) -> None:
+        """Take note of an interface that has come, with what it has counted elsewhere if that is known."""
+        if counters is not None and self._has_begun:
+            self._last[index] = b"", _told(counters)
 
     def forget(self, index: int, name: str, last_counters: Mapping[str, int] | None) -> None:
         """Take note that an interface is gone, with its last counters if they are known."""
-        self._names.pop(index, None)
+        account = self._account(index, name)
+        del self._names[index], self._accounts[index]
         last = self._last.pop(index, None)
         if last_counters is not None and self._has_begun:
             # One that came and went between two samples has counted from zero.
-            before = last[1] if last is not None else _ZEROS
-            self._add(name, tuple(int(last_counters[field]) for field in _TOLD), before)
+            account.add(_told(last_counters), last[1] if last is not None else _ZEROS)
+        self._gone[name] = account
+        if len(self._gone) > _MAX_GONE:
+            del self._gone[next(iter(self._gone))]
 
-    def _drop_oldest(self) -> None:
-        present = set(self._names.values())
-        gone = [name for name in self._totals if name not in present]
-        for name in gone[: max(len(gone) - _MAX_GONE, 0)]:
-            del self._totals[name]
+    def present(self) -> dict[str, Account]:
+        """Return the accounts of the interfaces that are there, by name."""
+        return {name: self._accounts[index] for index, name in self._names.items()}
 
-    def present(self) -> dict[str, Values]:
-        """Return the totals of the interfaces that are there."""
-        return {name: self._totals[name] for name in self._names.values() if name in self._totals}
-
-    def all(self) -> dict[str, Values]:
+    def all(self) -> dict[Account, Values]:
         """Return the totals of all interfaces, gone ones too."""
-        return dict(self._totals)
+        return {account: account.values for account in (*self._accounts.values(), *self._gone.values())}
+
+
+def _told(counters: Mapping[str, int]) -> Values:
+    return tuple(int(counters[field]) for field in _TOLD)
 
 
 def counts_of(name: str, values: Values, base: Values | None) -> InterfaceCounts:

@@ -26,6 +26,8 @@ from capd_protocol.messages import (
     decode,
 )
 
+#: Everybody may ask as often as one likes; starting a capture, which asks too, does not wait for them.
+_questions = trio.CapacityLimiter(limits.MAX_QUESTIONS)
 #: Interfaces in one frame: their descriptions stay well below its limit.
 _AT_ONCE = 400
 
@@ -55,7 +57,8 @@ async def capabilities(request: GetCapabilities) -> Capabilities:
     names = {each.name for each in await list_interfaces(lambda _: False)}
     if request.interface not in names:
         raise _no_such_interface(request.interface)
-    return await _ask_libpcap(request.interface, *(["monitor"] if request.monitor_mode else []))
+    async with _questions:
+        return await _ask_libpcap(request.interface, *(["monitor"] if request.monitor_mode else []))
 
 
 async def _ask_libpcap(interface: str, *arguments: str) -> Capabilities:

@@ -10,6 +10,7 @@ from capd.ethtool import driver_of, speed_of
 from capd.libpcap import Device, DeviceFlag, PcapError, find_all_devices
 from capd.links import list_links
 from capd_protocol.interfaces import InterfaceInfo, InterfaceType, Link
+from capd_protocol.limits import ANY
 from capd_protocol.messages import FailureCode
 
 #: By the beginning of their names, as dumpcap tells them apart (Wireshark, ``capture/capture-pcap-util.c``).
@@ -37,7 +38,7 @@ def _describe(device: Device, number: int, link: Link | None, *, namespace: str,
         driver=driver,
         bus=bus,
         network_namespace=namespace if link else None,
-        may_capture=may_capture and link is not None,
+        may_capture=may_capture and (link is not None or device.name == ANY),
     )
 
 

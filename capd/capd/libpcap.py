@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from capd.packet_socket import ALL_INTERFACES, ETH_P_NONE, bind
 from capd_protocol.linktypes import LinkLayerType, from_dlt
 
 _ERRBUF_SIZE = 256
@@ -99,6 +100,7 @@ def load() -> ctypes.CDLL:
     _signature(library, "pcap_tstamp_type_val_to_name", text, number)
     _signature(library, "pcap_tstamp_type_val_to_description", text, number)
     _signature(library, "pcap_activate", number, handle)
+    _signature(library, "pcap_fileno", number, handle)
     _signature(library, "pcap_geterr", text, handle)
     _signature(library, "pcap_statustostr", text, number)
     _signature(library, "pcap_datalink", number, handle)
@@ -173,6 +175,13 @@ class Handle:
         status = self._pcap.pcap_activate(self._handle)
         if status < 0:
             raise PcapError(f"{_decode(self._pcap.pcap_statustostr(status))}: {self._words()}", status)
+
+    def disarm(self) -> None:
+        """Have a network interface's handle receive nothing, which would be each packet a second time.
+
+        What is asked of it afterwards needs no packets.
+        """
+        bind(self._pcap.pcap_fileno(self._handle), ETH_P_NONE, ALL_INTERFACES)
 
     def _words(self) -> str:
         return _decode(self._pcap.pcap_geterr(self._handle))

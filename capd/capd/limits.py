@@ -6,6 +6,9 @@ MAX_CLIENTS = 256
 MAX_CLIENTS_PER_USER = 128
 #: Of all users who may not capture, so that they cannot keep those out who may.
 MAX_STRANGERS = 64
+#: Processes at once that ask libpcap for somebody's curiosity; further questions wait. Chosen: each keeps a processor
+#: busy for 0.2 s, and a queue of all clients is answered within the time that one waits for its answer.
+MAX_QUESTIONS = 4
 #: Captures at once of one user; a further one is refused. Chosen: each may take tens of MiB for its ring.
 MAX_CAPTURES_PER_USER = 64
 #: A client that has connected must have said what it wants by then, or it is cut off.

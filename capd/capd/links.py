@@ -10,6 +10,7 @@ import errno
 import socket
 import struct
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -33,6 +34,9 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from capd_protocol.interfaces import InterfaceChange, Link
 
+_SOL_NETLINK = 270
+#: linux/netlink.h: have the kernel look at all that a request says, such as whose addresses are wanted.
+_NETLINK_GET_STRICT_CHK = 12
 _IFF_UP = 1
 _IFF_LOOPBACK = 8
 _AF_UNSPEC = 0
@@ -42,6 +46,8 @@ _NLM_F_DUMP_INTR = 0x10
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 #: Larger than the kernel's largest message, and what it fills of a dump at once.
 _RECEIVE_BYTES = 256 * 1024
+#: Changes that are taken at once. Chosen: they are parsed in some ten milliseconds.
+_MAX_MESSAGES = 100
 #: For bursts of changes; the kernel doubles it, and takes less where it must.
 _WATCH_BUFFER_BYTES = 4 * 1024 * 1024
 #: struct nlmsghdr, and where attributes begin behind it and struct ifinfomsg; struct nlattr.
@@ -81,13 +87,15 @@ async def _exchange(request: Any, flags: int) -> list[Any]:
     request["header"]["sequence_number"] = 1
     request.encode()
     with trio.socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        with suppress(OSError):  # where the kernel does not know it, it answers with more than was asked for
+            netlink.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         await netlink.bind((0, 0))
         with trio.move_on_after(_DEADLINE_S):
             await netlink.send(bytes(request.data))
             messages: list[Any] = []
             while True:
                 messages += _parse(await netlink.recv(_RECEIVE_BYTES))
-                if not flags & NLM_F_DUMP or messages[-1]["header"]["type"] == NLMSG_DONE:
+                if not flags & NLM_F_DUMP or messages[-1]["header"]["type"] in (NLMSG_DONE, NLMSG_ERROR):
                     break
             for message in messages:
                 if message["header"]["type"] == NLMSG_ERROR and message["header"]["error"] is not None:
@@ -134,18 +142,19 @@ def _wanted_attributes(message: bytes) -> Iterator[bytes]:
         at += length + -length % 4
 
 
-async def _dump(make: type, message_type: int) -> list[Any]:
-    """Return all messages of a dump, taken again while it was interrupted by changes."""
+async def _dump(make: type, message_type: int, index: int = 0) -> list[Any]:
+    """Return all messages of a dump, or those of one interface, taken again while it was interrupted by changes."""
     messages: list[Any] = []
     for _ in range(_MAX_DUMPS):
         request: Any = make()
         request["header"]["type"] = message_type
+        request["index"] = index
         if message_type == RTM_GETLINK:
             request["attrs"] = [("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)]
         messages = await _exchange(request, NLM_F_DUMP)
         if not any(message["header"]["flags"] & _NLM_F_DUMP_INTR for message in messages):
             break
-    return messages
+    return [message for message in messages if message["header"]["type"] != NLMSG_DONE]
 
 
 async def find_link(name: str) -> Link | None:
@@ -173,9 +182,36 @@ async def list_links() -> dict[int, Link]:
         OSError: the kernel does not answer as it should.
     """
     table = LinkTable()
-    for message in [*await _dump(ifinfmsg, RTM_GETLINK), *await _dump(ifaddrmsg, RTM_GETADDR)]:
+    for message in await _dump(ifinfmsg, RTM_GETLINK):
         table.apply(message)
+    addresses: dict[int, list[str]] = {}
+    for message in await _dump(ifaddrmsg, RTM_GETADDR):
+        if (address := _address_of(message)) is not None:
+            addresses.setdefault(int(message["index"]), []).append(address)
+    for index, found in addresses.items():
+        table.set_addresses(index, found)
     return table.links
+
+
+async def _list_addresses(index: int) -> list[str]:
+    """Return the addresses of one interface in the kernel's order; none if it is gone.
+
+    Raises:
+        OSError: the kernel does not answer as it should.
+    """
+    try:
+        messages = await _dump(ifaddrmsg, RTM_GETADDR, index)
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return []
+        raise OSError(error.code, "the kernel does not tell its addresses") from error
+    found = [_address_of(message) for message in messages if message["index"] == index]
+    return [address for address in found if address is not None]
+
+
+def _address_of(message: Any) -> str | None:
+    found = [message.get_attr(name) for name in _ADDRESS_ATTRIBUTES]
+    return next((str(each) for each in found if each), None)
 
 
 def _link_of(message: Any) -> Link:
@@ -204,8 +240,8 @@ class Change(NamedTuple):
     kind: InterfaceChange
     link: Link
     former_name: str | None = None
-    #: With REMOVED, where the kernel told them: its last counters, by rtnl_link_stats64's names.
-    last_counters: Mapping[str, int] | None = None
+    #: With ADDED and REMOVED, where the kernel told them: its counters then, by rtnl_link_stats64's names.
+    counters: Mapping[str, int] | None = None
 
 
 class LinkTable:
@@ -216,41 +252,38 @@ class LinkTable:
 
     def apply(self, message: Any) -> list[Change]:
         """Take a message; return what changed: the change, the interface, and its former name if renamed."""
-        match message["header"]["type"]:
-            case t if t in (RTM_NEWLINK, RTM_DELLINK):
-                # Bridges and address families send link messages too; they tell of a part only.
-                if message["family"] != _AF_UNSPEC:
-                    return []
-                index = int(message["index"])
-                if t == RTM_DELLINK:
-                    return self._remove(index, message.get_attr("IFLA_STATS64"))
-                return self._replace(index, _link_of(message))
-            case t if t in (RTM_NEWADDR, RTM_DELADDR):
-                return self._change_address(message, add=t == RTM_NEWADDR)
-            case _:
-                return []
-
-    def _remove(self, index: int, last_counters: Mapping[str, int] | None) -> list[Change]:
-        old = self.links.pop(index, None)
-        return [Change(InterfaceChange.REMOVED, old, last_counters=last_counters)] if old else []
-
-    def _replace(self, index: int, link: Link) -> list[Change]:
-        old = self.links.get(index)
+        # Bridges and address families send link messages too; they tell of a part only.
+        kind = message["header"]["type"]
+        if kind not in (RTM_NEWLINK, RTM_DELLINK) or message["family"] != _AF_UNSPEC:
+            return []
+        counters = message.get_attr("IFLA_STATS64")
+        if kind == RTM_DELLINK:
+            old = self.links.pop(int(message["index"]), None)
+            return [Change(InterfaceChange.REMOVED, old, counters=counters)] if old else []
+        link = _link_of(message)
+        old = self.links.get(link.index)
         if old is not None:
             link = msgspec.structs.replace(link, addresses=old.addresses)
-        self.links[index] = link
-        return _changes(old, link)
+        return [*self._set(link, counters), *self._complete_peer(link)]
 
-    def _change_address(self, message: Any, *, add: bool) -> list[Change]:
-        link = self.links.get(int(message["index"]))
-        found = [message.get_attr(name) for name in _ADDRESS_ATTRIBUTES]
-        address = next((str(each) for each in found if each), None)
-        if link is None or address is None:
+    def set_addresses(self, index: int, addresses: Iterable[str]) -> list[Change]:
+        """Take the addresses of an interface; return what changed."""
+        link = self.links.get(index)
+        if link is None:
             return []
-        others = tuple(each for each in link.addresses if each != address)
-        changed = msgspec.structs.replace(link, addresses=(*others, address) if add else others)
-        self.links[link.index] = changed
-        return _changes(link, changed)
+        return self._set(msgspec.structs.replace(link, addresses=tuple(dict.fromkeys(addresses))))
+
+    def _set(self, link: Link, counters: Mapping[str, int] | None = None) -> list[Change]:
+        old = self.links.get(link.index)
+        self.links[link.index] = link
+        return _changes(old, link, counters)
+
+    def _complete_peer(self, link: Link) -> list[Change]:
+        """Of a new veth pair, the kernel tells of one end before it has the other one, and not again."""
+        peer = self.links.get(link.bound_to_index or 0)
+        if link.kind != "veth" or link.bound_to_namespace is not None or peer is None or peer.bound_to_index:
+            return []
+        return self._set(msgspec.structs.replace(peer, bound_to_index=link.index))
 
     def take_over(self, fresh: dict[int, Link]) -> list[Change]:
         """Replace the picture by a fresh one; return what the difference is."""
@@ -261,10 +294,10 @@ class LinkTable:
         return changes
 
 
-def _changes(old: Link | None, new: Link) -> list[Change]:
+def _changes(old: Link | None, new: Link, counters: Mapping[str, int] | None = None) -> list[Change]:
     """Name the differences, the most telling ones; what else differs is in the link."""
     if old is None:
-        return [Change(InterfaceChange.ADDED, new)]
+        return [Change(InterfaceChange.ADDED, new, counters=counters)]
     changes: list[Change] = []
     if old.name != new.name:
         changes.append(Change(InterfaceChange.RENAMED, new, old.name))
@@ -284,19 +317,40 @@ async def watch_links(table: LinkTable) -> AsyncGenerator[list[Change], None]:
     Raises:
         OSError: the kernel does not answer as it should.
     """
-    with trio.socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-        netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WATCH_BUFFER_BYTES)
-        # Before the listing: what changes meanwhile waits here.
-        await netlink.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
-        yield table.take_over(await list_links())
-        while True:
-            try:
-                data = await netlink.recv(_RECEIVE_BYTES)
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                yield table.take_over(await list_links())
-                continue
-            changes = [change for message in _parse(data) for change in table.apply(message)]
-            if changes:
-                yield changes
+    while True:
+        # A new socket each time: what waits in one that has overflowed is older than the listing, and until it is
+        # empty, the kernel goes on to drop messages without a word.
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+            netlink.setblocking(False)
+            netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WATCH_BUFFER_BYTES)
+            # Before the listing: what changes meanwhile waits here.
+            netlink.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+            yield table.take_over(await list_links())
+            while (messages := await _receive_changes(netlink)) is not None:
+                # Their order, and whether one is there twice, is the kernel's to say. Asked for first, so that nobody
+                # sees the table between a change and its being told.
+                indexes = {int(m["index"]) for m in messages if m["header"]["type"] in (RTM_NEWADDR, RTM_DELADDR)}
+                addresses = [(index, await _list_addresses(index)) for index in indexes]
+                changes = [change for message in messages for change in table.apply(message)]
+                changes += [change for each in addresses for change in table.set_addresses(*each)]
+                if changes:
+                    yield changes
+
+
+async def _receive_changes(netlink: socket.socket) -> list[Any] | None:
+    """Return the messages that have come, as soon as there are any; None where the socket had no room for all.
+
+    Many at once, so that whoever changes a thousand addresses has them looked up less than a thousand times.
+    """
+    await trio.lowlevel.wait_readable(netlink)
+    messages: list[Any] = []
+    try:
+        while len(messages) < _MAX_MESSAGES:
+            messages += _parse(netlink.recv(_RECEIVE_BYTES))
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        if error.errno != errno.ENOBUFS:
+            raise
+        return None
+    return messages

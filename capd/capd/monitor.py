@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 import trio
 
-from capd.counters import Totals, Values, counts_of, read_counters
+from capd.counters import Account, Totals, Values, counts_of, read_counters
 from capd.links import Change, LinkTable, watch_links
 from capd_protocol.interfaces import InterfaceChange, Link
 from capd_protocol.messages import InterfaceEvent, InterfaceSnapshot, Message, Statistics
@@ -77,7 +77,7 @@ class Count:
     def __init__(self, totals: Totals, interval_s: float) -> None:
         self._totals = totals
         self._base = totals.all()
-        self._told: dict[str, Values] = {}
+        self._told: dict[str, tuple[Account, Values]] = {}
         self._tick = trio.Event()
         self._tick.set()
         self._interval_s = interval_s
@@ -96,13 +96,15 @@ class Count:
         """Return, at the next tick, what has changed since the last time; at once, the first time."""
         await self._tick.wait()
         self._tick = trio.Event()
-        present = self._totals.present()
-        changed = [(name, values) for name, values in present.items() if self._told.get(name) != values]
+        present = {name: (account, account.values) for name, account in self._totals.present().items()}
+        changed = [(name, *told) for name, told in present.items() if self._told.get(name) != told]
         gone = tuple(name for name in self._told if name not in present)
         self._told = present
         messages: list[Message] = []
         for at in range(0, max(len(changed), 1), _AT_ONCE):
-            counts = tuple(counts_of(name, v, self._base.get(name)) for name, v in changed[at : at + _AT_ONCE])
+            counts = tuple(
+                counts_of(name, v, self._base.get(account)) for name, account, v in changed[at : at + _AT_ONCE]
+            )
             is_last = at + _AT_ONCE >= len(changed)
             messages.append(Statistics(counts=counts, gone=gone if is_last else (), is_last=is_last))
         return messages
@@ -169,8 +171,10 @@ class Monitor:
         async with aclosing(watch_links(self._table)) as batches:
             async for changes in batches:
                 for change in changes:
-                    if change.kind == InterfaceChange.REMOVED:
-                        self._totals.forget(change.link.index, change.link.name, change.last_counters)
+                    if change.kind == InterfaceChange.ADDED:
+                        self._totals.begin(change.link.index, change.counters)
+                    elif change.kind == InterfaceChange.REMOVED:
+                        self._totals.forget(change.link.index, change.link.name, change.counters)
                 for watch in self._watches:
                     watch.put(changes)
                 self._is_current.set()

@@ -1,6 +1,19 @@
 """The packet socket that a ring needs: the one thing that takes CAP_NET_RAW."""
 
+import ctypes
+import os
 import socket
+import struct
+
+#: A protocol number that no frame carries: IANA keeps it reserved, and the kernel uses it for nothing. A packet socket
+#: that is bound to it receives nothing more.
+ETH_P_NONE = 0xFFFF
+#: The index that stands for every interface, as in packet(7).
+ALL_INTERFACES = 0
+#: struct sockaddr_ll: family, protocol, ifindex, hatype, pkttype, halen, addr.
+_ADDRESS = struct.Struct("=HHiHBB8s")
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_packet_socket(*, cooked: bool) -> socket.socket:
@@ -15,3 +28,17 @@ def open_packet_socket(*, cooked: bool) -> socket.socket:
     """
     kind = socket.SOCK_DGRAM if cooked else socket.SOCK_RAW
     return socket.socket(socket.AF_PACKET, kind | socket.SOCK_CLOEXEC, 0)
+
+
+def bind(descriptor: int, protocol: int, interface_index: int) -> None:
+    """Receive a protocol, from one interface or from ALL_INTERFACES; when this returns, nothing else any more.
+
+    By index: Python's own bind takes a name, which may belong to another interface by now.
+
+    Raises:
+        OSError: ENODEV, if there is no such interface any more.
+    """
+    address = _ADDRESS.pack(socket.AF_PACKET, socket.htons(protocol), interface_index, 0, 0, 0, b"")
+    if _libc.bind(descriptor, address, len(address)) < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))

@@ -25,7 +25,7 @@ from capd.monitor import Count, Monitor, Watch
 from capd.peer import Peer, peer_of
 from capd.version import SOFTWARE
 from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
-from capd_protocol.limits import find_interval_faults
+from capd_protocol.limits import MAX_INTERFACE_NAME_BYTES, find_interval_faults
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
     CaptureList,
@@ -35,6 +35,7 @@ from capd_protocol.messages import (
     GetCapabilities,
     GetDriverCounters,
     Hello,
+    InterfaceRequest,
     ListCaptures,
     ListInterfaces,
     Message,
@@ -223,6 +224,9 @@ class _Client:
                 for part in await inquiries.interface_lists(may_capture):
                     await self._connection.send_in_time(encode(part))
             case GetCapabilities():
+                if request.monitor_mode:  # libpcap switches the radio for it
+                    wish = InterfaceRequest(name=request.interface[:MAX_INTERFACE_NAME_BYTES], monitor_mode=True)
+                    self._captures.policy.grant(self._peer, wish)
                 await self._connection.send_in_time(encode(await inquiries.capabilities(request)))
             case GetDriverCounters(interface=interface):
                 await self._connection.send_in_time(encode(await inquiries.driver_counters(interface)))
@@ -271,7 +275,7 @@ class _Client:
     # A capture ----------------------------------------------------------------------------------------------------
 
     async def _capture(self, request: StartCapture) -> None:
-        directory_fd = self._connection.take_descriptor()
+        directory_fd = await self._connection.take_descriptor()
         try:
             with self._captures.granted(self._peer, request) as capture, _file_sockets() as files:
                 self._audit.granted(self._peer, request, **capture.account())

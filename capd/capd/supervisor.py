@@ -95,7 +95,9 @@ class Worker:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packet_socket.fileno().to_bytes(4, sys.byteorder))]
             # Where the socket is closed the capture has ended already.
             async with self._sending:
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
+                with contextlib.suppress(
+                    BrokenPipeError, ConnectionResetError, trio.BrokenResourceError, trio.ClosedResourceError
+                ):
                     sent = await self._control.socket.sendmsg([frame], rights)
                     await self._control.send_all(frame[sent:])
 

@@ -1,6 +1,7 @@
 """Capture packets without being root: drives the capd daemon, with the vocabulary of dumpcap and wirepy.
 
-``CaptureSession`` blocks; ``capd_client.aio`` has the same for programs on trio and asyncio.
+``CaptureSession``, ``LiveInterfaceStats`` and ``InterfaceWatcher`` block; ``capd_client.aio`` has the same for programs
+on trio and asyncio.
 """
 
 from capd_client.errors import (

@@ -76,8 +76,9 @@ def open_stream(request: Request, socket_path: SocketPath, *, may_start: bool) -
         DaemonUnavailable: there is none.
     """
     stream = MessageStream(request)
+    opening = stream.opening()
     transport = connect(socket_path, may_start=may_start, needs_privilege=False)
-    transport.send(stream.opening())
+    transport.send(opening)
     return stream, transport
 
 

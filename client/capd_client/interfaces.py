@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from capd_client.errors import BrokenPipe, NoEvents
+from capd_client.errors import BrokenPipe, InterfaceError, NoEvents
 from capd_client.inquiry import MessageStream, SocketPath, ask, open_stream
 from capd_protocol.interfaces import InterfaceChange, InterfaceInfo, InterfaceType, Link
 from capd_protocol.linktypes import LinkLayerType
@@ -163,12 +163,26 @@ class Interface:
         return _TYPE_NAMES[InterfaceType(self.interface_type or 0)]
 
 
+def _check_name(interface: str) -> None:
+    """Refuse what is no text, and so no name that can be asked about.
+
+    Raises:
+        InterfaceError: it has half a surrogate pair, which also stands for a byte that is no UTF-8.
+    """
+    try:
+        interface.encode()
+    except UnicodeEncodeError as error:
+        text = f"there is no interface {interface[:64]!r}: 'capctl interfaces' shows which there are"
+        raise InterfaceError(text) from error
+
+
 def get_capabilities(interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None) -> Capabilities:
     """Return all that libpcap says of an interface, its sources of timestamps too.
 
     Raises:
         ChildError: as ``Interface.get_interface_capabilities``.
     """
+    _check_name(interface)
     request = GetCapabilities(interface=interface, monitor_mode=monitor_mode)
     reply = next(ask(request, socket_path, may_start=True))
     if not isinstance(reply, Capabilities):
@@ -182,6 +196,7 @@ def get_driver_counters(interface: str, *, socket_path: SocketPath = None) -> di
     Raises:
         InterfaceError: there is no such interface.
     """
+    _check_name(interface)
     reply = next(ask(GetDriverCounters(interface=interface), socket_path, may_start=True))
     if not isinstance(reply, DriverCounters):
         raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
@@ -211,6 +226,14 @@ class Picture:
         self.changes: deque[InterfaceChanged] = deque()
         self.is_complete = False
         self._parts: dict[int, Link] = {}
+
+    def by_name(self) -> dict[str, Link]:
+        """Return the interfaces by name."""
+        return {link.name: link for link in self.links.values()}
+
+    def next_change(self) -> InterfaceChanged | None:
+        """Return the next change, or None until there is one."""
+        return self.changes.popleft() if self.changes else None
 
     def take(self, message: Message) -> None:
         """Take a message into the picture."""
@@ -285,7 +308,7 @@ class InterfaceWatcher:
     @property
     def interfaces(self) -> dict[str, Link]:
         """The interfaces as of the last change that was received, by name."""
-        return {link.name: link for link in self._picture.links.values()}
+        return self._picture.by_name()
 
     def _receive(self, timeout_s: float | None) -> None:
         data = self._transport.receive(timeout_s)
@@ -305,9 +328,9 @@ class InterfaceWatcher:
             BrokenPipe: the daemon went away.
         """
         deadline_s = None if timeout is None else time.monotonic() + timeout
-        while not self._picture.changes:
+        while (change := self._picture.next_change()) is None:
             self._receive(None if deadline_s is None else max(0, deadline_s - time.monotonic()))
-        return self._picture.changes.popleft()
+        return change
 
     def __iter__(self) -> Iterator[InterfaceChanged]:
         """Iterate over the changes, for ever."""

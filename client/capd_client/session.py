@@ -59,8 +59,6 @@ class SessionBase:
 
     def __init__(self) -> None:
         self._handlers: dict[int, Handler] = {}
-        #: How often something was received.
-        self._rounds = 0
 
     def register_eventhandler(self, event_type: int, func: Handler) -> None:
         """Have a function called with the message of each event of a type, instead of getting these events.
@@ -177,6 +175,8 @@ class CaptureSession(SessionBase):
         request, place = make_request(arguments)
         self._conversation = Conversation(request, place)
         self._receiving = threading.Lock()
+        #: How often something was received.
+        self._rounds = 0
         directory_fd = place.open()
         try:
             self._transport = connect_for(request, socket_path)

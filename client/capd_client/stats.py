@@ -26,7 +26,8 @@ class StatisticsState:
 
     def __init__(self) -> None:
         self.counts: dict[str, InterfaceCounts] = {}
-        self.has_ticked = False
+        self.is_complete = False
+        self.ticks_total = 0
 
     def take(self, message: Message) -> None:
         """Take a message into the counts."""
@@ -34,7 +35,10 @@ class StatisticsState:
             for name in message.gone:
                 self.counts.pop(name, None)
             self.counts.update({counts.name: counts for counts in message.counts})
-            self.has_ticked = self.has_ticked or message.is_last
+            if message.is_last:
+                # The first one comes at once, with every interface at zero; it is no tick.
+                self.ticks_total += self.is_complete
+                self.is_complete = True
 
 
 def statistics_request(interval: float) -> WatchStatistics:
@@ -49,7 +53,59 @@ def statistics_request(interval: float) -> WatchStatistics:
     return WatchStatistics(interval_s=interval)
 
 
-class LiveInterfaceStats:
+class StatisticsBase:
+    """What the blocking and the async statistics have in common: the counts as of the last tick that was received."""
+
+    def __init__(self) -> None:
+        self._state = StatisticsState()
+        self._ticks_cleared = 0
+
+    def _receive_now(self) -> bool:
+        """Receive what has come already; return whether anything had."""
+        raise NotImplementedError
+
+    def clear_tick(self) -> None:
+        """Let ``wait_for_tick`` wait for fresher counts than these."""
+        self._ticks_cleared = self._state.ticks_total
+
+    def _results(self) -> tuple[tuple[str, ReceivedDropped], ...]:
+        return tuple((name, received_dropped(counts)) for name, counts in self._state.counts.items())
+
+    def __getitem__(self, interface: str) -> ReceivedDropped:
+        """Return (received, dropped) of an interface, as of the last tick that has come.
+
+        Raises:
+            KeyError: it is not there.
+            BrokenPipe: the daemon went away.
+        """
+        return received_dropped(self.details(interface))
+
+    def details(self, interface: str) -> InterfaceCounts:
+        """Return all counts of an interface, by the kernel's names (struct rtnl_link_stats64).
+
+        Raises:
+            KeyError: it is not there.
+            BrokenPipe: the daemon went away.
+        """
+        while self._receive_now():
+            pass
+        return self._state.counts[interface]
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """The names of the interfaces that are there."""
+        return tuple(self._state.counts)
+
+    def __contains__(self, interface: object) -> bool:
+        """Whether there is an interface of this name."""
+        return interface in self._state.counts
+
+    def __len__(self) -> int:
+        """Return how many interfaces there are."""
+        return len(self._state.counts)
+
+
+class LiveInterfaceStats(StatisticsBase):
     """Packets received and dropped on every interface, as totals since this object was made.
 
     The kernel counts (``ip -s link``), so nothing is captured for it. An interface that is deleted and created
@@ -73,13 +129,12 @@ class LiveInterfaceStats:
             InvalidArgument: the interval is out of range.
             DaemonUnavailable: there is no daemon at ``socket_path``.
         """
-        self._state = StatisticsState()
+        super().__init__()
         self._stream: MessageStream
         self._stream, self._transport = open_stream(statistics_request(interval), socket_path, may_start=True)
         try:
-            # The first one comes at once, with every interface at zero; it is no tick.
-            self.wait_for_tick()
-            self.clear_tick()
+            while not self._state.is_complete:
+                self._receive(None)
         except BaseException:
             self.terminate()
             raise
@@ -89,6 +144,9 @@ class LiveInterfaceStats:
 
     def __exit__(self, *exc_info: object) -> None:
         self.terminate()
+
+    def _receive_now(self) -> bool:
+        return self._receive(0)
 
     def _receive(self, timeout_s: float | None) -> bool:
         data = self._transport.receive(timeout_s)
@@ -109,47 +167,16 @@ class LiveInterfaceStats:
             BrokenPipe: the daemon went away.
         """
         deadline_s = None if timeout is None else time.monotonic() + timeout
-        while not self._state.has_ticked:
+        while self._state.ticks_total == self._ticks_cleared:
             if not self._receive(None if deadline_s is None else max(0, deadline_s - time.monotonic())):
                 raise NoEvents("no statistics came in time")
-
-    def clear_tick(self) -> None:
-        """Let ``wait_for_tick`` wait for fresher counts than these."""
-        self._state.has_ticked = False
 
     def __iter__(self) -> Iterator[tuple[tuple[str, ReceivedDropped], ...]]:
         """Yield at each tick the counts of all interfaces: pairs of name and (received, dropped)."""
         while True:
             self.wait_for_tick()
             self.clear_tick()
-            yield tuple((name, received_dropped(counts)) for name, counts in self._state.counts.items())
-
-    def __getitem__(self, interface: str) -> ReceivedDropped:
-        """Return (received, dropped) of an interface, as of the last tick that was received.
-
-        Raises:
-            KeyError: it is not there.
-        """
-        return received_dropped(self.details(interface))
-
-    def details(self, interface: str) -> InterfaceCounts:
-        """Return all counts of an interface, by the kernel's names (struct rtnl_link_stats64).
-
-        Raises:
-            KeyError: it is not there.
-        """
-        while self._receive(0):
-            pass
-        return self._state.counts[interface]
-
-    @property
-    def interfaces(self) -> tuple[str, ...]:
-        """The names of the interfaces that are there."""
-        return tuple(self._state.counts)
-
-    def __len__(self) -> int:
-        """Return how many interfaces there are."""
-        return len(self._state.counts)
+            yield self._results()
 
     def terminate(self) -> None:
         """End counting. Safe to call again."""

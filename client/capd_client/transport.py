@@ -67,7 +67,9 @@ class Transport:
         return self.receive_nowait()
 
     def receive_nowait(self) -> bytes:
-        """Return the bytes that are there, when the socket is readable."""
+        """Return the bytes that are there, when the socket is readable; empty ones when one side has closed."""
+        if self.is_closed:
+            return b""
         try:
             data, descriptor = receive(self.socket, _RECEIVE_BYTES)
         except ConnectionResetError:

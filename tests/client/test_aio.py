@@ -404,6 +404,28 @@ def test_two_tasks_share_the_events(bench: Bench, backend: str) -> None:
     assert of_type(events, CaptureSession.SP_PACKET_COUNT) == [1] * 20
 
 
+def test_a_task_that_only_looks_takes_part_in_the_events(bench: Bench, backend: str) -> None:
+    events: list[Event] = []
+
+    async def iterate(capture: CaptureSession) -> None:
+        events.extend([event async for event in capture])
+
+    async def main() -> None:
+        arguments = {"ringbuffer_packets": 1, "max_packet_count": 20}
+        async with make(bench, **arguments) as capture, anyio.create_task_group() as tasks:
+            tasks.start_soon(iterate, capture)
+            tasks.start_soon(send, bench, 20, 100)
+            # It is as quick to see that bytes have come as the task that waits for them.
+            with contextlib.suppress(CaptureEnded):
+                while True:
+                    with contextlib.suppress(NoEvents):
+                        events.append(await capture.wait_for_event(block=False))
+
+    run(backend, main)
+    assert len(of_type(events, CaptureSession.SP_FILE)) == 20
+    assert of_type(events, CaptureSession.SP_PACKET_COUNT) == [1] * 20
+
+
 def test_two_sessions_at_once(bench: Bench, backend: str) -> None:
     async def capture_four(number: int, ready: anyio.Event) -> None:
         path = bench.directory / f"{number}.pcapng"

@@ -197,6 +197,22 @@ def test_an_async_session_has_a_private_daemon_too(lasting_veth: tuple[str, str]
     assert len(read_complete(user_dir / "a").packets) == 1
 
 
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_cancelled_async_session_leaves_no_private_daemon(
+    lasting_veth: tuple[str, str], user_dir: Path, backend: str
+) -> None:
+    async def main() -> list[int]:
+        with anyio.CancelScope() as scope:
+            async with aio.CaptureSession(interfaces=lasting_veth[1], savefile=user_dir / "a") as capture:
+                await capture.wait_for_event(timeout=PATIENCE_S)
+                scope.cancel()
+                await capture.wait_for_event()
+        return children_of(os.getpid())
+
+    assert where_run_is_empty(lambda: anyio.run(main, backend=backend)) == []
+    assert read_complete(user_dir / "a").packets == []
+
+
 def test_a_running_daemon_is_used_rather_than_a_private_one(lasting_veth: tuple[str, str], user_dir: Path) -> None:
     def capture() -> bool:
         with (

@@ -1,5 +1,6 @@
 """Whoever is killed, nothing remains running, files are readable, and the others go on."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import pytest
 
 from capd import limits
 from capd_client import BrokenPipe, CaptureEnded, CaptureSession, ChildError, ResourceError, list_captures
-from capd_protocol.messages import EndReason, FailureCode, Started
+from capd_protocol.messages import EndReason, FailureCode, InterfaceRequest, Started
 from tests.support.attack import (
     ENHANCED_PACKET,
     FRAMES,
@@ -24,6 +25,7 @@ from tests.support.attack import (
     RawClient,
     User,
     await_end,
+    beginning_worker,
     blocks_of,
     capturing,
     check_complete,
@@ -45,7 +47,8 @@ from tests.support.namespace import veth_pair
 from tests.support.traffic import send
 
 ROOT = User(0, 0)
-MEMBER = User(12345, 12345, (1,))
+#: Of this process alone: it stops all processes of its user, also those of tests that run at the same time.
+MEMBER = User(100_000 + os.getpid(), 12345, (1,))
 MEMBERS = "daemon"  # what the group 1 is called everywhere
 
 
@@ -444,6 +447,31 @@ def test_a_user_who_stops_the_worker_before_it_began_harms_nobody_else(
         assert other.packetcount == 10
 
 
+def test_a_worker_that_takes_no_more_orders_is_killed(where: Path, user_dir: Path) -> None:
+    # A stopped worker does not read; interfaces that come fill its socket, and the order to stop finds no room.
+    wordy = InterfaceRequest(name="many*", capture_filter="udp" + " " * 16_000, kernel_buffer_size_bytes=1 << 20)
+    pairs = [(f"many{number}a", f"many{number}b") for number in range(15)]
+    with (
+        running_daemon(where, prefix=with_limits(**SHORT)) as daemon,
+        without_stragglers(daemon),
+        leaving_nothing(daemon),
+        opened(user_dir) as directory,
+        RawClient(daemon.socket_path) as client,
+        contextlib.ExitStack() as links,
+    ):
+        client.send(request_for("many*", interfaces=(wordy,)), [directory])
+        client.receive(Started)
+        (worker,) = daemon.workers()
+        os.kill(worker, signal.SIGSTOP)
+        before = len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
+        for names in pairs:
+            links.enter_context(veth_pair(*names))
+        # The socket that the daemon has opened for an interface and cannot hand over.
+        eventually(lambda: len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir())) > before, "a full socket")
+        client.close()
+        await_end([worker], 5)
+
+
 def test_a_worker_that_never_begins_is_killed_and_told_of(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
     with (
         running_daemon(where, prefix=with_limits(**SHORT)) as daemon,
@@ -453,8 +481,7 @@ def test_a_worker_that_never_begins_is_killed_and_told_of(where: Path, veth: tup
         RawClient(daemon.socket_path) as client,
     ):
         client.send(request_for(veth[1]), [directory])
-        eventually(lambda: len(daemon.workers()) == 1, "the worker")
-        (worker,) = daemon.workers()
+        worker = beginning_worker(daemon)
         os.kill(worker, signal.SIGSTOP)
         assert client.refusal().code == FailureCode.WORKER_DIED
         await_end([worker], 0)

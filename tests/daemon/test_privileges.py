@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import capd
+from capd import limits
 from capd.privileges import restrict_daemon
 from capd_client import (
     CaptureError,
@@ -25,7 +26,20 @@ from capd_client import (
     list_captures,
     stop_capture,
 )
-from capd_protocol.messages import Conditions, Destination, Ended, EndReason, FailureCode, Started, StopCapture
+from capd_protocol.messages import (
+    Capabilities,
+    Conditions,
+    Destination,
+    Ended,
+    EndReason,
+    FailureCode,
+    GetCapabilities,
+    Hello,
+    Message,
+    Refused,
+    Started,
+    StopCapture,
+)
 from tests.support.attack import (
     FRAMES,
     PATIENCE_S,
@@ -149,6 +163,13 @@ def test_a_worker_holds_no_socket_of_the_daemon(running: Running) -> None:
     of_worker = sockets(running.worker)
     assert len(of_worker) >= 2, "its control socket, and the ring"
     assert not of_worker & sockets(running.daemon.process.pid)
+
+
+def test_a_worker_is_given_each_packet_once(running: Running) -> None:
+    index = socket.if_nametoindex(running.veth[1])
+    table = [line.split() for line in Path("/proc/net/packet").read_text().splitlines()[1:]]
+    # Fields: sk, RefCnt, Type, Proto, Iface.
+    assert [fields[3] for fields in table if fields[4] == str(index)].count("0003") == 1
 
 
 def test_files_are_the_users_and_for_nobody_else(running: Running) -> None:
@@ -540,6 +561,41 @@ def test_every_group_counts_however_many_there_are(daemon: Daemon, veth: tuple[s
     _start(user, daemon, veth[1], _private_dir(user_dir, user) / "x.pcapng")
 
 
+def test_questions_of_strangers_keep_nobody_busy(daemon: Daemon, veth: tuple[str, str]) -> None:
+    questions = 3 * limits.MAX_QUESTIONS
+
+    def ask(channel: Channel) -> None:
+        clients = [RawClient(daemon.socket_path) for _ in range(questions)]
+        for client in clients:
+            client.send(GetCapabilities(interface=veth[1]))
+        channel.send(None)
+        for client in clients:
+            client.receive(Capabilities, timeout_s=30)
+            channel.send(None)
+
+    others = len(daemon.workers())
+    with process_of(STRANGER, ask) as process:
+        process.hear()
+        seen = 0
+        for _ in range(questions):
+            while not process.channel.poll(0.001):
+                seen = max(seen, len(daemon.workers()))
+            process.hear()
+    assert 0 < seen - others <= limits.MAX_QUESTIONS
+
+
+def test_a_stranger_cannot_have_a_radio_switched(daemon: Daemon, veth: tuple[str, str]) -> None:
+    def ask() -> Message:
+        with RawClient(daemon.socket_path) as client:
+            client.send(GetCapabilities(interface=veth[1], monitor_mode=True))
+            client.receive(Hello)
+            return client.receive()
+
+    answer = as_user(ask, STRANGER.user_id, STRANGER.group_id)
+    assert isinstance(answer, Refused)
+    assert answer.failure.code == FailureCode.NOT_PERMITTED
+
+
 # Descriptors and names that no client library sends -------------------------------------------------------------
 
 
@@ -564,6 +620,8 @@ def _descriptors(kind: str, directory: Path) -> Generator[list[int], None, None]
                 yield [good] * 200
             case "a regular file":
                 yield [stack.enter_context(opened(file, os.O_RDWR))]
+            case "a directory, to be read":
+                yield [stack.enter_context(opened(directory, os.O_RDONLY | os.O_DIRECTORY))]
             case "a regular file, as a path":
                 yield [stack.enter_context(opened(file, os.O_PATH))]
             case "a symbolic link":
@@ -595,6 +653,7 @@ def _descriptors(kind: str, directory: Path) -> Generator[list[int], None, None]
         ("nine", FailureCode.PROTOCOL),
         ("200", FailureCode.PROTOCOL),
         ("a regular file", FailureCode.DESTINATION),
+        ("a directory, to be read", FailureCode.DESTINATION),
         ("a regular file, as a path", FailureCode.DESTINATION),
         ("a symbolic link", FailureCode.DESTINATION),
         ("a socket", FailureCode.DESTINATION),
@@ -616,6 +675,19 @@ def test_only_one_descriptor_and_only_a_directorys_is_taken(
             failure = client.refusal()
             assert failure.code == code, failure
         assert (user_dir / "file").read_bytes() == b"precious"
+
+
+def test_after_a_wrong_descriptor_a_right_one_is_taken(daemon: Daemon, veth: tuple[str, str], user_dir: Path) -> None:
+    with (
+        opened(user_dir, os.O_RDONLY | os.O_DIRECTORY) as wrong,
+        opened(user_dir) as right,
+        RawClient(daemon.socket_path) as client,
+    ):
+        client.send(request_for(veth[1]), [wrong])
+        assert client.refusal().code == FailureCode.DESTINATION
+        client.send(request_for(veth[1]), [right])
+        client.receive(Started)
+        client.finish()
 
 
 def _make(kind: str, directory: Path) -> str:

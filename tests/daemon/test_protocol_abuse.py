@@ -45,6 +45,7 @@ from tests.support.attack import (
     RawClient,
     User,
     await_end,
+    beginning_worker,
     check_complete,
     check_unharmed,
     eventually,
@@ -541,8 +542,7 @@ def test_a_client_that_vanishes_while_the_worker_begins_leaves_nothing(
     with leaving_nothing(abused, veth[1], directory=user_dir, timeout_s=5), opened(user_dir) as directory:
         client = RawClient(abused.socket_path)
         client.send(request_for(veth[1]), [directory])
-        eventually(lambda: len(abused.workers()) == 1, "the worker")
-        (worker,) = abused.workers()
+        worker = beginning_worker(abused)
         os.kill(worker, signal.SIGSTOP)
         before = descriptors()
         client.close()

@@ -57,6 +57,18 @@ def eventually(condition: Callable[[], bool], what: str, timeout_s: float = PATI
 
 # Daemons --------------------------------------------------------------------------------------------------------
 
+
+def beginning_worker(daemon: Daemon) -> int:
+    """Return the only worker as soon as it runs a program of its own: until then the daemon waits for it in fork(2)."""
+
+    def programs() -> list[bytes]:
+        return [Path(f"/proc/{worker}/cmdline").read_bytes() for worker in daemon.workers()]
+
+    eventually(lambda: any(b"capd.worker" in program for program in programs()), "the worker")
+    (worker,) = daemon.workers()
+    return worker
+
+
 _WITH_LIMITS = """
 import sys
 from capd import limits

@@ -76,6 +76,7 @@ class Compiler:
         try:
             self._handle = Handle(interface)
             self._handle.activate(snaplen_bytes=snaplen_bytes)
+            self._handle.disarm()
         except PcapError as error:
             raise CaptureFailed(activation_failure(interface, error)) from error
 

@@ -10,13 +10,14 @@ import contextlib
 import ctypes
 import errno
 import mmap
-import os
 import socket
 import struct
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from capd.packet_socket import ALL_INTERFACES, ETH_P_NONE, bind
 
 U32 = npt.NDArray[np.uint32]
 
@@ -31,14 +32,7 @@ _PACKET_MR_PROMISC = 1
 _TPACKET_V3 = 2
 _SO_ATTACH_FILTER = 26
 _ETH_P_ALL = 0x0003
-# A protocol number that no frame carries: IANA keeps it reserved, and the kernel uses it for nothing.
-_ETH_P_NONE = 0xFFFF
 _TP_STATUS_USER = 1
-#: struct sockaddr_ll: family, protocol, ifindex, hatype, pkttype, halen, addr.
-_ADDRESS = struct.Struct("=HHiHBB8s")
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
 #: From a frame's first byte to its first packet byte, before the reserve and without a link-layer header:
 #: TPACKET_ALIGN(TPACKET3_HDRLEN + 16), see tpacket_rcv() in net/packet/af_packet.c.
 _NETWORK_OFFSET_BYTES = 96
@@ -60,9 +54,6 @@ _BLOCK_FIRST = 4
 _BLOCK_OPENED_SECONDS = 8
 _BLOCK_OPENED_NANOSECONDS = 9
 
-
-#: The index that stands for every interface, as in packet(7).
-ALL_INTERFACES = 0
 
 #: struct sock_filter (linux/filter.h), and the instruction that says how much of a packet is kept.
 _INSTRUCTION = np.dtype([("code", "u2"), ("jt", "u1"), ("jf", "u1"), ("k", "u4")])
@@ -184,21 +175,14 @@ class Ring:
         if promiscuous and interface_index != ALL_INTERFACES:
             request = struct.pack("=iHH8s", interface_index, _PACKET_MR_PROMISC, 0, b"")
             self.socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
-        self._bind(_ETH_P_ALL)
-
-    def _bind(self, protocol: int) -> None:
-        """Bind by index: Python's own bind takes a name, which may belong to another interface by now."""
-        address = _ADDRESS.pack(socket.AF_PACKET, socket.htons(protocol), self._interface_index, 0, 0, 0, b"")
-        if _libc.bind(self.socket.fileno(), address, len(address)) < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
+        bind(self.socket.fileno(), _ETH_P_ALL, interface_index)
 
     def disarm(self) -> None:
         """Receive nothing more. When this returns, the kernel's counts are final."""
         # bind(2) waits until the last packet has gone through the old hook; changing the filter would not.
         # An interface that is gone has no hook any more.
         with contextlib.suppress(OSError):
-            self._bind(_ETH_P_NONE)
+            bind(self.socket.fileno(), ETH_P_NONE, self._interface_index)
 
     def is_attached(self) -> bool:
         """Whether the interface still exists; it may be down."""

@@ -190,13 +190,15 @@ def _print_stats(
 
 
 def _watch(options: argparse.Namespace) -> int:
+    is_live = sys.stdout.isatty() and not options.json
     with InterfaceWatcher(socket_path=options.socket) as watcher:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             for changed in watcher:
-                print(_change_json(changed) if options.json else _change_line(changed), flush=True)
+                line = _change_json(changed) if options.json else _change_line(changed)
+                print(line[: _columns()] if is_live else line, flush=True)
         except KeyboardInterrupt:
-            if sys.stdout.isatty():
+            if is_live:
                 print()
     return 0
 

@@ -1,25 +1,18 @@
-"""``CaptureSession`` for asynchronous programs, on trio and on asyncio (through anyio).
-
-The same arguments, events, handlers and attributes as the blocking ``capd_client.CaptureSession``.
-"""
+"""``CaptureSession`` for asynchronous programs."""
 
 import os
-from collections.abc import AsyncIterator, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
 from typing import Unpack
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
 
+from capd_client.aio.connection import Connection
 from capd_client.conversation import Conversation, Event
-from capd_client.errors import CaptureEnded, NoEvents
+from capd_client.errors import CaptureEnded
 from capd_client.options import CaptureArguments, make_request
 from capd_client.passed import FileReceiver
 from capd_client.session import END_TIMEOUT_S, SessionBase, connect_for
 from capd_client.transport import Transport
-
-__all__ = ["CaptureSession"]
 
 
 class CaptureSession(SessionBase):
@@ -28,7 +21,7 @@ class CaptureSession(SessionBase):
     Entering the block asks for the capture and waits until it runs: its rings are armed and its first file has its
     header. Leaving it, also by cancellation, ends the capture and waits until its files are complete.
 
-    One task at a time may wait for events.
+    Several tasks may wait for events; each event is given to one of them.
 
     Example:
         async with CaptureSession(interfaces=["eth0"], savefile="dns.pcapng") as capture:
@@ -53,10 +46,9 @@ class CaptureSession(SessionBase):
         self._socket_path = socket_path
         self._request, self._place = make_request(arguments)
         self._conversation = Conversation(self._request, self._place)
-        self._transport: Transport | None = None
+        self._connection: Connection | None = None
         self._was_entered = False
         self._is_terminated = False
-        self._receiving = anyio.Lock()
 
     async def __aenter__(self) -> "CaptureSession":
         """Start the capture.
@@ -70,10 +62,9 @@ class CaptureSession(SessionBase):
         if self._was_entered:
             raise RuntimeError("a session is for one capture: make another one")
         self._was_entered = True
-        self._transport = await anyio.to_thread.run_sync(self._ask)
+        self._connection = await Connection.open(self._ask, self._conversation.receive)
         try:
-            while not self._conversation.is_decided:
-                await self._receive(self._transport)
+            await self._connection.wait_for(lambda: self._conversation.is_decided or None)
             error = self._conversation.start_error()
             if error is not None:
                 raise error
@@ -83,36 +74,24 @@ class CaptureSession(SessionBase):
         return self
 
     def _files(self) -> FileReceiver | None:
-        transport = self._transport
-        return None if transport is None or transport.is_closed else transport.files
+        return None if self._connection is None else self._connection.files
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.terminate()
 
     def _ask(self) -> Transport:
-        # In a thread, and not to be interrupted: a private daemon's start, a socket's accept queue.
         directory_fd = self._place.open()
         try:
             transport = connect_for(self._request, self._socket_path)
             transport.send(self._conversation.opening(), directory_fd)
         finally:
             os.close(directory_fd)
-        transport.socket.setblocking(False)
         return transport
 
-    def _entered(self) -> Transport:
-        if self._transport is None:
+    def _entered(self) -> Connection:
+        if self._connection is None:
             raise RuntimeError("the session is not entered: use 'async with'")
-        return self._transport
-
-    async def _receive(self, transport: Transport) -> None:
-        """Receive more; several tasks may, and each returns when there is something new."""
-        rounds = self._rounds
-        async with self._receiving:
-            if self._rounds == rounds and not self._conversation.is_over:
-                await anyio.wait_readable(transport.socket)
-                self._conversation.receive(transport.receive_nowait())
-                self._rounds += 1
+        return self._connection
 
     async def wait_for_event(self, block: bool = True, timeout: float | None = None) -> Event:  # noqa: ASYNC109
         """Return the next event: a pair of its type, one of ``SP_…``, and its message.
@@ -129,21 +108,7 @@ class CaptureSession(SessionBase):
             ChildError: likewise, and it has failed.
             BrokenPipe: the daemon went away.
         """
-        await anyio.lowlevel.checkpoint()
-        if not block or (timeout is not None and timeout <= 0):
-            return self._event_now()
-        with _no_events_after(timeout):
-            while (event := self._conversation.next_event()) is None:
-                await self._receive(self._entered())
-        return event
-
-    def _event_now(self) -> Event:
-        while (event := self._conversation.next_event()) is None:
-            try:
-                self._conversation.receive(self._entered().receive_nowait())
-            except BlockingIOError as error:
-                raise NoEvents("no event has come yet") from error
-        return event
+        return await self._entered().wait_for(self._conversation.next_event, timeout if block else 0)
 
     # ``timeout`` is wirepy's argument.
     async def wait_for_unhandled_event(self, block: bool = True, timeout: float | None = None) -> Event:  # noqa: ASYNC109
@@ -176,33 +141,27 @@ class CaptureSession(SessionBase):
 
     async def stop(self) -> None:
         """Have the capture end. Its last events still come, then iteration ends."""
-        transport = self._transport
-        if transport is not None and not self._conversation.is_over:
-            view = memoryview(self._conversation.stopping())
-            with suppress(BrokenPipeError, ConnectionResetError):
-                while view:
-                    await anyio.wait_writable(transport.socket)
-                    view = view[transport.socket.send(view) :]
+        if self._connection is not None and not self._conversation.is_over:
+            await self._connection.send(self._conversation.stopping())
 
     async def wait(self) -> None:
         """Wait until the capture has ended by itself; its events can be had afterwards."""
-        while not self._conversation.is_over:
-            await self._receive(self._entered())
+        await self._entered().wait_for(lambda: self._conversation.is_over or None)
 
     async def terminate(self) -> None:
         """End the capture, wait until its files are complete, and close the connection. Safe to call again."""
-        transport = self._transport
-        if transport is None or self._is_terminated:
+        connection = self._connection
+        if connection is None or self._is_terminated:
             return
         self._is_terminated = True
         interrupted: BaseException | None = None
         try:
             deadline_s = anyio.current_time() + END_TIMEOUT_S
             with anyio.CancelScope(shield=True, deadline=deadline_s) as scope:
-                transport.leave()
+                connection.leave()
                 while not self._conversation.is_over:
                     try:
-                        await self._receive(transport)
+                        await connection.receive()
                     except anyio.get_cancelled_exc_class() as error:
                         # asyncio's own Task.cancel(), which no shield holds off: it has to wait.
                         if scope.cancel_called:
@@ -210,16 +169,6 @@ class CaptureSession(SessionBase):
                         interrupted = error
         finally:
             self._conversation.receive(b"")
-            transport.socket.close()
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(transport.close)
+            await connection.aclose()
         if interrupted is not None:
             raise interrupted
-
-
-@contextmanager
-def _no_events_after(timeout_s: float | None) -> Generator[None, None, None]:
-    with anyio.move_on_after(timeout_s) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise NoEvents("no event came in time")

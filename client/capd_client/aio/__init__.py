@@ -1,0 +1,9 @@
+"""What blocks in ``capd_client``, for asynchronous programs, on trio and on asyncio (through anyio).
+
+The same arguments, events, handlers and attributes as the blocking classes of the same names.
+"""
+
+from capd_client.aio.interfaces import InterfaceWatcher, LiveInterfaceStats
+from capd_client.aio.session import CaptureSession
+
+__all__ = ["CaptureSession", "InterfaceWatcher", "LiveInterfaceStats"]

@@ -1,0 +1,155 @@
+"""``LiveInterfaceStats`` and ``InterfaceWatcher`` for asynchronous programs."""
+
+from collections.abc import AsyncIterator
+from typing import Self
+
+from capd_client.aio.connection import Connection
+from capd_client.inquiry import MessageStream, SocketPath, open_stream
+from capd_client.interfaces import InterfaceChanged, Picture
+from capd_client.stats import ReceivedDropped, StatisticsBase, StatisticsState, statistics_request
+from capd_client.transport import Transport
+from capd_protocol.interfaces import Link
+from capd_protocol.messages import Request, WatchInterfaces
+
+
+class _Subscription:
+    """A connection on which the daemon tells of something until it is closed, and what is known from that."""
+
+    def __init__(self, request: Request, socket_path: SocketPath, known: StatisticsState | Picture) -> None:
+        self._request = request
+        self._socket_path = socket_path
+        self._known = known
+        self._stream: MessageStream
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin, and wait for what there is at the beginning.
+
+        Raises:
+            DaemonUnavailable: there is no daemon.
+            BrokenPipe: the daemon went away.
+        """
+        if self._connection is not None:
+            raise RuntimeError("it has been entered already: make another one")
+        self._connection = await Connection.open(self._connect, self._take)
+        try:
+            await self._connection.wait_for(lambda: self._known.is_complete or None)
+        except BaseException:
+            await self.terminate()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.terminate()
+
+    def _connect(self) -> Transport:
+        self._stream, transport = open_stream(self._request, self._socket_path, may_start=True)
+        return transport
+
+    def _take(self, data: bytes) -> None:
+        for message in self._stream.receive(data):
+            self._known.take(message)
+
+    def _entered(self) -> Connection:
+        if self._connection is None:
+            raise RuntimeError("it is not entered: use 'async with'")
+        return self._connection
+
+    async def terminate(self) -> None:
+        """End it. Safe to call again."""
+        if self._connection is not None:
+            await self._connection.aclose()
+
+
+class LiveInterfaceStats(StatisticsBase, _Subscription):
+    """Packets received and dropped on every interface, as totals since the block was entered.
+
+    See ``capd_client.LiveInterfaceStats``. Several tasks may wait; all that do are given the next tick.
+
+    Example:
+        async with LiveInterfaceStats() as stats:
+            async for results in stats:
+                for name, (received, dropped) in results:
+                    print(name, received, dropped)
+    """
+
+    def __init__(self, *, interval: float = 1.0, socket_path: SocketPath = None) -> None:
+        """Prepare to count; nothing is asked for yet.
+
+        Args:
+            interval: seconds between ticks, 0.05 to 3600.
+            socket_path: where the daemon listens; without one, a private daemon serves, which needs no privilege.
+
+        Raises:
+            InvalidArgument: the interval is out of range.
+        """
+        StatisticsBase.__init__(self)
+        _Subscription.__init__(self, statistics_request(interval), socket_path, self._state)
+
+    def _receive_now(self) -> bool:
+        return self._entered().receive_nowait()
+
+    async def wait_for_tick(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # the blocking one's
+        """Wait until there are fresh counts; not at all, if there have been since ``clear_tick``.
+
+        Args:
+            timeout: wait at most so many seconds.
+
+        Raises:
+            NoEvents: there were none in the time given.
+            BrokenPipe: the daemon went away.
+        """
+        cleared = self._ticks_cleared  # another task may clear the tick that this one waits for
+        await self._entered().wait_for(lambda: self._state.ticks_total > cleared or None, timeout)
+
+    def __aiter__(self) -> AsyncIterator[tuple[tuple[str, ReceivedDropped], ...]]:
+        """Iterate, for ever, over the counts of all interfaces at each tick: pairs of name and (received, dropped)."""
+        return self
+
+    async def __anext__(self) -> tuple[tuple[str, ReceivedDropped], ...]:
+        """Return the counts of all interfaces at the next tick."""
+        await self.wait_for_tick()
+        self.clear_tick()
+        return self._results()
+
+
+class InterfaceWatcher(_Subscription):
+    """Tells what happens to interfaces, and which there are.
+
+    See ``capd_client.InterfaceWatcher``. Several tasks may wait; each change is given to one of them.
+
+    Example:
+        async with InterfaceWatcher() as watcher:
+            async for changed in watcher:
+                print(changed.change, changed.link.name)
+    """
+
+    def __init__(self, *, socket_path: SocketPath = None) -> None:
+        """Prepare to watch; nothing is asked for yet."""
+        self._picture = Picture()
+        super().__init__(WatchInterfaces(), socket_path, self._picture)
+
+    @property
+    def interfaces(self) -> dict[str, Link]:
+        """The interfaces as of the last change that was received, by name."""
+        return self._picture.by_name()
+
+    async def wait_for_change(self, timeout: float | None = None) -> InterfaceChanged:  # noqa: ASYNC109  # likewise
+        """Return the next change. After cancellation none is lost.
+
+        Args:
+            timeout: wait at most so many seconds.
+
+        Raises:
+            NoEvents: nothing has changed in the time given.
+            BrokenPipe: the daemon went away.
+        """
+        return await self._entered().wait_for(self._picture.next_change, timeout)
+
+    def __aiter__(self) -> AsyncIterator[InterfaceChanged]:
+        """Iterate over the changes, for ever."""
+        return self
+
+    async def __anext__(self) -> InterfaceChanged:
+        """Return the next change."""
+        return await self.wait_for_change()

@@ -1,0 +1,267 @@
+"""``capctl interfaces``, ``linktypes``, ``stats`` and ``watch``: for people at a terminal, and for programs."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+
+import msgspec
+import pytest
+
+from capd_client import Interface, get_capabilities
+from tests.capture.helpers import ip, kernel_setting
+from tests.cli.terminal import in_terminal
+from tests.interfaces.helpers import (
+    PATIENCE_S,
+    add_pair,
+    cleaned,
+    delete,
+    frame_for,
+    ip_batch,
+    link_of,
+    unique,
+)
+from tests.support.daemon import Daemon
+from tests.support.traffic import send
+
+LONG_ADDRESSES = tuple(f"2001:db8:1234:5678:9abc:def0:1234:{number:x}" for number in range(0x5670, 0x5676))
+
+#: As the command's help says.
+NO_DAEMON = 3
+
+
+def command(daemon: Daemon, *words: str) -> list[str]:
+    return [sys.executable, "-m", "capd_client.cli", "--socket", daemon.socket_path, *words]
+
+
+def done(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(daemon, *words),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@contextlib.contextmanager
+def running(daemon: Daemon, *words: str) -> Generator[subprocess.Popen[str], None, None]:
+    with subprocess.Popen(
+        command(daemon, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def ended(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+    """Interrupt it; return its exit status and what it complains about."""
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, errors
+
+
+@pytest.fixture
+def pair() -> Generator[tuple[str, str], None, None]:
+    """Two interfaces with long names and many addresses."""
+    stem = f"{unique('cc')}longname"[:13]
+    one, two = f"{stem}-t", f"{stem}-r"
+    with cleaned(stem):
+        add_pair(one, two)
+        ip("link", "set", "dev", two, "addrgenmode", "none")
+        with kernel_setting(f"net/ipv6/conf/{two}/disable_ipv6", "0"):
+            for address in LONG_ADDRESSES:
+                ip("address", "add", f"{address}/64", "dev", two, "nodad")
+            yield one, two
+
+
+# For people -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("interfaces",), ("linktypes", "any"), ("stats", "--once", "--interval", "0.05")])
+def test_tables_fit_a_terminal(pair: tuple[str, str], daemon: Daemon, words: tuple[str, ...]) -> None:
+    with in_terminal(command(daemon, *words)) as terminal:
+        assert terminal.wait_ended() == 0
+        assert terminal.screen.wraps == 0
+        lines = terminal.screen.lines
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 80
+    if words[0] != "linktypes":
+        for name in pair:
+            assert [line for line in lines if name in line]
+
+
+def test_the_list_shows_what_there_is(pair: tuple[str, str], daemon: Daemon) -> None:
+    result = done(daemon, "interfaces")
+    assert (result.returncode, result.stderr) == (0, "")
+    header, *rows = result.stdout.splitlines()
+    assert header.split() == ["#", "NAME", "STATE", "KIND", "MAC", "ADDRESSES"]
+    found = Interface.list_interfaces(socket_path=daemon.socket_path)
+    assert [row.split()[:2] for row in rows] == [[str(each.number), each.name] for each in found]
+    (row,) = (row for row in rows if row.split()[1] == pair[1])
+    link = link_of(pair[1])
+    assert row.split()[2:5] == ["up", "veth", f"@{pair[0]}"]
+    assert link["address"] in row
+    # A file has no width.
+    assert all(address in row for address in LONG_ADDRESSES)
+
+
+def test_link_types_are_shown_with_timestamps(daemon: Daemon) -> None:
+    result = done(daemon, "linktypes", "any")
+    assert (result.returncode, result.stderr) == (0, "")
+    found = get_capabilities("any", socket_path=daemon.socket_path)
+    lines = result.stdout.splitlines()
+    for layer, line in zip(found.link_layers, lines[1:], strict=False):
+        assert line.split(maxsplit=2) == [str(layer.dlt), layer.name, layer.description]
+    assert lines[-2:] == ["Monitor mode: no", "Timestamps: host"]
+
+
+def test_a_live_table_ends_with_ctrl_c(pair: tuple[str, str], daemon: Daemon) -> None:
+    with running(daemon, "stats", "--interval", "0.1") as process:
+        assert line_of(process).split()[:3] == ["INTERFACE", "PACKETS", "DROPPED"]
+        assert ended(process) == (0, "")
+    with running(daemon, "stats", "--interval", "0.1") as process:
+        line_of(process)
+        assert ended(process, signal.SIGTERM) == (0, "")
+
+
+@contextlib.contextmanager
+def restless(name: str) -> Generator[None, None, None]:
+    """Have an interface go up and down meanwhile: the command does not say when it begins to watch."""
+    is_over = threading.Event()
+    ip("link", "add", "name", name, "type", "ifb")
+
+    def toggle() -> None:
+        while not is_over.wait(0.1):
+            ip_batch((f"link set dev {name} up", f"link set dev {name} down"))
+
+    thread = threading.Thread(target=toggle)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        delete(name)
+
+
+def test_changes_are_lines_that_fit_a_terminal(pair: tuple[str, str], daemon: Daemon) -> None:
+    with in_terminal(command(daemon, "watch")) as terminal:
+        name = unique("cc")
+        with restless(name):
+            terminal.wait_for(f"{name} .*is down")
+        terminal.wait_for(f"{name} .*is gone")
+        ip("link", "set", "dev", pair[1], "mtu", "1300")
+        terminal.wait_for("MTU 1300")
+        terminal.type("\x03")
+        assert terminal.wait_ended() == 0
+        assert terminal.screen.wraps == 0
+        assert max(map(len, terminal.screen.lines)) <= 80
+
+
+# For programs ---------------------------------------------------------------------------------------------------
+
+
+def test_the_list_is_json(pair: tuple[str, str], daemon: Daemon) -> None:
+    result = done(daemon, "interfaces", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    found = Interface.list_interfaces(socket_path=daemon.socket_path)
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        {**msgspec.json.decode(msgspec.json.encode(each.info)), "friendly_name": each.friendly_name} for each in found
+    ]
+    assert pair[0] in result.stdout
+
+
+def test_link_types_are_json(daemon: Daemon) -> None:
+    result = done(daemon, "linktypes", "any", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    expected = msgspec.json.encode(get_capabilities("any", socket_path=daemon.socket_path))
+    assert json.loads(result.stdout) == json.loads(expected)
+
+
+def test_statistics_are_json(pair: tuple[str, str], daemon: Daemon) -> None:
+    with running(daemon, "stats", "--json", "--interval", "0.1") as process:
+        first = json.loads(line_of(process))
+        assert send(pair[0], [frame_for(0, 0)], 25) == 25
+        later = first
+        while later["interfaces"][pair[0]]["tx_packets"] < first["interfaces"][pair[0]]["tx_packets"] + 25:
+            later = json.loads(line_of(process))
+        assert later["timestamp_ns"] > first["timestamp_ns"]
+        assert later["interfaces"][pair[1]]["rx_packets"] == 25
+        assert ended(process)[0] == 0
+    once = done(daemon, "stats", "--json", "--once", "--interval", "0.05")
+    assert once.returncode == 0
+    assert len(once.stdout.splitlines()) == 1
+    assert pair[0] in json.loads(once.stdout)["interfaces"]
+
+
+def test_statistics_go_on_while_interfaces_come_and_go(daemon: Daemon) -> None:
+    stem = unique("cc")
+    with cleaned(stem), running(daemon, "stats", "--json", "--interval", "0.05") as process:
+        line_of(process)
+        for _ in range(5):
+            ip_batch(f"link add name {stem}x{number} type ifb" for number in range(10))
+            for number in range(10):
+                delete(f"{stem}x{number}")
+                assert process.poll() is None
+        assert ended(process) == (0, "")
+
+
+def test_changes_are_json(daemon: Daemon) -> None:
+    stem = unique("cc")
+    with cleaned(stem), running(daemon, "watch", "--json") as process:
+        with restless(f"{stem}x"):
+            found = json.loads(line_of(process))
+        ip("link", "add", "name", f"{stem}a", "type", "ifb")
+        ip("link", "set", "dev", f"{stem}a", "name", f"{stem}b")
+        while found["change"] != "renamed":
+            found = json.loads(line_of(process))
+        assert (found["former_name"], found["link"]["name"]) == (f"{stem}a", f"{stem}b")
+        assert found["timestamp_ns"] > 0
+        delete(f"{stem}b")
+        while found["change"] != "removed":
+            found = json.loads(line_of(process))
+        assert found["link"]["name"] == f"{stem}b"
+        assert ended(process) == (0, "")
+
+
+# What goes wrong ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("linktypes", "nothing0"), 1, "nothing0"),
+        (("linktypes", ""), 1, "''"),
+        (("linktypes", "x" * 300), 1, "xxx"),
+        (("linktypes",), 2, "IFACE"),
+        (("stats", "--interval", "0"), 2, "0.05"),
+        (("stats", "--interval", "soon"), 2, "soon"),
+        (("watch", "lo"), 2, "lo"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(daemon: Daemon, words: tuple[str, ...], status: int, said: str) -> None:
+    result = done(daemon, *words)
+    assert (result.returncode, result.stdout) == (status, "")
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()[-1]) < 400
+
+
+@pytest.mark.parametrize("name", ["interfaces", "stats", "watch", "linktypes lo"])
+def test_without_a_daemon_at_the_place_that_was_named_nothing_is_shown(name: str) -> None:
+    words = [sys.executable, "-m", "capd_client.cli", "--socket", "/nowhere/capd.sock", *name.split()]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (result.returncode, result.stdout) == (NO_DAEMON, "")
+    assert "/nowhere/capd.sock" in result.stderr
+    assert "Traceback" not in result.stderr
