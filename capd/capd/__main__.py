@@ -36,13 +36,17 @@ class StartError(Exception):
     """The daemon cannot start; the text says what to do."""
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="capd",
         description="Captures packets for programs that have no privilege to. Clients talk to its Unix socket.",
     )
     parser.add_argument(
-        "--socket", type=Path, default=DEFAULT_SOCKET, metavar="PATH", help="where to listen (default: %(default)s)"
+        "--socket",
+        type=Path,
+        default=DEFAULT_SOCKET,
+        metavar="PATH",
+        help="where to listen, unless a service manager does (default: %(default)s)",
     )
     parser.add_argument(
         "--group", default=DEFAULT_GROUP, metavar="NAME", help="members may capture, beside root (default: %(default)s)"
@@ -112,6 +116,12 @@ def _listen(path: Path) -> socket.socket:
 
 @contextlib.contextmanager
 def _listening(path: Path) -> Generator[socket.socket, None, None]:
+    inherited = systemd.inherited_listener()
+    if inherited is not None:
+        # The socket stays when we go: it is the service manager's.
+        with inherited:
+            yield inherited
+        return
     listener = _listen(path)
     try:
         yield listener
@@ -142,14 +152,29 @@ async def _cancel_when_ended(captures: Captures, scope: trio.CancelScope) -> Non
     scope.cancel()
 
 
-async def _serve(listener: socket.socket, path: Path, captures: Captures) -> None:
+async def _reload_on_signal(task_status: trio.TaskStatus[None]) -> None:
+    """Read configuration again at SIGHUP. There is none yet: nothing changes, and no capture ends."""
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            with systemd.reloading():
+                _log.info("SIGHUP: reloaded")
+
+
+async def _serve(listener: socket.socket, captures: Captures) -> None:
+    watchdog_s = systemd.watchdog_interval_s(os.environ, os.getpid())
     monitor = Monitor()
+    server = Server(captures, monitor)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(monitor.run)
         await nursery.start(_stop_on_signal, captures, nursery.cancel_scope)
-        nursery.start_soon(Server(captures, monitor).serve, trio.socket.from_stdlib_socket(listener))
+        await nursery.start(_reload_on_signal)
+        nursery.start_soon(server.serve, trio.socket.from_stdlib_socket(listener))
+        nursery.start_soon(systemd.keep_status, server.status)
+        if watchdog_s is not None:
+            nursery.start_soon(systemd.feed_watchdog, watchdog_s)
         systemd.notify("READY=1")
-        _log.info("listening on %s", path)
+        _log.info("listening on %s", listener.getsockname())
 
 
 async def _serve_private(connection: socket.socket, captures: Captures) -> None:
@@ -161,8 +186,7 @@ async def _serve_private(connection: socket.socket, captures: Captures) -> None:
         nursery.cancel_scope.cancel()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the daemon. Exit status 0: it was told to stop; 1: it could not start; 2: wrong options."""
+def _run_daemon(argv: list[str]) -> int:
     arguments = _arguments(argv)
     level = logging.INFO if arguments.verbose else logging.WARNING
     logging.basicConfig(level=level, format="capd: %(message)s", stream=sys.stderr)
@@ -176,11 +200,16 @@ def main(argv: list[str] | None = None) -> int:
         with _listening(arguments.socket) as listener:
             privileges.restrict_daemon(_kept(arguments.monitor_mode))
             captures = Captures(_policy(arguments.group, None))
-            trio.run(_serve, listener, arguments.socket, captures)
-    except (StartError, privileges.PrivilegeError) as error:
+            trio.run(_serve, listener, captures)
+    except (StartError, systemd.ServiceManagerError, privileges.PrivilegeError) as error:
         print(f"capd: {error}", file=sys.stderr)  # noqa: T201  # before there is a log
         return 1
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the daemon. Exit status 0: it was told to stop; 1: it could not start; 2: wrong options."""
+    return _run_daemon(sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -352,6 +352,10 @@ class Captures:
             del self._running[capture.capture_id]
             self._note_if_all_ended()
 
+    def running_and_users(self) -> tuple[int, int]:
+        """Return how many captures there are, and of how many users."""
+        return len(self._running), len({capture.owner.user_id for capture in self._running.values()})
+
     def visible_to(self, peer: Peer) -> list[Capture]:
         """Return the captures that the peer may list and stop, oldest first."""
         return [c for c in self._running.values() if self._policy.may_see(peer, c.owner.user_id)]
