@@ -10,12 +10,12 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import trio
 
-from capd import limits, privileges, systemd
+from capd import installation, limits, privileges, systemd
 from capd.captures import Captures
 from capd.monitor import Monitor
 from capd.policy import Policy
@@ -40,6 +40,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="capd",
         description="Captures packets for programs that have no privilege to. Clients talk to its Unix socket.",
+        epilog=f"Other commands, each with a --help of its own: {', '.join(f'capd {name}' for name in _COMMANDS)}.",
     )
     parser.add_argument(
         "--socket",
@@ -207,9 +208,22 @@ def _run_daemon(argv: list[str]) -> int:
     return 0
 
 
+#: What ``capd NAME`` does instead of serving; each gets the words that follow.
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "install-service": installation.install,
+    "uninstall-service": installation.uninstall,
+}
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the daemon. Exit status 0: it was told to stop; 1: it could not start; 2: wrong options."""
-    return _run_daemon(sys.argv[1:] if argv is None else argv)
+    """Run the daemon, or a command.
+
+    Exit status 0: it was told to stop, or is done; 1: it could not start, or was refused; 2: wrong options.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in _COMMANDS:
+        return _COMMANDS[words[0]](words[1:])
+    return _run_daemon(words)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from capd import systemd
+from capd import limits, systemd
 from capd.captures import Captures
 from capd.monitor import Monitor
 from capd.peer import Peer
@@ -21,6 +21,7 @@ from capd.server import Server
 from capd.systemd import Inherited, ServiceManagerError, listener_of, take_inherited, watchdog_interval_s
 from tests.support.attack import request_for
 
+UNIT = Path(__file__).parents[2] / "systemd" / "capd.service"
 PROCESS_ID = 77
 
 
@@ -221,3 +222,12 @@ async def test_the_status_counts_captures_and_their_users() -> None:
         assert server.status() == "1 capture of 1 user, 0 clients"
         with captures.granted(user, request_for("lo")), captures.granted(user, request_for("lo")):
             assert server.status() == "3 captures of 2 users, 0 clients"
+
+
+# The unit ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_unit_leaves_time_to_end_captures() -> None:
+    found = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
+    assert found is not None
+    assert int(found[1]) >= limits.STOP_TIMEOUT_S + limits.END_TIMEOUT_S
