@@ -92,6 +92,9 @@ PYTHON
         # Comes with dumpcap, which is not tried: it may be there for the group wireshark only.
         { has tshark && has capinfos; } || echo tshark
         has tcpdump || echo tcpdump
+        # The service's tests boot one.
+        [[ -x /lib/systemd/systemd ]] && has systemctl || echo systemd
+        [[ -e /lib/systemd/system/dbus.service ]] || echo dbus
     fi
 }
 
@@ -126,8 +129,8 @@ if ! venv_is_usable; then
     printf '%s\n' "$root" >"$venv/.capd-root"
 fi
 
-# What .venv was last filled from, for each mode.
-wanted="$(sha256sum pyproject.toml)"
+# What .venv was last filled from, for each mode. Templates are copied into it, not linked.
+wanted="$(find pyproject.toml systemd -type f -exec sha256sum {} +)"
 if [[ "$(cat "$venv/.capd-$mode" 2>/dev/null)" != "$wanted" ]]; then
     step "installing the project and its dependencies into .venv" \
         "$venv/bin/python" -m pip install --disable-pip-version-check --editable ".$extras"

@@ -420,6 +420,10 @@ class Captures:
             pass
         return capture_id
 
+    def running_and_users(self) -> tuple[int, int]:
+        """Return how many captures there are, and of how many users."""
+        return len(self._running), len({capture.owner.user_id for capture in self._running.values()})
+
     def visible_to(self, peer: Peer) -> list[Capture]:
         """Return the captures that the peer may list, oldest first.
 

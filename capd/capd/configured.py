@@ -4,6 +4,7 @@ Their files lie in a directory of their own below the daemon's state directory, 
 the group that the configuration names.
 """
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -84,7 +85,9 @@ def _open_directory(path: Path, group_id: int) -> int:
     # What is made belongs to the effective group; giving it away afterwards would take a further privilege.
     os.setegid(group_id)
     try:
-        path.mkdir(mode=0o750, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            path.chmod(0o750)  # whatever the umask
     finally:
         os.setegid(former)
     return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

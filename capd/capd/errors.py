@@ -1,4 +1,4 @@
-"""What ends a request: the typed reason, on its way to the client."""
+"""What ends a request, or keeps the daemon from starting."""
 
 from capd_protocol.messages import Failure, FailureCode
 
@@ -9,3 +9,7 @@ class RequestRefused(Exception):
     def __init__(self, code: FailureCode, text: str, *, argument: str | None = None, interface: str | None = None):
         super().__init__(text)
         self.failure = Failure(code=code, text=text, argument=argument, interface=interface)
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says what to do."""

@@ -19,9 +19,17 @@ _DRVINFO = struct.Struct("=I32s32s32s32s32s12s5I")
 _SPEED_UNKNOWN_MBITS = 0xFFFFFFFF
 
 
+class _Ethtool(IoctlEthtool):  # type: ignore[misc]
+    """One interface. Through a Unix socket, which takes these ioctls too: a daemon may be kept from the Internet's."""
+
+    def __init__(self, name: str) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.change_ifname(name)
+
+
 def speed_of(name: str) -> int | None:
     """Return an interface's speed in bits per second; None where its driver does not say."""
-    ethtool: Any = IoctlEthtool(name)
+    ethtool: Any = _Ethtool(name)
     try:
         settings: Any = ethtool.get_cmd()
     except (EthtoolError, OSError):
@@ -36,7 +44,7 @@ def driver_of(name: str) -> tuple[str | None, str | None]:
     """Return the name of an interface's driver, and where on its bus the device is; None where it does not say."""
     buffer = array.array("B", _DRVINFO.pack(_ETHTOOL_GDRVINFO, b"", b"", b"", b"", b"", b"", 0, 0, 0, 0, 0))
     address, _ = buffer.buffer_info()
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCETHTOOL, struct.pack("@16sP", name.encode(), address))
         _, driver, _, _, bus, *_ = _DRVINFO.unpack(buffer)
         return _text(driver), _text(bus)
@@ -45,7 +53,7 @@ def driver_of(name: str) -> tuple[str | None, str | None]:
 
 def statistics_of(name: str) -> dict[str, int]:
     """Return the counters that the driver keeps itself, by its own names; empty where it has none."""
-    ethtool: Any = IoctlEthtool(name)
+    ethtool: Any = _Ethtool(name)
     try:
         return {str(key): int(value) for key, value in ethtool.get_statistics()}
     except (EthtoolError, OSError):

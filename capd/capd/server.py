@@ -70,6 +70,12 @@ class Server:
         self._clients: collections.Counter[int] = collections.Counter()
         self._strangers = 0
 
+    def status(self) -> str:
+        """Return what goes on, in a line for whoever looks after the service."""
+        captures, users = self._captures.running_and_users()
+        clients = self._clients.total()
+        return f"{_number_of(captures, 'capture')} of {_number_of(users, 'user')}, {_number_of(clients, 'client')}"
+
     async def serve(self, listener: trio.socket.SocketType) -> None:
         """Serve clients until cancelled; then all their captures have ended."""
         async with trio.open_nursery() as nursery:
@@ -122,6 +128,10 @@ class Server:
             self._clients[peer.user_id] -= 1
             if not self._clients[peer.user_id]:
                 del self._clients[peer.user_id]
+
+
+def _number_of(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 async def _send_last(connection: Connection, message: Message) -> None:

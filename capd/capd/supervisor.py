@@ -29,8 +29,11 @@ _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "TZ")
 
 
 def command(module: str, *arguments: object) -> list[str]:
-    """Return the command line that runs one of our modules; nothing is imported from the working directory."""
-    return [sys.executable, "-P", "-m", module, *map(str, arguments)]
+    """Return the command line that runs one of our modules; nothing is imported from the working directory.
+
+    Where the daemon is isolated (``-I``) from its user's packages and Python's variables, so is what it starts.
+    """
+    return [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", module, *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:

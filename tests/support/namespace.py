@@ -52,17 +52,43 @@ def private_network_namespace() -> Generator[None, None, None]:
         PermissionError: the process may not make network namespaces.
         OSError: the kernel could not make one, or the thread could not come back.
     """
+    with _coming_back():
+        enter_private_network_namespace()
+        yield
+
+
+@contextmanager
+def network_namespace_of(process_id: int) -> Generator[None, None, None]:
+    """Keep the calling thread in the network namespace of a process while the context lasts.
+
+    Raises:
+        OSError: there is no such process, or the thread could not come back.
+    """
+    with _coming_back():
+        descriptor = os.open(f"/proc/{process_id}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _enter(descriptor)
+        finally:
+            os.close(descriptor)
+        yield
+
+
+@contextmanager
+def _coming_back() -> Generator[None, None, None]:
     old = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        enter_private_network_namespace()
         try:
             yield
         finally:
-            if _libc.setns(old, _CLONE_NEWNET) != 0:
-                error = ctypes.get_errno()
-                raise OSError(error, f"no way back to the namespace: {os.strerror(error)}")
+            _enter(old)
     finally:
         os.close(old)
+
+
+def _enter(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"cannot enter the network namespace: {os.strerror(error)}")
 
 
 @contextmanager

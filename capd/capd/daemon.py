@@ -1,0 +1,106 @@
+"""The daemon while it runs: what it consists of, and what signals do."""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import trio
+
+from capd import limits, systemd
+from capd.audit import Audit
+from capd.captures import Captures
+from capd.config import Config, ConfigError
+from capd.configured import Configured
+from capd.monitor import Monitor
+from capd.server import Server
+
+_log = logging.getLogger(__name__)
+
+
+class Daemon:
+    """Serves until a signal, or until its only client leaves."""
+
+    def __init__(self, load: Callable[[], Config], state_directory: Path) -> None:
+        """Load the configuration; nothing runs yet.
+
+        Args:
+            load: reads the configuration, now and at SIGHUP.
+            state_directory: where the files of captures of the configuration go.
+
+        Raises:
+            ConfigError: the configuration cannot be used.
+        """
+        self._load = load
+        self._configuration = load()
+        self._audit = Audit()
+        self._monitor = Monitor()
+        self._captures = Captures(self._configuration.policy)
+        self._configured = Configured(self._captures, self._monitor, self._audit, state_directory)
+        self._server = Server(self._captures, self._monitor, self._audit)
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Serve everybody until told to stop."""
+        watchdog_s = systemd.watchdog_interval_s(os.environ, os.getpid())
+        async with self._working() as nursery:
+            self._configured.start(self._configuration.captures, nursery)
+            nursery.start_soon(self._server.serve, trio.socket.from_stdlib_socket(listener))
+            nursery.start_soon(systemd.keep_status, self._server.status)
+            if watchdog_s is not None:
+                nursery.start_soon(systemd.feed_watchdog, watchdog_s)
+            systemd.notify("READY=1")
+            _log.info("listening on %s", listener.getsockname())
+
+    async def serve_one(self, connection: socket.socket) -> None:
+        """Serve one client until it leaves."""
+        async with self._working() as nursery:
+            await self._server.serve_client(trio.socket.from_stdlib_socket(connection))
+            nursery.cancel_scope.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _working(self) -> AsyncGenerator[trio.Nursery, None]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._monitor.run)
+            await nursery.start(self._obey_signals, nursery)
+            yield nursery
+
+    async def _obey_signals(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+        """Reload at SIGHUP; at the others end all captures well, then everything."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    with systemd.reloading():
+                        self._reload(nursery)
+                    continue
+                _log.info("%s: stopping", signal.Signals(number).name)
+                systemd.notify("STOPPING=1")
+                self._captures.stop_all()
+                # At the second signal, or when it takes too long, at once.
+                with trio.move_on_after(limits.STOP_TIMEOUT_S):
+                    async with trio.open_nursery() as ending:
+                        ending.start_soon(self._cancel_when_ended, ending.cancel_scope)
+                        async for second in signals:
+                            if second != signal.SIGHUP:
+                                ending.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
+
+    async def _cancel_when_ended(self, scope: trio.CancelScope) -> None:
+        await self._captures.wait_all_ended()
+        scope.cancel()
+
+    def _reload(self, nursery: trio.Nursery) -> None:
+        """Take over a changed configuration for what is asked from now on; one with faults is told of, no more."""
+        try:
+            self._configuration = self._load()
+        except ConfigError as error:
+            for fault in error.faults:
+                _log.error("%s", fault)
+            _log.error("the configuration of before stays in force")
+            return
+        self._captures.policy = self._configuration.policy
+        self._configured.start(self._configuration.captures, nursery)
+        _log.info("the configuration was read again")

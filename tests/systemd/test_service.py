@@ -1,0 +1,337 @@
+"""capd as a service of a real systemd: installed, hardened, started by its clients, ended in every way."""
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.attack import FRAMES, check_complete, eventually
+from tests.support.traffic import send
+from tests.systemd.machine import ENVIRONMENT, Machine, await_daemon_after, capturing
+
+pytestmark = pytest.mark.long
+
+CAPD = ENVIRONMENT / "bin" / "capd"
+SOCKET = Path("/run/capd/capd.sock")
+UNIT = Path("/etc/systemd/system/capd.service")
+LINK = Path("/usr/local/bin/capctl")
+#: Where an installation, and what it starts, may leave something.
+CHANGED = ("/etc", "/usr/local", "/run", "/var")
+ACCOUNTS = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow")
+#: linux/capability.h
+SETGID, SETUID, NET_ADMIN, NET_RAW = 6, 7, 12, 13
+
+
+def capabilities_of(machine: Machine, process_id: int) -> dict[str, int]:
+    status = machine.status_of(process_id)
+    return {name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
+
+
+def journal(machine: Machine) -> str:
+    return machine.run("journalctl", "--unit=capd.service", "--output=cat", "--no-pager")
+
+
+# Installing --------------------------------------------------------------------------------------------------------
+
+
+def test_an_environment_that_others_may_write_to_is_refused(machine: Machine) -> None:
+    before = machine.files(*CHANGED)
+    machine.run("chmod", "o+w", ENVIRONMENT)
+    refused = machine.done(CAPD, "install-service")
+    machine.run("chmod", "o-w", ENVIRONMENT)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"chmod go-w {ENVIRONMENT}" in refused.stderr
+    assert machine.files(*CHANGED) == before
+
+
+def test_a_file_in_the_way_is_refused_before_anything_is_written(machine: Machine) -> None:
+    in_the_way = machine.path("/etc/systemd/system/capd.socket")
+    in_the_way.write_text("[Socket]\n")
+    before = machine.files(*CHANGED)
+    refused = machine.done(CAPD, "install-service", "--now")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert machine.files(*CHANGED) == before
+    assert in_the_way.read_text() == "[Socket]\n"
+    in_the_way.unlink()
+
+
+def test_an_installation_is_enabled_and_tells_what_comes_next(service: Machine) -> None:
+    said = service.run(CAPD, "install-service", "--now")
+    assert "usermod -aG capd" in said
+    assert service.run("systemctl", "is-enabled", "capd.socket").strip() == "enabled"
+    service.run("systemd-analyze", "verify", UNIT)
+
+
+def test_capctl_is_found_by_everybody(service: Machine) -> None:
+    assert str(service.path(LINK).readlink()) == f"{ENVIRONMENT}/bin/capctl"
+    service.run("capctl", "--version", user="capd-stranger")
+
+
+def test_an_installation_replaces_an_older_one(service: Machine) -> None:
+    unit = service.path(UNIT)
+    text = unit.read_text()
+    older = Path("/opt/capd-older")
+    service.run("mkdir", "--parents", older / "bin")
+    unit.write_text(text.replace(str(ENVIRONMENT), str(older)) + "# older\n")
+    service.path(LINK).unlink()
+    service.path(LINK).symlink_to(older / "bin" / "capctl")
+    service.run(CAPD, "install-service")
+    assert unit.read_text() == text
+    assert str(service.path(LINK).readlink()) == f"{ENVIRONMENT}/bin/capctl"
+
+
+def test_a_system_wide_installation_works(service: Machine) -> None:
+    service.run(CAPD, "uninstall-service")
+    service.install_wheel(Path("/usr/bin/python3"), "--break-system-packages")
+    try:
+        service.run("/usr/local/bin/capd", "install-service", "--now")
+        assert "\nExecStart=/usr/bin/python3 " in service.path(UNIT).read_text()
+        assert not service.path(LINK).is_symlink()
+        service.run("capctl", "list", user="capd-alice")
+        service.run("/usr/local/bin/capd", "uninstall-service")
+    finally:
+        packages = service.path("/usr/local/lib").glob("python3*/dist-packages/capd*")
+        inside = [f"/usr/local/lib/{path.relative_to(service.path('/usr/local/lib'))}" for path in packages]
+        service.run("rm", "-r", "/usr/local/bin/capd", "/usr/local/bin/capctl", "/usr/local/share/capd", *inside)
+
+
+# Starting, and what it may ------------------------------------------------------------------------------------------
+
+
+def test_the_first_client_starts_the_daemon(service: Machine) -> None:
+    service.run("systemctl", "stop", "capd.service")
+    assert service.daemon() == 0
+    service.run("capctl", "list", user="capd-stranger")
+    assert service.daemon() != 0
+
+
+def test_the_unit_is_hardened(service: Machine) -> None:
+    service.run("systemd-analyze", "security", "--threshold=17", "capd.service")
+
+
+def test_the_daemon_is_its_own_user_with_three_capabilities(service: Machine) -> None:
+    user_id = service.run("id", "--user", "capd").strip()
+    status = service.status_of(service.daemon())
+    assert status["Uid"].split() == [user_id] * 4
+    assert status["NoNewPrivs"] == "1"
+    assert int(status["Seccomp"]) == 2
+    three = 1 << NET_RAW | 1 << SETUID | 1 << SETGID
+    assert set(capabilities_of(service, service.daemon()).values()) == {three}
+
+
+def test_a_worker_is_isolated_as_the_daemon_is(service: Machine) -> None:
+    """From its user's packages, Python's variables and the working directory."""
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/isolated.pcapng") as capture:
+        capture.next("file")
+        (worker,) = service.workers()
+        for process_id in (service.daemon(), worker):
+            assert b"-I" in service.path(f"/proc/{process_id}/cmdline").read_bytes().split(b"\0")
+
+
+def test_a_drop_in_gives_monitor_mode_its_capability(service: Machine) -> None:
+    both = ("AmbientCapabilities=CAP_NET_ADMIN", "CapabilityBoundingSet=CAP_NET_ADMIN")
+    try:
+        service.configure(*both, "Environment=CAPD_OPTIONS=--monitor-mode")
+        four = 1 << NET_ADMIN | 1 << NET_RAW | 1 << SETUID | 1 << SETGID
+        assert capabilities_of(service, service.daemon())["CapEff"] == four
+    finally:
+        service.configure()
+
+
+# Capturing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_member_captures_into_a_directory_of_its_own(service: Machine) -> None:
+    """Below /home and closed to all others: the unit sees neither."""
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/own.pcapng", "-c", "5") as capture:
+        assert capture.next("file")["path"] == "/home/capd-alice/own.pcapng"
+        send("tx", FRAMES, 5)
+        assert capture.next("ended")["reason"] == "packets"
+        assert capture.process.wait() == 0
+    savefile = service.path("/home/capd-alice/own.pcapng")
+    check_complete(savefile, 5)
+    assert savefile.stat().st_uid == int(service.run("id", "--user", "capd-alice"))
+
+
+def test_a_temporary_file_is_in_the_users_tmp(service: Machine) -> None:
+    """And not in the unit's own."""
+    with capturing(service, "capd-alice", "-c", "3", "-f", "udp") as capture:
+        path = Path(capture.next("file")["path"])
+        send("tx", FRAMES, 3)
+        capture.next("ended")
+    assert path.parent == Path("/tmp")
+    check_complete(service.path(path), 3)
+    service.path(path).unlink()
+
+
+def test_what_libpcap_says_of_an_interface_is_asked_in_a_process_of_its_own(service: Machine) -> None:
+    assert "EN10MB" in service.run("capctl", "linktypes", "rx", user="capd-alice")
+
+
+def test_drivers_are_asked_without_an_internet_socket(service: Machine) -> None:
+    lines = service.run("capctl", "interfaces", "--json", user="capd-stranger").splitlines()
+    assert {each["driver"] for each in map(json.loads, lines) if each["name"] in ("tx", "rx")} == {"veth"}
+
+
+def test_who_is_not_in_the_group_is_refused(service: Machine) -> None:
+    with capturing(service, "capd-stranger", "-w", "/home/capd-stranger/a.pcapng") as capture:
+        assert capture.next("error")["code"] == "not_permitted"
+        assert capture.process.wait() == 1
+    assert not service.path("/home/capd-stranger/a.pcapng").exists()
+
+
+def test_the_status_tells_what_goes_on(service: Machine) -> None:
+    with (
+        capturing(service, "capd-alice", "-w", "/home/capd-alice/1.pcapng") as first,
+        capturing(service, "capd-alice", "-w", "/home/capd-alice/2.pcapng") as second,
+        capturing(service, "capd-bob", "-w", "/home/capd-bob/3.pcapng") as third,
+    ):
+        for capture in (first, second, third):
+            capture.next("file")
+        eventually(lambda: service.show("StatusText") == "3 captures of 2 users, 3 clients", "the status tells it")
+    eventually(lambda: service.show("StatusText") == "0 captures of 0 users, 0 clients", "the status tells it")
+
+
+# Ends --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_ends_its_capture_alone(service: Machine) -> None:
+    with capturing(service, "capd-bob", "-w", "/home/capd-bob/lasting.pcapng") as lasting:
+        lasting.next("file")
+        others = set(service.workers())
+        with capturing(service, "capd-alice", "-w", "/home/capd-alice/killed.pcapng") as killed:
+            killed.next("file")
+            (worker,) = set(service.workers()) - others
+            service.run("kill", "-KILL", worker)
+            assert killed.next("error")["code"] == "worker_died"
+        send("tx", FRAMES, 4)
+        assert lasting.next("packets")["packets_total"] > 0
+        lasting.signal(signal.SIGTERM)
+        assert lasting.next("ended")["reason"] == "stopped"
+    assert re.search(r"capture \d+: its worker died with status -9", journal(service))
+
+
+def test_a_daemon_that_is_killed_is_started_anew(service: Machine) -> None:
+    daemon = service.daemon()
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/cut.pcapng") as capture:
+        capture.next("file")
+        send("tx", FRAMES, 5)
+        while capture.next("packets")["packets_total"] < 5:
+            pass
+        service.run("kill", "-KILL", daemon)
+        assert capture.process.wait() == 1
+    # At once: the socket was there all the time.
+    service.run("capctl", "list", user="capd-alice")
+    assert service.daemon() not in (0, daemon)
+    assert service.show("NRestarts") != "0"
+    assert service.path("/home/capd-alice/cut.pcapng").stat().st_size > 5 * len(FRAMES[0])
+
+
+def test_a_daemon_that_hangs_is_started_anew(service: Machine) -> None:
+    try:
+        service.configure("WatchdogSec=500ms")
+        daemon = service.daemon()
+        service.run("kill", "-STOP", daemon)
+        await_daemon_after(service, [daemon])
+        service.run("capctl", "list", user="capd-alice")
+        assert "Watchdog timeout" in journal(service)
+        assert "Current thread" in journal(service), "where it hung"
+    finally:
+        service.configure()
+
+
+def test_a_daemon_that_works_is_left_alone_by_the_watchdog(service: Machine) -> None:
+    try:
+        service.configure("WatchdogSec=500ms")
+        daemon = service.daemon()
+        with capturing(service, "capd-alice", "-w", "/home/capd-alice/watched.pcapng", "-a", "duration:1.5") as capture:
+            assert capture.next("ended")["reason"] == "duration"
+        assert service.daemon() == daemon
+    finally:
+        service.configure()
+
+
+def test_a_restart_ends_captures_well_and_leaves_the_socket(service: Machine) -> None:
+    daemon, socket = service.daemon(), service.path(SOCKET).stat()
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/ended.pcapng") as capture:
+        capture.next("file")
+        send("tx", FRAMES, 5)
+        assert capture.next("packets")["packets_total"] > 0
+        service.run("systemctl", "restart", "capd.service")
+        assert capture.next("ended")["reason"] == "daemon_stopping"
+        assert capture.process.wait() == 0
+    check_complete(service.path("/home/capd-alice/ended.pcapng"), 5)
+    service.run("capctl", "list", user="capd-alice")
+    assert service.daemon() != daemon
+    assert service.path(SOCKET).stat().st_ino == socket.st_ino
+
+
+def test_a_restart_does_not_wait_for_a_worker_that_its_user_has_stopped(service: Machine) -> None:
+    """The daemon has no CAP_KILL; it kills as that user, which the hardened unit must let it."""
+    daemon = service.daemon()
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/stopped.pcapng") as capture:
+        capture.next("file")
+        (worker,) = service.workers()
+        service.run("kill", "-STOP", worker, user="capd-alice")
+        service.run("systemctl", "restart", "capd.service")
+        assert capture.next("ended")["reason"] == "failed"
+    assert service.daemon() not in (0, daemon)
+    assert f"worker {worker} did not end in time and is killed" in journal(service)
+
+
+def test_a_reload_ends_no_capture(service: Machine) -> None:
+    daemon = service.daemon()
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/reloaded.pcapng", "-c", "5") as capture:
+        capture.next("file")
+        service.run("systemctl", "reload", "capd.service")
+        send("tx", FRAMES, 5)
+        assert capture.next("ended")["reason"] == "packets"
+    assert service.daemon() == daemon
+    eventually(lambda: service.show("ActiveState") == "active", "the reload is over")
+
+
+def test_after_a_stop_nothing_listens(service: Machine) -> None:
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/stopped.pcapng") as capture:
+        capture.next("file")
+        service.run("systemctl", "stop", "capd.socket", "capd.service")
+        assert capture.next("ended")["reason"] == "daemon_stopping"
+    check_complete(service.path("/home/capd-alice/stopped.pcapng"), 0)
+    assert service.done("capctl", "list", user="capd-alice").returncode == 3
+    assert not service.path(SOCKET).exists()
+
+
+def test_the_journal_tells_of_a_stop(service: Machine) -> None:
+    service.run("systemctl", "stop", "capd.service")
+    assert "Deactivated successfully" in journal(service)
+
+
+# Uninstalling ------------------------------------------------------------------------------------------------------
+
+
+def test_uninstalling_leaves_what_is_the_administrators(service: Machine) -> None:
+    said = service.run(CAPD, "uninstall-service")
+    for left in ("user capd", "group capd", "/etc/capd", "/var/lib/capd", "--purge"):
+        assert left in said
+    assert service.path("/var/lib/capd").is_dir()
+    service.run("id", "capd")
+    assert service.done("systemctl", "cat", "capd.service").returncode == 1
+
+
+def test_nothing_is_left_after_a_purge(machine: Machine) -> None:
+    def state() -> tuple[set[str], str, list[str]]:
+        units = machine.run("systemctl", "list-unit-files", "--no-pager")
+        return machine.files(*CHANGED), units, [machine.path(path).read_text() for path in ACCOUNTS]
+
+    machine.run(CAPD, "uninstall-service", "--purge")  # of the tests before
+    before = state()
+    machine.run(CAPD, "install-service", "--now")
+    machine.run("usermod", "--append", "--groups", "capd", "capd-alice")
+    with capturing(machine, "capd-alice", "-w", "/home/capd-alice/last.pcapng", "-c", "1") as capture:
+        capture.next("file")
+        send("tx", FRAMES, 1)
+        capture.next("ended")
+    machine.run(CAPD, "uninstall-service", "--purge")
+    assert state() == before
+    assert "removed" not in machine.run(CAPD, "uninstall-service", "--purge")
