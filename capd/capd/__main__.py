@@ -98,7 +98,9 @@ def _configuration(arguments: argparse.Namespace) -> config.Config:
 def _run_daemon(argv: list[str]) -> int:
     arguments = _arguments(argv)
     level = logging.INFO if arguments.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="capd: %(message)s", stream=sys.stderr)
+    # The journal puts the name before each line itself.
+    form = "%(message)s" if "JOURNAL_STREAM" in os.environ else "capd: %(message)s"
+    logging.basicConfig(level=level, format=form, stream=sys.stderr)
     try:
         if arguments.private_fd is not None:
             connection = socket.socket(fileno=arguments.private_fd)

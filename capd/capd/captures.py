@@ -339,7 +339,7 @@ class Capture:
 
 def no_room(error: OSError) -> RequestRefused:
     """Return what to say when the system gives the daemon no descriptor, no process, no memory."""
-    return RequestRefused(FailureCode.RESOURCES, f"capd cannot start a capture now: {error.strerror}: try again later")
+    return RequestRefused(FailureCode.RESOURCES, f"capd has no room for that now ({error.strerror}): try again later")
 
 
 async def _describe(link: Link, granted: Grant, device: Link) -> LaunchInterface:

@@ -69,9 +69,11 @@ def listening(path: Path) -> Generator[socket.socket, None, None]:
             yield inherited
         return
     listener = _listen(path)
+    ours = path.lstat().st_ino
     try:
         yield listener
     finally:
         listener.close()
         with contextlib.suppress(OSError):
-            path.unlink()
+            if path.lstat().st_ino == ours:  # a service manager may have put its own in our place
+                path.unlink()

@@ -6,6 +6,7 @@ them. A client takes what is new when it can: one that is slow gets a fresh pict
 counters are totals anyway.
 """
 
+import logging
 import math
 from collections.abc import Generator
 from contextlib import aclosing
@@ -21,6 +22,10 @@ from capd_protocol.messages import InterfaceEvent, InterfaceSnapshot, Message, S
 _AT_ONCE = 500
 #: Changes that wait for one client; beyond, it gets a fresh picture.
 _MAX_PENDING_CHANGES = 5000
+#: Between two attempts to watch interfaces, where the system has no room for it.
+_RETRY_S = 0.5
+
+_log = logging.getLogger(__name__)
 
 
 class Watch:
@@ -122,12 +127,14 @@ class Monitor:
         self._is_current = trio.Event()
         self._has_more_counts = trio.Event()
         self._sampling = trio.Lock()
+        #: The last tick was left out.
+        self._is_late = False
 
     async def run(self) -> None:
         """Work for whoever asks, until cancelled.
 
-        Raises:
-            OSError: the kernel does not answer as it should.
+        Where the system has no room for it (descriptors, memory), it goes on as soon as there is: the picture is made
+        anew, and counts are totals anyway.
         """
         await self._is_needed.wait()
         async with trio.open_nursery() as nursery:
@@ -168,6 +175,14 @@ class Monitor:
             self._counts.discard(view)
 
     async def _watch(self) -> None:
+        while True:
+            try:
+                await self._follow_changes()
+            except OSError as error:
+                _log.warning("interfaces cannot be watched now: %s", error)
+                await trio.sleep(_RETRY_S)
+
+    async def _follow_changes(self) -> None:
         async with aclosing(watch_links(self._table)) as batches:
             async for changes in batches:
                 for change in changes:
@@ -192,8 +207,19 @@ class Monitor:
                 await self._has_more_counts.wait()
             now_s = trio.current_time()
             due = [count for count in self._counts if count.due_s <= now_s]
-            if due:
-                await self._sample()
             for count in due:
                 count.plan(now_s)
-                count.tick()
+            if due and await self._could_sample():
+                for count in due:
+                    count.tick()
+
+    async def _could_sample(self) -> bool:
+        try:
+            await self._sample()
+        except OSError as error:
+            if not self._is_late:
+                _log.warning("interfaces' counters cannot be read now: %s", error)
+            self._is_late = True
+            return False
+        self._is_late = False
+        return True

@@ -20,13 +20,9 @@ def find_fault(path: Path, owner_id: int, mode: int) -> str | None:
     """Return what is wrong with a file or a directory on the way to it, as a sentence; None if nothing is."""
     for unseen in _UNSEEN:
         if path.is_relative_to(unseen):
-            return (
-                f"the service cannot see {path}, which is below {unseen}: install capd elsewhere, such as in /opt/capd"
-            )
+            return f"the service cannot see what is in {unseen}: install capd elsewhere, such as in /opt/capd"
     if not _PLAIN.fullmatch(str(path)):
-        return (
-            f"{str(path)!r} has characters that a unit file cannot take: install capd elsewhere, such as in /opt/capd"
-        )
+        return f"{str(path)!r} has characters that a unit file cannot take: install capd in a place such as /opt/capd"
     if owner_id != 0:
         return (
             f"{path} belongs to user {owner_id}, who could become root by it: 'chown root {path}', or install elsewhere"

@@ -182,9 +182,10 @@ class _Client:
             try:
                 if await self._answer(request):
                     return
-            except RequestRefused as refused:
-                self._audit.refused(self._peer, request, refused.failure)
-                await self._connection.send_in_time(encode(Refused(failure=refused.failure)))
+            except (RequestRefused, OSError) as error:
+                failure = error.failure if isinstance(error, RequestRefused) else no_room(error).failure
+                self._audit.refused(self._peer, request, failure)
+                await self._connection.send_in_time(encode(Refused(failure=failure)))
 
     async def _receive_in_time(self) -> Message | None:
         self._connection.expect_descriptor()

@@ -16,7 +16,7 @@ import pytest
 
 from capd import limits
 from capd_client import BrokenPipe, CaptureEnded, CaptureSession, ChildError, ResourceError, list_captures
-from capd_protocol.messages import EndReason, FailureCode, InterfaceRequest, Started
+from capd_protocol.messages import CaptureList, EndReason, FailureCode, InterfaceRequest, ListCaptures, Started
 from tests.support.attack import (
     ENHANCED_PACKET,
     FRAMES,
@@ -457,10 +457,14 @@ def test_a_worker_that_takes_no_more_orders_is_killed(where: Path, user_dir: Pat
         leaving_nothing(daemon),
         opened(user_dir) as directory,
         RawClient(daemon.socket_path) as client,
+        RawClient(daemon.socket_path) as other,
         contextlib.ExitStack() as links,
     ):
         client.send(request_for("many*", interfaces=(wordy,)), [directory])
         client.receive(Started)
+        # When this is answered, the daemon has closed what it needed for the start.
+        other.send(ListCaptures())
+        other.receive(CaptureList)
         (worker,) = daemon.workers()
         os.kill(worker, signal.SIGSTOP)
         before = len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))

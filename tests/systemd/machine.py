@@ -1,7 +1,8 @@
 """A machine that runs systemd, with capd in an environment of its own: booted for the tests, and gone with them.
 
 ``with-systemd`` boots it in namespaces. On a machine that may be thrown away, and runs systemd itself, say
-``CAPD_TEST_MACHINE=this``: then the service is installed there, and removed again.
+``CAPD_TEST_MACHINE=this``: then the service is installed there, and removed again. The checkout must be where the
+hardened unit sees its .venv, such as in /opt.
 """
 
 import contextlib

@@ -78,6 +78,7 @@ def test_an_installation_replaces_an_older_one(service: Machine) -> None:
     service.path(LINK).unlink()
     service.path(LINK).symlink_to(older / "bin" / "capctl")
     service.run(CAPD, "install-service")
+    service.run("rm", "-r", older)
     assert unit.read_text() == text
     assert str(service.path(LINK).readlink()) == f"{ENVIRONMENT}/bin/capctl"
 

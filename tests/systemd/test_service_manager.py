@@ -21,6 +21,7 @@ from capd.policy import Policy
 from capd.server import Server
 from capd.systemd import Inherited, ServiceManagerError, listener_of, take_inherited, watchdog_interval_s
 from tests.support.attack import request_for
+from tests.support.daemon import running_daemon
 
 UNIT = Path(__file__).parents[2] / "systemd" / "capd.service"
 PROCESS_ID = 77
@@ -109,6 +110,22 @@ def test_any_other_socket_is_refused(make: object) -> None:
 def test_what_is_no_socket_is_refused() -> None:
     with tempfile.TemporaryFile() as file, pytest.raises(ServiceManagerError):
         listener_of(Inherited(file.fileno(), "capd.socket"))
+
+
+def test_a_daemon_leaves_a_socket_that_has_come_in_the_place_of_its_own(user_dir: Path) -> None:
+    with running_daemon(user_dir) as daemon, socket.socket(socket.AF_UNIX) as managers:
+        path = Path(daemon.socket_path)
+        path.rename(user_dir / "old")
+        managers.bind(str(path))
+        assert daemon.terminate() == 0
+        assert path.is_socket()
+
+
+def test_a_daemon_removes_its_own_socket(user_dir: Path) -> None:
+    with running_daemon(user_dir) as daemon:
+        assert Path(daemon.socket_path).is_socket()
+        assert daemon.terminate() == 0
+        assert not Path(daemon.socket_path).exists()
 
 
 # The watchdog ------------------------------------------------------------------------------------------------------
