@@ -34,6 +34,7 @@ def test_a_million_packets_at_full_speed_are_written_or_counted(
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_nothing_is_dropped_at_200000_packets_a_second(daemon: Daemon, veth: tuple[str, str], user_dir: Path) -> None:
     savefile = user_dir / "paced.pcapng"
     with CaptureSession(interfaces=veth[1], savefile=savefile, socket_path=daemon.socket_path) as capture:

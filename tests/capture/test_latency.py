@@ -24,6 +24,8 @@ from tests.capture.helpers import END_TIMEOUT_S, EVENT_TIMEOUT_S, capturing, loc
 from tests.support.daemon import Daemon
 from tests.support.namespace import veth_pair
 
+pytestmark = pytest.mark.alone
+
 DEFAULT_BOUND_S = 0.150
 PROMPT_BOUND_S = 0.015
 #: Each takes about a second.

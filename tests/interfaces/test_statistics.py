@@ -291,6 +291,7 @@ def test_it_ends_once_and_for_all(daemon: Daemon) -> None:
         stats.wait_for_tick(1)
 
 
+@pytest.mark.alone
 def test_intervals_are_kept(daemon: Daemon) -> None:
     with counting(daemon, 0.2) as slow, counting(daemon, 0.1) as fast:
         counted = {}

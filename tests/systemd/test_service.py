@@ -195,6 +195,104 @@ def test_the_status_tells_what_goes_on(service: Machine) -> None:
     eventually(lambda: service.show("StatusText") == "0 captures of 0 users, 0 clients", "the status tells it")
 
 
+# Policy ------------------------------------------------------------------------------------------------------------
+
+CONFIGURATION = """\
+contact = "netops"
+
+[[rule]]
+name = "bob sees nothing"
+users = ["capd-bob"]
+interfaces = ["rx"]
+filter = "tcp"
+
+[captures.kept]
+interfaces = ["rx"]
+group = "capd-alice"
+ringbuffer_packets = 2
+ringbuffer_files = 2
+update_interval = 0.02
+"""
+
+
+def records(machine: Machine, *fields: str) -> list[dict[str, str]]:
+    """Return the journal's records of the service with these fields."""
+    lines = machine.run("journalctl", "--output=json", "--no-pager", "_SYSTEMD_UNIT=capd.service", *fields)
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def test_policy_holds_after_a_reload_and_faults_change_nothing(service: Machine) -> None:
+    configuration = service.path("/etc/capd/capd.toml")
+    try:
+        configuration.write_text(CONFIGURATION)
+        assert "nothing wrong (1 rules, 1 captures)" in service.run(CAPD, "check-config")
+        service.run("systemctl", "reload", "capd.service")
+        eventually(lambda: "the configuration was read again" in journal(service), "it is read")
+        for _ in range(2):
+            with capturing(service, "capd-alice", "-w", "/home/capd-alice/no.pcapng") as capture:
+                error = capture.next("error")
+                assert error["code"] == "not_permitted"
+                assert error["text"].endswith("may not capture here: ask netops")
+            # What is wrong with it is told, and what was in force stays.
+            configuration.write_text(CONFIGURATION + "users = 1\n")
+            service.run("systemctl", "reload", "capd.service")
+            eventually(lambda: "the configuration of before stays in force" in journal(service), "it is refused")
+        assert "/etc/capd/capd.toml:15: captures.kept.users: there is no such key" in journal(service)
+        with capturing(service, "capd-bob", "-w", "/home/capd-bob/none.pcapng") as capture:
+            capture.next("file")
+            send("tx", FRAMES, 5)
+            capture.signal(signal.SIGTERM)
+            capture.next("ended")
+        check_complete(service.path("/home/capd-bob/none.pcapng"), 0)
+    finally:
+        configuration.unlink()
+        service.run("systemctl", "restart", "capd.service")
+
+
+def test_a_capture_of_the_configuration_is_read_by_its_group(service: Machine) -> None:
+    configuration = service.path("/etc/capd/capd.toml")
+    try:
+        configuration.write_text(CONFIGURATION)
+        service.run("systemctl", "restart", "capd.service")
+        kept = service.path("/var/lib/capd/kept")
+        eventually(lambda: any(kept.glob("kept_00001_*")), "it has begun")
+        send("tx", FRAMES, 5)
+        eventually(lambda: any(kept.glob("kept_00003_*")), "it goes on")
+        listed = service.run("ls", "/var/lib/capd/kept", user="capd-alice").split()
+        assert len(listed) == 2
+        for name in listed:
+            service.run("sum", f"/var/lib/capd/kept/{name}", user="capd-alice")
+            assert service.done("sum", f"/var/lib/capd/kept/{name}", user="capd-bob").returncode == 1
+        assert "kept/kept_00003_" in service.run("capctl", "list", user="capd-alice")
+        assert service.run("capctl", "list", user="capd-bob") == "No capture runs.\n"
+    finally:
+        configuration.unlink()
+        service.run("systemctl", "restart", "capd.service")
+        service.run("rm", "-r", "/var/lib/capd/kept")
+
+
+def test_the_journal_has_a_record_of_each_request_with_fields(service: Machine) -> None:
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/audited.pcapng", "-c", "3", "-f", "udp") as capture:
+        capture.next("file")
+        send("tx", FRAMES, 3)
+        capture.next("ended")
+    with capturing(service, "capd-stranger", "-w", "/home/capd-stranger/x") as capture:
+        capture.next("error")
+    alice, stranger = (service.run("id", "--user", f"capd-{name}").strip() for name in ("alice", "stranger"))
+    eventually(lambda: len(records(service, f"CAPD_UID={alice}", "CAPD_FILE=audited.pcapng")) == 2, "both are there")
+    granted, ended = records(service, f"CAPD_UID={alice}", "CAPD_FILE=audited.pcapng")
+    assert (granted["CAPD_VERDICT"], ended["CAPD_VERDICT"]) == ("granted", "ended")
+    for record in (granted, ended):
+        assert record["CAPD_REQUEST"] == "start"
+        assert (record["CAPD_INTERFACES"], record["CAPD_FILTER"]) == ("rx", "udp")
+        assert record["CAPD_RULE"] == "capd"
+        assert record["CAPD_CAPTURE"] == granted["CAPD_CAPTURE"]
+    assert (ended["CAPD_REASON"], ended["CAPD_PACKETS"], ended["CAPD_FILES"]) == ("packets", "3", "1")
+    refused = records(service, f"CAPD_UID={stranger}", "CAPD_VERDICT=refused")[-1]
+    assert (refused["CAPD_CODE"], refused["PRIORITY"]) == ("not_permitted", "5")
+    assert "ask an administrator to be added to the group capd" in refused["CAPD_REASON"]
+
+
 # Ends --------------------------------------------------------------------------------------------------------------
 
 
