@@ -92,6 +92,7 @@ PYTHON
         # Comes with dumpcap, which is not tried: it may be there for the group wireshark only.
         { has tshark && has capinfos; } || echo tshark
         has tcpdump || echo tcpdump
+        has groff || echo groff-base
     fi
 }
 
