@@ -95,6 +95,7 @@ PYTHON
         # The service's tests boot one.
         [[ -x /lib/systemd/systemd ]] && has systemctl || echo systemd
         [[ -e /lib/systemd/system/dbus.service ]] || echo dbus
+        has groff || echo groff-base
     fi
 }
 
@@ -130,7 +131,7 @@ if ! venv_is_usable; then
 fi
 
 # What .venv was last filled from, for each mode. Templates are copied into it, not linked.
-wanted="$(find pyproject.toml systemd -type f -exec sha256sum {} +)"
+wanted="$(find pyproject.toml systemd docs/man -type f -exec sha256sum {} +)"
 if [[ "$(cat "$venv/.capd-$mode" 2>/dev/null)" != "$wanted" ]]; then
     step "installing the project and its dependencies into .venv" \
         "$venv/bin/python" -m pip install --disable-pip-version-check --editable ".$extras"

@@ -1,0 +1,188 @@
+"""The man pages name what the programs know, no more and no less, and render without a warning."""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import pytest
+
+from capd import __main__ as daemon
+from capd import check_config, config
+from capd_client.cli import __main__ as capctl
+from capd_protocol.interfaces import InterfaceCounts, InterfaceInfo, Link, LinkLayer, TimestampType
+from capd_protocol.messages import (
+    Capabilities,
+    CaptureSummary,
+    EndReason,
+    FailureCode,
+    FileClosed,
+    InterfaceCounters,
+    Permission,
+    Permissions,
+)
+
+DIRECTORY = Path(__file__).parent.parent / "docs" / "man"
+PAGES = ("capctl.1", "capd.toml.5", "capd.8")
+
+
+# Pages ------------------------------------------------------------------------------------------------------------
+
+
+def source(page: str) -> str:
+    """Return a page's text with hyphens as they are typed."""
+    return (DIRECTORY / page).read_text(encoding="ascii").replace(r"\-", "-")
+
+
+def blocks(text: str, macro: str) -> list[tuple[str, str]]:
+    """Return what stands under each heading, by the heading's first word."""
+    parts = re.split(rf"^\.{macro} (\S+).*\n", text, flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def displays(text: str) -> list[str]:
+    return [shown.replace("\\e\n", " ") for shown in re.findall(r"^\.Bd .*\n((?:.*\n)*?)\.Ed$", text, re.MULTILINE)]
+
+
+def options_in(text: str) -> set[str]:
+    return {f"-{name}" for name in re.findall(r"\bFl (\S+)", text)}
+
+
+# Programs ---------------------------------------------------------------------------------------------------------
+
+
+class _Found(Exception):
+    pass
+
+
+def parser_of(main: Callable[[list[str]], object]) -> argparse.ArgumentParser:
+    """Return the parser that a program asks about its arguments."""
+
+    def find(parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise _Found(parser)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", find)
+        with pytest.raises(_Found) as found:
+            main([])
+    parser = found.value.args[0]
+    assert isinstance(parser, argparse.ArgumentParser)
+    return parser
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    return {name for each in parser._actions if each.help != argparse.SUPPRESS for name in each.option_strings}
+
+
+def commands_of(page: str) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of a page's commands by their names, the program's own first, without a name."""
+    if page == "capd.8":
+        return {"": parser_of(daemon.main), **{name: parser_of(each) for name, each in daemon._COMMANDS.items()}}
+    parser = parser_of(capctl.main)
+    (commands,) = (each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+    return {"": parser, **commands}
+
+
+# Tests ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_renders_without_a_warning_in_80_columns(page: str) -> None:
+    command = ["groff", "-mandoc", "-wall", "-ww", "-Tutf8", "-P-cbou", os.fspath(DIRECTORY / page)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=20, check=True)
+    assert done.stderr == ""
+    assert 60 < max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("page", ["capctl.1", "capd.8"])
+def test_a_page_has_the_options_of_each_command(page: str) -> None:
+    commands, text = commands_of(page), source(page)
+    described: dict[str, str] = {}
+    for name, block in blocks(text, "Ss"):
+        described.setdefault(name, block)
+    for name, parser in commands.items():
+        if name:
+            block = described[name].partition("\n.Sh ")[0].partition("\n.Ss ")[0]
+            text = text.replace(block, "", 1)
+            assert options_in(block) == options_of(parser) - {"-h", "--help"}, name
+    # The synopsis names those of all commands.
+    everything = {name for parser in commands.values() for name in options_of(parser)}
+    assert options_of(commands[""]) <= options_in(text) <= everything
+
+
+def test_no_page_names_an_option_that_does_not_exist() -> None:
+    known = {
+        name for page in ("capctl.1", "capd.8") for each in commands_of(page).values() for name in options_of(each)
+    }
+    for page in PAGES:
+        # Displays also have other programs' options.
+        text = re.sub(r"^\.Bd (?:.*\n)*?\.Ed$", "", source(page), flags=re.MULTILINE)
+        assert {*options_in(text), *re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)} <= known
+
+
+def test_capctl_understands_the_examples() -> None:
+    lines = "".join(displays(source("capctl.1"))).splitlines()
+    assert len(lines) >= 4
+    for line in lines:
+        prompt, program, *arguments = shlex.split(line.partition(" | ")[0])
+        assert (prompt, program) == ("$", "capctl")
+        commands_of("capctl.1")[""].parse_args(arguments)
+
+
+@pytest.mark.parametrize(
+    ("command", "structs"),
+    [
+        ("capture", (InterfaceCounters,)),
+        ("list", (CaptureSummary,)),
+        ("whoami", (Permissions, Permission)),
+        ("interfaces", (InterfaceInfo, Link)),
+        ("linktypes", (Capabilities, LinkLayer, TimestampType)),
+        ("stats", (InterfaceCounts,)),
+    ],
+)
+def test_all_that_is_printed_as_json_is_described(command: str, structs: tuple[type[msgspec.Struct], ...]) -> None:
+    block = dict(blocks(dict(blocks(source("capctl.1"), "Sh"))["JSON"], "Ss"))[command]
+    expected = {field.name for struct in structs for field in msgspec.structs.fields(struct)}
+    if command == "stats":
+        expected -= {"name"}  # they are members by name
+    if command == "capture":
+        expected |= {field.name for field in msgspec.structs.fields(FileClosed)} - {"name"}  # it is path there
+        expected |= {*FailureCode, *EndReason} - {EndReason.CLIENT_LEFT}  # that is not told to who has left
+    assert set(re.findall(r"\w+", block)) >= expected
+
+
+@pytest.mark.parametrize(("heading", "struct"), [("Rules", config._Rule), ("Captures", config._Capture)])
+def test_every_key_of_the_configuration_is_described_with_its_default(
+    heading: str, struct: type[msgspec.Struct]
+) -> None:
+    block = dict(blocks(source("capd.toml.5"), "Ss"))[heading]
+    described = {name: " ".join(text.split()) for name, text in blocks(block, "It Va")}
+    fields = msgspec.structs.fields(struct)
+    assert list(described) == [field.name for field in fields]
+    for field in fields:
+        if field.required:
+            expected = "required"
+        elif field.default is None:
+            expected = "default: "
+        else:
+            expected = f"default {json.dumps(field.default)}."
+        assert expected in described[field.name], field.name
+
+
+def test_the_examples_of_the_configuration_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "_group_id", lambda _: 4)  # whatever groups there are on this machine
+    examples = displays(dict(blocks(source("capd.toml.5"), "Sh"))["EXAMPLES"])
+    path = tmp_path / "capd.toml"
+    for example in (*examples, "\n".join(examples)):
+        path.write_text(example)
+        config.load(path)
+        assert check_config.main([os.fspath(path)]) == 0
+    loaded = config.load(path)
+    assert loaded.policy.rules
+    assert loaded.captures
