@@ -47,9 +47,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--group",
-        default=DEFAULT_GROUP,
         metavar="NAME",
-        help="without a configuration, members may capture, beside root (default: %(default)s)",
+        help=f"without a configuration, members may capture, beside root (default: {DEFAULT_GROUP})",
     )
     parser.add_argument(
         "--monitor-mode", action="store_true", help="keep CAP_NET_ADMIN, for monitor mode and Wi-Fi channels"
@@ -88,8 +87,14 @@ def _configuration(arguments: argparse.Namespace) -> config.Config:
     """
     path = arguments.config or config.DEFAULT_PATH
     if arguments.config is None and not path.exists():
-        return config.Config(_default_policy(arguments.group))
+        group = arguments.group or DEFAULT_GROUP
+        _log.info("there is no %s: the members of the group %s may capture everything", path, group)
+        return config.Config(_default_policy(group))
+    if arguments.group is not None:
+        raise config.ConfigError([f"--group has no effect beside {path}: write a rule for the group there"])
     loaded = config.load(path)
+    # From now on it must be there: that it is gone by mistake shall not let anybody do more.
+    arguments.config = path
     for warning in loaded.warnings:
         _log.warning("%s", warning)
     return loaded
@@ -105,7 +110,9 @@ def _run_daemon(argv: list[str]) -> int:
         if arguments.private_fd is not None:
             connection = socket.socket(fileno=arguments.private_fd)
             privileges.restrict_daemon(_kept(arguments.monitor_mode))
-            own = config.Config(_default_policy(arguments.group, os.getuid()))
+            # Without CAP_NET_RAW it answers questions, and captures for nobody.
+            owner_id = os.getuid() if privileges.has_capability(Capability.NET_RAW) else None
+            own = config.Config(_default_policy(arguments.group or DEFAULT_GROUP, owner_id))
             trio.run(Daemon(lambda: own, arguments.state_directory).serve_one, connection)
             return 0
         with listening(arguments.socket) as listener:

@@ -4,6 +4,7 @@ As a service the lines go to the journal with their fields (``journalctl CAPD_VE
 protocol, https://systemd.io/JOURNAL_NATIVE_PROTOCOL/; else to the daemon's log.
 """
 
+import json
 import logging
 import os
 import socket
@@ -16,6 +17,8 @@ from capd_protocol.messages import Failure, Request, StartCapture
 _log = logging.getLogger(__name__)
 
 _JOURNAL = Path("/run/systemd/journal/socket")
+#: As for captures.
+_CALLED = {"capture_id": "capture", "interface": "interfaces"}
 #: Of texts that a client wrote. Chosen: a line that can be read.
 _MAX_CHARACTERS = 1000
 
@@ -41,14 +44,14 @@ class Audit:
         self._note(syslog.LOG_NOTICE, "refused", peer, request, {"code": failure.code, "reason": failure.text})
 
     def ended(self, peer: Peer, request: Request, **details: object) -> None:
-        """Note the end of what was granted."""
+        """Note the end of what was granted; also of what could not be carried out after all."""
         self._note(syslog.LOG_INFO, "ended", peer, request, details)
 
     def _note(self, priority: int, verdict: str, peer: Peer, request: Request, details: dict[str, object]) -> None:
         what = str(type(request).__struct_config__.tag)
         told = {**_told_of(request), **details}
         shown = {name: _shown(value) for name, value in told.items() if value not in ("", None)}
-        rest = "".join(f" {name}={value}" for name, value in shown.items())
+        rest = "".join(f" {name}={value if value.isalnum() else json.dumps(value)}" for name, value in shown.items())
         message = f"{verdict}: user {peer.user_id} (process {peer.process_id}): {what}{rest}"
         if self._journal is None:
             _log.info("%s", message)
@@ -71,7 +74,7 @@ class Audit:
 
 def _told_of(request: Request) -> dict[str, object]:
     if not isinstance(request, StartCapture):
-        fields = {name: getattr(request, name) for name in request.__struct_fields__}
+        fields = {_CALLED.get(name, name): getattr(request, name) for name in request.__struct_fields__}
         return {name: value for name, value in fields.items() if isinstance(value, str | int)}
     filters = dict.fromkeys(each.capture_filter for each in request.interfaces if each.capture_filter)
     return {

@@ -5,6 +5,7 @@ its subscribers' outboxes, and nothing of it is kept but the counters.
 """
 
 import contextlib
+import dataclasses
 import logging
 import secrets
 import time
@@ -15,6 +16,7 @@ import msgspec
 import trio
 
 from capd import limits, quota, wireless
+from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.ethtool import driver_of, speed_of
 from capd.inquiries import default_dlt
@@ -22,7 +24,7 @@ from capd.links import find_link, list_links
 from capd.monitor import Monitor
 from capd.outbox import Outbox
 from capd.peer import Peer
-from capd.policy import Grant, Policy, Terms
+from capd.policy import UNBOUND, Grant, Policy, Terms
 from capd.supervisor import Worker
 from capd.wishes import Wishes, cooked_any
 from capd.worker.launch import Launch, LaunchInterface
@@ -125,6 +127,11 @@ class Capture:
         return subscriber
 
     @property
+    def end_reason(self) -> EndReason | None:
+        """Why it ended; None while it runs, and where its process died."""
+        return self._end_reason
+
+    @property
     def is_started(self) -> bool:
         """Whether its first file has its header."""
         return self._files_total > 0
@@ -143,13 +150,24 @@ class Capture:
             drops_total=sum(each.drops_total for each in self._interfaces),
         )
 
-    def account(self) -> dict[str, object]:
-        """Return what goes on record of it."""
+    def grant_record(self) -> dict[str, object]:
+        """Return what goes on record of what was granted."""
+        filters = [rule.filter for rule in self.terms.rules if rule.filter]
         return {
+            "name": self.name,
             "capture": self.capture_id,
             "rule": ", ".join(rule.name for rule in self.terms.rules),
-            "reason": self._end_reason,
-            "files": self._files_total or None,
+            "policy_filter": "; ".join(filters),
+        }
+
+    def end_record(self) -> dict[str, object]:
+        """Return what goes on record of its end."""
+        return {
+            **self.grant_record(),
+            "end": self._end_reason or EndReason.FAILED,
+            "code": self._failure.code if self._failure else None,
+            "reason": self._failure.text if self._failure else None,
+            "files": self._files_total,
             "packets": sum(each.written_total for each in self._interfaces),
             "drops": sum(each.drops_total for each in self._interfaces),
         }
@@ -261,6 +279,7 @@ class Capture:
             directory_fd=directory_fd,
             files_fd=files_fd,
             max_disk_bytes=self.terms.max_disk_bytes,
+            continues=self.name is not None,
             destination=self._request.destination,
             file_format=self._request.file_format,
             ring=self._request.ring,
@@ -381,32 +400,45 @@ class Captures:
         self._all_ended = trio.Event()
 
     @contextlib.contextmanager
-    def granted(self, peer: Peer, request: StartCapture, name: str | None = None) -> Generator[Capture, None, None]:
-        """Enter a capture into the list for as long as the block lasts.
-
-        Args:
-            peer: who asks, and as whom to capture.
-            request: for what.
-            name: of a capture that the configuration names: no rule binds it.
+    def granted(self, peer: Peer, request: StartCapture) -> Generator[Capture, None, None]:
+        """Have a capture that a client asks for in the list for as long as the block lasts.
 
         Raises:
             RequestRefused: the request is wrong, or not permitted, or one too many.
         """
-        policy = self.policy if name is None else Policy(owner_id=peer.user_id)
-        policy.rules_or_refuse(peer)
+        self.policy.rules_or_refuse(peer)
         faults = find_faults(request)
         if faults:
             text = "; ".join(fault.text for fault in faults)
             raise RequestRefused(FailureCode.INVALID, text, argument=faults[0].argument)
+        terms = self.policy.terms(peer, request.interfaces)
+        own = [capture.terms for capture in self._running.values() if capture.owner.user_id == peer.user_id]
+        quota.check_number(terms, own)
+        request = quota.within_duration(terms, request)
+        terms = quota.reserve(terms, request, own)
+        with self._entered(peer, request, terms, self.policy) as capture:
+            yield capture
+
+    @contextlib.contextmanager
+    def configured(self, owner: Peer, configured: ConfiguredCapture) -> Generator[Capture, None, None]:
+        """Have a capture of the configuration in the list for as long as the block lasts.
+
+        Raises:
+            RequestRefused: the daemon is stopping.
+        """
+        rule = dataclasses.replace(UNBOUND, name="configuration", max_disk_bytes=configured.max_disk_bytes)
+        terms = Terms((rule,), None, rule.max_disk_bytes)
+        with self._entered(owner, configured.request, terms, Policy((rule,)), configured.name) as capture:
+            yield capture
+
+    @contextlib.contextmanager
+    def _entered(
+        self, owner: Peer, request: StartCapture, terms: Terms, policy: Policy, name: str | None = None
+    ) -> Generator[Capture, None, None]:
         if self._stopping:
             raise RequestRefused(FailureCode.STOPPING, "capd is stopping: try again when it runs again")
-        terms = policy.terms(peer, request.interfaces)
-        own = [capture for capture in self._running.values() if capture.owner.user_id == peer.user_id]
-        quota.check_number(terms, [capture.terms for capture in own])
-        request = quota.within_duration(terms, request)
-        terms = quota.reserve(terms, request, [capture.terms for capture in own])
-        grant = partial(policy.grant, peer)
-        capture = Capture(self._new_id(), peer, request, terms=terms, grant=grant, name=name)
+        grant = partial(policy.grant, owner)
+        capture = Capture(self._new_id(), owner, request, terms=terms, grant=grant, name=name)
         self._running[capture.capture_id] = capture
         try:
             yield capture
@@ -447,7 +479,8 @@ class Captures:
         if capture is not None and self.policy.may_see(peer, capture.owner.user_id):
             capture.stop(EndReason.STOPPED)
             return
-        raise RequestRefused(FailureCode.NO_SUCH_CAPTURE, f"there is no capture {capture_id} of yours")
+        whose = "" if self.policy.is_unbound(peer) else " of yours"
+        raise RequestRefused(FailureCode.NO_SUCH_CAPTURE, f"there is no capture {capture_id}{whose}")
 
     def stop_all(self) -> None:
         """Have every capture end, and grant no more: the daemon is stopping."""

@@ -34,6 +34,8 @@ _MIB = 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
+#: Less holds hardly more than headers.
+_DiskBytes = Annotated[int, msgspec.Meta(ge=1_000_000)]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -58,8 +60,7 @@ class _Rule(msgspec.Struct, kw_only=True):
     promiscuous: bool = True
     monitor_mode: bool = False
     max_captures: _Positive | None = None
-    #: Less holds hardly more than headers.
-    max_disk_bytes: Annotated[int, msgspec.Meta(ge=1_000_000)] | None = None
+    max_disk_bytes: _DiskBytes | None = None
     max_duration_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
@@ -77,6 +78,7 @@ class _Capture(msgspec.Struct, kw_only=True):
     ringbuffer_filesize: int | None = None
     ringbuffer_packets: int | None = None
     ringbuffer_files: int | None = None
+    max_disk_bytes: _DiskBytes | None = None
     update_interval: float = 0.1
 
 
@@ -88,11 +90,13 @@ class ConfiguredCapture:
         name: also of its directory.
         group_id: whose members may read its files.
         request: what is captured.
+        max_disk_bytes: what its files may take.
     """
 
     name: str
     group_id: int
     request: StartCapture
+    max_disk_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -284,7 +288,10 @@ class _Reader:
             group_ids = self._ids((*key, "group"), [capture.group], _group_id)
             if not group_ids:
                 self._fault((*key, "group"), f"there is no group {capture.group!r}: its files would be nobody's")
-            yield ConfiguredCapture(name, next(iter(group_ids), 0), request)
+            if request.ring is None:
+                text = "runs for ever: give ringbuffer_filesize, ringbuffer_duration or ringbuffer_packets"
+                self._fault(key, text)
+            yield ConfiguredCapture(name, next(iter(group_ids), 0), request, capture.max_disk_bytes)
 
 
 def _line(fault: tuple[int, str]) -> int:

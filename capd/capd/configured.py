@@ -17,7 +17,7 @@ from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.monitor import Monitor
 from capd.peer import Peer
-from capd_protocol.messages import FailureCode
+from capd_protocol.messages import EndReason, FailureCode
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,10 @@ class Configured:
         while True:
             started_s = trio.current_time()
             try:
-                await self._run(configured)
+                if await self._run(configured) == EndReason.STOPPED:
+                    # By an administrator, until a reload.
+                    self._names.discard(configured.name)
+                    return
             except RequestRefused as refused:
                 if refused.failure.code == FailureCode.STOPPING:
                     return
@@ -62,17 +65,20 @@ class Configured:
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    async def _run(self, configured: ConfiguredCapture) -> None:
+    async def _run(self, configured: ConfiguredCapture) -> EndReason | None:
         owner = Peer(os.getpid(), os.geteuid(), configured.group_id, ())
         directory_fd = _open_directory(self._state_directory / configured.name, configured.group_id)
         try:
-            with self._captures.granted(owner, configured.request, configured.name) as capture:
-                self._audit.granted(owner, configured.request, name=configured.name, **capture.account())
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(capture.run, directory_fd, None, self._monitor)
+            with self._captures.configured(owner, configured) as capture:
+                self._audit.granted(owner, configured.request, **capture.grant_record())
+                try:
+                    async with trio.open_nursery() as nursery:
+                        await nursery.start(capture.run, directory_fd, None, self._monitor)
+                finally:
+                    self._audit.ended(owner, configured.request, **capture.end_record())
         finally:
             os.close(directory_fd)
-        self._audit.ended(owner, configured.request, name=configured.name, **capture.account())
+        return capture.end_reason
 
 
 def _open_directory(path: Path, group_id: int) -> int:
@@ -85,6 +91,7 @@ def _open_directory(path: Path, group_id: int) -> int:
     # What is made belongs to the effective group; giving it away afterwards would take a further privilege.
     os.setegid(group_id)
     try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
             path.chmod(0o750)  # whatever the umask

@@ -211,8 +211,7 @@ class _Client:
         """Carry out a request and reply. Return whether the conversation is over."""
         match request:
             case StartCapture():
-                await self._capture(request)
-                return True
+                return await self._capture(request)
             case StopCapture(capture_id=capture_id):
                 if capture_id is None:
                     raise RequestRefused(FailureCode.INVALID, "this connection has no capture: name one by its id")
@@ -285,17 +284,21 @@ class _Client:
 
     # A capture ----------------------------------------------------------------------------------------------------
 
-    async def _capture(self, request: StartCapture) -> None:
+    async def _capture(self, request: StartCapture) -> bool:
+        """Capture until the end. Return whether the conversation is over: not, if it could not be started."""
         directory_fd = await self._connection.take_descriptor()
         try:
             with self._captures.granted(self._peer, request) as capture, _file_sockets() as files:
-                self._audit.granted(self._peer, request, **capture.account())
-                refused = await self._run_capture(capture, directory_fd, files)
+                self._audit.granted(self._peer, request, **capture.grant_record())
+                try:
+                    refused = await self._run_capture(capture, directory_fd, files)
+                finally:
+                    self._audit.ended(self._peer, request, **capture.end_record())
         finally:
             os.close(directory_fd)
         if refused is not None:
-            raise refused
-        self._audit.ended(self._peer, request, **capture.account())
+            await self._connection.send_in_time(encode(Refused(failure=refused.failure)))
+        return refused is None
 
     async def _run_capture(self, capture: Capture, directory_fd: int, files: _FileSockets) -> RequestRefused | None:
         """Run the capture with its events on this connection; return why it could not be started."""

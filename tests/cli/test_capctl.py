@@ -314,13 +314,13 @@ def _is_handled(process_id: int, number: signal.Signals) -> bool:
 def test_a_reader_that_leaves_ends_the_capture(bench: Bench) -> None:
     words = capture_command(bench, "--json", "-w", "a.pcapng")
     with subprocess.Popen(
-        ["bash", "-c", '"$@" | head -1; exit "${PIPESTATUS[0]}"', "bash", *words],
+        ["bash", "-c", '"$@" | head -2; exit "${PIPESTATUS[0]}"', "bash", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=bench.directory,
     ) as shell:
         assert shell.stdout is not None
-        assert json.loads(shell.stdout.readline())["event"] == "file"
+        assert [json.loads(shell.stdout.readline())["event"] for _ in range(2)] == ["started", "file"]
         # It notices when it has something to say.
         bench.send(3)
         _, errors = shell.communicate(timeout=PATIENCE_S)
@@ -381,7 +381,10 @@ def test_json_lines_tell_everything(bench: Bench) -> None:
     status, lines, errors = captured(bench, 2, "--json", "-w", "a.pcapng", "-b", "packets:1", "-c", "2")
     assert (status, errors) == (0, "")
     events = json_lines("\n".join(lines))
-    assert [each["event"] for each in events] == [*["file", "packets", "file_closed"] * 2, "ended"]
+    assert [each["event"] for each in events] == ["started", *["file", "packets", "file_closed"] * 2, "ended"]
+    started = events.pop(0)
+    assert started == {"event": "started", "capture_id": started["capture_id"]}
+    assert started["capture_id"] >= 10_000
     names = sorted(str(path.relative_to(bench.directory)) for path in bench.directory.glob("a_*"))
     first, second, ended = events[:3], events[3:6], events[6]
     for (opened, count, closed), name, total in zip((first, second), names, (1, 2), strict=True):
@@ -441,8 +444,8 @@ def test_json_tells_of_interfaces_that_go_and_of_the_error(bench: Bench) -> None
     [
         (("-i", "nowhere0"), "no_such_interface", 1),
         (("-f", "udp port"), "bad_filter", 1),
-        (("-s", "0"), None, 2),
-        (("-b", "files:2", "-w", "a"), None, 2),
+        (("-s", "0"), "invalid", 2),
+        (("-b", "files:2", "-w", "a"), "invalid", 2),
     ],
 )
 def test_json_tells_errors(bench: Bench, words: tuple[str, ...], code: str | None, status: int) -> None:
@@ -450,13 +453,35 @@ def test_json_tells_errors(bench: Bench, words: tuple[str, ...], code: str | Non
     (event,) = json_lines(ended.stdout)
     assert set(event) == {"event", "code", "text"}
     assert (event["event"], event["code"], ended.returncode) == ("error", code, status)
-    assert ended.stderr == f"capctl: {event['text']}\n"
+    assert ended.stderr.startswith(f"capctl: {event['text']}")
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("-c", "0"), "-c"),
+        (("-a", "filesize:0"), "-a filesize"),
+        (("-w", "a", "-b", "duration:0"), "-b duration"),
+        (("--update-interval", "9999"), "--update-interval"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_option(bench: Bench, words: tuple[str, ...], option: str) -> None:
+    ended = done(capture_command(bench, *words))
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(f" (option {option})\n")
+
+
+def test_the_socket_may_be_named_before_and_behind_the_command(bench: Bench) -> None:
+    words = ["list", "--socket", bench.daemon.socket_path]
+    assert done([*CAPCTL, *words]).stdout == "No capture runs.\n"
+    assert done([*CAPCTL, "--socket", "/nowhere", *words]).returncode == 0
+    assert done([*CAPCTL, "--socket", bench.daemon.socket_path, "list"]).returncode == 0
 
 
 def test_json_tells_that_there_is_no_daemon() -> None:
     ended = done([*CAPCTL, "--socket", "/nowhere/capd.sock", "list", "--json"])
     (event,) = json_lines(ended.stdout)
-    assert (event["event"], event["code"], ended.returncode) == ("error", None, 3)
+    assert (event["event"], event["code"], ended.returncode) == ("error", "no_daemon", 3)
     assert "/nowhere/capd.sock" in event["text"]
 
 
@@ -505,7 +530,7 @@ def test_stop_ends_all_that_there_are_and_tells_of_the_others(bench: Bench) -> N
     with bench.running() as capture:
         ended = done(command(bench, "stop", "999999", str(capture.capture_id), "888888"))
         assert ended.returncode == 1
-        assert ended.stderr.splitlines() == [f"capctl: there is no capture {n} of yours" for n in (999999, 888888)]
+        assert ended.stderr.splitlines() == [f"capctl: there is no capture {n}" for n in (999999, 888888)]
         capture.wait(PATIENCE_S)
 
 
@@ -631,7 +656,10 @@ def test_help_fits_80_columns(words: tuple[str, ...]) -> None:
 def test_help_names_all_commands_and_what_exit_statuses_mean() -> None:
     text = done([*CAPCTL, "--help"]).stdout
     assert tuple(re.findall(r"(?m)^    (\w+)  ", text)) == COMMANDS
-    said = "Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon."
+    said = (
+        "Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon; 130 ended by "
+        "Ctrl-C."
+    )
     assert said in " ".join(text.split())
 
 

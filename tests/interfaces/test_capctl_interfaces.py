@@ -186,7 +186,7 @@ def test_link_types_are_json(daemon: Daemon) -> None:
     result = done(daemon, "linktypes", "any", "--json")
     assert (result.returncode, result.stderr) == (0, "")
     expected = msgspec.json.encode(get_capabilities("any", socket_path=daemon.socket_path))
-    assert json.loads(result.stdout) == json.loads(expected)
+    assert {"type": "capabilities", **json.loads(result.stdout)} == json.loads(expected)
 
 
 def test_statistics_are_json(pair: tuple[str, str], daemon: Daemon) -> None:

@@ -1,6 +1,7 @@
 """Policy as users meet it: a daemon with a configuration, and users who want more than it gives them."""
 
 import contextlib
+import itertools
 import os
 import signal
 import stat
@@ -25,7 +26,7 @@ from capd_client import (
     stop_capture,
     who_am_i,
 )
-from capd_protocol.messages import EndReason
+from capd_protocol.messages import CaptureSummary, EndReason
 from tests.client.helpers import drain, of_type, read_complete, wait_for_packets, wait_until
 from tests.support.daemon import Daemon, as_user, running_daemon
 from tests.support.namespace import veth_pair
@@ -484,18 +485,19 @@ def test_every_request_leaves_a_line(daemon: Daemon, sender: Sender, user_dir: P
     as_user(lambda: list_captures(socket_path=daemon.socket_path), GUEST)
 
     def lines() -> list[str]:
-        return [line for line in daemon.log[at:].splitlines() if ": user " in line]
+        found = [line for line in daemon.log[at:].splitlines() if ": user " in line]
+        # What was asked before may only now be over for the daemon.
+        return list(itertools.dropwhile(lambda line: f"granted: user {BOB}" not in line, found))
 
     wait_until(lambda: len(lines()) == 4, "all is logged")
     granted, ended, refused, listed = lines()
     assert granted.startswith(f"capd: granted: user {BOB} (process ")
-    assert f"start interfaces=pol1 filter=port 80 file=of{BOB}.pcapng" in granted
-    assert " capture=" in granted
-    assert "rule=bob sees tcp" in granted
+    assert f'start interfaces=pol1 filter="port 80" file="of{BOB}.pcapng" capture=' in granted
+    assert granted.endswith('rule="bob sees tcp" policy_filter=tcp')
     assert ended.startswith(f"capd: ended: user {BOB} ")
-    assert "reason=stopped files=1 packets=1 drops=0" in ended
+    assert ended.endswith("end=stopped files=1 packets=1 drops=0")
     assert "refused" in refused
-    assert f"code=not_permitted reason=user {BOB} may not capture on lo, only on pol*: ask netops" in refused
+    assert f'code="not_permitted" reason="user {BOB} may not capture on lo, only on pol*: ask netops"' in refused
     assert listed.startswith(f"capd: granted: user {GUEST} ")
     assert listed.endswith(": list")
 
@@ -548,9 +550,72 @@ def test_a_capture_of_the_configuration_runs_as_long_as_the_daemon(veth: tuple[s
     assert all(read_complete(path) for path in sorted(state.glob("dns/*")))
 
 
-def _attached(daemon: Daemon) -> set[str]:
+def test_a_capture_of_the_configuration_goes_on_in_its_ring(veth: tuple[str, str], user_dir: Path) -> None:
+    state = user_dir / "state"
+    (user_dir / "capd.toml").write_text(
+        f"""
+        [captures.ring]
+        interfaces = ["pol1"]
+        group = {GROUP_ID}
+        ringbuffer_packets = 2
+        ringbuffer_files = 4
+        max_disk_bytes = 1_000_000
+        update_interval = 0.02
+        """
+    )
+    options = ("--config", str(user_dir / "capd.toml"), "--state-directory", str(state))
+    foreign = state / "ring" / "ring_00001_20260101000000.txt"
+    seen: set[str] = set()
+    for run in range(3):
+        with running_daemon(user_dir, *options) as daemon:
+            wait_until(lambda: any(each.files_total for each in _listed(daemon)), "it runs")
+            foreign.touch()
+            send("pol0", [TCP_80], 4)
+            wait_until(lambda: list_captures(socket_path=daemon.socket_path)[0].packets_total == 4, "all are there")
+            if run == 2:
+                daemon.process.kill()  # the worker ends well all the same
+                daemon.process.wait()
+                wait_until(lambda: "pol1" not in _attached(None), "the worker has gone")
+        names = sorted(path.name for path in state.glob("ring/*.pcapng"))
+        # Never more than asked for, and the newest; numbers go on.
+        assert len(names) == min(4, 3 * run + 3)
+        numbers = [int(name.split("_")[1]) for name in names]
+        assert numbers == list(range(numbers[0], 3 * run + 4))
+        seen |= set(names)
+    assert foreign.exists()
+    assert len(seen) == 9
+
+
+def test_a_capture_of_the_configuration_is_stopped_until_a_reload(veth: tuple[str, str], user_dir: Path) -> None:
+    text = f"""
+        [captures.dns]
+        interfaces = ["pol1"]
+        group = {GROUP_ID}
+        ringbuffer_packets = 2
+        """
+    (user_dir / "capd.toml").write_text(text)
+    options = ("--config", str(user_dir / "capd.toml"), "--state-directory", str(user_dir / "state"))
+    with running_daemon(user_dir, *options) as daemon:
+        wait_until(lambda: bool(list_captures(socket_path=daemon.socket_path)), "it runs")
+        (shown,) = list_captures(socket_path=daemon.socket_path)
+        stop_capture(shown.capture_id, socket_path=daemon.socket_path)
+        wait_until(lambda: "end=stopped" in daemon.log, "it has ended")
+        assert list_captures(socket_path=daemon.socket_path) == ()
+        reload(daemon, text)
+        wait_until(lambda: bool(list_captures(socket_path=daemon.socket_path)), "it runs again")
+        # That the file is gone by mistake lets nobody do more.
+        (user_dir / "capd.toml").unlink()
+        os.kill(daemon.process.pid, signal.SIGHUP)
+        wait_until(lambda: "stays in force" in daemon.log, "it is told")
+
+
+def _listed(daemon: Daemon) -> tuple[CaptureSummary, ...]:
+    return list_captures(socket_path=daemon.socket_path)
+
+
+def _attached(daemon: Daemon | None) -> set[str]:
     shown = subprocess.run(["ss", "--packet", "--no-header"], capture_output=True, text=True, check=True, timeout=10)
-    assert daemon.process.poll() is None
+    assert daemon is None or daemon.process.poll() is None
     return {word.partition(":")[2] for line in shown.stdout.splitlines() for word in line.split() if ":" in word}
 
 

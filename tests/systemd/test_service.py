@@ -287,7 +287,7 @@ def test_the_journal_has_a_record_of_each_request_with_fields(service: Machine) 
         assert (record["CAPD_INTERFACES"], record["CAPD_FILTER"]) == ("rx", "udp")
         assert record["CAPD_RULE"] == "capd"
         assert record["CAPD_CAPTURE"] == granted["CAPD_CAPTURE"]
-    assert (ended["CAPD_REASON"], ended["CAPD_PACKETS"], ended["CAPD_FILES"]) == ("packets", "3", "1")
+    assert (ended["CAPD_END"], ended["CAPD_PACKETS"], ended["CAPD_FILES"]) == ("packets", "3", "1")
     refused = records(service, f"CAPD_UID={stranger}", "CAPD_VERDICT=refused")[-1]
     assert (refused["CAPD_CODE"], refused["PRIORITY"]) == ("not_permitted", "5")
     assert "ask an administrator to be added to the group capd" in refused["CAPD_REASON"]

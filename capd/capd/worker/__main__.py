@@ -114,6 +114,7 @@ def _capture(launch: Launch, control: Control, report: Report) -> None:
         statistics=(lambda: statistics_blocks(sources, start_ns)) if launch.file_format == "pcapng" else bytes,
         report=report,
         max_disk_bytes=launch.max_disk_bytes,
+        continues=launch.continues,
     )
     if not files.make_room_for_file():
         text = (

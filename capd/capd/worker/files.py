@@ -2,7 +2,7 @@
 
 A file begins with the section and all interfaces and ends with statistics of each interface. Of a ring, the
 oldest file goes just before the next one comes, so that there are never more than asked for. Only files that this
-capture made are ever deleted.
+capture made are ever deleted, or those that a capture of the configuration made when it ran before.
 """
 
 import time
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from capd.worker.order import Slice
 from capd.worker.records import U64
 from capd.worker.report import Report
-from capd.worker.rotation import Fill, fitting, is_ring_file, ring_file_name
-from capd.worker.savefile import SaveFile, WriteError, sizes_of
+from capd.worker.rotation import Fill, fitting, is_ring_file, number_of, ring_file_name
+from capd.worker.savefile import KeptFile, SaveFile, WriteError, earlier_files
 from capd_protocol.messages import Conditions, Destination, FileClosed
 
 
@@ -30,6 +30,7 @@ class CaptureFiles:
         statistics: Callable[[], bytes],
         report: Report,
         max_disk_bytes: int | None = None,
+        continues: bool = False,
     ) -> None:
         """Nothing is opened yet.
 
@@ -41,6 +42,7 @@ class CaptureFiles:
             statistics: returns what a file ends with, counted when it is called.
             report: is told of files and packets.
             max_disk_bytes: what all files of the destination may take, with those that earlier captures left.
+            continues: whether those are of this ring: the oldest are deleted first, numbers go on.
         """
         self._directory_fd = directory_fd
         self._destination = destination
@@ -48,11 +50,17 @@ class CaptureFiles:
         self._header = header
         self._statistics = statistics
         self._report = report
-        self._kept: deque[SaveFile] = deque()
+        self._kept: deque[KeptFile] = deque()
+        self._number = 0
         self._max_disk_bytes = max_disk_bytes
         self._left_before_bytes = 0
-        if max_disk_bytes is not None and ring is not None:
-            self._left_before_bytes = sizes_of(directory_fd, lambda name: is_ring_file(destination.file_name, name))
+        if ring is not None and (continues or max_disk_bytes is not None):
+            earlier = earlier_files(directory_fd, lambda name: is_ring_file(destination.file_name, name))
+            if continues:
+                self._kept.extend(earlier)
+                self._number = number_of(destination.file_name, earlier[-1].name) if earlier else 0
+            else:
+                self._left_before_bytes = sum(file.size_bytes for file in earlier)
         self._file: SaveFile | None = None
         self._packets = 0
         self._first_ns: int | None = None
@@ -104,8 +112,9 @@ class CaptureFiles:
         """
         name = self._destination.file_name
         if self._ring is not None:
-            name = ring_file_name(name, self.opened_total + 1, time.localtime())
-            if self._ring.files is not None and len(self._kept) >= self._ring.files:
+            self._number += 1
+            name = ring_file_name(name, self._number, time.localtime())
+            while self._ring.files is not None and len(self._kept) >= self._ring.files:
                 self._kept.popleft().remove()
         file = SaveFile(
             self._directory_fd,
@@ -192,9 +201,8 @@ class CaptureFiles:
             self._packets = 0
 
     def abandon(self) -> None:
-        """Close and delete everything: the capture never began."""
+        """Close and delete what was made: the capture never began."""
         if self._file is not None:
             self._file.close()
+            self._file.remove()
             self._file = None
-        while self._kept:
-            self._kept.popleft().remove()

@@ -68,6 +68,11 @@ def is_ring_file(file_name: str, name: str) -> bool:
     return re.fullmatch(rf"{re.escape(base)}_[0-9]{{5}}_[0-9]{{14}}{re.escape(suffix)}", name) is not None
 
 
+def number_of(file_name: str, name: str) -> int:
+    """Return the number in the name of a ring's file."""
+    return int(name.removeprefix(_split(file_name)[0])[1:6])
+
+
 def _split(file_name: str) -> tuple[str, str]:
     base, dot, suffix = file_name.rpartition(".")
     return (base, dot + suffix) if base else (file_name, "")

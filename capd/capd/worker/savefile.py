@@ -37,7 +37,25 @@ class WriteError(Exception):
         self.records_written = records_written
 
 
-class SaveFile:
+class KeptFile:
+    """A file of ours in a directory, open or not."""
+
+    def __init__(self, directory_fd: int, name: str, size_bytes: int, identity: tuple[int, int]) -> None:
+        """Note a file by device and inode: its name may be another one's by the time that it is deleted."""
+        self.name = name
+        self.size_bytes: int = size_bytes
+        self._directory_fd = directory_fd
+        self._identity = identity
+
+    def remove(self) -> None:
+        """Delete the file, if what bears its name is still the file that was meant."""
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(self.name, dir_fd=self._directory_fd, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) == self._identity:
+                os.unlink(self.name, dir_fd=self._directory_fd)
+
+
+class SaveFile(KeptFile):
     """An open capture file. ``size_bytes`` and what is on disk agree after every call."""
 
     def __init__(self, directory_fd: int, name: str, *, group_access: bool, exclusive: bool) -> None:
@@ -46,9 +64,6 @@ class SaveFile:
         Raises:
             DestinationError: it cannot be created, or is no regular file.
         """
-        self.name = name
-        self.size_bytes = 0
-        self._directory_fd = directory_fd
         # O_NONBLOCK: a FIFO of that name must not block us; on a regular file it does nothing. O_TRUNC comes
         # only after a look at what was opened.
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -58,20 +73,17 @@ class SaveFile:
         except OSError as error:
             raise DestinationError(_explain(name, error)) from error
         try:
-            self._take_over()
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def _take_over(self) -> None:
-        status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise DestinationError(f"{self.name} is not a regular file: name another")
-        self._identity = status.st_dev, status.st_ino
-        try:
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise DestinationError(f"{name} is not a regular file: name another")
             os.ftruncate(self._fd, 0)
         except OSError as error:
-            raise DestinationError(_explain(self.name, error)) from error
+            os.close(self._fd)
+            raise DestinationError(_explain(name, error)) from error
+        except DestinationError:
+            os.close(self._fd)
+            raise
+        super().__init__(directory_fd, name, 0, (status.st_dev, status.st_ino))
 
     def open_for_reading(self) -> int | None:
         """Return a further descriptor of the file, for reading; None if its name is another file's by now."""
@@ -156,31 +168,27 @@ class SaveFile:
         except OSError as error:
             raise WriteError(error) from error
 
-    def remove(self) -> None:
-        """Delete the file, if what bears its name is still the file that was made here."""
-        with contextlib.suppress(FileNotFoundError):
-            status = os.stat(self.name, dir_fd=self._directory_fd, follow_symlinks=False)
-            if (status.st_dev, status.st_ino) == self._identity:
-                os.unlink(self.name, dir_fd=self._directory_fd)
 
-
-def sizes_of(directory_fd: int, is_wanted: Callable[[str], bool]) -> int:
-    """Return how many bytes the regular files have whose names are wanted; 0 in a directory that cannot be read."""
-    total_bytes = 0
+def earlier_files(directory_fd: int, is_wanted: Callable[[str], bool]) -> list[KeptFile]:
+    """Return the regular files whose names are wanted, oldest first; none of a directory that cannot be read."""
+    found: list[tuple[int, KeptFile]] = []
     try:
         readable_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
     except OSError:
-        return 0
+        return []
     try:
         with os.scandir(readable_fd) as entries:
             for entry in entries:
                 if is_wanted(entry.name):
                     with contextlib.suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
-                        total_bytes += status.st_size if stat.S_ISREG(status.st_mode) else 0
+                        if stat.S_ISREG(status.st_mode):
+                            identity = status.st_dev, status.st_ino
+                            file = KeptFile(directory_fd, entry.name, status.st_size, identity)
+                            found.append((status.st_mtime_ns, file))
     finally:
         os.close(readable_fd)
-    return total_bytes
+    return [file for _, file in sorted(found, key=lambda each: (each[0], each[1].name))]
 
 
 def _explain(file_name: str, error: OSError) -> str:

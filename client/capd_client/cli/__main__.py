@@ -1,6 +1,6 @@
 """``capctl``: what people type.
 
-Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon.
+Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon; 130 ended by Ctrl-C.
 """
 
 import argparse
@@ -16,13 +16,31 @@ import msgspec
 
 from capd_client.cli import capture, interfaces
 from capd_client.cli.text import count, si, table, width_of
-from capd_client.errors import CaptureError, ChildError, DaemonUnavailable, InvalidArgument
+from capd_client.errors import (
+    BrokenPipe,
+    CaptureError,
+    ChildError,
+    DaemonUnavailable,
+    DestinationError,
+    InvalidArgument,
+)
 from capd_client.inquiry import list_captures, stop_capture, who_am_i
-from capd_protocol.messages import MAX_SNAPLEN_BYTES, Permission
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, Permission
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NO_DAEMON = 3
+_EXIT_TEXT = (
+    "Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon; 130 ended by Ctrl-C."
+)
+
+#: Of what the daemon did not say; its own codes are ``FailureCode``.
+_CODES = (
+    (InvalidArgument, FailureCode.INVALID),
+    (DestinationError, FailureCode.DESTINATION),
+    (DaemonUnavailable, "no_daemon"),
+    (BrokenPipe, "daemon_gone"),
+)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -64,13 +82,16 @@ def _stop(options: argparse.Namespace) -> int:
 
 def _whoami(options: argparse.Namespace) -> int:
     me = who_am_i(socket_path=options.socket)
+    status = 0 if me.permissions else EXIT_FAILED
     if options.json:
-        print(json.dumps(msgspec.to_builtins(me)))
-        return 0
+        fields = msgspec.to_builtins(me)
+        del fields["type"]
+        print(json.dumps(fields))
+        return status
     name = _user_name(me.user_id)
     if not me.permissions:
         print(f"{name} may not capture here: {me.advice}.")
-        return 0
+        return status
     print(f"{name} may capture")
     for each in me.permissions:
         print("\n".join(_permission_lines(each)))
@@ -105,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="capctl",
         description="Capture packets through the capd daemon.",
-        epilog="Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon.",
+        epilog=_EXIT_TEXT,
     )
     parser.add_argument("--version", action="version", version=f"capctl {version('capd')}")
     parser.add_argument(
@@ -127,14 +148,20 @@ def _parser() -> argparse.ArgumentParser:
     whoami.add_argument("--json", action="store_true", help="print an object of JSON")
     whoami.set_defaults(run=_whoami)
     interfaces.add_parsers(commands)
+    for command in commands.choices.values():
+        # Behind the command too, where it does not undo what stands before.
+        command.add_argument("--socket", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
 
 def _tell(error: CaptureError, as_json: bool) -> None:
+    failure = error.failure if isinstance(error, ChildError) else None
     if as_json:
-        failure = error.failure if isinstance(error, ChildError) else None
-        print(json.dumps({"event": "error", "code": failure.code if failure else None, "text": str(error)}), flush=True)
-    print(f"capctl: {error}", file=sys.stderr)
+        code = failure.code if failure else next((code for kind, code in _CODES if isinstance(error, kind)), None)
+        print(json.dumps({"event": "error", "code": code, "text": str(error)}), flush=True)
+    argument = error.argument if isinstance(error, InvalidArgument) else None
+    option = f" (option {capture.OPTIONS[argument]})" if argument in capture.OPTIONS else ""
+    print(f"capctl: {error}{option}", file=sys.stderr)
 
 
 def _open_standard_streams() -> None:

@@ -161,11 +161,15 @@ class _Json:
     def __init__(self, capture: CaptureSession) -> None:
         self._capture = capture
         self._packets_total = 0
+        self._is_started = False
 
     def show(self, event: Event) -> None:
         kind, message = event
         match kind:
             case CaptureSession.SP_FILE:
+                if not self._is_started:
+                    self._print("started", capture_id=self._capture.capture_id)
+                    self._is_started = True
                 self._print("file", path=message)
             case CaptureSession.SP_PACKET_COUNT:
                 # The session's own count is ahead of the events that wait to be shown.
@@ -179,7 +183,8 @@ class _Json:
             case CaptureSession.SP_INTERFACE_ATTACHED:
                 self._print("interface_attached", interface=message)
             case CaptureSession.SP_INTERFACE_SKIPPED:
-                self._print("interface_skipped", text=message)
+                interface, _, text = message.partition(": ")
+                self._print("interface_skipped", interface=interface, text=text)
             case CaptureSession.SP_LAGGED:
                 self._print("lagged", events=message)
             case CaptureSession.SP_ENDED:
@@ -197,6 +202,25 @@ class _Json:
     def close(self) -> None:
         """Nothing is left to print."""
 
+
+#: What messages call an argument, to what it is called here.
+OPTIONS = {
+    "interfaces": "-i",
+    "capture_filter": "-f",
+    "snaplen": "-s",
+    "promiscuous": "-p",
+    "monitor_mode": "-I",
+    "wifi_channel": "-k",
+    "link_layer_type": "-y",
+    "kernel_buffer_size": "-B",
+    "max_packet_count": "-c",
+    "savefile": "-w",
+    "use_libpcap": "-P",
+    **{name: f"-a {key}" for key, (name, _) in _AUTOSTOP.items() if key != "packets"},
+    **{name: f"-b {key}" for key, (name, _) in _RING.items()},
+    "wait_for_interfaces": "--wait",
+    "update_interval": "--update-interval",
+}
 
 _ENDINGS = {
     EndReason.STOPPED: "stopped",

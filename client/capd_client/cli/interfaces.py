@@ -95,7 +95,9 @@ def _row(interface: Interface, names: dict[int, str]) -> tuple[str, ...]:
 def _linktypes(options: argparse.Namespace) -> int:
     found = get_capabilities(options.interface, options.monitor_mode, socket_path=options.socket)
     if options.json:
-        print(json.dumps(msgspec.to_builtins(found)))
+        fields = msgspec.to_builtins(found)
+        del fields["type"]
+        print(json.dumps(fields))
         return 0
     rows = [(str(each.dlt), each.name, each.description) for each in found.link_layers]
     print("\n".join(table(("DLT", "NAME", "DESCRIPTION"), rows, right=frozenset((0,)))))
