@@ -102,10 +102,12 @@ def _configuration(arguments: argparse.Namespace) -> config.Config:
 
 def _run_daemon(argv: list[str]) -> int:
     arguments = _arguments(argv)
-    level = logging.INFO if arguments.verbose else logging.WARNING
-    # The journal puts the name before each line itself.
-    form = "%(message)s" if "JOURNAL_STREAM" in os.environ else "capd: %(message)s"
-    logging.basicConfig(level=level, format=form, stream=sys.stderr)
+    if arguments.private_fd is not None:
+        os.environ.pop("JOURNAL_STREAM", None)  # of the program that has started us
+    # The journal keeps what is not looked at, and puts the name before each line itself.
+    is_service = "JOURNAL_STREAM" in os.environ
+    level = logging.INFO if arguments.verbose or is_service else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s" if is_service else "capd: %(message)s", stream=sys.stderr)
     try:
         if arguments.private_fd is not None:
             connection = socket.socket(fileno=arguments.private_fd)

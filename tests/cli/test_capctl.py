@@ -46,7 +46,7 @@ def done(words: list[str], **arguments: Any) -> subprocess.CompletedProcess[str]
 
 @contextlib.contextmanager
 def started(words: list[str], cwd: Path) -> Generator[tuple[subprocess.Popen[str], list[str]], None, None]:
-    """Have a capture run, without a terminal; give its process, and its first line."""
+    """Have a capture run, without a terminal; give its process, and the lines up to its first file's."""
     with subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
@@ -58,9 +58,11 @@ def started(words: list[str], cwd: Path) -> Generator[tuple[subprocess.Popen[str
     ) as process:
         try:
             assert process.stdout is not None
-            first = process.stdout.readline()
-            assert first, process.communicate(timeout=PATIENCE_S)
-            yield process, [first.rstrip("\n")]
+            lines = [process.stdout.readline()]
+            if lines[0].startswith('{"event": "started"'):
+                lines.append(process.stdout.readline())
+            assert lines[-1], process.communicate(timeout=PATIENCE_S)
+            yield process, [line.rstrip("\n") for line in lines]
         finally:
             process.kill()
 

@@ -116,8 +116,9 @@ class Machine:
 
     def files(self, *directories: str) -> set[str]:
         """Return every path below some directories, but for what systemd and its journal keep there."""
-        kept = "-path /run/systemd -o -path /run/log -o -path /var/log -o -path /run/user".split()
-        return set(self.run("find", *directories, "(", *kept, ")", "-prune", "-o", "-print").splitlines())
+        kept = ("/run/systemd", "/run/with-systemd", "/run/log", "/run/user", "/var/log")
+        pruned = " -o ".join(f"-path {path}" for path in kept).split()
+        return set(self.run("find", *directories, "(", *pruned, ")", "-prune", "-o", "-print").splitlines())
 
 
 class Capturing:

@@ -247,6 +247,7 @@ def test_policy_holds_after_a_reload_and_faults_change_nothing(service: Machine)
     finally:
         configuration.unlink()
         service.run("systemctl", "restart", "capd.service")
+        service.run("rm", "-r", "/var/lib/capd/kept")
 
 
 def test_a_capture_of_the_configuration_is_read_by_its_group(service: Machine) -> None:

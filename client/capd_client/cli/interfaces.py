@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from capd_client.cli.text import count, shorten, si, table
+from capd_client.cli.text import count, shorten, si, table, width_of
 from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities
 from capd_client.stats import LiveInterfaceStats
 from capd_protocol.interfaces import InterfaceChange, InterfaceCounts
@@ -58,10 +58,6 @@ def add_parsers(commands: Any) -> None:
     watch.set_defaults(run=_watch)
 
 
-def _columns() -> int:
-    return shutil.get_terminal_size().columns
-
-
 def _interfaces(options: argparse.Namespace) -> int:
     found = Interface.list_interfaces(socket_path=options.socket)
     if options.json:
@@ -71,9 +67,7 @@ def _interfaces(options: argparse.Namespace) -> int:
         return 0
     rows = [_row(each, {o.info.link.index: o.name for o in found if o.info and o.info.link}) for each in found]
     header = ("#", "NAME", "STATE", "KIND", "MAC", "ADDRESSES")
-    lines = table(header, rows, right=frozenset((0,)))
-    width = _columns() if sys.stdout.isatty() else None
-    print("\n".join(line if width is None else line[:width] for line in lines))
+    print("\n".join(table(header, rows, frozenset((0,)), width_of(sys.stdout), flexible=frozenset((3, 5)))))
     return 0
 
 
@@ -181,12 +175,10 @@ def _print_stats(
         for name, each in counts.items()
     ]
     header = ("INTERFACE", "PACKETS", "DROPPED", "PACKETS/S", "RATE", "HISTORY")
-    lines = table(header, rows, right=frozenset((1, 2, 3, 4)))
-    size = shutil.get_terminal_size()
+    lines = table(header, rows, frozenset((1, 2, 3, 4)), width_of(sys.stdout), flexible=frozenset((5,)))
     if is_live:
         # A screen's worth, from the top left corner on.
-        visible = [line[: size.columns] for line in lines[: size.lines - 1]]
-        print("\x1b[H\x1b[2J" + "\n".join(visible), flush=True)
+        print("\x1b[H\x1b[2J" + "\n".join(lines[: shutil.get_terminal_size().lines - 1]), flush=True)
     else:
         print("\n".join(lines), flush=True)
 
@@ -198,7 +190,8 @@ def _watch(options: argparse.Namespace) -> int:
         try:
             for changed in watcher:
                 line = _change_json(changed) if options.json else _change_line(changed)
-                print(line[: _columns()] if is_live else line, flush=True)
+                # The terminal itself may write ^C behind it.
+                print(line[: (width_of(sys.stdout) or 0) - 2] if is_live else line, flush=True)
         except KeyboardInterrupt:
             if is_live:
                 print()
