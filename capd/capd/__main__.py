@@ -60,7 +60,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         metavar="PATH",
         help="where the files of captures of the configuration go (default: %(default)s)",
     )
-    parser.add_argument("--verbose", action="store_true", help="log every request")
+    parser.add_argument("--verbose", action="store_true", help="log every request, as on a terminal")
     parser.add_argument("--version", action="version", version=SOFTWARE)
     # One connected client on this descriptor, and no other: how the client library starts a daemon of its own.
     parser.add_argument("--private-fd", type=int, metavar="FD", help=argparse.SUPPRESS)
@@ -92,7 +92,7 @@ def _configuration(arguments: argparse.Namespace) -> config.Config:
         return config.Config(_default_policy(group))
     if arguments.group is not None:
         raise config.ConfigError([f"--group has no effect beside {path}: write a rule for the group there"])
-    loaded = config.load(path)
+    loaded = config.load(path, check_config.complain_about_filter)
     # From now on it must be there: that it is gone by mistake shall not let anybody do more.
     arguments.config = path
     for warning in loaded.warnings:
@@ -106,7 +106,8 @@ def _run_daemon(argv: list[str]) -> int:
         os.environ.pop("JOURNAL_STREAM", None)  # of the program that has started us
     # The journal keeps what is not looked at, and puts the name before each line itself.
     is_service = "JOURNAL_STREAM" in os.environ
-    level = logging.INFO if arguments.verbose or is_service else logging.WARNING
+    is_watched = arguments.private_fd is None and sys.stderr.isatty()
+    level = logging.INFO if arguments.verbose or is_service or is_watched else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s" if is_service else "capd: %(message)s", stream=sys.stderr)
     try:
         if arguments.private_fd is not None:

@@ -19,7 +19,7 @@ from capd import limits, quota, wireless
 from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.ethtool import driver_of, speed_of
-from capd.inquiries import default_dlt
+from capd.inquiries import default_dlt, device_names
 from capd.links import find_link, list_links
 from capd.monitor import Monitor
 from capd.outbox import Outbox
@@ -219,6 +219,9 @@ class Capture:
         ]
         for request in wishes.named:
             link = await find_link(request.name)
+            if link is None and request.name in await device_names():
+                text = f"{request.name} is no network interface, and capd captures on nothing else"
+                raise RequestRefused(FailureCode.UNSUPPORTED, text, interface=request.name, argument="interfaces")
             if link is None and not self._request.wait_for_interfaces:
                 text = f"there is no interface {request.name}: 'capctl interfaces' shows which there are"
                 raise RequestRefused(FailureCode.NO_SUCH_INTERFACE, text, interface=request.name, argument="interfaces")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from capd import config
 from capd.libpcap import Handle, PcapError
-from capd.worker.filter_text import find_host_name
+from capd.worker.filter_text import find_host_name, host_name_complaint
 from capd_protocol.linktypes import DLT_EN10MB, from_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES
 
@@ -19,13 +19,16 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("path", type=Path, nargs="?", default=config.DEFAULT_PATH, help="(default: %(default)s)")
     path = parser.parse_args(argv).path
+    if path == config.DEFAULT_PATH and not path.exists():
+        print(f"there is no {path}: without one, the members of a group may capture everything")  # noqa: T201
+        return 0
     try:
         checked = config.load(path, complain_about_filter)
     except config.ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     for warning in checked.warnings:
-        print(f"{warning} (warning)", file=sys.stderr)  # noqa: T201
+        print(warning, file=sys.stderr)  # noqa: T201
     print(f"{path}: nothing wrong ({len(checked.policy.rules)} rules, {len(checked.captures)} captures)")  # noqa: T201
     return 0
 
@@ -34,7 +37,7 @@ def complain_about_filter(text: str) -> str | None:
     """Return what libpcap says against a filter, on Ethernet; None if it compiles."""
     name = find_host_name(text)
     if name is not None:
-        return f"host names are not looked up: give the address of {name.text!r}"
+        return host_name_complaint(name)
     handle = Handle.dead(from_dlt(DLT_EN10MB), MAX_SNAPLEN_BYTES)
     try:
         handle.compile(text)

@@ -39,6 +39,18 @@ _DiskBytes = Annotated[int, msgspec.Meta(ge=1_000_000)]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
+#: msgspec speaks of Python's types.
+_TYPE = re.compile(r"`(\w+)`")
+_TYPES = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "a table",
+}
+
+
 class ConfigError(Exception):
     """The configuration cannot be used. ``faults`` has a line for people for each thing that is wrong."""
 
@@ -119,7 +131,7 @@ def load(path: Path, complain_about_filter: Callable[[str], str | None] = lambda
 
     Args:
         path: of the TOML document.
-        complain_about_filter: returns what is wrong with a filter, if anything; the daemon does not compile any.
+        complain_about_filter: returns what is wrong with a filter, if anything.
 
     Raises:
         ConfigError: it cannot be read, or something is wrong with it; all that is wrong is told.
@@ -137,7 +149,7 @@ def load(path: Path, complain_about_filter: Callable[[str], str | None] = lambda
     reader = _Reader(path, data.decode(), complain_about_filter)
     config = reader.read(document)
     if reader.faults:
-        raise ConfigError(text for _, text in sorted(reader.faults, key=_line))
+        raise ConfigError(text for _, text in sorted([*reader.faults, *reader.warnings], key=_line))
     return config
 
 
@@ -153,7 +165,7 @@ class _Reader:
         self._text = text
         #: With their lines, by which they are sorted.
         self.faults: list[tuple[int, str]] = []
-        self._warnings: list[tuple[int, str]] = []
+        self.warnings: list[tuple[int, str]] = []
 
     def _place(self, key: Key, text: str) -> tuple[int, str]:
         line = line_of(self._text, key)
@@ -169,7 +181,7 @@ class _Reader:
         rules = tuple(self._rules(document.get("rule", [])))
         captures = tuple(self._captures(document.get("captures", {})))
         policy = Policy(rules, f"ask {contact}" if contact else "ask an administrator")
-        return Config(policy, captures, tuple(text for _, text in sorted(self._warnings, key=_line)))
+        return Config(policy, captures, tuple(text for _, text in sorted(self.warnings, key=_line)))
 
     # Tables -------------------------------------------------------------------------------------------------------
 
@@ -186,7 +198,7 @@ class _Reader:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            self._fault(key, str(error))
+            self._fault(key, _TYPE.sub(lambda found: _TYPES.get(found[1], found[0]), str(error)))
             return None
 
     def _table(self, key: Key, value: Any, kind: type[_Table]) -> _Table | None:
@@ -214,7 +226,7 @@ class _Reader:
             try:
                 found.add(name if isinstance(name, int) else look_up(name))
             except KeyError:
-                self._warnings.append(self._place((*key, at), f"there is no {name!r} on this machine now"))
+                self.warnings.append(self._place((*key, at), f"there is no {name!r} on this machine now (warning)"))
         return frozenset(found)
 
     # Rules --------------------------------------------------------------------------------------------------------
@@ -285,13 +297,15 @@ class _Reader:
                 if fault.argument == "savefile":
                     continue  # it is the capture's name
                 self._fault((*key, fault.argument), fault.text)
-            group_ids = self._ids((*key, "group"), [capture.group], _group_id)
-            if not group_ids:
+            group_id = 0
+            try:
+                group_id = capture.group if isinstance(capture.group, int) else _group_id(capture.group)
+            except KeyError:
                 self._fault((*key, "group"), f"there is no group {capture.group!r}: its files would be nobody's")
             if request.ring is None:
                 text = "runs for ever: give ringbuffer_filesize, ringbuffer_duration or ringbuffer_packets"
                 self._fault(key, text)
-            yield ConfiguredCapture(name, next(iter(group_ids), 0), request, capture.max_disk_bytes)
+            yield ConfiguredCapture(name, group_id, request, capture.max_disk_bytes)
 
 
 def _line(fault: tuple[int, str]) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from capd.audit import Audit
-from capd.captures import Captures
+from capd.captures import Capture, Captures
 from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.monitor import Monitor
@@ -72,13 +72,23 @@ class Configured:
             with self._captures.configured(owner, configured) as capture:
                 self._audit.granted(owner, configured.request, **capture.grant_record())
                 try:
-                    async with trio.open_nursery() as nursery:
-                        await nursery.start(capture.run, directory_fd, None, self._monitor)
+                    refused = await self._run_to_end(capture, directory_fd)
                 finally:
                     self._audit.ended(owner, configured.request, **capture.end_record())
         finally:
             os.close(directory_fd)
+        if refused is not None:
+            raise refused
         return capture.end_reason
+
+    async def _run_to_end(self, capture: Capture, directory_fd: int) -> RequestRefused | None:
+        """Run a capture to its end; return why it could not be started, which a nursery would wrap."""
+        async with trio.open_nursery() as nursery:
+            try:
+                await nursery.start(capture.run, directory_fd, None, self._monitor)
+            except RequestRefused as refused:
+                return refused
+        return None
 
 
 def _open_directory(path: Path, group_id: int) -> int:

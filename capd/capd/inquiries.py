@@ -47,6 +47,11 @@ async def interface_lists(may_capture: Callable[[str], bool]) -> list[InterfaceL
     ]
 
 
+async def device_names() -> set[str]:
+    """Return the names of all that libpcap lists, network interfaces and others."""
+    return {each.name for each in await list_interfaces(lambda _: False)}
+
+
 async def capabilities(request: GetCapabilities) -> Capabilities:
     """Return what libpcap says of an interface, which a process of its own asks it.
 
@@ -54,8 +59,7 @@ async def capabilities(request: GetCapabilities) -> Capabilities:
         RequestRefused: there is no such interface, or libpcap cannot open it.
     """
     # Only names of what exists go on a command line.
-    names = {each.name for each in await list_interfaces(lambda _: False)}
-    if request.interface not in names:
+    if request.interface not in await device_names():
         raise _no_such_interface(request.interface)
     async with _questions:
         return await _ask_libpcap(request.interface, *(["monitor"] if request.monitor_mode else []))

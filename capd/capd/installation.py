@@ -34,6 +34,9 @@ FILES = {
     "tmpfiles.d/capd.conf": Path("/etc/tmpfiles.d/capd.conf"),
 }
 _LINK = Path("/usr/local/bin/capctl")
+#: Below the environment's root, and where everybody's man(1) looks.
+_PAGES = ("share/man/man1/capctl.1", "share/man/man5/capd.toml.5", "share/man/man8/capd.8")
+_EVERYBODYS_ROOT = Path("/usr/local")
 #: Where everybody's shell looks; root's own may have the environment on its path just now.
 _EVERYBODYS_PATH = "/usr/local/bin:/usr/bin:/bin"
 #: As systemd-sysusers makes them.
@@ -126,7 +129,7 @@ def _install(options: argparse.Namespace) -> list[str]:
     for path in FILES.values():
         check_free(path)
     texts = {path: render(find_template(name).read_text(), python) for name, path in FILES.items()}
-    _remove_link()
+    _remove_links()
     for path, text in texts.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -137,6 +140,7 @@ def _install(options: argparse.Namespace) -> list[str]:
     said = [f"{SOFTWARE} is installed as a service, which runs {python}"]
     if _make_link():
         said.append(f"{_LINK} is made")
+    _link_pages()
     if options.now:
         _run("systemctl", "enable", "--now", "capd.socket")
         _run("systemctl", "try-restart", "capd.service")
@@ -151,7 +155,7 @@ def _uninstall(options: argparse.Namespace) -> list[str]:
     installed = [path for path in FILES.values() if is_ours(path)]
     if _UNIT in installed:
         _run("systemctl", "disable", "--now", "capd.socket", "capd.service")
-    _remove_link()
+    _remove_links()
     for path in installed:
         path.unlink()
         with contextlib.suppress(OSError):  # others' files are in it
@@ -179,7 +183,8 @@ def _left() -> dict[str, Callable[[], object]]:
     with contextlib.suppress(KeyError):
         grp.getgrnam(_GROUP)
         left[f"group {_GROUP}"] = _remove_group
-    return left | {str(path): functools.partial(shutil.rmtree, path) for path in _KEPT if path.is_dir()}
+    kept = (*_KEPT, _UNIT.with_name(f"{_UNIT.name}.d"))  # the last has an administrator's drop-ins
+    return left | {str(path): functools.partial(shutil.rmtree, path) for path in kept if path.is_dir()}
 
 
 def _remove_group() -> None:
@@ -197,11 +202,29 @@ def _make_link() -> bool:
     return True
 
 
-def _remove_link() -> None:
-    """Remove the link to the environment whose service is installed, which may not be ours."""
+def _link_pages() -> None:
+    """Have everybody's man(1) find the manual of a virtual environment; a system-wide one it finds by itself."""
+    if sys.prefix == sys.base_prefix:
+        return
+    for page in _PAGES:
+        link = _EVERYBODYS_ROOT / page
+        if not os.path.lexists(link):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(Path(sys.prefix) / page)
+
+
+def _remove_links() -> None:
+    """Remove the links to the environment whose service is installed, which may not be ours."""
     python = python_of(_UNIT.read_text()) if is_ours(_UNIT) else None
-    if python and _LINK.is_symlink() and _LINK.readlink() == python.with_name(_LINK.name):
-        _LINK.unlink()
+    if python is None:
+        return
+    targets = {_EVERYBODYS_ROOT / page: python.parents[1] / page for page in _PAGES}
+    for link, target in {**targets, _LINK: python.with_name(_LINK.name)}.items():
+        if link.is_symlink() and link.readlink() == target:
+            link.unlink()
+            if link != _LINK:
+                with contextlib.suppress(OSError):  # others' are in it
+                    link.parent.rmdir()
 
 
 def _command(

@@ -60,7 +60,8 @@ def reserve(terms: Terms, request: StartCapture, running: Sequence[Terms]) -> Te
         asked = "" if needed_bytes is None else f", and this one could take {needed_bytes:,}"
         text = (
             f"policy allows {terms.max_disk_bytes:,} bytes on disk, of which captures that run leave "
-            f"{max(left_bytes, 0):,}{asked}: ask for fewer or smaller files, or stop a capture"
+            f"{max(left_bytes, 0):,}{asked}: captures that shall run beside others need bounds (autostop_filesize, or "
+            "ringbuffer_filesize and ringbuffer_files)"
         )
         raise RequestRefused(FailureCode.RESOURCES, text)
     return Terms(terms.rules, terms.max_duration_s, left_bytes if needed_bytes is None else needed_bytes)

@@ -37,6 +37,8 @@ def _lines(document: str) -> dict[Key, int]:
             if header := _HEADER.match(line):
                 table = _table(header, counts)
                 found.setdefault(table, number)
+                if header[1] == "[[":
+                    found.setdefault(table[:-1], number)  # the array itself begins with its first table
                 continue
             if key := _KEY.match(line):
                 found.setdefault((*table, _bare(key[1])), number)

@@ -91,6 +91,9 @@ class Conversation:
         self.end_reason: EndReason | None = None
         self.interfaces: tuple[InterfaceCounters, ...] = ()
         self.file_size_bytes = 0
+        self._closed_bytes = 0
+        #: Of the current file; nothing until it has been told of, and after it was closed.
+        self._open_bytes = 0
         self.packets_total = 0
         self.files: deque[FileClosed] = deque(maxlen=MAX_FILES)
 
@@ -133,6 +136,7 @@ class Conversation:
             case Refused(failure=failure):
                 self._fail(failure)
             case FileOpened(name):
+                self._open_bytes = 0
                 self._events.append((SP_FILE, self._place.path_of(name)))
             case PacketCount(packets_delta):
                 self.packets_total += packets_delta
@@ -140,10 +144,13 @@ class Conversation:
             case Drops(drops_total):
                 self._events.append((SP_DROPS, drops_total))
             case Counters(file_size_bytes=size_bytes, interfaces=interfaces):
-                self.file_size_bytes, self.interfaces = size_bytes, interfaces
+                self.file_size_bytes = self._open_bytes = size_bytes
+                self.interfaces = interfaces
             case FileClosed(name=name):
                 closed = msgspec.structs.replace(message, name=self._place.path_of(name))
                 self.files.append(closed)
+                self._closed_bytes += closed.size_bytes
+                self._open_bytes = 0
                 self._events.append((SP_FILE_CLOSED, closed))
             case InterfaceLost(interface=interface):
                 self._events.append((SP_INTERFACE_LOST, interface))
@@ -190,6 +197,11 @@ class Conversation:
         if self._is_closed:
             raise self._final_error()
         return None
+
+    @property
+    def size_bytes_total(self) -> int:
+        """Size of all files so far."""
+        return self._closed_bytes + self._open_bytes
 
     @property
     def is_over(self) -> bool:

@@ -122,7 +122,7 @@ def who_am_i(*, socket_path: SocketPath = None) -> Permissions:
         DaemonUnavailable: there is no daemon.
         BrokenPipe: it does not answer.
     """
-    reply = next(ask(WhoAmI(), socket_path, may_start=True))
+    reply = next(ask(WhoAmI(), socket_path))
     if not isinstance(reply, Permissions):
         raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
     return reply

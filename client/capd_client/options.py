@@ -269,6 +269,8 @@ def _place(savefile: str | os.PathLike[str] | None, interfaces: Sequence[Interfa
     if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a PathLike may give bytes
         raise InvalidArgument(f"savefile is {path!r}; it must be a path of text", argument="savefile")
     directory, file_name = os.path.split(path)
+    if path == "-":
+        raise InvalidArgument("savefile cannot be '-', standard output: name a file", argument="savefile")
     if not file_name:
         raise InvalidArgument(f"savefile {path!r} names a directory: add the name of a file", argument="savefile")
     return Place(directory, file_name, is_temporary=False)

@@ -129,6 +129,11 @@ class SessionBase:
         return self._conversation.file_size_bytes
 
     @property
+    def size_bytes_total(self) -> int:
+        """Size of all files so far, those that a ring has deleted among them."""
+        return self._conversation.size_bytes_total
+
+    @property
     def capture_id(self) -> int | None:
         """The daemon's number for this capture; None until it has started."""
         return self._conversation.capture_id

@@ -118,17 +118,17 @@ ringbuffer_files = 4
 group = "root"
 """
     assert faults(tmp_path, text) == [
-        ":1: contact: Expected `str`, got `int`",
+        ":1: contact: Expected a text, got a whole number",
         ":2: contakt: there is no such key: did you mean contact?",
         ":4: rule[1]: names nobody: add users, groups or everybody = true",
         ":6: rule[1].interfaces: 'not/one' is no interface name: one has no slash, colon, space or unprintable "
         "character",
         ":10: rule[1].filter: the capture filter has a character that is not ASCII, or a NUL",
-        ":14: rule[1].max_snaplen_bytes: Expected `int`, got `str`",
+        ":14: rule[1].max_snaplen_bytes: Expected a whole number, got a text",
         ":17: rule[2].name: another rule has the name 'a' already",
         ":19: rule[2].max_capture: there is no such key: did you mean max_captures?",
-        ":20: rule[2].max_disk_bytes: Expected `int` >= 1000000",
-        ":21: rule[2].users: Expected `array`, got `int`",
+        ":20: rule[2].max_disk_bytes: Expected a whole number >= 1000000",
+        ":21: rule[2].users: Expected an array, got a whole number",
         ":23: captures.../x: a name has up to 64 letters, digits, dots, - and _, and begins with a letter or digit",
         ":25: captures.../x.group: there is no group 'no such group': its files would be nobody's",
         ":26: captures.../x.ringbuffer_files: a ring needs to know when to switch: give ringbuffer_duration, "
@@ -144,18 +144,18 @@ group = "root"
         ("rule = [1]", ":1: rule[1]: must be a table"),
         ("captures = []", ":1: captures: captures are written as [captures.NAME]"),
         ("[captures]\nx = 1", ":2: captures.x: must be a table"),
-        ("[[rule]]\nname = ''\neverybody = true", ":2: rule[1].name: Expected `str` of length >= 1"),
+        ("[[rule]]\nname = ''\neverybody = true", ":2: rule[1].name: Expected a text of length >= 1"),
         (
             "[[rule]]\nname = 'x'\neverybody = true\ninterfaces = []",
-            ":4: rule[1].interfaces: Expected `array` of length >= 1",
+            ":4: rule[1].interfaces: Expected an array of length >= 1",
         ),
         (
             "[[rule]]\nname = 'x'\neverybody = true\nmax_snaplen_bytes = 0",
-            ":4: rule[1].max_snaplen_bytes: Expected `int` >= 1",
+            ":4: rule[1].max_snaplen_bytes: Expected a whole number >= 1",
         ),
         (
             "[[rule]]\nname = 'x'\neverybody = true\nmax_duration_s = nan",
-            ":4: rule[1].max_duration_s: Expected `float` > 0.0",
+            ":4: rule[1].max_duration_s: Expected a number > 0.0",
         ),
     ],
 )
@@ -168,8 +168,8 @@ def test_names_that_nobody_has_are_warned_of(tmp_path: Path) -> None:
     assert read.policy.rules[0].user_ids == {0}
     assert read.policy.rules[0].group_ids == frozenset()
     assert [warning.partition("capd.toml")[2] for warning in read.warnings] == [
-        ":3: rule[1].users[2]: there is no 'no such user' on this machine now",
-        ":4: rule[1].groups[1]: there is no 'no such group' on this machine now",
+        ":3: rule[1].users[2]: there is no 'no such user' on this machine now (warning)",
+        ":4: rule[1].groups[1]: there is no 'no such group' on this machine now (warning)",
     ]
 
 
@@ -202,7 +202,7 @@ def test_check_config_compiles_filters_too(tmp_path: Path, capsys: pytest.Captur
     assert second.startswith(f"{path}:23: captures.dns.capture_filter: ")
     path.write_text(WHOLE.replace("udp port 53", "host example.org"))
     assert check_config([os.fspath(path)]) == 1
-    assert "host names are not looked up: give the address of 'example.org'" in capsys.readouterr().err
+    assert "'example.org' is no keyword, and no address; host names are not looked up" in capsys.readouterr().err
 
 
 # Lines ------------------------------------------------------------------------------------------------------------

@@ -442,16 +442,12 @@ def test_a_daemon_does_not_start_with_a_faulty_configuration(user_dir: Path) -> 
     ]
 
 
-def test_a_filter_of_policy_that_does_not_compile_is_told_as_that(
-    daemon: Daemon, veth: tuple[str, str], user_dir: Path
-) -> None:
-    with (
-        changed(daemon, CONFIGURATION.replace('"tcp"', '"tcp port"')),
-        pytest.raises(
-            UnsupportedError, match=r"policy's own filter does not compile on pol1: .*: tell an administrator"
-        ),
-    ):
-        as_user(lambda: captured_directly(daemon, user_dir, {}), BOB)
+def test_a_filter_of_policy_that_does_not_compile_is_a_fault(daemon: Daemon) -> None:
+    try:
+        reload(daemon, CONFIGURATION.replace('"tcp"', '"tcp port"'), says="the configuration of before stays in force")
+        assert "rule[2].filter: can't parse filter expression" in daemon.log
+    finally:
+        reload(daemon, CONFIGURATION)
 
 
 # What is told -----------------------------------------------------------------------------------------------------
@@ -584,6 +580,31 @@ def test_a_capture_of_the_configuration_goes_on_in_its_ring(veth: tuple[str, str
         seen |= set(names)
     assert foreign.exists()
     assert len(seen) == 9
+
+
+def test_a_capture_of_the_configuration_that_cannot_be_harms_nobody(veth: tuple[str, str], user_dir: Path) -> None:
+    state = user_dir / "state"
+    (state / "full").mkdir(parents=True)
+    (state / "nowhere").touch()
+    os.chown(state / "full", ALICE, ALICE)
+    (state / "full").chmod(0o755)  # a daemon without CAP_DAC_OVERRIDE cannot write there
+    (user_dir / "capd.toml").write_text(
+        "".join(
+            f"""
+            [captures.{name}]
+            interfaces = ["pol1"]
+            group = {GROUP_ID}
+            ringbuffer_packets = 2
+            """
+            for name in ("full", "nowhere", "well")
+        )
+    )
+    options = ("--config", str(user_dir / "capd.toml"), "--state-directory", str(state))
+    with running_daemon(user_dir, *options) as daemon:
+        wait_until(lambda: "capture full: " in daemon.log, "it is told")
+        wait_until(lambda: "capture nowhere: its directory cannot be used: " in daemon.log, "it is told")
+        wait_until(lambda: any(state.glob("well/well_*")), "the other one runs")
+        wait_until(lambda: daemon.log.count("capture full: ") > 1, "it is tried again")
 
 
 def test_a_capture_of_the_configuration_is_stopped_until_a_reload(veth: tuple[str, str], user_dir: Path) -> None:

@@ -116,7 +116,7 @@ class Machine:
 
     def files(self, *directories: str) -> set[str]:
         """Return every path below some directories, but for what systemd and its journal keep there."""
-        kept = ("/run/systemd", "/run/with-systemd", "/run/log", "/run/user", "/var/log")
+        kept = ("/run/systemd", "/run/with-systemd", "/run/log", "/run/user", "/var/log", "/var/tmp")
         pruned = " -o ".join(f"-path {path}" for path in kept).split()
         return set(self.run("find", *directories, "(", *pruned, ")", "-prune", "-o", "-print").splitlines())
 

@@ -120,6 +120,11 @@ def find_host_name(text: str) -> Word | None:
     return None
 
 
+def host_name_complaint(name: Word) -> str:
+    """Return what to say about a word that would be looked up; mostly it is a keyword that is written wrongly."""
+    return f"{name.text!r} is no keyword, and no address; host names are not looked up"
+
+
 def find_position(text: str, complain: Callable[[str], str | None]) -> int | None:
     """Return how many characters of a wrong filter come before the word at which it goes wrong.
 

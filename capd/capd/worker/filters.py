@@ -6,7 +6,7 @@ The handle must be opened while CAP_NET_RAW is there; the filter's text is looke
 import struct
 
 from capd.libpcap import Handle, PcapError, Status
-from capd.worker.filter_text import find_host_name, find_position
+from capd.worker.filter_text import find_host_name, find_position, host_name_complaint
 from capd_protocol.linktypes import LinkLayerType
 from capd_protocol.messages import Failure, FailureCode
 
@@ -112,8 +112,7 @@ class Compiler:
         """
         name = find_host_name(text)
         if name is not None:
-            words = f"host names are not looked up: give the address of {name.text!r}"
-            raise CaptureFailed(bad_filter(words, interface, interface_index, name.position))
+            raise CaptureFailed(bad_filter(host_name_complaint(name), interface, interface_index, name.position))
         try:
             return self._handle.compile(text)
         except PcapError as error:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 import msgspec
 
 from capd_client.cli import capture, interfaces
-from capd_client.cli.text import count, si, table, width_of
+from capd_client.cli.text import count, printable, si, table, width_of
 from capd_client.errors import (
     BrokenPipe,
     CaptureError,
@@ -161,7 +161,7 @@ def _tell(error: CaptureError, as_json: bool) -> None:
         print(json.dumps({"event": "error", "code": code, "text": str(error)}), flush=True)
     argument = error.argument if isinstance(error, InvalidArgument) else None
     option = f" (option {capture.OPTIONS[argument]})" if argument in capture.OPTIONS else ""
-    print(f"capctl: {error}{option}", file=sys.stderr)
+    print(f"capctl: {printable(str(error))}{option}", file=sys.stderr)
 
 
 def _open_standard_streams() -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
-from capd_client.cli.text import count, shorten, si, width_of
+from capd_client.cli.text import count, printable, shorten, si, width_of
 from capd_client.conversation import Event
 from capd_client.errors import CaptureEnded, NoEvents
 from capd_client.options import CaptureArguments
@@ -17,6 +17,8 @@ from capd_client.session import CaptureSession
 from capd_protocol.messages import EndReason, FileClosed
 
 _REDRAW_S = 0.2
+#: The capture ended, and nobody here wanted it to.
+EXIT_STOPPED = 1
 
 _AUTOSTOP = {
     "duration": ("autostop_duration", float),
@@ -125,10 +127,12 @@ def run(options: argparse.Namespace) -> int:
             _follow(capture, output)
         except KeyboardInterrupt:  # the second Ctrl-C: no more patience
             capture.abandon()
+            output.close()
+            print("capctl: not waited for: capd completes the files by itself", file=sys.stderr)
             raise
         finally:
             output.close()
-    return 0
+        return EXIT_STOPPED if capture.end_reason == EndReason.DAEMON_STOPPING else 0
 
 
 def _stop_on_signals(capture: CaptureSession) -> None:
@@ -228,7 +232,7 @@ _ENDINGS = {
     EndReason.DURATION: "time is up",
     EndReason.FILESIZE: "the file is full",
     EndReason.FILES: "the last file is full",
-    EndReason.PACKETS: "all packets are there",
+    EndReason.PACKETS: "as many as were asked for",
     EndReason.DISK_LIMIT: "policy allows no more bytes on disk",
 }
 
@@ -244,16 +248,14 @@ class _Text:
         self._drawn_s = time.monotonic()
         self._drawn_packets = 0
         self._rate = 0.0
-        self._closed_bytes = 0
 
     def show(self, event: Event) -> None:
         kind, message = event
         match kind:
             case CaptureSession.SP_FILE:
                 self._file = message
-                self._line(f"File: {message}")
+                self._line(f"File: {printable(message)}")
             case CaptureSession.SP_FILE_CLOSED:
-                self._closed_bytes += message.size_bytes
                 self._line(_closed_line(message))
             case CaptureSession.SP_INTERFACE_LOST:
                 self._line(f"The interface {message} is gone.")
@@ -291,15 +293,14 @@ class _Text:
             self._drawn_s, self._drawn_packets = now_s, packets
         elif self._is_drawn:
             return
-        size_bytes = self._closed_bytes + self._capture.file_size_bytes
         state = (
-            f"{count(self._capture.packetcount)} packets  {si(size_bytes, 'B')}  "
+            f"{count(self._capture.packetcount)} packets  {si(self._capture.size_bytes_total, 'B')}  "
             f"{count(self._capture.dropcount)} dropped  {si(self._rate, '/s')}  "
         )
         # The line is on standard error, which may be a terminal where standard output is none; and the terminal
         # itself writes ^C behind it.
         width = max((width_of(sys.stderr) or 0) - 3, 0)
-        name = self._file.rpartition("/")[2]
+        name = printable(self._file.rpartition("/")[2])
         line = state + shorten(name, max(width - len(state), 0))
         print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
         self._is_drawn = True
@@ -324,5 +325,6 @@ def _summary(capture: CaptureSession, reason: EndReason) -> str:
         lines.append(
             f"  {each.interface}: {count(each.written_total)} written, {count(each.drops_total)} dropped "
             f"({percent:.1f} %) of {count(each.received_total)}"
+            + (f", {count(each.excess_total)} came after the end" if each.excess_total else "")
         )
     return "\n".join(lines)

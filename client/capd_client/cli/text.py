@@ -26,6 +26,11 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def printable(text: str) -> str:
+    """Return a text as a terminal may get it: what others have called their files shall not steer it."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
 def shorten(text: str, width: int) -> str:
     """Return a text of at most ``width`` characters; the middle goes, since names differ at their ends."""
     if len(text) <= width:
@@ -57,7 +62,7 @@ def table(
         width: lines are not longer.
         flexible: indexes of the columns whose cells are shortened for it, the widest first.
     """
-    everything = [header, *rows]
+    everything = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in everything) for i in range(len(header))]
     if width is not None:
         for _ in range(sum(widths) + 2 * (len(widths) - 1) - width):
