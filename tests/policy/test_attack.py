@@ -2,22 +2,41 @@
 
 import contextlib
 import os
+import signal
 import socket
+import subprocess
+from collections.abc import Generator
 from pathlib import Path
 
+import pytest
+
 from capd_client import CaptureSession
-from capd_protocol.messages import Conditions
-from tests.client.helpers import wait_for_packets
+from capd_protocol.messages import (
+    Conditions,
+    Ended,
+    EndReason,
+    InterfaceAttached,
+    InterfaceLost,
+    InterfaceSkipped,
+    PacketCount,
+    Started,
+    StopCapture,
+)
+from tests.client.helpers import read_complete, wait_for_packets
+from tests.policy.test_daemon import TCP_80, UDP_53, UDP_80
 from tests.support.attack import (
     FRAMES,
     RawClient,
+    User,
     await_end,
+    connected_as,
     eventually,
     leaving_nothing,
     opened,
     request_for,
 )
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, running_daemon
+from tests.support.namespace import veth_pair
 from tests.support.traffic import send
 
 
@@ -92,3 +111,117 @@ def test_the_library_keeps_few_files_that_a_ring_has_deleted(
             assert file.read(4) == b"\x0a\x0d\x0d\x0a"
         assert not Path(path).exists()
         assert deleted_files(user_dir) <= 3
+
+
+# Interfaces that are not what they were -------------------------------------------------------------------------------
+
+USER = User(23461, 23461)
+CONFIGURATION = f"""
+[[rule]]
+name = "open"
+users = [{USER.user_id}]
+interfaces = ["open*"]
+
+[[rule]]
+name = "tcp"
+users = [{USER.user_id}]
+interfaces = ["part*"]
+filter = "tcp"
+"""
+
+
+@pytest.fixture(scope="module")
+def bound(open_dir: Path) -> Generator[Daemon, None, None]:
+    """A daemon with rules."""
+    directory = open_dir / "attack"
+    directory.mkdir(mode=0o755)
+    (directory / "capd.toml").write_text(CONFIGURATION)
+    with running_daemon(directory, "--config", f"{directory}/capd.toml") as running:
+        yield running
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, timeout=10)
+
+
+def rename(name: str, new_name: str) -> None:
+    ip("link", "set", "dev", name, "down")
+    ip("link", "set", "dev", name, "name", new_name)
+    ip("link", "set", "dev", new_name, "up")
+
+
+@contextlib.contextmanager
+def capturing_as(user: User, daemon: Daemon, interface: str, directory: Path) -> Generator[RawClient, None, None]:
+    with connected_as(user, daemon) as client, opened(directory) as directory_fd:
+        client.send(request_for(interface), [directory_fd])
+        client.receive(Started)
+        yield client
+
+
+def test_a_capture_ends_when_its_interface_is_renamed_to_one_that_it_may_not_have(
+    bound: Daemon, user_dir: Path
+) -> None:
+    with veth_pair("opentx", "openrx"), capturing_as(USER, bound, "openrx", user_dir) as client:
+        rename("openrx", "openrx2")  # the same rule holds there
+        send("opentx", [UDP_80], 1)
+        assert client.receive(PacketCount) == PacketCount(1)
+        rename("openrx2", "shutrx")
+        assert client.receive(InterfaceLost) == InterfaceLost(interface="openrx")
+        send("opentx", [UDP_80], 1)
+        ended = client.rest()[-1]
+    assert isinstance(ended, Ended)
+    assert (ended.reason, ended.interfaces[0].received_total) == (EndReason.FAILED, 1)
+
+
+def test_the_filter_of_an_interface_follows_its_name(bound: Daemon, user_dir: Path) -> None:
+    with veth_pair("opentx", "openrx"), capturing_as(USER, bound, "*rx", user_dir) as client:
+        rename("openrx", "partrx")
+        assert client.receive(InterfaceLost) == InterfaceLost(interface="openrx")
+        assert client.receive(InterfaceAttached) == InterfaceAttached(interface="partrx")
+        send("opentx", [UDP_80, TCP_80], 2)
+        client.receive(PacketCount)
+        rename("partrx", "openrx")
+        assert client.receive(InterfaceAttached) == InterfaceAttached(interface="openrx")
+        send("opentx", [UDP_53], 1)
+        client.receive(PacketCount)
+        client.send(StopCapture())
+        assert isinstance(client.rest()[-1], Ended)
+    assert read_complete(user_dir / "raw.pcapng").packets == [TCP_80, UDP_53]
+
+
+@pytest.mark.parametrize("name", ["o*rx", "op[e]n", "any"])
+def test_an_interface_whose_name_looks_like_a_pattern_is_no_pattern(bound: Daemon, user_dir: Path, name: str) -> None:
+    with (
+        veth_pair("opentx", "openrx"),
+        veth_pair("tx", name),
+        capturing_as(USER, bound, "any", user_dir) as client,
+    ):
+        send("tx", [UDP_80], 1)
+        client.send(StopCapture())
+        ended = client.rest()[-1]
+    assert isinstance(ended, Ended)
+    assert {each.interface for each in ended.interfaces} == {"opentx", "openrx"}
+
+
+def test_what_has_the_index_of_an_interface_by_now_is_not_captured(bound: Daemon, user_dir: Path) -> None:
+    def sockets() -> int:
+        return len(Path("/proc/self/net/packet").read_text().splitlines())
+
+    with (
+        veth_pair("opentx", "openrx"),
+        capturing_as(USER, bound, "any", user_dir) as client,
+    ):
+        (worker,) = bound.workers()
+        # Its user may do that, for as long as the watchdog lets one.
+        os.kill(worker, signal.SIGSTOP)
+        before = sockets()
+        ip("link", "add", "name", "open5", "index", "7777", "type", "veth", "peer", "name", "peer5")
+        eventually(lambda: sockets() > before, "the socket for it")
+        ip("link", "delete", "dev", "open5")
+        ip("link", "add", "name", "shut5", "index", "7777", "type", "veth", "peer", "name", "peer5")
+        os.kill(worker, signal.SIGCONT)
+        skipped = client.receive(InterfaceSkipped)
+        while isinstance(skipped, InterfaceSkipped) and skipped.interface != "open5":
+            skipped = client.receive(InterfaceSkipped)
+        ip("link", "delete", "dev", "shut5")
+        assert "No such device" in str(skipped)

@@ -18,7 +18,7 @@ import numpy as np
 from capd.worker.control import Control
 from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed
-from capd.worker.launch import Launch, LaunchInterface
+from capd.worker.launch import Detach, Launch, LaunchInterface
 from capd.worker.order import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder, Waiting
 from capd.worker.report import Report
 from capd.worker.rotation import is_full, room_for
@@ -161,6 +161,8 @@ class Capture:
         for order in orders:
             if isinstance(order, StopCapture):
                 self._end = EndReason.STOPPED
+            elif isinstance(order, Detach):
+                self._lose(order.index)
             else:
                 attach, packet_socket = order
                 self._coming.append((attach.interface, packet_socket))
@@ -176,6 +178,17 @@ class Capture:
         if not source.is_lost and not source.ring.is_attached():
             source.is_lost = True
             self._report.interface_lost(source.name)
+
+    def _lose(self, index: int) -> None:
+        """Receive nothing more from an interface."""
+        for interface, packet_socket in [each for each in self._coming if each[0].index == index]:
+            self._coming.remove((interface, packet_socket))
+            packet_socket.close()
+        for source in self._sources:
+            if source.ring is not None and source.launch.index == index and not source.is_lost:
+                source.ring.disarm()
+                source.is_lost = True
+                self._report.interface_lost(source.name)
 
     # Interfaces that come and go -----------------------------------------------------------------------------------
 
