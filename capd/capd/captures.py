@@ -31,6 +31,7 @@ from capd.worker.launch import Launch, LaunchInterface
 from capd_protocol.interfaces import Link
 from capd_protocol.limits import find_faults, is_cooked_any
 from capd_protocol.messages import (
+    CaptureList,
     CaptureSummary,
     Counters,
     Ended,
@@ -51,6 +52,8 @@ _log = logging.getLogger(__name__)
 
 #: Captures have numbers of five digits, which are easily typed.
 _FIRST_ID, _IDS = 10_000, 90_000
+#: Captures in one frame: with as many interfaces as possible, of the longest names, they stay below its limit.
+_AT_ONCE = 40
 
 
 class Subscriber:
@@ -492,6 +495,12 @@ class Captures:
             if self.policy.may_see(peer, capture.owner.user_id)
             or (capture.name is not None and capture.owner.group_id in groups)
         ]
+
+    def lists_for(self, peer: Peer) -> Generator[CaptureList, None, None]:
+        """Give the list of captures that the peer may see, in parts that fit into a frame."""
+        shown = [capture.summary() for capture in self.visible_to(peer)]
+        for at in range(0, max(len(shown), 1), _AT_ONCE):
+            yield CaptureList(captures=tuple(shown[at : at + _AT_ONCE]), is_last=at + _AT_ONCE >= len(shown))
 
     def stop(self, peer: Peer, capture_id: int) -> None:
         """Have a capture end.

@@ -28,7 +28,6 @@ from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
 from capd_protocol.limits import MAX_INTERFACE_NAME_BYTES, find_interval_faults
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
-    CaptureList,
     EndReason,
     Failure,
     FailureCode,
@@ -224,8 +223,8 @@ class _Client:
                 self._captures.stop(self._peer, capture_id)
                 await self._connection.send_in_time(encode(Stopping()))
             case ListCaptures():
-                summaries = tuple(capture.summary() for capture in self._captures.visible_to(self._peer))
-                await self._connection.send_in_time(encode(CaptureList(captures=summaries)))
+                for captures in self._captures.lists_for(self._peer):
+                    await self._connection.send_in_time(encode(captures))
             case WhoAmI():
                 policy, peer = self._captures.policy, self._peer
                 permissions = Permissions(

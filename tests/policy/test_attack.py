@@ -1,6 +1,7 @@
 """What a hostile user tries against policy and against other users, with more than filters' texts."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -8,19 +9,29 @@ import subprocess
 from collections.abc import Generator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from capd.captures import Captures
+from capd.limits import MAX_CAPTURES_PER_USER
+from capd.peer import Peer
+from capd.policy import Policy, Rule
 from capd_client import CaptureSession
+from capd_protocol.limits import MAX_INTERFACES, find_faults
 from capd_protocol.messages import (
     Conditions,
     Ended,
     EndReason,
+    Failed,
+    FailureCode,
     InterfaceAttached,
     InterfaceLost,
+    InterfaceRequest,
     InterfaceSkipped,
     PacketCount,
     Started,
     StopCapture,
+    encode,
 )
 from tests.client.helpers import read_complete, wait_for_packets
 from tests.policy.test_daemon import TCP_80, UDP_53, UDP_80
@@ -29,6 +40,7 @@ from tests.support.attack import (
     RawClient,
     User,
     await_end,
+    check_complete,
     connected_as,
     eventually,
     leaving_nothing,
@@ -225,3 +237,48 @@ def test_what_has_the_index_of_an_interface_by_now_is_not_captured(bound: Daemon
             skipped = client.receive(InterfaceSkipped)
         ip("link", "delete", "dev", "shut5")
         assert "No such device" in str(skipped)
+
+
+# Directories and lists that are not as they should be -----------------------------------------------------------------
+
+
+def test_a_directory_that_is_closed_to_its_ring_ends_the_capture_well(bound: Daemon, user_dir: Path) -> None:
+    directory = user_dir / "own"
+    directory.mkdir()
+    os.chown(directory, USER.user_id, USER.group_id)
+    ring = Conditions(packets=1, files=2)
+    with veth_pair("opentx", "openrx"), connected_as(USER, bound) as client, opened(directory) as directory_fd:
+        client.send(request_for("openrx", ring=ring), [directory_fd])
+        client.receive(Started)
+        send("opentx", FRAMES, 1)
+        client.receive(PacketCount)
+        eventually(lambda: len(list(directory.iterdir())) == 2, "the second file")
+        directory.chmod(0o500)
+        send("opentx", FRAMES, 1)
+        failed = client.receive(Failed)
+        ended = client.rest()[-1]
+    assert isinstance(failed, Failed)
+    assert failed.failure.code == FailureCode.DESTINATION
+    assert isinstance(ended, Ended)
+    (counters,) = ended.interfaces
+    assert counters.received_total == counters.written_total + counters.drops_total == 2
+    assert [check_complete(path) for path in sorted(directory.iterdir())] == [1, 1]
+
+
+def test_no_captures_of_others_make_a_list_too_long_to_send() -> None:
+    request = request_for("x", "\x01" * 255, wait_for_interfaces=True)
+    names = [f"{number:02}*" + 61 * '"' for number in range(MAX_INTERFACES)]
+    request = msgspec.structs.replace(request, interfaces=tuple(InterfaceRequest(name=name) for name in names))
+    assert find_faults(request) == []
+    owner = Peer(1, USER.user_id, USER.group_id, ())
+    captures = Captures(Policy((Rule(name="all", everybody=True),)))
+    with contextlib.ExitStack() as stack:
+        for user_id in range(4):
+            for _ in range(MAX_CAPTURES_PER_USER):
+                stack.enter_context(captures.granted(dataclasses.replace(owner, user_id=user_id), request))
+        root = Peer(1, 0, 0, ())
+        lists = list(captures.lists_for(root))
+        assert sum(len(each.captures) for each in lists) == 4 * MAX_CAPTURES_PER_USER
+        assert [each.is_last for each in lists] == [False] * (len(lists) - 1) + [True]
+        assert all(encode(each) for each in lists)
+    assert [each.captures for each in captures.lists_for(root)] == [()]

@@ -298,7 +298,12 @@ class Capture:
         at, count = 0, len(records.timestamps_ns)
         while at < count and not self._is_full:
             sizes = records.vectors[at:, 1]
-            if not self._files.make_room(int(sizes[0])):
+            try:
+                has_room = self._files.make_room(int(sizes[0]))
+            except DestinationError as error:
+                self._fail_destination(error)
+                return
+            if not has_room:
                 self._end_at_limit(EndReason.DISK_LIMIT)
                 return
             room = min(room_for(self._files.fill, self._file_conditions, sizes), self._files.fitting(sizes))
@@ -359,8 +364,7 @@ class Capture:
         except WriteError as error:
             self._fail_disk(error)
         except DestinationError as error:
-            self._fail(FailureCode.DESTINATION, f"the next file cannot be opened: {error}")
-            self._is_full = True
+            self._fail_destination(error)
 
     def _drops_total(self) -> int:
         return sum(source.statistics().drops_total for source in self._sources)
@@ -369,6 +373,10 @@ class Capture:
         advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"
         text = f"the capture file cannot be written any further: {error}; what is in it is whole: {advice}"
         self._fail(FailureCode.DISK, text)
+        self._is_full = True
+
+    def _fail_destination(self, error: DestinationError) -> None:
+        self._fail(FailureCode.DESTINATION, f"the next file cannot be opened: {error}")
         self._is_full = True
 
     def _fail(self, code: FailureCode, text: str, interface: str | None = None) -> None:
