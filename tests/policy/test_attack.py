@@ -34,7 +34,7 @@ from capd_protocol.messages import (
     encode,
 )
 from tests.client.helpers import read_complete, wait_for_packets
-from tests.policy.test_daemon import TCP_80, UDP_53, UDP_80
+from tests.policy.test_daemon import TCP_80, UDP_53, UDP_80, ethernet
 from tests.support.attack import (
     FRAMES,
     RawClient,
@@ -127,7 +127,7 @@ def test_the_library_keeps_few_files_that_a_ring_has_deleted(
 
 # Interfaces that are not what they were -------------------------------------------------------------------------------
 
-USER = User(23461, 23461)
+USER, LITTLE = User(23461, 23461), User(23462, 23462)
 CONFIGURATION = f"""
 [[rule]]
 name = "open"
@@ -139,6 +139,11 @@ name = "tcp"
 users = [{USER.user_id}]
 interfaces = ["part*"]
 filter = "tcp"
+
+[[rule]]
+name = "little"
+users = [{LITTLE.user_id}]
+max_disk_bytes = 1_000_000
 """
 
 
@@ -265,6 +270,29 @@ def test_a_directory_that_is_closed_to_its_ring_ends_the_capture_well(bound: Dae
     assert [check_complete(path) for path in sorted(directory.iterdir())] == [1, 1]
 
 
+def test_interfaces_that_come_take_no_more_disk_than_allowed(bound: Daemon, user_dir: Path) -> None:
+    # Each interface has its filter on record in the file.
+    name = InterfaceRequest(name="[ol]*rx", capture_filter="udp" + 16_000 * " ")
+    with (
+        veth_pair("opentx", "openrx"),
+        connected_as(LITTLE, bound) as client,
+        opened(user_dir) as directory,
+    ):
+        client.send(request_for("", interfaces=(name,)), [directory])
+        client.receive(Started)
+        packets = (1_000_000 - 28_000) // 1032
+        send("opentx", [ethernet(17, 9, 1000)], packets)
+        eventually(lambda: (user_dir / "raw.pcapng").stat().st_size > packets * 1032, "the packets")
+        with veth_pair("latetx", "laterx"):
+            skipped = client.receive(InterfaceSkipped)
+        client.send(StopCapture())
+        assert isinstance(client.rest()[-1], Ended)
+    assert isinstance(skipped, InterfaceSkipped)
+    assert (skipped.interface, "bytes on disk" in skipped.text) == ("laterx", True)
+    assert (user_dir / "raw.pcapng").stat().st_size <= 1_000_000
+    assert check_complete(user_dir / "raw.pcapng") == packets
+
+
 def test_no_captures_of_others_make_a_list_too_long_to_send() -> None:
     request = request_for("x", "\x01" * 255, wait_for_interfaces=True)
     names = [f"{number:02}*" + 61 * '"' for number in range(MAX_INTERFACES)]
@@ -282,3 +310,37 @@ def test_no_captures_of_others_make_a_list_too_long_to_send() -> None:
         assert [each.is_last for each in lists] == [False] * (len(lists) - 1) + [True]
         assert all(encode(each) for each in lists)
     assert [each.captures for each in captures.lists_for(root)] == [()]
+
+
+def test_a_capture_of_the_configuration_touches_nothing_foreign_in_its_place(user_dir: Path) -> None:
+    state, elsewhere = user_dir / "state", user_dir / "elsewhere"
+    (state / "ring").mkdir(parents=True)
+    elsewhere.mkdir()
+    (state / "led").symlink_to(elsewhere)
+    victim = elsewhere / "ring_00001_20200101000000.pcapng"
+    victim.write_text("not the ring's")
+    # All bear names of the ring, or nearly.
+    (state / "ring" / victim.name).symlink_to(victim)
+    os.mkfifo(state / "ring" / "ring_00002_20200101000000.pcapng")
+    (state / "ring" / "ring_00003_20200101000000.pcapng").mkdir()
+    odd = (
+        "ring_0000\u0664_20200101000000.pcapng",
+        "ring_00005_20200101000000.pcapng\n",
+        "xring_00006_20200101000000.pcapng",
+    )
+    for name in odd:
+        (state / "ring" / name).touch()
+    before = set((state / "ring").iterdir())
+    ring = 'interfaces = ["openrx"]\ngroup = 1\nringbuffer_packets = 1\nringbuffer_files = 1\nupdate_interval = 0.02'
+    (user_dir / "capd.toml").write_text(f"[captures.ring]\n{ring}\n[captures.led]\n{ring}\n")
+    options = ("--config", str(user_dir / "capd.toml"), "--state-directory", str(state))
+    with veth_pair("opentx", "openrx"), running_daemon(user_dir, *options) as running:
+        eventually(lambda: bool(set((state / "ring").iterdir()) - before), "its first file")
+        send("opentx", FRAMES, 5)
+        eventually(lambda: bool(list(state.glob("ring/ring_00006_2*"))), "its last file")
+        eventually(lambda: "capture led: its directory cannot be used" in running.log, "what is wrong with the other")
+    (own,) = set((state / "ring").iterdir()) - before
+    check_complete(own, 0)
+    assert before <= set((state / "ring").iterdir())
+    assert victim.read_text() == "not the ring's"
+    assert list(elsewhere.iterdir()) == [victim]

@@ -236,13 +236,21 @@ class Capture:
             self._report.interface_skipped(interface.request.name, error.failure.text)
         except WriteError as error:
             self._fail_disk(error)
+        except DestinationError as error:
+            self._fail_destination(error)
         else:
             self._report.interface_attached(source.name)
 
     def _join(self, source: Source, number: int, *, is_new: bool) -> None:
         """Let a new source, or the new ring of a known one, take part."""
         if is_new:
-            self._files.add_block(source.description_block(self._operating_system))
+            block = source.description_block(self._operating_system)
+            if not self._files.make_room(len(block) + len(statistics_blocks([source], 0))):
+                if source.ring is not None:
+                    source.ring.close()
+                text = f"policy's bytes on disk leave no room to describe {source.name} in the file"
+                raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, interface=source.name))
+            self._files.add_block(block)
             self._sources.append(source)
             self._add_ring()
         elif source.link_layer_type != self._sources[number].link_layer_type:

@@ -60,7 +60,8 @@ class KeptFile:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise DestinationError(f"{self.name} cannot be deleted: {error.strerror}") from error
+            name = self.name if self.name.isprintable() else repr(self.name)
+            raise DestinationError(f"{name} cannot be deleted: {error.strerror}") from error
 
 
 class SaveFile(KeptFile):
