@@ -24,13 +24,14 @@ from capd.links import find_link, list_links
 from capd.monitor import Monitor
 from capd.outbox import Outbox
 from capd.peer import Peer
-from capd.policy import UNBOUND, Grant, Policy, Terms
+from capd.policy import UNBOUND, Grant, Policy, Rule, Terms
 from capd.supervisor import Worker
 from capd.wishes import Wishes, cooked_any
 from capd.worker.launch import Launch, LaunchInterface
 from capd_protocol.interfaces import Link
 from capd_protocol.limits import find_faults, is_cooked_any
 from capd_protocol.messages import (
+    CaptureList,
     CaptureSummary,
     Counters,
     Ended,
@@ -51,6 +52,8 @@ _log = logging.getLogger(__name__)
 
 #: Captures have numbers of five digits, which are easily typed.
 _FIRST_ID, _IDS = 10_000, 90_000
+#: Captures in one frame: with as many interfaces as possible, of the longest names, they stay below its limit.
+_AT_ONCE = 40
 
 
 class Subscriber:
@@ -114,6 +117,8 @@ class Capture:
         )
         self._subscribers: list[Subscriber] = []
         self._worker: Worker | None = None
+        #: What was granted on which interface, by index.
+        self._granted: dict[int, tuple[InterfaceRequest, Rule]] = {}
         self._started = trio.Event()
         self._failure: Failure | None = None
         self._end_reason: EndReason | None = None
@@ -195,7 +200,7 @@ class Capture:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch_start, self._worker, task_status)
                     nursery.start_soon(self._watch_stop, self._worker)
-                    if wishes.may_grow:
+                    if wishes.may_grow or UNBOUND not in self.terms.rules:
                         nursery.start_soon(self._watch_interfaces, wishes, self._worker, monitor)
                     try:
                         status = await self._worker.run(self._on_message)
@@ -233,15 +238,18 @@ class Capture:
             granted = self._grant(request)
             device = await stack.enter_async_context(wireless.prepared(link, granted.request))
             wishes.attached.add(link.index)
+            self._granted[link.index] = request, granted.rule
             interfaces.append(await _describe(link, granted, device))
         if wishes.patterns:
             for link, request in wishes.missing((await list_links()).values()):
                 wishes.attached.add(link.index)
                 try:
-                    described = await _describe(link, self._grant(request), link)
+                    granted = self._grant(request)
+                    described = await _describe(link, granted, link)
                 except RequestRefused as refused:
                     self._skip(link, refused)
                 else:
+                    self._granted[link.index] = request, granted.rule
                     interfaces.append(msgspec.structs.replace(described, is_optional=True))
         return interfaces
 
@@ -251,23 +259,42 @@ class Capture:
             subscriber.put(message)
 
     async def _watch_interfaces(self, wishes: Wishes, worker: Worker, monitor: Monitor) -> None:
-        """Attach interfaces that come, or come back, while the capture runs."""
+        """Attach interfaces that come, or come back, while the capture runs; detach those whose rule changes."""
         await self._started.wait()
         watch = await monitor.watch()
         try:
             while True:
                 links, removed = await watch.next_links()
                 wishes.attached -= removed  # a new one may have its index already
+                for index in removed:
+                    self._granted.pop(index, None)
                 wishes.forget_all_but(link.index for link in links)
-                for link, request in wishes.missing(links):
+                for link in links:
+                    if self._is_beyond_grant(link):
+                        del self._granted[link.index]
+                        wishes.attached.discard(link.index)
+                        await worker.detach(link.index)
+                for link, request in wishes.missing(links) if wishes.may_grow else ():
                     wishes.attached.add(link.index)
                     await self._attach(link, request, worker)
         finally:
             monitor.leave(watch)
 
+    def _is_beyond_grant(self, link: Link) -> bool:
+        """Whether an interface that is attached has a name by now on which another rule holds, or none."""
+        request, rule = self._granted.get(link.index, (None, None))
+        if request is None or request.name == link.name:
+            return False
+        try:
+            return self._grant(msgspec.structs.replace(request, name=link.name)).rule != rule
+        except RequestRefused:
+            return True
+
     async def _attach(self, link: Link, request: InterfaceRequest, worker: Worker) -> None:
         try:
-            await worker.attach(await _describe(link, self._grant(request), link))
+            granted = self._grant(request)
+            self._granted[link.index] = request, granted.rule
+            await worker.attach(await _describe(link, granted, link))
         except (RequestRefused, OSError) as error:
             self._skip(link, error)
 
@@ -440,7 +467,7 @@ class Captures:
     ) -> Generator[Capture, None, None]:
         if self._stopping:
             raise RequestRefused(FailureCode.STOPPING, "capd is stopping: try again when it runs again")
-        grant = partial(policy.grant, owner)
+        grant = partial(policy.grant, owner, is_real=True)
         capture = Capture(self._new_id(), owner, request, terms=terms, grant=grant, name=name)
         self._running[capture.capture_id] = capture
         try:
@@ -471,6 +498,12 @@ class Captures:
             if self.policy.may_see(peer, capture.owner.user_id)
             or (capture.name is not None and capture.owner.group_id in groups)
         ]
+
+    def lists_for(self, peer: Peer) -> Generator[CaptureList, None, None]:
+        """Give the list of captures that the peer may see, in parts that fit into a frame."""
+        shown = [capture.summary() for capture in self.visible_to(peer)]
+        for at in range(0, max(len(shown), 1), _AT_ONCE):
+            yield CaptureList(captures=tuple(shown[at : at + _AT_ONCE]), is_last=at + _AT_ONCE >= len(shown))
 
     def stop(self, peer: Peer, capture_id: int) -> None:
         """Have a capture end.

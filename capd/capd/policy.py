@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import takewhile
 
 import msgspec
 
@@ -63,11 +64,16 @@ class Rule:
             or not self.group_ids.isdisjoint((peer.group_id, *peer.groups))
         )
 
-    def covers(self, request: InterfaceRequest) -> bool:
-        """Whether the interface, or any that a pattern could match, is among those of the rule."""
+    def covers(self, request: InterfaceRequest, *, is_real: bool = False) -> bool:
+        """Whether the interface, or any that a pattern could match, is among those of the rule.
+
+        Args:
+            request: the interface.
+            is_real: it is there, and its name no pattern, whatever it looks like.
+        """
         if is_cooked_any(request):  # it takes in all interfaces at once: no pattern short of all of them will do
             return any(pattern in ("*", ANY) for pattern in self.interfaces)
-        if is_pattern(request.name):
+        if is_pattern(request.name) and not is_real:
             return any(_may_overlap(pattern, request.name) for pattern in self.interfaces)
         return any(_matches(request.name, pattern) for pattern in self.interfaces)
 
@@ -157,13 +163,18 @@ class Policy:
         """Whether the peer may list and stop a capture of this user."""
         return peer.user_id in (_ROOT, owner_id)
 
-    def grant(self, peer: Peer, request: InterfaceRequest) -> Grant:
+    def grant(self, peer: Peer, request: InterfaceRequest, *, is_real: bool = False) -> Grant:
         """Grant one interface; for a pattern this says only that some interface could be.
+
+        Args:
+            peer: for whom.
+            request: what.
+            is_real: there is an interface of that name, which is no pattern, whatever it looks like.
 
         Raises:
             RequestRefused: no rule allows it; the text is for that user.
         """
-        rules = self._covering(peer, request)
+        rules = self._covering(peer, request, is_real=is_real)
         for rule in rules:
             if not rule.objections(request):
                 return Grant(rule, _settled(request, rule))
@@ -171,12 +182,18 @@ class Policy:
         text = f"user {peer.user_id} may capture on {request.name}, but {objections}: ask for less, or {self.advice}"
         raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name)
 
-    def _covering(self, peer: Peer, request: InterfaceRequest) -> list[Rule]:
+    def _covering(self, peer: Peer, request: InterfaceRequest, *, is_real: bool = False) -> list[Rule]:
         rules = self.rules_or_refuse(peer)
-        covering = [rule for rule in rules if rule.covers(request)]
+        covering = [rule for rule in rules if rule.covers(request, is_real=is_real)]
+        name = request.name
+        if is_cooked_any(request):
+            # One rule for all interfaces at once must not take the place of an earlier one that holds on some.
+            first = list(takewhile(lambda rule: rule in covering or rule.objections(request), rules))
+            covering = [rule for rule in first if rule in covering]
+            name += f" as {request.link_layer_type}, which mixes all interfaces"
         if not covering:
             patterns = ", ".join(dict.fromkeys(pattern for rule in rules for pattern in rule.interfaces))
-            text = f"user {peer.user_id} may not capture on {request.name}, only on {patterns}: {self.advice}"
+            text = f"user {peer.user_id} may not capture on {name}, only on {patterns}: {self.advice}"
             raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name, argument="interfaces")
         return covering
 

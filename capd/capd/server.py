@@ -28,7 +28,6 @@ from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
 from capd_protocol.limits import MAX_INTERFACE_NAME_BYTES, find_interval_faults
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
-    CaptureList,
     EndReason,
     Failure,
     FailureCode,
@@ -58,6 +57,9 @@ _log = logging.getLogger(__name__)
 #: accept(2) fails for these because of somebody else, and works again later.
 _OVERLOAD = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _OVERLOAD_PAUSE_S = 0.1
+#: Of the kernel's memory for files that a client has not taken. Chosen: about a dozen. Each keeps its place on the
+#: disk until then, also when its ring has deleted it.
+_WAITING_FILES_BYTES = 6000
 
 
 class Server:
@@ -157,6 +159,9 @@ def _file_sockets() -> Generator[_FileSockets, None, None]:
         sockets = _FileSockets(*socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     except OSError as error:
         raise no_room(error) from error
+    # What a client left there unread would stay open as long as the worker runs: its own end of the connection, say.
+    sockets.of_worker.shutdown(socket.SHUT_RD)
+    sockets.of_worker.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _WAITING_FILES_BYTES)
     with contextlib.closing(sockets):
         yield sockets
 
@@ -218,8 +223,8 @@ class _Client:
                 self._captures.stop(self._peer, capture_id)
                 await self._connection.send_in_time(encode(Stopping()))
             case ListCaptures():
-                summaries = tuple(capture.summary() for capture in self._captures.visible_to(self._peer))
-                await self._connection.send_in_time(encode(CaptureList(captures=summaries)))
+                for captures in self._captures.lists_for(self._peer):
+                    await self._connection.send_in_time(encode(captures))
             case WhoAmI():
                 policy, peer = self._captures.policy, self._peer
                 permissions = Permissions(

@@ -16,7 +16,15 @@ import trio
 
 from capd import limits
 from capd.packet_socket import open_packet_socket
-from capd.worker.launch import Attach, Launch, LaunchInterface, encode_attach, encode_launch
+from capd.worker.launch import (
+    Attach,
+    Detach,
+    Launch,
+    LaunchInterface,
+    encode_attach,
+    encode_detach,
+    encode_launch,
+)
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import Message, StopCapture, decode, encode
@@ -104,14 +112,21 @@ class Worker:
                     sent = await self._control.socket.sendmsg([frame], rights)
                     await self._control.send_all(frame[sent:])
 
+    async def detach(self, index: int) -> None:
+        """Have the worker give up an interface."""
+        await self._tell(encode_detach(Detach(index=index)))
+
     async def stop(self) -> None:
         """Tell the worker to end the capture well. Its last messages come as the others did."""
         await self._is_launched.wait()
+        await self._tell(encode(StopCapture()))
+
+    async def _tell(self, frame: bytes) -> None:
         if self._control is not None:
             # Where the socket is closed it has ended already.
             async with self._sending:
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self._control.send_all(encode(StopCapture()))
+                    await self._control.send_all(frame)
 
     async def _receive(self, control: trio.SocketStream, on_message: Callable[[Message], None]) -> None:
         decoder = FrameDecoder()

@@ -109,10 +109,14 @@ def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ..
         DaemonUnavailable: there is no daemon.
         BrokenPipe: it does not answer.
     """
-    reply = next(ask(ListCaptures(), socket_path))
-    if not isinstance(reply, CaptureList):
-        raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
-    return reply.captures
+    found: list[CaptureSummary] = []
+    for reply in ask(ListCaptures(), socket_path):
+        if not isinstance(reply, CaptureList):
+            raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
+        found += reply.captures
+        if reply.is_last:
+            break
+    return tuple(found)
 
 
 def who_am_i(*, socket_path: SocketPath = None) -> Permissions:

@@ -9,6 +9,8 @@ from collections import OrderedDict
 #: Files that are kept open, the latest ones; beyond, they must be opened by name. Chosen: what a program may be
 #: behind with, far below the usual 1024 descriptors.
 _MAX_FILES = 32
+#: Of these, files that their ring has deleted: each takes its place on the disk until it is closed here.
+_MAX_DELETED = 2
 #: NAME_MAX (linux/limits.h).
 _MAX_NAME_BYTES = 255
 
@@ -35,12 +37,13 @@ class FileReceiver:
 
     def open(self, name: str) -> int | None:
         """Return a new descriptor of a file, at its beginning; None if it was not passed, or too long ago."""
-        self._receive()
+        self.take()
         descriptor = self._files.get(name)
         # Not dup(2): the copy would share its position with this one.
         return None if descriptor is None else os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
 
-    def _receive(self) -> None:
+    def take(self) -> None:
+        """Take what has come: only so many files may wait."""
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
             while True:
                 name, descriptor = receive(self._socket, _MAX_NAME_BYTES)
@@ -50,8 +53,14 @@ class FileReceiver:
                 if former is not None:
                     os.close(former)
                 self._files[os.fsdecode(name)] = descriptor
-                if len(self._files) > _MAX_FILES:
-                    os.close(self._files.popitem(last=False)[1])
+                self._let_go()
+
+    def _let_go(self) -> None:
+        if len(self._files) > _MAX_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        deleted = [name for name, descriptor in self._files.items() if not os.fstat(descriptor).st_nlink]
+        for name in deleted[:-_MAX_DELETED]:
+            os.close(self._files.pop(name))
 
     def close(self) -> None:
         """Close everything; descriptors that were returned stay open."""

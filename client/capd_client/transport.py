@@ -76,6 +76,8 @@ class Transport:
             return b""
         if descriptor is not None:
             self.files = FileReceiver(socket.socket(fileno=descriptor))
+        if self.files is not None:
+            self.files.take()
         return data
 
     def leave(self) -> None:

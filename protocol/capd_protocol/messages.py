@@ -317,9 +317,11 @@ class CaptureSummary(_Json, frozen=True):
 
 
 class CaptureList(_Json, frozen=True, tag="captures"):
-    """The captures that the peer may see, oldest first."""
+    """The captures that the peer may see, oldest first, or a part of them."""
 
     captures: tuple[CaptureSummary, ...]
+    #: No further part follows.
+    is_last: bool
 
 
 class Permission(_Json, frozen=True):

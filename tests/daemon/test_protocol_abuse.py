@@ -464,7 +464,7 @@ def test_a_conversation_goes_on_after_refusals(abused: Daemon, veth: tuple[str, 
         client.send(request_for(veth[1], "a/b"), [directory])
         assert client.refusal().code == FailureCode.INVALID
         client.send(ListCaptures())
-        assert client.receive() == CaptureList(captures=())
+        assert client.receive() == CaptureList(captures=(), is_last=True)
         client.send(request_for(veth[1]), [directory])
         client.receive(Started)
         client.send(StopCapture())

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,6 +153,26 @@ def test_a_pattern_is_bound_by_the_strictest_of_the_rules_that_it_could_meet() -
     assert policy.terms(ALICE, [asked("veth*")]) == Terms((lax, strict), 10.0, 5)
     assert policy.terms(ALICE, [asked("veth2")]) == Terms((lax,), 100.0, None)
     assert policy.terms(ALICE, [asked("veth2"), asked("eth0")]) == Terms((lax, strict), 10.0, 5)
+
+
+def test_the_cooked_device_does_not_get_round_an_earlier_rule() -> None:
+    cooked = asked("any", link_layer_type="LINUX_SLL2")
+    some = Rule(name="some", everybody=True, interfaces=("eth*",), filter="tcp", max_snaplen_bytes=64)
+    rest = Rule(name="rest", everybody=True)
+    assert Policy((rest, some)).grant(ALICE, cooked).rule == rest
+    with pytest.raises(RequestRefused, match="may not capture on any as LINUX_SLL2, which mixes all interfaces"):
+        Policy((some, rest)).grant(ALICE, cooked)
+    # One that does not allow what is asked for would hold nowhere.
+    assert Policy((some, rest)).grant(ALICE, msgspec.structs.replace(cooked, snaplen_bytes=65)).rule == rest
+
+
+def test_an_interface_that_is_there_is_granted_by_its_very_name() -> None:
+    for name in ("e*", "eth?", "any", "*"):
+        assert POLICY.grant(ALICE, asked(name)).rule == STAFF
+    assert POLICY.grant(ALICE, asked("eth?"), is_real=True).rule == STAFF
+    for name in ("e*", "any", "*"):
+        with pytest.raises(RequestRefused):
+            POLICY.grant(ALICE, asked(name), is_real=True)
 
 
 # Properties ------------------------------------------------------------------------------------------------------

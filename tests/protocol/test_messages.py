@@ -273,7 +273,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
     (Started(capture_id=7), "a", {"type": "started", "capture_id": 7}),
     (Stopping(), "a", {"type": "stopping"}),
     (Refused(failure=FAILURE), "a", {"type": "refused", "failure": FAILURE_JSON}),
-    (CaptureList(captures=()), "a", {"type": "captures", "captures": []}),
+    (CaptureList(captures=(), is_last=False), "a", {"type": "captures", "captures": [], "is_last": False}),
     (
         CaptureList(
             captures=(
@@ -288,7 +288,8 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     drops_total=4,
                     name="dns",
                 ),
-            )
+            ),
+            is_last=True,
         ),
         "a",
         {
@@ -306,6 +307,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "name": "dns",
                 }
             ],
+            "is_last": True,
         },
     ),
     (

@@ -116,13 +116,13 @@ def _capture(launch: Launch, control: Control, report: Report) -> None:
         max_disk_bytes=launch.max_disk_bytes,
         continues=launch.continues,
     )
-    if not files.make_room_for_file():
-        text = (
-            f"policy allows {launch.max_disk_bytes:,} bytes on disk, and earlier captures to "
-            f"{launch.destination.file_name} have left as much: delete some of their files"
-        )
-        raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, argument="savefile"))
     try:
+        if not files.make_room_for_file():
+            text = (
+                f"policy allows {launch.max_disk_bytes:,} bytes on disk, and earlier captures to "
+                f"{launch.destination.file_name} have left as much: delete some of their files"
+            )
+            raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, argument="savefile"))
         files.open_next()
     except (DestinationError, WriteError) as error:
         text = str(error) if isinstance(error, DestinationError) else f"no room for the capture file: {error}"

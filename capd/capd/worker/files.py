@@ -5,6 +5,7 @@ oldest file goes just before the next one comes, so that there are never more th
 capture made are ever deleted, or those that a capture of the configuration made when it ran before.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from capd.worker.order import Slice
 from capd.worker.records import U64
 from capd.worker.report import Report
 from capd.worker.rotation import Fill, fitting, is_ring_file, number_of, ring_file_name
-from capd.worker.savefile import KeptFile, SaveFile, WriteError, earlier_files
+from capd.worker.savefile import DestinationError, KeptFile, SaveFile, WriteError, earlier_files
 from capd_protocol.messages import Conditions, Destination, FileClosed
 
 
@@ -85,7 +86,11 @@ class CaptureFiles:
         return self._max_disk_bytes - used_bytes - (len(self._statistics()) if self._file else 0)
 
     def make_room(self, size_bytes: int) -> bool:
-        """Delete the oldest complete files of the ring until so many bytes may be written; say whether they may."""
+        """Delete the oldest complete files of the ring until so many bytes may be written; say whether they may.
+
+        Raises:
+            DestinationError: one cannot be deleted.
+        """
         while (room_bytes := self._room_bytes) is not None and room_bytes < size_bytes:
             if self._ring is None or not self._kept or self._kept[0] is self._file:
                 return False
@@ -93,7 +98,11 @@ class CaptureFiles:
         return True
 
     def make_room_for_file(self) -> bool:
-        """Do so for a file without packets."""
+        """Do so for a file without packets.
+
+        Raises:
+            DestinationError: likewise.
+        """
         return self.make_room(len(self._header()) + len(self._statistics()))
 
     def fitting(self, sizes_bytes: U64) -> int:
@@ -107,7 +116,7 @@ class CaptureFiles:
         """Open the first or the next file and announce it.
 
         Raises:
-            DestinationError: it cannot be created.
+            DestinationError: it cannot be created, or the oldest one not be deleted.
             WriteError: its header cannot be written; it is deleted again.
         """
         name = self._destination.file_name
@@ -204,5 +213,6 @@ class CaptureFiles:
         """Close and delete what was made: the capture never began."""
         if self._file is not None:
             self._file.close()
-            self._file.remove()
+            with contextlib.suppress(DestinationError):
+                self._file.remove()
             self._file = None

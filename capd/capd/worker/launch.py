@@ -1,8 +1,8 @@
 """The contract between daemon and worker: what to capture, as whom, where to.
 
 The daemon writes one ``Launch`` frame on the worker's control socket; the worker answers with the messages of
-``capd_protocol.messages`` and takes ``StopCapture`` from it, and ``Attach`` for interfaces that come later. When the
-socket closes, the capture ends.
+``capd_protocol.messages`` and takes ``StopCapture`` from it, ``Attach`` for interfaces that come later, and ``Detach``.
+When the socket closes, the capture ends.
 """
 
 from typing import Literal
@@ -15,6 +15,7 @@ from capd_protocol.messages import Conditions, Destination, InterfaceRequest
 
 _LAUNCH = ord("l")
 _ATTACH = ord("t")
+_DETACH = ord("u")
 
 
 class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +90,15 @@ class Attach(msgspec.Struct, frozen=True, kw_only=True):
     interface: LaunchInterface
 
 
+class Detach(msgspec.Struct, frozen=True, kw_only=True):
+    """An interface that the capture may not have under the name that it has by now."""
+
+    index: int
+
+
 _launch_decoder = msgspec.json.Decoder(Launch)
 _attach_decoder = msgspec.json.Decoder(Attach)
+_detach_decoder = msgspec.json.Decoder(Detach)
 
 
 def encode_attach(attach: Attach) -> bytes:
@@ -101,6 +109,16 @@ def encode_attach(attach: Attach) -> bytes:
 def decode_attach(frame: Frame) -> Attach | None:
     """Return the interface that a frame brings, or None if it says something else."""
     return _attach_decoder.decode(frame.payload) if frame.indicator == _ATTACH else None
+
+
+def encode_detach(detach: Detach) -> bytes:
+    """Return the frame that takes an interface away."""
+    return encode_frame(_DETACH, msgspec.json.encode(detach))
+
+
+def decode_detach(frame: Frame) -> Detach | None:
+    """Return the interface that a frame takes away, or None if it says something else."""
+    return _detach_decoder.decode(frame.payload) if frame.indicator == _DETACH else None
 
 
 def encode_launch(launch: Launch) -> bytes:

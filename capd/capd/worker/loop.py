@@ -18,7 +18,7 @@ import numpy as np
 from capd.worker.control import Control
 from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed
-from capd.worker.launch import Launch, LaunchInterface
+from capd.worker.launch import Detach, Launch, LaunchInterface
 from capd.worker.order import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder, Waiting
 from capd.worker.report import Report
 from capd.worker.rotation import is_full, room_for
@@ -161,6 +161,8 @@ class Capture:
         for order in orders:
             if isinstance(order, StopCapture):
                 self._end = EndReason.STOPPED
+            elif isinstance(order, Detach):
+                self._lose(order.index)
             else:
                 attach, packet_socket = order
                 self._coming.append((attach.interface, packet_socket))
@@ -176,6 +178,17 @@ class Capture:
         if not source.is_lost and not source.ring.is_attached():
             source.is_lost = True
             self._report.interface_lost(source.name)
+
+    def _lose(self, index: int) -> None:
+        """Receive nothing more from an interface."""
+        for interface, packet_socket in [each for each in self._coming if each[0].index == index]:
+            self._coming.remove((interface, packet_socket))
+            packet_socket.close()
+        for source in self._sources:
+            if source.ring is not None and source.launch.index == index and not source.is_lost:
+                source.ring.disarm()
+                source.is_lost = True
+                self._report.interface_lost(source.name)
 
     # Interfaces that come and go -----------------------------------------------------------------------------------
 
@@ -223,13 +236,21 @@ class Capture:
             self._report.interface_skipped(interface.request.name, error.failure.text)
         except WriteError as error:
             self._fail_disk(error)
+        except DestinationError as error:
+            self._fail_destination(error)
         else:
             self._report.interface_attached(source.name)
 
     def _join(self, source: Source, number: int, *, is_new: bool) -> None:
         """Let a new source, or the new ring of a known one, take part."""
         if is_new:
-            self._files.add_block(source.description_block(self._operating_system))
+            block = source.description_block(self._operating_system)
+            if not self._files.make_room(len(block) + len(statistics_blocks([source], 0))):
+                if source.ring is not None:
+                    source.ring.close()
+                text = f"policy's bytes on disk leave no room to describe {source.name} in the file"
+                raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, interface=source.name))
+            self._files.add_block(block)
             self._sources.append(source)
             self._add_ring()
         elif source.link_layer_type != self._sources[number].link_layer_type:
@@ -285,7 +306,12 @@ class Capture:
         at, count = 0, len(records.timestamps_ns)
         while at < count and not self._is_full:
             sizes = records.vectors[at:, 1]
-            if not self._files.make_room(int(sizes[0])):
+            try:
+                has_room = self._files.make_room(int(sizes[0]))
+            except DestinationError as error:
+                self._fail_destination(error)
+                return
+            if not has_room:
                 self._end_at_limit(EndReason.DISK_LIMIT)
                 return
             room = min(room_for(self._files.fill, self._file_conditions, sizes), self._files.fitting(sizes))
@@ -346,8 +372,7 @@ class Capture:
         except WriteError as error:
             self._fail_disk(error)
         except DestinationError as error:
-            self._fail(FailureCode.DESTINATION, f"the next file cannot be opened: {error}")
-            self._is_full = True
+            self._fail_destination(error)
 
     def _drops_total(self) -> int:
         return sum(source.statistics().drops_total for source in self._sources)
@@ -356,6 +381,10 @@ class Capture:
         advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"
         text = f"the capture file cannot be written any further: {error}; what is in it is whole: {advice}"
         self._fail(FailureCode.DISK, text)
+        self._is_full = True
+
+    def _fail_destination(self, error: DestinationError) -> None:
+        self._fail(FailureCode.DESTINATION, f"the next file cannot be opened: {error}")
         self._is_full = True
 
     def _fail(self, code: FailureCode, text: str, interface: str | None = None) -> None:

@@ -48,11 +48,20 @@ class KeptFile:
         self._identity = identity
 
     def remove(self) -> None:
-        """Delete the file, if what bears its name is still the file that was meant."""
-        with contextlib.suppress(FileNotFoundError):
+        """Delete the file, if what bears its name is still the file that was meant.
+
+        Raises:
+            DestinationError: it cannot be deleted.
+        """
+        try:
             status = os.stat(self.name, dir_fd=self._directory_fd, follow_symlinks=False)
             if (status.st_dev, status.st_ino) == self._identity:
                 os.unlink(self.name, dir_fd=self._directory_fd)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            name = self.name if self.name.isprintable() else repr(self.name)
+            raise DestinationError(f"{name} cannot be deleted: {error.strerror}") from error
 
 
 class SaveFile(KeptFile):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -93,12 +94,16 @@ class Source:
         """Begin to receive.
 
         Raises:
-            CaptureFailed: the interface is not there any more.
+            CaptureFailed: the interface is not there any more, or not under its name; nothing of it may be read.
         """
         if self.ring is None:
             raise AssertionError("no ring to arm")
+        index = self.launch.index
         with _typed(self.name):
-            self.ring.arm(self.launch.index, promiscuous=bool(self.launch.request.promiscuous))
+            self.ring.arm(index, promiscuous=bool(self.launch.request.promiscuous))
+            # It was granted by its name, and may have got another one since, or another interface its index.
+            if index and os.fsencode(socket.if_indextoname(index)) != self.launch.device.encode():
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
     def statistics(self) -> Statistics:
         """Return the kernel's totals, of all rings that it has had."""

@@ -1,0 +1,346 @@
+"""What a hostile user tries against policy and against other users, with more than filters' texts."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from capd.captures import Captures
+from capd.limits import MAX_CAPTURES_PER_USER
+from capd.peer import Peer
+from capd.policy import Policy, Rule
+from capd_client import CaptureSession
+from capd_protocol.limits import MAX_INTERFACES, find_faults
+from capd_protocol.messages import (
+    Conditions,
+    Ended,
+    EndReason,
+    Failed,
+    FailureCode,
+    InterfaceAttached,
+    InterfaceLost,
+    InterfaceRequest,
+    InterfaceSkipped,
+    PacketCount,
+    Started,
+    StopCapture,
+    encode,
+)
+from tests.client.helpers import read_complete, wait_for_packets
+from tests.policy.test_daemon import TCP_80, UDP_53, UDP_80, ethernet
+from tests.support.attack import (
+    FRAMES,
+    RawClient,
+    User,
+    await_end,
+    check_complete,
+    connected_as,
+    eventually,
+    leaving_nothing,
+    opened,
+    request_for,
+)
+from tests.support.daemon import Daemon, running_daemon
+from tests.support.namespace import veth_pair
+from tests.support.traffic import send
+
+
+def receive_with_files(client: RawClient) -> socket.socket:
+    """Return the socket that comes with the daemon's word that a capture runs."""
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(client.socket, 65536, 1)
+        assert data
+        if descriptors:
+            return socket.socket(fileno=descriptors[0])
+
+
+def test_nothing_can_be_left_with_a_worker_that_outlasts_its_client(
+    daemon: Daemon, veth: tuple[str, str], user_dir: Path
+) -> None:
+    with leaving_nothing(daemon, veth[1]), opened(user_dir) as directory, RawClient(daemon.socket_path) as client:
+        client.send(request_for(veth[1]), [directory])
+        with receive_with_files(client) as files:
+            # Waiting there to be received, its own end of the connection would never close.
+            with contextlib.suppress(BrokenPipeError):
+                socket.send_fds(files, [b"x"], [client.socket.fileno()])
+            workers = daemon.workers()
+            client.close()
+        await_end(workers)
+
+
+def deleted_files(directory: Path) -> int:
+    """Return how many files of a directory this process keeps on the disk, though they are deleted."""
+    deleted = 0
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            link = os.fspath(each.readlink())
+            deleted += link.startswith(os.fspath(directory)) and link.endswith(" (deleted)")
+    return deleted
+
+
+def test_what_a_ring_has_deleted_does_not_fill_the_disk(daemon: Daemon, veth: tuple[str, str], user_dir: Path) -> None:
+    ring = Conditions(packets=1, files=1)
+    with opened(user_dir) as directory, RawClient(daemon.socket_path) as client:
+        client.send(request_for(veth[1], ring=ring), [directory])
+        with receive_with_files(client) as files:
+            send(veth[0], FRAMES, 100)
+            eventually(lambda: bool(list(user_dir.glob("raw_00101_*"))), "the last file")
+            # As many as wait for a client that takes none.
+            files.setblocking(False)
+            waiting = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    _, (descriptor,), _, _ = socket.recv_fds(files, 255, 1)
+                    os.close(descriptor)
+                    waiting += 1
+            assert 4 <= waiting <= 20
+
+
+def test_the_library_keeps_few_files_that_a_ring_has_deleted(
+    daemon: Daemon, veth: tuple[str, str], user_dir: Path
+) -> None:
+    with CaptureSession(
+        interfaces=veth[1],
+        savefile=user_dir / "a",
+        ringbuffer_packets=1,
+        ringbuffer_files=1,
+        update_interval=0.02,
+        socket_path=daemon.socket_path,
+    ) as session:
+        session.wait_started(20)
+        for number in range(1, 21):
+            send(veth[0], FRAMES, 1)
+            wait_for_packets(session, number)
+        path = session.files[-1].name
+        with session.open_file(path) as file:
+            assert file.read(4) == b"\x0a\x0d\x0d\x0a"
+        assert not Path(path).exists()
+        assert deleted_files(user_dir) <= 3
+
+
+# Interfaces that are not what they were -------------------------------------------------------------------------------
+
+USER, LITTLE = User(23461, 23461), User(23462, 23462)
+CONFIGURATION = f"""
+[[rule]]
+name = "open"
+users = [{USER.user_id}]
+interfaces = ["open*"]
+
+[[rule]]
+name = "tcp"
+users = [{USER.user_id}]
+interfaces = ["part*"]
+filter = "tcp"
+
+[[rule]]
+name = "little"
+users = [{LITTLE.user_id}]
+max_disk_bytes = 1_000_000
+"""
+
+
+@pytest.fixture(scope="module")
+def bound(open_dir: Path) -> Generator[Daemon, None, None]:
+    """A daemon with rules."""
+    directory = open_dir / "attack"
+    directory.mkdir(mode=0o755)
+    (directory / "capd.toml").write_text(CONFIGURATION)
+    with running_daemon(directory, "--config", f"{directory}/capd.toml") as running:
+        yield running
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, timeout=10)
+
+
+def rename(name: str, new_name: str) -> None:
+    ip("link", "set", "dev", name, "down")
+    ip("link", "set", "dev", name, "name", new_name)
+    ip("link", "set", "dev", new_name, "up")
+
+
+@contextlib.contextmanager
+def capturing_as(user: User, daemon: Daemon, interface: str, directory: Path) -> Generator[RawClient, None, None]:
+    with connected_as(user, daemon) as client, opened(directory) as directory_fd:
+        client.send(request_for(interface), [directory_fd])
+        client.receive(Started)
+        yield client
+
+
+def test_a_capture_ends_when_its_interface_is_renamed_to_one_that_it_may_not_have(
+    bound: Daemon, user_dir: Path
+) -> None:
+    with veth_pair("opentx", "openrx"), capturing_as(USER, bound, "openrx", user_dir) as client:
+        rename("openrx", "openrx2")  # the same rule holds there
+        send("opentx", [UDP_80], 1)
+        assert client.receive(PacketCount) == PacketCount(1)
+        rename("openrx2", "shutrx")
+        assert client.receive(InterfaceLost) == InterfaceLost(interface="openrx")
+        send("opentx", [UDP_80], 1)
+        ended = client.rest()[-1]
+    assert isinstance(ended, Ended)
+    assert (ended.reason, ended.interfaces[0].received_total) == (EndReason.FAILED, 1)
+
+
+def test_the_filter_of_an_interface_follows_its_name(bound: Daemon, user_dir: Path) -> None:
+    with veth_pair("opentx", "openrx"), capturing_as(USER, bound, "*rx", user_dir) as client:
+        rename("openrx", "partrx")
+        assert client.receive(InterfaceLost) == InterfaceLost(interface="openrx")
+        assert client.receive(InterfaceAttached) == InterfaceAttached(interface="partrx")
+        send("opentx", [UDP_80, TCP_80], 2)
+        client.receive(PacketCount)
+        rename("partrx", "openrx")
+        assert client.receive(InterfaceAttached) == InterfaceAttached(interface="openrx")
+        send("opentx", [UDP_53], 1)
+        client.receive(PacketCount)
+        client.send(StopCapture())
+        assert isinstance(client.rest()[-1], Ended)
+    assert read_complete(user_dir / "raw.pcapng").packets == [TCP_80, UDP_53]
+
+
+@pytest.mark.parametrize("name", ["o*rx", "op[e]n", "any"])
+def test_an_interface_whose_name_looks_like_a_pattern_is_no_pattern(bound: Daemon, user_dir: Path, name: str) -> None:
+    with (
+        veth_pair("opentx", "openrx"),
+        veth_pair("tx", name),
+        capturing_as(USER, bound, "any", user_dir) as client,
+    ):
+        send("tx", [UDP_80], 1)
+        client.send(StopCapture())
+        ended = client.rest()[-1]
+    assert isinstance(ended, Ended)
+    assert {each.interface for each in ended.interfaces} == {"opentx", "openrx"}
+
+
+def test_what_has_the_index_of_an_interface_by_now_is_not_captured(bound: Daemon, user_dir: Path) -> None:
+    def sockets() -> int:
+        return len(Path("/proc/self/net/packet").read_text().splitlines())
+
+    with (
+        veth_pair("opentx", "openrx"),
+        capturing_as(USER, bound, "any", user_dir) as client,
+    ):
+        (worker,) = bound.workers()
+        # Its user may do that, for as long as the watchdog lets one.
+        os.kill(worker, signal.SIGSTOP)
+        before = sockets()
+        ip("link", "add", "name", "open5", "index", "7777", "type", "veth", "peer", "name", "peer5")
+        eventually(lambda: sockets() > before, "the socket for it")
+        ip("link", "delete", "dev", "open5")
+        ip("link", "add", "name", "shut5", "index", "7777", "type", "veth", "peer", "name", "peer5")
+        os.kill(worker, signal.SIGCONT)
+        skipped = client.receive(InterfaceSkipped)
+        while isinstance(skipped, InterfaceSkipped) and skipped.interface != "open5":
+            skipped = client.receive(InterfaceSkipped)
+        ip("link", "delete", "dev", "shut5")
+        assert "No such device" in str(skipped)
+
+
+# Directories and lists that are not as they should be -----------------------------------------------------------------
+
+
+def test_a_directory_that_is_closed_to_its_ring_ends_the_capture_well(bound: Daemon, user_dir: Path) -> None:
+    directory = user_dir / "own"
+    directory.mkdir()
+    os.chown(directory, USER.user_id, USER.group_id)
+    ring = Conditions(packets=1, files=2)
+    with veth_pair("opentx", "openrx"), connected_as(USER, bound) as client, opened(directory) as directory_fd:
+        client.send(request_for("openrx", ring=ring), [directory_fd])
+        client.receive(Started)
+        send("opentx", FRAMES, 1)
+        client.receive(PacketCount)
+        eventually(lambda: len(list(directory.iterdir())) == 2, "the second file")
+        directory.chmod(0o500)
+        send("opentx", FRAMES, 1)
+        failed = client.receive(Failed)
+        ended = client.rest()[-1]
+    assert isinstance(failed, Failed)
+    assert failed.failure.code == FailureCode.DESTINATION
+    assert isinstance(ended, Ended)
+    (counters,) = ended.interfaces
+    assert counters.received_total == counters.written_total + counters.drops_total == 2
+    assert [check_complete(path) for path in sorted(directory.iterdir())] == [1, 1]
+
+
+def test_interfaces_that_come_take_no_more_disk_than_allowed(bound: Daemon, user_dir: Path) -> None:
+    # Each interface has its filter on record in the file.
+    name = InterfaceRequest(name="[ol]*rx", capture_filter="udp" + 16_000 * " ")
+    with (
+        veth_pair("opentx", "openrx"),
+        connected_as(LITTLE, bound) as client,
+        opened(user_dir) as directory,
+    ):
+        client.send(request_for("", interfaces=(name,)), [directory])
+        client.receive(Started)
+        packets = (1_000_000 - 28_000) // 1032
+        send("opentx", [ethernet(17, 9, 1000)], packets)
+        eventually(lambda: (user_dir / "raw.pcapng").stat().st_size > packets * 1032, "the packets")
+        with veth_pair("latetx", "laterx"):
+            skipped = client.receive(InterfaceSkipped)
+        client.send(StopCapture())
+        assert isinstance(client.rest()[-1], Ended)
+    assert isinstance(skipped, InterfaceSkipped)
+    assert (skipped.interface, "bytes on disk" in skipped.text) == ("laterx", True)
+    assert (user_dir / "raw.pcapng").stat().st_size <= 1_000_000
+    assert check_complete(user_dir / "raw.pcapng") == packets
+
+
+def test_no_captures_of_others_make_a_list_too_long_to_send() -> None:
+    request = request_for("x", "\x01" * 255, wait_for_interfaces=True)
+    names = [f"{number:02}*" + 61 * '"' for number in range(MAX_INTERFACES)]
+    request = msgspec.structs.replace(request, interfaces=tuple(InterfaceRequest(name=name) for name in names))
+    assert find_faults(request) == []
+    owner = Peer(1, USER.user_id, USER.group_id, ())
+    captures = Captures(Policy((Rule(name="all", everybody=True),)))
+    with contextlib.ExitStack() as stack:
+        for user_id in range(4):
+            for _ in range(MAX_CAPTURES_PER_USER):
+                stack.enter_context(captures.granted(dataclasses.replace(owner, user_id=user_id), request))
+        root = Peer(1, 0, 0, ())
+        lists = list(captures.lists_for(root))
+        assert sum(len(each.captures) for each in lists) == 4 * MAX_CAPTURES_PER_USER
+        assert [each.is_last for each in lists] == [False] * (len(lists) - 1) + [True]
+        assert all(encode(each) for each in lists)
+    assert [each.captures for each in captures.lists_for(root)] == [()]
+
+
+def test_a_capture_of_the_configuration_touches_nothing_foreign_in_its_place(user_dir: Path) -> None:
+    state, elsewhere = user_dir / "state", user_dir / "elsewhere"
+    (state / "ring").mkdir(parents=True)
+    elsewhere.mkdir()
+    (state / "led").symlink_to(elsewhere)
+    victim = elsewhere / "ring_00001_20200101000000.pcapng"
+    victim.write_text("not the ring's")
+    # All bear names of the ring, or nearly.
+    (state / "ring" / victim.name).symlink_to(victim)
+    os.mkfifo(state / "ring" / "ring_00002_20200101000000.pcapng")
+    (state / "ring" / "ring_00003_20200101000000.pcapng").mkdir()
+    odd = (
+        "ring_0000\u0664_20200101000000.pcapng",
+        "ring_00005_20200101000000.pcapng\n",
+        "xring_00006_20200101000000.pcapng",
+    )
+    for name in odd:
+        (state / "ring" / name).touch()
+    before = set((state / "ring").iterdir())
+    ring = 'interfaces = ["openrx"]\ngroup = 1\nringbuffer_packets = 1\nringbuffer_files = 1\nupdate_interval = 0.02'
+    (user_dir / "capd.toml").write_text(f"[captures.ring]\n{ring}\n[captures.led]\n{ring}\n")
+    options = ("--config", str(user_dir / "capd.toml"), "--state-directory", str(state))
+    with veth_pair("opentx", "openrx"), running_daemon(user_dir, *options) as running:
+        eventually(lambda: bool(set((state / "ring").iterdir()) - before), "its first file")
+        send("opentx", FRAMES, 5)
+        eventually(lambda: bool(list(state.glob("ring/ring_00006_2*"))), "its last file")
+        eventually(lambda: "capture led: its directory cannot be used" in running.log, "what is wrong with the other")
+    (own,) = set((state / "ring").iterdir()) - before
+    check_complete(own, 0)
+    assert before <= set((state / "ring").iterdir())
+    assert victim.read_text() == "not the ring's"
+    assert list(elsewhere.iterdir()) == [victim]
