@@ -39,7 +39,7 @@ from tests.support.tools import capinfos, ip_json
 from tests.support.traffic import build_frames, send
 
 #: In this time everything that a test awaits has happened, but for what has limits of its own.
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 HELLO = encode(Hello(protocol_version=PROTOCOL_VERSION, software="attack"))
 FRAMES = build_frames((64,))
 
