@@ -37,6 +37,6 @@ def read(source: "str | os.PathLike[str] | int | BinaryIO | CaptureSession", *, 
             session's files were missed.
         CaptureError: while reading from a session: the capture failed, or the daemon went away.
     """
-    from capd_client.reading.reader import FileReader, SessionReader  # noqa: PLC0415  # numpy takes 100 ms
+    from capd_client.reading.reader import FileReader, SessionReader  # noqa: PLC0415  # numpy
 
     return SessionReader(source) if isinstance(source, CaptureSession) else FileReader(source, follow)

@@ -17,7 +17,7 @@ I64 = npt.NDArray[np.int64]
 #: A longer record is damage, not one that is still being written. As libpcap and Wireshark have it for blocks.
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 
-#: Chains are followed side by side from places so far apart. Found by measuring 4, 8, 16 and 32 KiB.
+#: Chains are followed side by side from places so far apart. Chosen: 8 and 32 KiB were about as fast.
 _LANE_WORDS = 16 * 1024 // 4
 #: How far from such a place a block's beginning is looked for: most packets are shorter.
 _SEARCH_WORDS = 2048 // 4
@@ -191,6 +191,6 @@ def headers(data: U8 | U32, positions: I64, size_bytes: int) -> U32:
     if not len(positions):
         return np.empty((0, size_bytes // 4), np.uint32)
     count = (data.nbytes - size_bytes) // data.itemsize + 1
-    # One gather of whole headers costs a quarter of one for each of their fields.
+    # One gather of whole headers, rather than one for each of their fields.
     every = np.ndarray((count,), np.dtype(f"V{size_bytes}"), data.data, 0, (data.itemsize,))
     return every[positions].view(np.uint32).reshape(-1, size_bytes // 4)
