@@ -1,7 +1,7 @@
 """Capture packets without being root: drives the capd daemon, with the vocabulary of dumpcap and wirepy.
 
 ``CaptureSession``, ``LiveInterfaceStats`` and ``InterfaceWatcher`` block; ``capd_client.aio`` has the same for programs
-on trio and asyncio.
+on trio and asyncio. ``read`` gives the packets.
 """
 
 from capd_client.errors import (
@@ -18,12 +18,14 @@ from capd_client.errors import (
     InvalidArgument,
     NoEvents,
     NotPermitted,
+    ReadError,
     ResourceError,
     UnsupportedError,
 )
 from capd_client.inquiry import list_captures, stop_capture, who_am_i
 from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities, get_driver_counters
 from capd_client.options import CaptureInterface
+from capd_client.reading import read
 from capd_client.session import CaptureSession
 from capd_client.stats import LiveInterfaceStats
 from capd_protocol.linktypes import LinkLayerType
@@ -49,11 +51,13 @@ __all__ = [
     "LiveInterfaceStats",
     "NoEvents",
     "NotPermitted",
+    "ReadError",
     "ResourceError",
     "UnsupportedError",
     "get_capabilities",
     "get_driver_counters",
     "list_captures",
+    "read",
     "stop_capture",
     "who_am_i",
 ]

@@ -31,6 +31,25 @@ class CaptureEnded(BrokenPipe):
     """The capture has ended as it should, and all its events have been given."""
 
 
+class ReadError(CaptureError):
+    """A capture file cannot be read, or no further. What came before was given.
+
+    Attributes:
+        file: its path, or what is known of it.
+        offset_bytes: where in it.
+        text: what is wrong.
+    """
+
+    def __init__(self, file: str, offset_bytes: int, text: str) -> None:
+        super().__init__(file, offset_bytes, text)
+        self.file = file
+        self.offset_bytes = offset_bytes
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.file}: at byte {self.offset_bytes}: {self.text}"
+
+
 class ChildError(CaptureError):
     """The daemon refused the capture, or the capture failed.
 

@@ -40,6 +40,7 @@ IF_SPEED = 8
 IF_TSRESOL = 9
 IF_FILTER = 11
 IF_OS = 12
+IF_TSOFFSET = 14
 IF_HARDWARE = 15
 ISB_STARTTIME = 2
 ISB_ENDTIME = 3
@@ -229,7 +230,18 @@ def _read_options(body: memoryview, order: str) -> tuple[Option, ...]:
     return tuple(options)
 
 
-def _read_body(block_type: int, body: memoryview, order: str) -> Block:
+def read_body(block_type: int, body: memoryview, order: str) -> Block:
+    """Read what is between a block's two lengths.
+
+    Args:
+        block_type: as its first word says.
+        body: packet data stay views of it.
+        order: "<" or ">".
+
+    Raises:
+        MalformedFileError: it breaks the format.
+        struct.error: it is too short for its type.
+    """
     match block_type:
         case 0x0A0D0D0A:
             _, major, _, _ = struct.unpack_from(order + "IHHq", body)
@@ -275,7 +287,7 @@ def read_blocks(data: bytes | memoryview) -> Iterator[Block]:
         if struct.unpack_from(order + "I", view, at + length - 4)[0] != length:
             raise MalformedFileError(f"the block at byte {at} ends with another length")
         try:
-            yield _read_body(block_type, view[at + 8 : at + length - 4], order)
+            yield read_body(block_type, view[at + 8 : at + length - 4], order)
         except struct.error as error:
             raise MalformedFileError(f"the block at byte {at} is too short for its type") from error
         at += length

@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 import msgspec
 
-from capd_client.cli import capture, interfaces
+from capd_client.cli import capture, interfaces, read
 from capd_client.cli.text import count, printable, si, table, width_of
 from capd_client.errors import (
     BrokenPipe,
@@ -135,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     capture.add_arguments(
         commands.add_parser("capture", help="capture packets into files", description="Capture packets into files.")
+    )
+    read.add_arguments(
+        commands.add_parser("read", help="show the packets of files", description="Show the packets of files.")
     )
     listing = commands.add_parser("list", help="show the captures that run", description="Show the captures that run.")
     listing.add_argument("--json", action="store_true", help="print a line of JSON for each")

@@ -1,0 +1,89 @@
+"""``capctl read``: the packets of files, a line for each."""
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from itertools import islice
+
+from capd_client.cli.text import count
+from capd_client.errors import InvalidArgument
+from capd_client.reading import read
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``capctl read``."""
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("file", nargs="+", metavar="FILE", help="pcapng or pcap")
+    add("-n", "--count", type=int, metavar="N", help="at most so many packets of each file")
+    add("--info", action="store_true", help="print interfaces, time span, packets, bytes and drops instead")
+    add("--follow", action="store_true", help="wait for more (one file)")
+    add("--utc", action="store_true", help="times in UTC instead of local time")
+    add("--json", action="store_true", help="print a line of JSON for each")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print packets, or what the files are."""
+    if options.count is not None and options.count < 0:
+        raise InvalidArgument(f"{options.count} packets", argument="count")
+    for path in options.file:
+        (_info if options.info else _packets)(path, options)
+    return 0
+
+
+def _time(timestamp_ns: int, utc: bool) -> str:
+    seconds, rest_ns = divmod(timestamp_ns, 10**9)
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{(moment if utc else moment.astimezone()):%H:%M:%S}.{rest_ns // 1000:06}"
+
+
+def _packets(path: str, options: argparse.Namespace) -> None:
+    from capd_client.cli.dissect import dissect, to_text  # noqa: PLC0415  # dpkt takes a while, which others need not
+
+    with read(path, follow=options.follow) as reader:
+        for packet in islice(reader, options.count):
+            interfaces = reader.interfaces
+            found = dissect(bytes(packet.data), interfaces[packet.interface_id].linktype)
+            if options.json:
+                fields = packet._asdict()
+                del fields["data"]
+                line = json.dumps({**fields, "captured_size_bytes": len(packet.data), **found})
+            else:
+                name = f"{packet.interface or packet.interface_id} " if len(interfaces) > 1 else ""
+                line = f"{_time(packet.timestamp_ns, options.utc)} {name}{to_text(found)}"
+            print(line, flush=options.follow)
+        if options.count is None and reader.rest_bytes:
+            print(f"capctl: {path}: the last record is not whole ({reader.rest_bytes} bytes)", file=sys.stderr)
+
+
+def _info(path: str, options: argparse.Namespace) -> None:
+    packets = size_bytes = 0
+    first_ns: int | None = None
+    last_ns: int | None = None
+    with read(path) as reader:
+        for batch in reader.batches():
+            packets += len(batch.offsets)
+            size_bytes += int(batch.original_sizes.sum(dtype="u8"))
+            early, late = int(batch.timestamps_ns.min()), int(batch.timestamps_ns.max())
+            first_ns = early if first_ns is None else min(first_ns, early)
+            last_ns = late if last_ns is None else max(last_ns, late)
+        interfaces = [
+            {**each._asdict(), "statistics": each.statistics._asdict() if each.statistics else None}
+            for each in reader.interfaces
+        ]
+    if options.json:
+        fields = {"file": path, "packets": packets, "original_bytes": size_bytes}
+        fields |= {"first_timestamp_ns": first_ns, "last_timestamp_ns": last_ns}
+        print(json.dumps({**fields, "interfaces": interfaces}))
+        return
+    print(f"{path}: {count(packets)} packets, {count(size_bytes)} bytes")
+    if first_ns is not None and last_ns is not None:
+        first, last = _time(first_ns, options.utc), _time(last_ns, options.utc)
+        print(f"  {first} to {last}, {(last_ns - first_ns) / 1e9:.6f} s")
+    for number, each in enumerate(interfaces):
+        drops = (each["statistics"] or {}).get("drops")
+        lost = "" if drops is None else f", {count(drops)} dropped"
+        what = f", filter {each['capture_filter']!r}" if each["capture_filter"] else ""
+        snaplen = f", snaplen {each['snaplen_bytes']}" if each["snaplen_bytes"] else ""
+        print(f"  {each['name'] or number}: linktype {each['linktype']}{snaplen}{what}{lost}")

@@ -1,0 +1,83 @@
+"""What a capture file says: interfaces, packets one by one, packets in batches."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class FileStatistics(NamedTuple):
+    """What an interface's statistics say of its whole capture; None where they do not.
+
+    Attributes:
+        received: packets that passed the filter, the lost ones among them.
+        drops: packets lost for lack of room in the interface or the operating system.
+        delivered: packets that were handed on.
+        start_ns: when the capture began, since 1970-01-01 00:00 UTC.
+        end_ns: when it ended, likewise.
+    """
+
+    received: int | None
+    drops: int | None
+    delivered: int | None
+    start_ns: int | None
+    end_ns: int | None
+
+
+class FileInterface(NamedTuple):
+    """An interface that a file describes.
+
+    Attributes:
+        name: as the file says; None where it does not, as in pcap.
+        linktype: LINKTYPE_ number, what packets begin with.
+        snaplen_bytes: no packet was kept longer; 0: no limit is known.
+        units_per_s: the resolution of its timestamps, such as 10**9.
+        capture_filter: what was captured; None where the file does not say.
+        statistics: the latest ones that were read; None before.
+    """
+
+    name: str | None
+    linktype: int
+    snaplen_bytes: int
+    units_per_s: int
+    capture_filter: str | None = None
+    statistics: FileStatistics | None = None
+
+
+class Packet(NamedTuple):
+    """A packet as the file has it.
+
+    Attributes:
+        timestamp_ns: since 1970-01-01 00:00 UTC; 0 in simple packet blocks, which have none.
+        interface: its name, if the file has one.
+        interface_id: its place in the reader's ``interfaces``.
+        original_size_bytes: how long the packet was, however much of it is here.
+        data: its bytes in the mapped file, no copy.
+    """
+
+    timestamp_ns: int
+    interface: str | None
+    interface_id: int
+    original_size_bytes: int
+    data: memoryview
+
+
+class Batch(NamedTuple):
+    """Packets that follow one another; arrays with an element for each.
+
+    Attributes:
+        timestamps_ns: int64, since 1970-01-01 00:00 UTC; 0 in simple packet blocks. Times before 1678 and after
+            2262, for which 64 bits are too few, become the earliest and the latest.
+        interface_ids: uint32, places in the reader's ``interfaces``.
+        captured_sizes: uint32, bytes that are in the file.
+        original_sizes: uint32, bytes that the packets had.
+        offsets: int64, where in ``data`` each packet begins.
+        data: uint8, a part of the mapped file; read-only.
+    """
+
+    timestamps_ns: npt.NDArray[np.int64]
+    interface_ids: npt.NDArray[np.uint32]
+    captured_sizes: npt.NDArray[np.uint32]
+    original_sizes: npt.NDArray[np.uint32]
+    offsets: npt.NDArray[np.int64]
+    data: npt.NDArray[np.uint8]
