@@ -4,6 +4,7 @@ import argparse
 import grp
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from capd import check_config, config, installation, privileges
+from capd import check_config, config, installation, limits, privileges
 from capd.daemon import Daemon
 from capd.errors import StartError
 from capd.listener import DEFAULT_SOCKET, listening
@@ -86,7 +87,8 @@ def _configuration(arguments: argparse.Namespace) -> config.Config:
         ConfigError: it cannot be used.
     """
     path = arguments.config or config.DEFAULT_PATH
-    if arguments.config is None and not path.exists():
+    # A link that leads nowhere is a configuration that is gone by mistake.
+    if arguments.config is None and not os.path.lexists(path):
         group = arguments.group or DEFAULT_GROUP
         _log.info("there is no %s: the members of the group %s may capture everything", path, group)
         return config.Config(_default_policy(group))
@@ -106,6 +108,8 @@ def _run_daemon(argv: list[str]) -> int:
     # The journal puts the name before each line itself.
     form = "%(message)s" if "JOURNAL_STREAM" in os.environ else "capd: %(message)s"
     logging.basicConfig(level=level, format=form, stream=sys.stderr)
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, min(limits.DESCRIPTORS, most)), most))
     try:
         if arguments.private_fd is not None:
             connection = socket.socket(fileno=arguments.private_fd)
