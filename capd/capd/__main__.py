@@ -4,6 +4,7 @@ import argparse
 import grp
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from capd import check_config, config, installation, privileges
+from capd import check_config, config, installation, limits, privileges
 from capd.daemon import Daemon
 from capd.errors import StartError
 from capd.listener import DEFAULT_SOCKET, listening
@@ -86,7 +87,8 @@ def _configuration(arguments: argparse.Namespace) -> config.Config:
         ConfigError: it cannot be used.
     """
     path = arguments.config or config.DEFAULT_PATH
-    if arguments.config is None and not path.exists():
+    # A link that leads nowhere is a configuration that is gone by mistake.
+    if arguments.config is None and not os.path.lexists(path):
         group = arguments.group or DEFAULT_GROUP
         _log.info("there is no %s: the members of the group %s may capture everything", path, group)
         return config.Config(_default_policy(group))
@@ -100,8 +102,7 @@ def _configuration(arguments: argparse.Namespace) -> config.Config:
     return loaded
 
 
-def _run_daemon(argv: list[str]) -> int:
-    arguments = _arguments(argv)
+def _begin_log(arguments: argparse.Namespace) -> None:
     if arguments.private_fd is not None:
         os.environ.pop("JOURNAL_STREAM", None)  # of the program that has started us
     # The journal keeps what is not looked at, and puts the name before each line itself.
@@ -109,6 +110,17 @@ def _run_daemon(argv: list[str]) -> int:
     is_watched = arguments.private_fd is None and sys.stderr.isatty()
     level = logging.INFO if arguments.verbose or is_service or is_watched else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s" if is_service else "capd: %(message)s", stream=sys.stderr)
+
+
+def _allow_descriptors() -> None:
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, min(limits.DESCRIPTORS, most)), most))
+
+
+def _run_daemon(argv: list[str]) -> int:
+    arguments = _arguments(argv)
+    _begin_log(arguments)
+    _allow_descriptors()
     try:
         if arguments.private_fd is not None:
             connection = socket.socket(fileno=arguments.private_fd)

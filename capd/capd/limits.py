@@ -1,7 +1,10 @@
 """Every bound of the daemon: its value, where it comes from, and what happens there."""
 
-#: Connections at once; a further one is told to come later. Chosen: well below the usual 1024 descriptors.
+#: Connections at once; a further one is told to come later.
 MAX_CLIENTS = 256
+#: What the daemon asks the kernel for: more than the usual 1024. A client takes four while it captures, and twice as
+#: many while that starts.
+DESCRIPTORS = 4096
 #: Of one user, so that one cannot keep the others out.
 MAX_CLIENTS_PER_USER = 128
 #: Of all users who may not capture, so that they cannot keep those out who may.

@@ -473,7 +473,7 @@ def test_a_worker_that_takes_no_more_orders_is_killed(where: Path, user_dir: Pat
         # The socket that the daemon has opened for an interface and cannot hand over.
         eventually(lambda: len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir())) > before, "a full socket")
         client.close()
-        await_end([worker], 5)
+        await_end([worker])
 
 
 def test_a_worker_that_never_begins_is_killed_and_told_of(where: Path, veth: tuple[str, str], user_dir: Path) -> None:

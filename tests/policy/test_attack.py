@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import os
+import resource
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import msgspec
 import pytest
 
 from capd.captures import Captures
-from capd.limits import MAX_CAPTURES_PER_USER
+from capd.limits import MAX_CAPTURES_PER_USER, MAX_CLIENTS
 from capd.peer import Peer
 from capd.policy import Policy, Rule
 from capd_client import CaptureSession
@@ -344,3 +346,27 @@ def test_a_capture_of_the_configuration_touches_nothing_foreign_in_its_place(use
     assert before <= set((state / "ring").iterdir())
     assert victim.read_text() == "not the ring's"
     assert list(elsewhere.iterdir()) == [victim]
+
+
+def test_all_clients_that_there_may_be_find_descriptors(user_dir: Path) -> None:
+    with running_daemon(user_dir, prefix=("prlimit", "--nofile=1024:8192")) as daemon:
+        assert resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)[0] >= 8 * MAX_CLIENTS
+
+
+_WITH_DEFAULT_PATH = """
+import sys
+from pathlib import Path
+from capd import config
+from capd.__main__ import main
+config.DEFAULT_PATH = Path(sys.argv[1])
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_a_configuration_that_leads_nowhere_lets_nobody_do_more(user_dir: Path) -> None:
+    path = user_dir / "capd.toml"
+    path.symlink_to("nowhere")
+    command = [sys.executable, "-P", "-c", _WITH_DEFAULT_PATH, os.fspath(path), "--socket", f"{user_dir}/socket"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 1
+    assert "capd.toml: cannot be read: No such file" in ended.stderr
