@@ -1,0 +1,1 @@
+"""Measures capd beside other capture programs; ``scripts/bench`` runs it."""
