@@ -36,6 +36,7 @@ from capd_client import (
     InvalidArgument,
     NoEvents,
     NotPermitted,
+    ReadError,
     ResourceError,
     UnsupportedError,
     aio,
@@ -95,7 +96,7 @@ def test_constants_have_the_values_of_wirepy(session_class: type[CaptureSession 
 
 def test_exceptions_have_the_family_of_wirepy() -> None:
     assert DumpcapError is CaptureError
-    for error in (NoEvents, BrokenPipe, ChildError, DaemonUnavailable):
+    for error in (NoEvents, BrokenPipe, ChildError, DaemonUnavailable, ReadError):
         assert error.__mro__[1] is CaptureError
     assert BadFilterError.__mro__[1] is ChildError
     assert issubclass(CaptureEnded, BrokenPipe)
