@@ -7,6 +7,7 @@ its subscribers' outboxes, and nothing of it is kept but the counters.
 import contextlib
 import dataclasses
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -108,7 +109,7 @@ class Capture:
         self.terms = terms
         self.name = name
         self._grant = grant
-        self._request = request
+        self.request = request
         self._started_ns = time.time_ns()
         self._file_name = request.destination.file_name
         self._files_total = 0
@@ -147,7 +148,7 @@ class Capture:
             capture_id=self.capture_id,
             user_id=self.owner.user_id,
             name=self.name,
-            interfaces=tuple(interface.name for interface in self._request.interfaces),
+            interfaces=tuple(interface.name for interface in self.request.interfaces),
             file_name=self._file_name,
             started_ns=self._started_ns,
             files_total=self._files_total,
@@ -194,7 +195,7 @@ class Capture:
         status: int | None = None
         try:
             async with contextlib.AsyncExitStack() as stack:
-                wishes = Wishes(self._request)
+                wishes = Wishes(self.request)
                 interfaces = await self._look_up(stack, wishes)
                 self._worker = Worker(self._launch(interfaces, wishes, directory_fd, files_fd))
                 async with trio.open_nursery() as nursery:
@@ -219,20 +220,18 @@ class Capture:
 
     async def _look_up(self, stack: contextlib.AsyncExitStack, wishes: Wishes) -> list[LaunchInterface]:
         """Find the interfaces to begin with."""
-        interfaces = [
-            cooked_any(self._grant(request)) for request in self._request.interfaces if is_cooked_any(request)
-        ]
+        interfaces = [cooked_any(self._grant(request)) for request in self.request.interfaces if is_cooked_any(request)]
         for request in wishes.named:
             link = await find_link(request.name)
             if link is None and request.name in await device_names():
                 text = f"{request.name} is no network interface, and capd captures on nothing else"
                 raise RequestRefused(FailureCode.UNSUPPORTED, text, interface=request.name, argument="interfaces")
-            if link is None and not self._request.wait_for_interfaces:
+            if link is None and not self.request.wait_for_interfaces:
                 text = f"there is no interface {request.name}: 'capctl interfaces' shows which there are"
                 raise RequestRefused(FailureCode.NO_SUCH_INTERFACE, text, interface=request.name, argument="interfaces")
             if link is None:
                 continue
-            if not link.is_up and not self._request.wait_for_interfaces:
+            if not link.is_up and not self.request.wait_for_interfaces:
                 text = f"the interface {request.name} is down: 'ip link set {request.name} up'"
                 raise RequestRefused(FailureCode.INTERFACE_DOWN, text, interface=request.name, argument="interfaces")
             granted = self._grant(request)
@@ -310,12 +309,12 @@ class Capture:
             files_fd=files_fd,
             max_disk_bytes=self.terms.max_disk_bytes,
             continues=self.name is not None,
-            destination=self._request.destination,
-            file_format=self._request.file_format,
-            ring=self._request.ring,
-            autostop=self._request.autostop,
-            update_interval_s=self._request.update_interval_s,
-            waits=bool(wishes.patterns) or self._request.wait_for_interfaces,
+            destination=self.request.destination,
+            file_format=self.request.file_format,
+            ring=self.request.ring,
+            autostop=self.request.autostop,
+            update_interval_s=self.request.update_interval_s,
+            waits=bool(wishes.patterns) or self.request.wait_for_interfaces,
         )
 
     async def _watch_start(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
@@ -419,6 +418,10 @@ def _mac_bytes(link: Link) -> bytes | None:
     return bytes.fromhex(link.mac_address.replace(":", "")) if link.mac_address and not link.loopback else None
 
 
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 class Captures:
     """All captures of the daemon."""
 
@@ -442,8 +445,11 @@ class Captures:
             text = "; ".join(fault.text for fault in faults)
             raise RequestRefused(FailureCode.INVALID, text, argument=faults[0].argument)
         terms = self.policy.terms(peer, request.interfaces)
-        own = [capture.terms for capture in self._running.values() if capture.owner.user_id == peer.user_id]
+        running = [capture for capture in self._running.values() if capture.owner.user_id == peer.user_id]
+        own = [capture.terms for capture in running]
         quota.check_number(terms, own)
+        if not self.policy.is_unbound(peer):
+            quota.check_memory(request, [capture.request for capture in running], _memory_bytes())
         request = quota.within_duration(terms, request)
         terms = quota.reserve(terms, request, own)
         with self._entered(peer, request, terms, self.policy) as capture:

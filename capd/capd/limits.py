@@ -14,6 +14,9 @@ MAX_STRANGERS = 64
 MAX_QUESTIONS = 4
 #: Captures at once of one user; a further one is refused. Chosen: each may take tens of MiB for its ring.
 MAX_CAPTURES_PER_USER = 64
+#: Of the machine's memory, for the kernel's rings of one user's captures; a capture beyond is refused, and asked to
+#: take smaller ones. Chosen: 64 captures of the usual size on a machine of 8 GiB. Root is not bound.
+RING_SHARE_PER_USER = 0.25
 #: A client that has connected must have said what it wants by then, or it is cut off.
 REQUEST_TIMEOUT_S = 10.0
 #: A worker must have its first file by then, or it is killed. Chosen: starting one takes 0.2 s on an idle machine.

@@ -1,4 +1,4 @@
-"""How many captures at once, how long, and how many bytes on disk. Pure: terms and requests in, decisions out."""
+"""How many captures at once, how long, how much memory and disk. Pure: terms and requests in, decisions out."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,17 @@ import msgspec
 from capd import limits
 from capd.errors import RequestRefused
 from capd.policy import Terms
-from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, StartCapture
+from capd_protocol.limits import MAX_INTERFACES, is_cooked_any, is_pattern
+from capd_protocol.messages import (
+    DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
+    MAX_SNAPLEN_BYTES,
+    PATTERN_KERNEL_BUFFER_SIZE_BYTES,
+    FailureCode,
+    StartCapture,
+)
 
 _KB = 1000
+_MIB = 1024 * 1024
 #: What a file may have beyond the size that it is closed at: its last packet, its header, its statistics.
 _OVERSHOOT_BYTES = 2 * MAX_SNAPLEN_BYTES
 
@@ -28,6 +36,38 @@ def check_number(terms: Terms, running: Sequence[Terms]) -> None:
         if rule.max_captures is not None and at_once >= rule.max_captures:
             text = f"policy allows {rule.max_captures} captures at once (rule {rule.name!r}): stop one first"
             raise RequestRefused(FailureCode.RESOURCES, text)
+
+
+def ring_bytes(request: StartCapture) -> int:
+    """Return what the rings of a capture may come to take: a pattern may take in as many interfaces as there can be."""
+    several = [each for each in request.interfaces if is_pattern(each.name) and not is_cooked_any(each)]
+    named = [each for each in request.interfaces if each not in several]
+    of_named = sum(each.kernel_buffer_size_bytes or DEFAULT_KERNEL_BUFFER_SIZE_BYTES for each in named)
+    of_several = (each.kernel_buffer_size_bytes or PATTERN_KERNEL_BUFFER_SIZE_BYTES for each in several)
+    return of_named + (MAX_INTERFACES - len(named)) * max(of_several, default=0)
+
+
+def check_memory(request: StartCapture, running: Sequence[StartCapture], memory_bytes: int) -> None:
+    """Check whether there is room for the rings beside those of the same user.
+
+    Args:
+        request: what is asked for.
+        running: what was, by the same user.
+        memory_bytes: the machine's memory.
+
+    Raises:
+        RequestRefused: there is not.
+    """
+    allowed_bytes = round(memory_bytes * limits.RING_SHARE_PER_USER)
+    needed_bytes = ring_bytes(request)
+    left_bytes = allowed_bytes - sum(map(ring_bytes, running))
+    if needed_bytes > left_bytes:
+        text = (
+            f"the kernel's rings of this capture may take {needed_bytes // _MIB:,} MiB, and "
+            f"{max(left_bytes, 0) // _MIB:,} are left of the {allowed_bytes // _MIB:,} that a user may have here: "
+            "ask for a smaller kernel_buffer_size, or stop a capture"
+        )
+        raise RequestRefused(FailureCode.RESOURCES, text, argument="kernel_buffer_size")
 
 
 def within_duration(terms: Terms, request: StartCapture) -> StartCapture:

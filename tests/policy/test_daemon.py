@@ -312,6 +312,12 @@ def test_captures_at_once_are_counted(daemon: Daemon, veth: tuple[str, str], use
         as_user(run, CAROL)
 
 
+def test_the_kernels_memory_is_shared_out(daemon: Daemon, veth: tuple[str, str], user_dir: Path) -> None:
+    options = {"interfaces": "pol*", "kernel_buffer_size": 1024}  # for as many interfaces as may come
+    with pytest.raises(ResourceError, match="ask for a smaller kernel_buffer_size"):
+        as_user(lambda: captured_directly(daemon, user_dir, options), BOB)
+
+
 # Bytes on disk ----------------------------------------------------------------------------------------------------
 
 

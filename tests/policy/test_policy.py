@@ -334,3 +334,29 @@ def test_bytes_on_disk_are_shared_by_the_captures_of_a_user() -> None:
     with pytest.raises(RequestRefused, match="could take"):
         quota.reserve(terms(GUESTS), capture(ring=Conditions(filesize_kb=10_000, files=2)), [])
     assert quota.reserve(terms(STAFF_ANYWHERE), capture(), [whole]).max_disk_bytes is None
+
+
+def buffers(*sizes_mib: int | None, name: str = "eth0") -> StartCapture:
+    return StartCapture(
+        interfaces=tuple(
+            asked(name, kernel_buffer_size_bytes=None if size is None else size * 1024 * 1024) for size in sizes_mib
+        ),
+        destination=Destination(file_name="a"),
+    )
+
+
+def test_the_rings_of_a_users_captures_take_a_part_of_the_memory_and_no_more() -> None:
+    memory_bytes = 4096 * 1024 * 1024  # of which a user may have 1024 MiB
+    quota.check_memory(buffers(1024), [], memory_bytes)
+    quota.check_memory(buffers(None, 480), [buffers(512)], memory_bytes)
+    quota.check_memory(buffers(16, name="veth*"), [], memory_bytes)
+    for request, running in (
+        (buffers(1024, 1), []),
+        (buffers(None, 481), [buffers(512)]),
+        (buffers(17, name="veth*"), []),
+        (buffers(1), [buffers(512), buffers(8, name="any")]),
+    ):
+        with pytest.raises(RequestRefused, match="1,024 that a user may have here") as refused:
+            quota.check_memory(request, running, memory_bytes)
+        assert refused.value.failure.code == FailureCode.RESOURCES
+        assert refused.value.failure.argument == "kernel_buffer_size"
