@@ -12,7 +12,8 @@ from pathlib import Path
 import trio
 
 from capd.audit import Audit
-from capd.captures import Capture, Captures
+from capd.capture import Capture
+from capd.captures import Captures
 from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.monitor import Monitor

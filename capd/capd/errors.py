@@ -13,3 +13,8 @@ class RequestRefused(Exception):
 
 class StartError(Exception):
     """The daemon cannot start; the text says what to do."""
+
+
+def no_room(error: OSError) -> RequestRefused:
+    """Return what to say when the system gives the daemon no descriptor, no process, no memory."""
+    return RequestRefused(FailureCode.RESOURCES, f"capd has no room for that now ({error.strerror}): try again later")

@@ -18,9 +18,10 @@ import trio
 
 from capd import inquiries, limits
 from capd.audit import Audit
-from capd.captures import Capture, Captures, Subscriber, no_room
+from capd.capture import Capture, Subscriber
+from capd.captures import Captures
 from capd.connection import Connection
-from capd.errors import RequestRefused
+from capd.errors import RequestRefused, no_room
 from capd.monitor import Count, Monitor, Watch
 from capd.peer import Peer, peer_of
 from capd.version import SOFTWARE

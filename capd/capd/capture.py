@@ -1,0 +1,402 @@
+"""One capture: its worker, its counters, who hears of it.
+
+It lives in the task that calls ``Capture.run``; when that returns, its worker is gone. Its messages go to its
+subscribers' outboxes, and nothing of it is kept but the counters.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+
+from capd import limits, wireless
+from capd.errors import RequestRefused, no_room
+from capd.ethtool import driver_of, speed_of
+from capd.inquiries import default_dlt, device_names
+from capd.links import find_link, list_links
+from capd.monitor import Monitor
+from capd.outbox import Outbox
+from capd.peer import Peer
+from capd.policy import UNBOUND, Grant, Rule, Terms
+from capd.supervisor import Worker
+from capd.wishes import Wishes, cooked_any
+from capd.worker.launch import Launch, LaunchInterface
+from capd_protocol.interfaces import Link
+from capd_protocol.limits import is_cooked_any
+from capd_protocol.messages import (
+    CaptureSummary,
+    Counters,
+    Ended,
+    EndReason,
+    ErrorMessage,
+    Failed,
+    Failure,
+    FailureCode,
+    FileOpened,
+    InterfaceCounters,
+    InterfaceRequest,
+    InterfaceSkipped,
+    Message,
+    StartCapture,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Subscriber:
+    """Somebody who hears of a capture: an outbox, and an event for the task that empties it."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox(limits.MAX_PENDING_EVENTS)
+        self._news = trio.Event()
+        self._is_ended = False
+
+    def put(self, message: Message) -> None:
+        """Add a message."""
+        self.outbox.put(message)
+        self._is_ended = self._is_ended or isinstance(message, Ended)
+        self._news.set()
+
+    async def next_batch(self) -> bytes | None:
+        """Return bytes to send as soon as there are any; None after the capture's last event."""
+        while not (batch := self.outbox.take()):
+            if self._is_ended:
+                return None
+            self._news = trio.Event()
+            await self._news.wait()
+        return batch
+
+
+class Capture:
+    """A capture that was granted."""
+
+    def __init__(
+        self,
+        capture_id: int,
+        owner: Peer,
+        request: StartCapture,
+        *,
+        terms: Terms,
+        grant: Callable[[InterfaceRequest], Grant],
+        name: str | None = None,
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            capture_id: unlike any other's that runs.
+            owner: as whom to capture.
+            request: what, within the terms.
+            terms: what holds for all of it.
+            grant: asked about each interface, those that come later too; what it refuses is left out.
+            name: of a capture that the configuration names.
+        """
+        self.capture_id = capture_id
+        self.owner = owner
+        self.terms = terms
+        self.name = name
+        self._grant = grant
+        self.request = request
+        self._started_ns = time.time_ns()
+        self._file_name = request.destination.file_name
+        self._files_total = 0
+        self._interfaces: tuple[InterfaceCounters, ...] = tuple(
+            InterfaceCounters(interface=interface.name) for interface in request.interfaces
+        )
+        self._subscribers: list[Subscriber] = []
+        self._worker: Worker | None = None
+        #: What was granted on which interface, by index.
+        self._granted: dict[int, tuple[InterfaceRequest, Rule]] = {}
+        self._started = trio.Event()
+        self._failure: Failure | None = None
+        self._end_reason: EndReason | None = None
+        self._stop_reason = EndReason.STOPPED
+        self._was_stopped = trio.Event()
+
+    def subscribe(self) -> Subscriber:
+        """Return a subscriber that hears of all that comes from now on."""
+        subscriber = Subscriber()
+        self._subscribers.append(subscriber)
+        return subscriber
+
+    @property
+    def end_reason(self) -> EndReason | None:
+        """Why it ended; None while it runs, and where its process died."""
+        return self._end_reason
+
+    @property
+    def is_started(self) -> bool:
+        """Whether its first file has its header."""
+        return self._files_total > 0
+
+    def summary(self) -> CaptureSummary:
+        """Return the capture's line in the list."""
+        return CaptureSummary(
+            capture_id=self.capture_id,
+            user_id=self.owner.user_id,
+            name=self.name,
+            interfaces=tuple(interface.name for interface in self.request.interfaces),
+            file_name=self._file_name,
+            started_ns=self._started_ns,
+            files_total=self._files_total,
+            packets_total=sum(each.written_total for each in self._interfaces),
+            drops_total=sum(each.drops_total for each in self._interfaces),
+        )
+
+    def grant_record(self) -> dict[str, object]:
+        """Return what goes on record of what was granted."""
+        filters = [rule.filter for rule in self.terms.rules if rule.filter]
+        return {
+            "name": self.name,
+            "capture": self.capture_id,
+            "rule": ", ".join(rule.name for rule in self.terms.rules),
+            "policy_filter": "; ".join(filters),
+        }
+
+    def end_record(self) -> dict[str, object]:
+        """Return what goes on record of its end."""
+        return {
+            **self.grant_record(),
+            "end": self._end_reason or EndReason.FAILED,
+            "code": self._failure.code if self._failure else None,
+            "reason": self._failure.text if self._failure else None,
+            "files": self._files_total,
+            "packets": sum(each.written_total for each in self._interfaces),
+            "drops": sum(each.drops_total for each in self._interfaces),
+        }
+
+    async def run(
+        self, directory_fd: int, files_fd: int | None, monitor: Monitor, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Capture until the end. ``started()`` when the first file has its header.
+
+        Args:
+            directory_fd: where the files go; stays the caller's.
+            files_fd: a socket that the worker passes its files on, for reading; stays the caller's.
+            monitor: tells of interfaces that come and go.
+            task_status: trio's.
+
+        Raises:
+            RequestRefused: it could not be started; nothing of it remains.
+        """
+        status: int | None = None
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                wishes = Wishes(self.request)
+                interfaces = await self._look_up(stack, wishes)
+                self._worker = Worker(self._launch(interfaces, wishes, directory_fd, files_fd))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch_start, self._worker, task_status)
+                    nursery.start_soon(self._watch_stop, self._worker)
+                    if wishes.may_grow or UNBOUND not in self.terms.rules:
+                        nursery.start_soon(self._watch_interfaces, wishes, self._worker, monitor)
+                    try:
+                        status = await self._worker.run(self._on_message)
+                    except OSError as error:
+                        self._failure = no_room(error).failure
+                    self._started.set()
+                    nursery.cancel_scope.cancel()
+            if not self.is_started:
+                raise self._refusal(status)
+        except OSError as error:
+            raise no_room(error) from error
+        finally:
+            self._say_end()
+        if self._end_reason is None:
+            _log.error("capture %d: its worker died with status %s", self.capture_id, status)
+
+    async def _look_up(self, stack: contextlib.AsyncExitStack, wishes: Wishes) -> list[LaunchInterface]:
+        """Find the interfaces to begin with."""
+        interfaces = [cooked_any(self._grant(request)) for request in self.request.interfaces if is_cooked_any(request)]
+        for request in wishes.named:
+            link = await find_link(request.name)
+            if link is None and request.name in await device_names():
+                text = f"{request.name} is no network interface, and capd captures on nothing else"
+                raise RequestRefused(FailureCode.UNSUPPORTED, text, interface=request.name, argument="interfaces")
+            if link is None and not self.request.wait_for_interfaces:
+                text = f"there is no interface {request.name}: 'capctl interfaces' shows which there are"
+                raise RequestRefused(FailureCode.NO_SUCH_INTERFACE, text, interface=request.name, argument="interfaces")
+            if link is None:
+                continue
+            if not link.is_up and not self.request.wait_for_interfaces:
+                text = f"the interface {request.name} is down: 'ip link set {request.name} up'"
+                raise RequestRefused(FailureCode.INTERFACE_DOWN, text, interface=request.name, argument="interfaces")
+            granted = self._grant(request)
+            device = await stack.enter_async_context(wireless.prepared(link, granted.request))
+            wishes.attached.add(link.index)
+            self._granted[link.index] = request, granted.rule
+            interfaces.append(await _describe(link, granted, device))
+        if wishes.patterns:
+            for link, request in wishes.missing((await list_links()).values()):
+                wishes.attached.add(link.index)
+                try:
+                    granted = self._grant(request)
+                    described = await _describe(link, granted, link)
+                except RequestRefused as refused:
+                    self._skip(link, refused)
+                else:
+                    self._granted[link.index] = request, granted.rule
+                    interfaces.append(msgspec.structs.replace(described, is_optional=True))
+        return interfaces
+
+    def _skip(self, link: Link, error: Exception) -> None:
+        message = InterfaceSkipped(interface=link.name, text=str(error))
+        for subscriber in self._subscribers:
+            subscriber.put(message)
+
+    async def _watch_interfaces(self, wishes: Wishes, worker: Worker, monitor: Monitor) -> None:
+        """Attach interfaces that come, or come back, while the capture runs; detach those whose rule changes."""
+        await self._started.wait()
+        watch = await monitor.watch()
+        try:
+            while True:
+                links, removed = await watch.next_links()
+                wishes.attached -= removed  # a new one may have its index already
+                for index in removed:
+                    self._granted.pop(index, None)
+                wishes.forget_all_but(link.index for link in links)
+                for link in links:
+                    if self._is_beyond_grant(link):
+                        del self._granted[link.index]
+                        wishes.attached.discard(link.index)
+                        await worker.detach(link.index)
+                for link, request in wishes.missing(links) if wishes.may_grow else ():
+                    wishes.attached.add(link.index)
+                    await self._attach(link, request, worker)
+        finally:
+            monitor.leave(watch)
+
+    def _is_beyond_grant(self, link: Link) -> bool:
+        """Whether an interface that is attached has a name by now on which another rule holds, or none."""
+        request, rule = self._granted.get(link.index, (None, None))
+        if request is None or request.name == link.name:
+            return False
+        try:
+            return self._grant(msgspec.structs.replace(request, name=link.name)).rule != rule
+        except RequestRefused:
+            return True
+
+    async def _attach(self, link: Link, request: InterfaceRequest, worker: Worker) -> None:
+        try:
+            granted = self._grant(request)
+            self._granted[link.index] = request, granted.rule
+            await worker.attach(await _describe(link, granted, link))
+        except (RequestRefused, OSError) as error:
+            self._skip(link, error)
+
+    def _launch(
+        self, interfaces: Sequence[LaunchInterface], wishes: Wishes, directory_fd: int, files_fd: int | None
+    ) -> Launch:
+        return Launch(
+            user_id=self.owner.user_id,
+            group_id=self.owner.group_id,
+            groups=self.owner.groups,
+            interfaces=tuple(interfaces),
+            directory_fd=directory_fd,
+            files_fd=files_fd,
+            max_disk_bytes=self.terms.max_disk_bytes,
+            continues=self.name is not None,
+            destination=self.request.destination,
+            file_format=self.request.file_format,
+            ring=self.request.ring,
+            autostop=self.request.autostop,
+            update_interval_s=self.request.update_interval_s,
+            waits=bool(wishes.patterns) or self.request.wait_for_interfaces,
+        )
+
+    async def _watch_start(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
+        with trio.move_on_after(limits.START_TIMEOUT_S) as timeout:
+            await self._started.wait()
+        if timeout.cancelled_caught:
+            _log.error("capture %d: its worker did not start in time", self.capture_id)
+            await worker.kill()
+        elif self.is_started:
+            task_status.started()
+
+    async def _watch_stop(self, worker: Worker) -> None:
+        await self._was_stopped.wait()
+        with trio.move_on_after(limits.END_TIMEOUT_S):
+            await worker.stop()  # one that does not read may have no room for the order
+            await trio.sleep_forever()
+        await worker.kill()
+
+    def stop(self, reason: EndReason) -> bool:
+        """Have the capture end well; it is told to once, for the first reason. Return whether this was it."""
+        if self._was_stopped.is_set():
+            return False
+        self._stop_reason = reason
+        self._was_stopped.set()
+        return True
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case FileOpened(name):
+                self._files_total += 1
+                self._file_name = name
+            case Counters(interfaces=interfaces):
+                self._interfaces = interfaces
+            case Failed(failure=failure):
+                self._failure = failure
+            case Ended(reason=reason, interfaces=interfaces):
+                self._interfaces = interfaces
+                if reason == EndReason.STOPPED and self._was_stopped.is_set():
+                    reason = self._stop_reason
+                self._end_reason = reason
+                return  # told to subscribers when the process is gone too
+            case _:
+                pass
+        for subscriber in self._subscribers:
+            subscriber.put(message)
+        self._started.set()
+
+    def _refusal(self, status: int | None) -> RequestRefused:
+        failure = self._failure or Failure(
+            code=FailureCode.WORKER_DIED,
+            text=f"the capture process ended before it began (status {status}): see the daemon's log",
+        )
+        refusal = RequestRefused(failure.code, failure.text)
+        refusal.failure = failure
+        return refusal
+
+    def _say_end(self) -> None:
+        reason = self._end_reason
+        last: list[Message] = []
+        if reason is None:
+            reason = EndReason.FAILED
+            text = "the capture process died: what its last events told of is readable; see the daemon's log"
+            if self._failure is None:
+                last += [Failed(failure=Failure(code=FailureCode.WORKER_DIED, text=text)), ErrorMessage(text)]
+        last.append(Ended(reason=reason, interfaces=self._interfaces))
+        for subscriber in self._subscribers:
+            for message in last:
+                subscriber.put(message)
+
+
+async def _describe(link: Link, granted: Grant, device: Link) -> LaunchInterface:
+    """Say to a worker what it must know of an interface.
+
+    Args:
+        link: the interface.
+        granted: what to capture there, and under which rule.
+        device: what to open: the interface, or its monitor interface.
+    """
+    return LaunchInterface(
+        request=granted.request,
+        policy_filter=granted.rule.filter,
+        device=device.name,
+        index=device.index,
+        hardware_type=device.hardware_type,
+        default_dlt=await default_dlt(device),
+        loopback=device.loopback,
+        is_up=device.is_up,
+        mac_address=_mac_bytes(link),
+        speed_bits_per_s=None if link.loopback else speed_of(link.name),
+        driver=driver_of(link.name)[0] or "",
+        alias=link.alias,
+    )
+
+
+def _mac_bytes(link: Link) -> bytes | None:
+    return bytes.fromhex(link.mac_address.replace(":", "")) if link.mac_address and not link.loopback else None
