@@ -170,7 +170,11 @@ def make(
     before = memory.bytes.copy()
     # It needs three attributes of a ring.
     maker = RecordMaker(
-        cast(Ring, memory), file_format, interface_id, snaplen_bytes, DLT_EN10MB if ethernet else DLT_RAW
+        ring=cast(Ring, memory),
+        file_format=file_format,
+        interface_id=interface_id,
+        snaplen_bytes=snaplen_bytes,
+        dlt=DLT_EN10MB if ethernet else DLT_RAW,
     )
     made = Made(memory, maker.make(block), before, layout.end_word * 4)
     assert np.array_equal(made.before[made.end_byte :], memory.bytes[made.end_byte :]), "another block was written to"

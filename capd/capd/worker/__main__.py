@@ -22,6 +22,7 @@ from capd.version import SOFTWARE
 from capd.worker.control import Control
 from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed
+from capd.worker.heap import keep_freed_memory
 from capd.worker.launch import Launch
 from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
 from capd.worker.report import Report
@@ -135,6 +136,7 @@ def _capture(launch: Launch, control: Control, report: Report) -> None:
         return
     # 7. Capture.
     gc.freeze()
+    keep_freed_memory()
     Capture(
         launch=launch,
         sources=sources,

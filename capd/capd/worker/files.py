@@ -173,8 +173,7 @@ class CaptureFiles:
     def _note(self, records: Slice, written: int) -> None:
         if not written:
             return
-        # A single ring's packets are in the kernel's order, which may differ from that of their timestamps.
-        earliest, latest = int(records.timestamps_ns[:written].min()), int(records.timestamps_ns[:written].max())
+        earliest, latest = int(records.timestamps_ns[0]), int(records.timestamps_ns[written - 1])
         self._first_ns = earliest if self._first_ns is None else min(self._first_ns, earliest)
         self._last_ns = latest if self._last_ns is None else max(self._last_ns, latest)
         self._packets += written

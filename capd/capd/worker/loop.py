@@ -39,7 +39,7 @@ from capd_protocol.messages import (
 WATCHDOG_S = 60
 #: How often an idle worker comes round.
 _IDLE_S = 20.0
-#: How long the last blocks may take when a capture ends: their retire time, many times over.
+#: How long the last packets may take when a capture ends. Chosen: many times their retire time.
 _DRAIN_S = 2.0
 
 #: How often an interface that went down is looked at: the kernel does not tell when it is deleted after that.
@@ -259,7 +259,7 @@ class Capture:
                 source.ring.close()
             raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=source.name))
         else:
-            self._sources[number].launch, self._sources[number].ring = source.launch, source.ring
+            self._sources[number].take_over(source)
         try:
             self._sources[number].arm()
         except CaptureFailed:
@@ -273,7 +273,7 @@ class Capture:
         """Take one block of each ring that has one."""
         looked_ns = time.time_ns()
         for number, source in enumerate(self._sources):
-            block = source.ring.take() if source.ring is not None else None
+            block = source.take()
             if block is None or source.ring is None:
                 self._ready.discard(number)
                 open_since_ns = source.ring.open_since_ns() if source.ring is not None else None
@@ -317,13 +317,7 @@ class Capture:
             room = min(room_for(self._files.fill, self._file_conditions, sizes), self._files.fitting(sizes))
             if self._autostop.packets is not None:
                 room = min(room, self._autostop.packets - self._written_total)
-            self._write_some(
-                Slice(
-                    records.vectors[at : at + room],
-                    records.timestamps_ns[at : at + room],
-                    records.ring[at : at + room],
-                )
-            )
+            self._write_some(records.part(at, at + room))
             at += room
             self._look_at_limits()
 
@@ -335,13 +329,11 @@ class Capture:
             written = error.records_written
             self._fail_disk(error)
         self._written_total += written
-        if len(self._sources) == 1:
-            self._sources[0].written_total += written
+        if isinstance(records.ring, int):
+            self._sources[records.ring].written_total += written
             return
-        for source, packets in zip(
-            self._sources, np.bincount(records.ring[:written], minlength=len(self._sources)), strict=True
-        ):
-            source.written_total += int(packets)
+        for number, packets in enumerate(np.bincount(records.ring[:written])):
+            self._sources[number].written_total += int(packets)
 
     def _look_at_limits(self) -> None:
         if self._failure is not None:
@@ -445,16 +437,19 @@ class Capture:
         self._report.flush_all()
 
     def _drain(self) -> None:
-        """Take the last blocks: the kernel closes them within their retire time."""
+        """Take the last blocks, those too that the kernel has not closed yet."""
         deadline_s = time.monotonic() + _DRAIN_S
         for source in self._sources:
             source.is_lost = True  # nothing more will come
-        while time.monotonic() < deadline_s:
+        while True:
             self._ready = set(range(len(self._sources)))
-            self._take_blocks()
-            self._write_in_order()
-            if all(source.is_drained for source in self._sources) and not self._order.is_waiting():
+            while self._ready:
+                self._take_blocks()
+                self._write_in_order()
+            is_done = all(source.is_drained for source in self._sources) and not self._order.is_waiting()
+            if is_done or time.monotonic() > deadline_s:
                 return
+            # Of an interface that has gone meanwhile, a packet may still be under way.
             time.sleep(0.001)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from capd.worker.chain import I64
 from capd.worker.records import U64, Records
 
 #: How far a timestamp may lie behind one that entered its ring before it: packets are stamped before they
@@ -35,11 +35,16 @@ class Waiting:
 
 @dataclass(slots=True)
 class Slice:
-    """Records in time order: each with the ring that it came from."""
+    """Records in time order, and the ring that they came from: of all of them, or of each."""
 
     vectors: U64
     timestamps_ns: U64
-    ring: npt.NDArray[np.int64]
+    ring: int | I64
+
+    def part(self, start: int, end: int) -> "Slice":
+        """Return some of them."""
+        ring = self.ring if isinstance(self.ring, int) else self.ring[start:end]
+        return Slice(self.vectors[start:end], self.timestamps_ns[start:end], ring)
 
 
 class TimeOrder:
@@ -86,7 +91,7 @@ class TimeOrder:
     def take(
         self, caught_up_ns: Sequence[int], ended: Sequence[bool], now_ns: int | None = None
     ) -> tuple[Slice, list[Waiting]] | None:
-        """Return what may be written now, and the blocks to release afterwards, or None.
+        """Return what may be written now, and the blocks to release afterwards, or None. Of a single ring: one block.
 
         Args:
             caught_up_ns: for each ring, a time at which all its closed blocks had been added, by the clock that
@@ -94,9 +99,9 @@ class TimeOrder:
             ended: for each ring, whether no more can come from it.
             now_ns: the present, by the same clock; None: the latest of these times.
         """
-        now_ns = max(caught_up_ns, default=0) if now_ns is None else now_ns
         if len(self._waiting) == 1:
-            caught_up_ns, ended = (0,), (True,)  # nothing to wait for
+            return self._take_of_one_ring()
+        now_ns = max(caught_up_ns, default=0) if now_ns is None else now_ns
         horizons = [
             max(seen_ns if seen_ns <= now_ns + _SET_BACK_NS else 0, known_ns - self._hold_ns)
             for seen_ns, known_ns, end in zip(self._seen_ns, caught_up_ns, ended, strict=True)
@@ -105,7 +110,7 @@ class TimeOrder:
         horizon_ns = min(horizons) - self._jitter_ns if horizons else 2**63
         # The clock that stamps packets has been set back: what is from its future waits for nothing.
         future_ns = now_ns + _SET_BACK_NS if horizons else 2**63
-        parts: list[tuple[U64, U64, npt.NDArray[np.int64]]] = []
+        parts: list[tuple[U64, U64, int]] = []
         finished: list[Waiting] = []
         for ring, blocks in enumerate(self._waiting):
             for waiting in blocks:
@@ -115,8 +120,7 @@ class TimeOrder:
                     ready = len(timestamps_ns)
                 if ready > waiting.done:
                     part = slice(waiting.done, ready)
-                    indexes = np.full(ready - waiting.done, ring, np.int64)
-                    parts.append((waiting.records.vectors[part], timestamps_ns[part], indexes))
+                    parts.append((waiting.records.vectors[part], timestamps_ns[part], ring))
                     waiting.done = ready
                 if horizon_ns + self._jitter_ns < timestamps_ns[-1] <= future_ns:
                     break  # nothing in later blocks is ready either
@@ -126,6 +130,17 @@ class TimeOrder:
             return None
         if len(parts) == 1:
             return Slice(*parts[0]), finished
-        vectors, timestamps_ns, rings = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        timestamps_ns = np.concatenate([part[1] for part in parts])
         order = np.argsort(timestamps_ns, kind="stable")
-        return Slice(vectors[order], timestamps_ns[order], rings[order]), finished
+        vectors = np.concatenate([part[0] for part in parts])[order]
+        rings = np.repeat([part[2] for part in parts], [len(part[1]) for part in parts])[order]
+        return Slice(vectors, timestamps_ns[order], rings), finished
+
+    def _take_of_one_ring(self) -> tuple[Slice, list[Waiting]] | None:
+        """Without another ring there is nothing to wait for."""
+        (blocks,) = self._waiting
+        if not blocks:
+            return None
+        waiting = blocks.popleft()
+        rest = Slice(waiting.records.vectors, waiting.records.timestamps_ns, 0)
+        return rest.part(waiting.done, len(rest.timestamps_ns)) if waiting.done else rest, [waiting]

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capd.packet_socket import ALL_INTERFACES, ETH_P_NONE, bind
-
-U32 = npt.NDArray[np.uint32]
+from capd.worker.chain import U32, find_frames
 
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP = 1
@@ -38,11 +37,16 @@ _TP_STATUS_USER = 1
 _NETWORK_OFFSET_BYTES = 96
 _FRAME_SIZE_BYTES = 2048
 _SMALLEST_BLOCK_BYTES = 64 * 1024
-#: Many small blocks rather than few large ones: the kernel uses up one at each retire time, so that their number
-#: tells how long a worker may be kept waiting at any rate; 1 MiB would be no faster by more than a few percent.
-_BLOCK_BYTES = 256 * 1024
+#: A block costs some 100 µs, whatever is in it: up to here larger ones save that. Beyond, they would no longer fit
+#: into a processor's own cache together with what is made of them.
+_LARGEST_BLOCK_BYTES = 1024 * 1024
+#: Down to here, smaller ones are worth it, for the sake of patience.
+_PATIENT_BLOCK_BYTES = 256 * 1024
 _BLOCK_OF_SMALL_RING_BYTES = 128 * 1024
 _SMALL_RING_BYTES = 16 * 1024 * 1024
+#: How long a worker may be kept waiting before packets are lost, however few they are. Chosen: longer than a busy
+#: machine does so.
+_PATIENCE_MS = 900
 #: What a block needs beside one packet: its descriptor, the frame's header, alignment. A packet that the kernel
 #: had to cut to the block's size itself would not fit by these, and be dropped.
 _BLOCK_OVERHEAD_BYTES = 512
@@ -51,6 +55,7 @@ _BLOCK_OVERHEAD_BYTES = 512
 _BLOCK_STATUS = 2
 _BLOCK_PACKETS = 3
 _BLOCK_FIRST = 4
+_BLOCK_LENGTH = 5
 _BLOCK_OPENED_SECONDS = 8
 _BLOCK_OPENED_NANOSECONDS = 9
 
@@ -84,9 +89,17 @@ class Statistics(NamedTuple):
     drops_total: int
 
 
-def block_size(size_bytes: int) -> int:
-    """Choose the size of a ring's blocks."""
-    return _BLOCK_BYTES if size_bytes >= _SMALL_RING_BYTES else _BLOCK_OF_SMALL_RING_BYTES
+def block_size(size_bytes: int, retire_ms: int) -> int:
+    """Choose the size of a ring's blocks.
+
+    The kernel uses up one at each retire time, with however few packets: their number says how long a ring lasts.
+    """
+    if size_bytes < _SMALL_RING_BYTES:
+        return _BLOCK_OF_SMALL_RING_BYTES
+    size = _LARGEST_BLOCK_BYTES
+    while size > _PATIENT_BLOCK_BYTES and size_bytes // size * retire_ms < _PATIENCE_MS:
+        size //= 2
+    return size
 
 
 class Ring:
@@ -121,7 +134,7 @@ class Ring:
         self.socket.setsockopt(_SOL_PACKET, _PACKET_RESERVE, (header_bytes - _NETWORK_OFFSET_BYTES) % 4)
         if loopback:
             self.socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-        self._block_bytes = block_size(size_bytes)
+        self._block_bytes = block_size(size_bytes, retire_ms)
         while not self._try_size(size_bytes, retire_ms):
             # The kernel needs each block in one piece; memory may be there in smaller ones.
             self._block_bytes //= 2
@@ -207,17 +220,28 @@ class Ring:
 
         At most the whole ring can be held unreleased; the kernel drops packets then, and counts them.
         """
+        return self._take(_TP_STATUS_USER)
+
+    def take_open(self) -> Block | None:
+        """Return the block that the kernel was filling, once ``take`` gives nothing; None where it has no packet.
+
+        Only after ``disarm``, which waits for the last packet: the kernel's timer would close it too, but later.
+        """
+        return self._take(0)
+
+    def _take(self, status: int) -> Block | None:
         if self._taken - self._released == self._blocks:
             return None
         first_word = self._taken % self._blocks * self._block_bytes // 4
-        if not self._memory[first_word + _BLOCK_STATUS] & _TP_STATUS_USER:
+        memory = self._memory
+        packets = memory[first_word + _BLOCK_PACKETS]
+        if memory[first_word + _BLOCK_STATUS] & status != status or not (packets or status):
             return None
-        packets = self._memory[first_word + _BLOCK_PACKETS]
-        first_frame = first_word + self._memory[first_word + _BLOCK_FIRST] // 4
-        end_word = first_word + self._block_bytes // 4
-        block = Block(self._taken, _walk(self._memory, self.words, first_frame, packets), end_word)
+        first_frame = first_word + memory[first_word + _BLOCK_FIRST] // 4
+        end_word = first_word + memory[first_word + _BLOCK_LENGTH] // 4
+        frames = find_frames(memory, self.words, first_frame, packets, end_word)
         self._taken += 1
-        return block
+        return Block(self._taken - 1, frames, first_word + self._block_bytes // 4)
 
     def open_since_ns(self) -> int | None:
         """Return since when the kernel has had packets in a block that it has not closed; None where it has none.
@@ -237,48 +261,13 @@ class Ring:
         """Give the oldest block back to the kernel."""
         if block.number != self._released:
             raise AssertionError("blocks are released in the order in which they came")
-        self._memory[block.number % self._blocks * self._block_bytes // 4 + _BLOCK_STATUS] = 0
+        first_word = block.number % self._blocks * self._block_bytes // 4
+        # The kernel opens a block as soon as the one before is closed, but not where it had to wait for this one:
+        # until its next packet there would still be the number of packets of the last time.
+        self._memory[first_word + _BLOCK_PACKETS] = 0
+        self._memory[first_word + _BLOCK_STATUS] = 0
         self._released += 1
 
     def close(self) -> None:
         """Close the socket: promiscuous mode and the kernel's side of the ring end with it."""
         self.socket.close()
-
-
-#: A guess is checked for so many frames at once; a wrong one costs one numpy call.
-_GUESS_FRAMES = 4096
-#: Runs shorter than this are cheaper one by one (about 70 ns each) than guessed (about 3 µs a guess).
-_WORTH_GUESSING = 64
-
-
-def _walk(memory: memoryview, words: U32, first: int, count: int) -> npt.NDArray[np.int64]:
-    """Follow the chain of tp_next_offset. Most traffic comes in runs of one size: guess, check, go on."""
-    frames = np.empty(count, np.int64)
-    at, found, run, last_step = first, 0, 0, 0
-    while found < count:
-        frames[found] = at
-        found += 1
-        step = memory[at] >> 2
-        run = run + 1 if step == last_step else 0
-        last_step = step
-        at += step
-        if run >= _WORTH_GUESSING and step and count - found > _WORTH_GUESSING:
-            at, found = _follow_run(words, frames, at, found, step)
-            run = 0
-    return frames
-
-
-def _follow_run(words: U32, frames: npt.NDArray[np.int64], at: int, found: int, step: int) -> tuple[int, int]:
-    """Take frames at equal distances as long as each says that the next one is as far."""
-    while True:
-        # The last frame of a block may say anything about its next one: it is never part of a guess.
-        guess = min(len(frames) - found - 1, _GUESS_FRAMES, (len(words) - at) // step)
-        if guess <= 0:
-            return at, found
-        wrong = np.flatnonzero(words[at : at + guess * step : step] != step << 2)
-        right = int(wrong[0]) if len(wrong) else guess
-        frames[found : found + right] = np.arange(at, at + right * step, step)
-        at += right * step
-        found += right
-        if right < guess:
-            return at, found

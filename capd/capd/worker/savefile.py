@@ -17,6 +17,8 @@ from capd.worker.records import U64
 
 #: The kernel's limit of vectors in one call (UIO_MAXIOV, linux/uio.h).
 _VECTORS_AT_ONCE = 1024
+#: struct iovec: address and size.
+_VECTOR_BYTES = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _writev = _libc.writev
@@ -132,15 +134,15 @@ class SaveFile(KeptFile):
             WriteError: not all of them are in the file; it ends after the last whole one.
         """
         vectors = np.ascontiguousarray(vectors)
-        for start in range(0, len(vectors), _VECTORS_AT_ONCE):
-            self._write_some(vectors[start : start + _VECTORS_AT_ONCE], start)
-
-    def _write_some(self, vectors: U64, before: int) -> None:
-        expected = int(vectors[:, 1].sum())
-        written = _writev(self._fd, vectors.ctypes.data, len(vectors))
-        if written != expected:
-            self._write_rest(vectors, before, written)
-        self.size_bytes += expected
+        starts = range(0, len(vectors), _VECTORS_AT_ONCE)
+        expected: list[int] = np.add.reduceat(vectors[:, 1], starts).tolist() if len(vectors) else []
+        address = vectors.ctypes.data
+        for start, size_bytes in zip(starts, expected, strict=True):
+            count = min(_VECTORS_AT_ONCE, len(vectors) - start)
+            written = _writev(self._fd, address + start * _VECTOR_BYTES, count)
+            if written != size_bytes:
+                self._write_rest(vectors[start : start + count], start, written)
+            self.size_bytes += size_bytes
 
     def _write_rest(self, vectors: U64, before: int, written: int) -> None:
         """Go on where the system stopped: after a signal it takes the rest, on a full disk it says so."""

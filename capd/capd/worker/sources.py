@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Literal
 
 from capd.libpcap import Handle
 from capd.packet_socket import open_packet_socket
@@ -15,7 +14,7 @@ from capd.worker.filter_text import words
 from capd.worker.filters import CaptureFailed, Compiler, bad_filter, both
 from capd.worker.launch import Launch, LaunchInterface
 from capd.worker.records import RecordMaker
-from capd.worker.ring import Ring, RingError, Statistics
+from capd.worker.ring import Block, Ring, RingError, Statistics
 from capd_protocol import pcapng
 from capd_protocol.linktypes import DLT_EN10MB, LinkLayerType, dlt_to_linktype, from_dlt
 from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES, Failure, FailureCode, InterfaceCounters
@@ -31,12 +30,13 @@ _CODES = {
 
 
 def retire_ms(update_interval_s: float) -> int:
-    """How long the kernel may keep a block: a tenth of the interval, so that waiting for it twice is short.
+    """How long the kernel may keep a block: 15 % of the interval, so that a packet is told of soon after it.
 
-    Not below 2 ms: each time uses up a block, however little is in it, and the ring must outlast a worker that is
-    kept waiting. Not above 100 ms: a capture that ends waits for its last block.
+    A block may be kept twice as long, and the packets of several interfaces wait as long for each other. Not below
+    2 ms: each time uses up a block, however little is in it, and the ring must outlast a worker that is kept
+    waiting. Not above 100 ms: nobody shall wait longer for the packets that an interval begins with.
     """
-    return min(max(2, round(update_interval_s * 100)), 100)
+    return min(max(2, round(update_interval_s * 150)), 100)
 
 
 @contextlib.contextmanager
@@ -67,8 +67,9 @@ class Source:
     launch: LaunchInterface
     link_layer_type: LinkLayerType
     interface_id: int
-    file_format: Literal["pcapng", "pcap"]
     ring: Ring | None
+    #: What makes records of the ring's blocks.
+    maker: RecordMaker
     taken_total: int = 0
     written_total: int = 0
     #: Of rings that it had before.
@@ -76,19 +77,6 @@ class Source:
     is_lost: bool = False
     #: The kernel has told once that it went down; it does not tell what happens to it then.
     was_down: bool = False
-
-    @property
-    def maker(self) -> RecordMaker:
-        """What makes records of its blocks."""
-        if self.ring is None:
-            raise AssertionError("no ring, no blocks")
-        return RecordMaker(
-            ring=self.ring,
-            file_format=self.file_format,
-            interface_id=self.interface_id,
-            snaplen_bytes=self.launch.request.snaplen_bytes,
-            dlt=self.link_layer_type.dlt,
-        )
 
     def arm(self) -> None:
         """Begin to receive.
@@ -112,6 +100,13 @@ class Source:
         now = self.ring.statistics()
         return Statistics(self.past.received_total + now.received_total, self.past.drops_total + now.drops_total)
 
+    def take(self) -> Block | None:
+        """Return the next block; once nothing more comes, also one that the kernel has not closed yet."""
+        if self.ring is None:
+            return None
+        block = self.ring.take()
+        return self.ring.take_open() if block is None and self.is_lost else block
+
     @property
     def is_drained(self) -> bool:
         """Whether every packet that the kernel has counted has been taken."""
@@ -124,6 +119,10 @@ class Source:
         if self.ring is not None:
             self.ring.close()
             self.ring = None
+
+    def take_over(self, other: "Source") -> None:
+        """Go on with the interface and the ring of another one, which nobody uses any more."""
+        self.launch, self.ring, self.maker = other.launch, other.ring, other.maker
 
     def counters(self, *, unwritten: str | None = None) -> InterfaceCounters:
         """Where its packets are; ``unwritten`` names the counter of those that are in no file at the end."""
@@ -220,8 +219,14 @@ class SourceMaker:
             launch=interface,
             link_layer_type=link_layer_type,
             interface_id=interface_id,
-            file_format=self._launch.file_format,
             ring=ring,
+            maker=RecordMaker(
+                ring=ring,
+                file_format=self._launch.file_format,
+                interface_id=interface_id,
+                snaplen_bytes=request.snaplen_bytes,
+                dlt=link_layer_type.dlt,
+            ),
         )
 
     def _compiler_for(self, interface: LaunchInterface) -> Compiler:
