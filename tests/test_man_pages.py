@@ -20,6 +20,7 @@ from capd_protocol.interfaces import InterfaceCounts, InterfaceInfo, Link, LinkL
 from capd_protocol.messages import (
     Capabilities,
     CaptureSummary,
+    DeletionReason,
     EndReason,
     FailureCode,
     FileClosed,
@@ -153,7 +154,9 @@ def test_all_that_is_printed_as_json_is_described(command: str, structs: tuple[t
         expected -= {"name"}  # they are members by name
     if command == "capture":
         expected |= {field.name for field in msgspec.structs.fields(FileClosed)} - {"name"}  # it is path there
-        expected |= {*FailureCode, *EndReason} - {EndReason.CLIENT_LEFT}  # that is not told to who has left
+        expected |= {*FailureCode, *DeletionReason, *EndReason} - {
+            EndReason.CLIENT_LEFT
+        }  # that is not told to who has left
     assert set(re.findall(r"\w+", block)) >= expected
 
 

@@ -35,6 +35,7 @@ from capd_protocol.messages import (
     Failed,
     Failure,
     FailureCode,
+    FileDeleted,
     FileOpened,
     InterfaceCounters,
     InterfaceRequest,
@@ -297,6 +298,7 @@ class Capture:
             directory_fd=directory_fd,
             files_fd=files_fd,
             max_disk_bytes=self.terms.max_disk_bytes,
+            name=self.name,
             continues=self.name is not None,
             destination=self.request.destination,
             file_format=self.request.file_format,
@@ -335,6 +337,8 @@ class Capture:
             case FileOpened(name):
                 self._files_total += 1
                 self._file_name = name
+            case FileDeleted(name=name, reason=reason, size_bytes=size_bytes):
+                _log.info("capture %d: deleted %a (%s, %d bytes)", self.capture_id, name, reason, size_bytes)
             case Counters(interfaces=interfaces):
                 self._interfaces = interfaces
             case Failed(failure=failure):
@@ -349,7 +353,8 @@ class Capture:
                 pass
         for subscriber in self._subscribers:
             subscriber.put(message)
-        self._started.set()
+        if self.is_started or self._failure is not None:  # a ring that goes on may first have to delete
+            self._started.set()
 
     def _refusal(self, status: int | None) -> RequestRefused:
         failure = self._failure or Failure(

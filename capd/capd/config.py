@@ -89,7 +89,11 @@ class _Capture(msgspec.Struct, kw_only=True):
     ringbuffer_duration: float | None = None
     ringbuffer_filesize: int | None = None
     ringbuffer_packets: int | None = None
+    ringbuffer_interval: float | None = None
     ringbuffer_files: int | None = None
+    ringbuffer_total_filesize: int | None = None
+    ringbuffer_age: float | None = None
+    ringbuffer_free_space: int | None = None
     max_disk_bytes: _DiskBytes | None = None
     update_interval: float = 0.1
 
@@ -303,7 +307,7 @@ class _Reader:
             except KeyError:
                 self._fault((*key, "group"), f"there is no group {capture.group!r}: its files would be nobody's")
             if request.ring is None:
-                text = "runs for ever: give ringbuffer_filesize, ringbuffer_duration or ringbuffer_packets"
+                text = "runs for ever: give ringbuffer_filesize, ringbuffer_duration, _interval or _packets"
                 self._fault(key, text)
             yield ConfiguredCapture(name, group_id, request, capture.max_disk_bytes)
 
@@ -323,6 +327,10 @@ def _request(name: str, capture: _Capture) -> StartCapture:
         filesize_kb=capture.ringbuffer_filesize,
         packets=capture.ringbuffer_packets,
         files=capture.ringbuffer_files,
+        interval_s=capture.ringbuffer_interval,
+        total_kb=capture.ringbuffer_total_filesize,
+        age_s=capture.ringbuffer_age,
+        free_kb=capture.ringbuffer_free_space,
     )
     return StartCapture(
         interfaces=tuple(

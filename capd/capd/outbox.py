@@ -4,7 +4,7 @@ A client that never reads must cost neither memory nor packets. Counts can be ad
 newer ones without telling it less; only file events are ever dropped, and then it is told how many.
 """
 
-from capd_protocol.messages import Counters, FileClosed, FileOpened, Lagged, Message, PacketCount, encode
+from capd_protocol.messages import Counters, FileClosed, FileDeleted, FileOpened, Lagged, Message, PacketCount, encode
 
 
 class Outbox:
@@ -41,7 +41,7 @@ class Outbox:
 
     def _drop_oldest_file_event(self) -> None:
         for at, message in enumerate(self._pending):
-            if isinstance(message, FileOpened | FileClosed):
+            if isinstance(message, FileOpened | FileClosed | FileDeleted):
                 del self._pending[at]
                 self._dropped += 1
                 break

@@ -100,8 +100,8 @@ def reserve(terms: Terms, request: StartCapture, running: Sequence[Terms]) -> Te
         asked = "" if needed_bytes is None else f", and this one could take {needed_bytes:,}"
         text = (
             f"policy allows {terms.max_disk_bytes:,} bytes on disk, of which captures that run leave "
-            f"{max(left_bytes, 0):,}{asked}: captures that shall run beside others need bounds (autostop_filesize, or "
-            "ringbuffer_filesize and ringbuffer_files)"
+            f"{max(left_bytes, 0):,}{asked}: captures that shall run beside others need bounds (autostop_filesize, "
+            "ringbuffer_total_filesize, or ringbuffer_filesize and ringbuffer_files)"
         )
         raise RequestRefused(FailureCode.RESOURCES, text)
     return Terms(terms.rules, terms.max_duration_s, left_bytes if needed_bytes is None else needed_bytes)
@@ -114,6 +114,7 @@ def _most_bytes(request: StartCapture) -> int | None:
     else:
         counts = [count for count in (request.ring.files, request.autostop.files) if count is not None]
         filesize_kb = request.ring.filesize_kb
-    if not counts or filesize_kb is None:
-        return None
-    return min(counts) * (filesize_kb * _KB + _OVERSHOOT_BYTES)
+    bounds = [min(counts) * (filesize_kb * _KB + _OVERSHOOT_BYTES)] if counts and filesize_kb is not None else []
+    if request.ring is not None and request.ring.total_kb is not None:
+        bounds.append(request.ring.total_kb * _KB)
+    return min(bounds, default=None)

@@ -26,6 +26,7 @@ from capd_protocol.messages import (
     Failure,
     FailureCode,
     FileClosed,
+    FileDeleted,
     FileOpened,
     Hello,
     InterfaceAttached,
@@ -58,6 +59,8 @@ SP_BAD_FILTER = 66
 SP_SUCCESS = 83
 #: Beyond wirepy. A file is complete; the message is a ``FileClosed`` whose name is the file's path.
 SP_FILE_CLOSED = ord("f")
+#: Beyond wirepy. A ring has deleted its oldest file; the message is a ``FileDeleted`` whose name is the file's path.
+SP_FILE_DELETED = ord("d")
 #: Beyond wirepy. An interface went away; the message is its name.
 SP_INTERFACE_LOST = ord("i")
 #: Beyond wirepy. An interface has come, or come back; the message is its name.
@@ -152,6 +155,9 @@ class Conversation:
                 self._closed_bytes += closed.size_bytes
                 self._open_bytes = 0
                 self._events.append((SP_FILE_CLOSED, closed))
+            case FileDeleted(name=name):
+                deleted = msgspec.structs.replace(message, name=self._place.path_of(name))
+                self._events.append((SP_FILE_DELETED, deleted))
             case InterfaceLost(interface=interface):
                 self._events.append((SP_INTERFACE_LOST, interface))
             case InterfaceAttached(interface=interface):

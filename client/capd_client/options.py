@@ -62,7 +62,13 @@ class CaptureArguments(TypedDict, total=False):
         ringbuffer_duration: next file after so many seconds.
         ringbuffer_filesize: next file when one has so many kB.
         ringbuffer_packets: next file after so many packets.
+        ringbuffer_interval: next file whenever the wall clock shows a multiple of so many seconds (in UTC).
         ringbuffer_files: keep so many files, delete the oldest of this capture.
+        ringbuffer_total_filesize: keep so many kB in all files together, likewise.
+        ringbuffer_age: delete a complete file when its last packet is so many seconds old, or when it was closed so
+            long ago, if it has no packets.
+        ringbuffer_free_space: keep so many kB free on the file system, likewise. Where a limit leaves no room and no
+            complete file is left to delete, the capture ends well, with ``disk_limit``.
         use_pcapng: write pcapng (True).
         use_libpcap: write pcap with nanosecond timestamps (False); one interface only.
         max_buffered_packets: refused: packets wait only in the kernel's ring, whose bound is in bytes.
@@ -91,7 +97,11 @@ class CaptureArguments(TypedDict, total=False):
     ringbuffer_duration: float | None
     ringbuffer_filesize: int | None
     ringbuffer_packets: int | None
+    ringbuffer_interval: float | None
     ringbuffer_files: int | None
+    ringbuffer_total_filesize: int | None
+    ringbuffer_age: float | None
+    ringbuffer_free_space: int | None
     use_pcapng: bool | None
     use_libpcap: bool | None
     max_buffered_packets: int | None
@@ -113,13 +123,16 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
             "ringbuffer_filesize",
             "ringbuffer_packets",
             "ringbuffer_files",
+            "ringbuffer_total_filesize",
+            "ringbuffer_free_space",
             "max_buffered_packets",
             "max_buffered_bytes",
         ),
         ((int,), "a whole number"),
     ),
     **dict.fromkeys(
-        ("autostop_duration", "ringbuffer_duration", "update_interval"), ((int, float), "a number of seconds")
+        ("autostop_duration", "ringbuffer_duration", "ringbuffer_interval", "ringbuffer_age", "update_interval"),
+        ((int, float), "a number of seconds"),
     ),
     **dict.fromkeys(
         (
@@ -222,6 +235,10 @@ def _ring(arguments: CaptureArguments) -> Conditions | None:
         filesize_kb=arguments.get("ringbuffer_filesize"),
         packets=arguments.get("ringbuffer_packets"),
         files=arguments.get("ringbuffer_files"),
+        interval_s=arguments.get("ringbuffer_interval"),
+        total_kb=arguments.get("ringbuffer_total_filesize"),
+        age_s=arguments.get("ringbuffer_age"),
+        free_kb=arguments.get("ringbuffer_free_space"),
     )
     if ring == Conditions():
         return None

@@ -31,6 +31,7 @@ _ERRORS = (conversation.SP_ERROR_MSG, conversation.SP_BAD_FILTER)
 #: Shown to programs that ask for them only: a program made for wirepy knows none of these.
 _BEYOND_WIREPY = (
     conversation.SP_FILE_CLOSED,
+    conversation.SP_FILE_DELETED,
     conversation.SP_INTERFACE_LOST,
     conversation.SP_INTERFACE_ATTACHED,
     conversation.SP_INTERFACE_SKIPPED,
@@ -49,6 +50,7 @@ class SessionBase:
     SP_BAD_FILTER = conversation.SP_BAD_FILTER
     SP_SUCCESS = conversation.SP_SUCCESS
     SP_FILE_CLOSED = conversation.SP_FILE_CLOSED
+    SP_FILE_DELETED = conversation.SP_FILE_DELETED
     SP_INTERFACE_LOST = conversation.SP_INTERFACE_LOST
     SP_INTERFACE_ATTACHED = conversation.SP_INTERFACE_ATTACHED
     SP_INTERFACE_SKIPPED = conversation.SP_INTERFACE_SKIPPED

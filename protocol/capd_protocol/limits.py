@@ -37,7 +37,8 @@ class Range(NamedTuple):
     unit: str
 
 
-#: Each number that a client may send. Greatest values of sizes are dumpcap's (2 TB); of durations: ten years.
+#: Each number that a client may send. Greatest values of sizes of files are dumpcap's (2 TB), of all together a
+#: thousand times as much; of durations: ten years.
 RANGES = {
     "snaplen": Range(1, MAX_SNAPLEN_BYTES, "bytes"),
     "kernel_buffer_size": Range(1, 1024, "MiB"),
@@ -49,6 +50,10 @@ RANGES = {
     "ringbuffer_filesize": Range(1, 2_000_000_000, "kB"),
     "ringbuffer_packets": Range(1, 2**63 - 1, "packets"),
     "ringbuffer_files": Range(1, MAX_RING_FILES, "files"),
+    "ringbuffer_interval": Range(1, 315_360_000, "seconds"),
+    "ringbuffer_total_filesize": Range(1, 2_000_000_000_000, "kB"),
+    "ringbuffer_age": Range(0.001, 315_360_000, "seconds"),
+    "ringbuffer_free_space": Range(1, 2_000_000_000_000, "kB"),
     "update_interval": Range(0.005, 60, "seconds"),
     "interval": Range(0.05, 3600, "seconds"),
 }
@@ -145,15 +150,25 @@ def _file_name_faults(name: str, ring: bool) -> Iterator[Fault]:
         yield Fault("savefile", f"the file name has {size_bytes} bytes; at most {limit} are possible")
 
 
+_SWITCHING = "ringbuffer_duration, ringbuffer_interval, ringbuffer_filesize or ringbuffer_packets"
+
+
 def _ring_faults(ring: Conditions, autostop: Conditions) -> Iterator[Fault]:
     yield from _out_of_range("ringbuffer_duration", ring.duration_s)
     yield from _out_of_range("ringbuffer_filesize", ring.filesize_kb)
     yield from _out_of_range("ringbuffer_packets", ring.packets)
     yield from _out_of_range("ringbuffer_files", ring.files)
+    yield from _out_of_range("ringbuffer_interval", ring.interval_s)
+    yield from _out_of_range("ringbuffer_total_filesize", ring.total_kb)
+    yield from _out_of_range("ringbuffer_age", ring.age_s)
+    yield from _out_of_range("ringbuffer_free_space", ring.free_kb)
     if not ring.switches:
+        yield Fault("ringbuffer_files", f"a ring needs to know when to switch: give {_SWITCHING}")
+    if ring.total_kb is not None and ring.filesize_kb is not None and ring.total_kb <= ring.filesize_kb:
         yield Fault(
-            "ringbuffer_files",
-            "a ring needs to know when to switch: give ringbuffer_duration, ringbuffer_filesize or ringbuffer_packets",
+            "ringbuffer_total_filesize",
+            f"ringbuffer_total_filesize is {_shown(ring.total_kb)} kB, no more than one file "
+            f"(ringbuffer_filesize {_shown(ring.filesize_kb)}): the capture would end with its first file",
         )
     if autostop.filesize_kb is not None:
         yield Fault(
@@ -209,9 +224,11 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
     elif autostop.files is not None:
         yield Fault(
             "autostop_files",
-            "autostop_files counts the files of a ring: give ringbuffer_duration, ringbuffer_filesize "
-            "or ringbuffer_packets too",
+            f"autostop_files counts the files of a ring: give {_SWITCHING} too",
         )
+    if (autostop.interval_s, autostop.total_kb, autostop.age_s, autostop.free_kb) != (None, None, None, None):
+        text = "interval, total, age and free space are conditions of a ring, and end no capture"
+        yield Fault("autostop", text)
     if request.file_format == "pcap" and request.wait_for_interfaces:
         text = "wait_for_interfaces needs pcapng: a pcap file begins with the link-layer type of an interface"
         yield Fault("wait_for_interfaces", text)

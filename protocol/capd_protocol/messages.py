@@ -166,11 +166,19 @@ class Conditions(_Json, frozen=True):
     packets: int | None = None
     #: As a ring: how many files to keep. As an end: how many files to write.
     files: int | None = None
+    #: Of a ring only, as those below: at the wall clock's multiples of it (since 1970-01-01 00:00 UTC).
+    interval_s: float | None = None
+    #: How much all files of the ring may have.
+    total_kb: int | None = None
+    #: How old a complete file may become: since its last packet, or since it was closed if it has none.
+    age_s: float | None = None
+    #: What stays free on the file system.
+    free_kb: int | None = None
 
     @property
     def switches(self) -> bool:
         """Whether any of these ever closes a file."""
-        return not (self.duration_s is None and self.filesize_kb is None and self.packets is None)
+        return any(each is not None for each in (self.duration_s, self.interval_s, self.filesize_kb, self.packets))
 
 
 class StartCapture(_Json, frozen=True, tag="start"):
@@ -432,6 +440,24 @@ class FileClosed(_Json, frozen=True, tag="file_closed"):
     drops: int
 
 
+class DeletionReason(enum.StrEnum):
+    """Which limit of a ring was the reason to delete its oldest file."""
+
+    FILES = "files"  #: as many as it may have
+    TOTAL = "total"  #: as many bytes as it may have
+    AGE = "age"
+    FREE_SPACE = "free_space"  #: others may have taken it
+    POLICY = "policy"  #: as many bytes as the user may have
+
+
+class FileDeleted(_Json, frozen=True, tag="file_deleted"):
+    """The oldest file of a ring was deleted, as its limits demand."""
+
+    name: str
+    reason: DeletionReason
+    size_bytes: int
+
+
 class InterfaceLost(_Json, frozen=True, tag="interface_lost"):
     """An interface is gone; the capture goes on with the others, if there are any."""
 
@@ -473,7 +499,7 @@ class EndReason(enum.StrEnum):
     FILESIZE = "filesize"
     FILES = "files"
     PACKETS = "packets"
-    #: The user's bytes on disk are used up.
+    #: A limit of bytes on disk, of the ring or of policy, is reached, and there is no complete file to delete.
     DISK_LIMIT = "disk_limit"
     FAILED = "failed"
 
@@ -515,6 +541,7 @@ class Statistics(_Json, frozen=True, tag="statistics"):
 Event = (
     Counters
     | FileClosed
+    | FileDeleted
     | InterfaceLost
     | InterfaceAttached
     | InterfaceSkipped

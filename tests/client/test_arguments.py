@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import stat
 import tempfile
 import threading
@@ -14,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from capd_client import CaptureInterface, CaptureSession, InterfaceError, InvalidArgument, UnsupportedError
+from capd_client import CaptureInterface, CaptureSession, DiskError, InterfaceError, InvalidArgument, UnsupportedError
 from capd_client.options import CaptureArguments, make_request
 from capd_protocol import pcapng
 from capd_protocol.limits import MAX_INTERFACES
-from capd_protocol.messages import Conditions, EndReason
+from capd_protocol.messages import Conditions, DeletionReason, EndReason, FileDeleted
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, drain, of_type, pcap_linktype_and_sizes, read_complete, rings
 from tests.support.namespace import veth_pair
@@ -260,6 +261,64 @@ def ringbuffer_files(bench: Bench) -> None:
     refused("savefile", "needs a savefile", ringbuffer_packets=3, savefile=None)
 
 
+def ringbuffer_interval(bench: Bench) -> None:
+    with bench.running(ringbuffer_interval=1) as capture:
+        opened_s = time.time()
+        for _ in range(2):
+            while (event := capture.wait_for_event(timeout=PATIENCE_S))[0] != capture.SP_FILE_CLOSED:
+                assert event[0] in (capture.SP_FILE, capture.SP_PACKET_COUNT)
+            # Whenever it was opened, it was closed at a full second.
+            assert time.time() % 1 < 0.5
+        assert 1 <= time.time() - opened_s < 3
+        capture.stop()
+        capture.wait(PATIENCE_S)
+    assert names_in_ring(bench) == [1, 2, 3]
+
+
+def ringbuffer_total_filesize(bench: Bench) -> None:
+    with bench.running(ringbuffer_packets=5, ringbuffer_total_filesize=20) as capture:
+        bench.send(40, 1000)
+        capture.stop()
+        events = drain(capture)
+    left = [path.stat().st_size for path in bench.directory.glob("a_*.pcapng")]
+    # A file of five takes nearly 6 kB.
+    assert names_in_ring(bench) == [6, 7, 8, 9]
+    assert 15_000 < sum(left) <= 20_000
+    deleted = [each for each in of_type(events, capture.SP_FILE_DELETED) if isinstance(each, FileDeleted)]
+    assert [each.reason for each in deleted] == [DeletionReason.TOTAL] * 5
+    closed = {each.name: each.size_bytes for each in capture.files}
+    assert [(each.name, each.size_bytes) for each in deleted] == list(closed.items())[:5]
+    refused("ringbuffer_total_filesize", "first file", ringbuffer_filesize=5, ringbuffer_total_filesize=5)
+
+
+def ringbuffer_age(bench: Bench) -> None:
+    with bench.running(ringbuffer_packets=2, ringbuffer_age=0.5) as capture:
+        for _ in range(2):
+            bench.send(2)
+            deleted = None
+            while deleted is None:
+                event_type, message = capture.wait_for_event(timeout=PATIENCE_S)
+                deleted = message if event_type == capture.SP_FILE_DELETED else None
+            # Nobody sends, and yet it goes; not before its time.
+            closed = next(each for each in capture.files if each.name == deleted.name)
+            assert deleted.reason == DeletionReason.AGE
+            assert closed.last_timestamp_ns is not None
+            assert 0.5 <= time.time() - closed.last_timestamp_ns / 1e9 < 2
+        capture.stop()
+        capture.wait(PATIENCE_S)
+    assert names_in_ring(bench) == [3]
+
+
+def ringbuffer_free_space(bench: Bench) -> None:
+    free_kb = shutil.disk_usage(bench.directory).free // 1000
+    with pytest.raises(DiskError, match="shall stay free"):
+        bench.running(ringbuffer_packets=2, ringbuffer_free_space=10 * free_kb)
+    assert list(bench.directory.iterdir()) == []
+    capture = captured(bench, 6, ringbuffer_packets=2, ringbuffer_free_space=free_kb // 2)
+    assert names_in_ring(bench) == [1, 2, 3, 4]
+    assert capture.end_reason == EndReason.STOPPED
+
+
 def use_pcapng(bench: Bench) -> None:
     for given, kind in ((True, "pcapng"), (False, "nsecpcap")):
         captured(bench, 1, use_pcapng=given)
@@ -359,6 +418,10 @@ EFFECTS: dict[str, Callable[[Bench], None]] = {
         ringbuffer_filesize,
         ringbuffer_packets,
         ringbuffer_files,
+        ringbuffer_interval,
+        ringbuffer_total_filesize,
+        ringbuffer_age,
+        ringbuffer_free_space,
         use_pcapng,
         use_libpcap,
         max_buffered_packets,
@@ -472,6 +535,10 @@ WRONG: dict[str, tuple[str, list[Any]]] = {
     "ringbuffer_filesize": (NUMBER, [1.0]),
     "ringbuffer_packets": (NUMBER, [1.0]),
     "ringbuffer_files": (NUMBER, [1.0]),
+    "ringbuffer_interval": (SECONDS, ["60"]),
+    "ringbuffer_total_filesize": (NUMBER, [1.0]),
+    "ringbuffer_age": (SECONDS, [True]),
+    "ringbuffer_free_space": (NUMBER, ["1"]),
     "use_pcapng": (YES_OR_NO, [1]),
     "use_libpcap": (YES_OR_NO, ["yes"]),
     "max_buffered_packets": (NUMBER, ["1"]),
@@ -504,6 +571,10 @@ OUT_OF_RANGE: list[tuple[str, str, list[Any], dict[str, Any]]] = [
     ("ringbuffer_filesize", "possible are 1 to 2000000000 kB", [0], RING),
     ("ringbuffer_packets", "possible are 1 to", [0], {}),
     ("ringbuffer_files", "possible are 1 to 100000 files", [0, 100_001], RING),
+    ("ringbuffer_interval", "possible are 1 to", [0.5, float("nan")], RING),
+    ("ringbuffer_total_filesize", "possible are 1 to", [0, 10**13], RING),
+    ("ringbuffer_age", "possible are 0.001 to", [0], RING),
+    ("ringbuffer_free_space", "possible are 1 to", [0, -1], RING),
     ("update_interval", "possible are 0.005 to 60 seconds", [0, 0.004, 61, float("nan")], {}),
     ("interfaces", "name at least one", [[], (), None, ""], {}),
     ("interfaces", "1 to 64", [iter(()), [f"if{n}" for n in range(MAX_INTERFACES + 1)]], {}),

@@ -37,6 +37,10 @@ group = "root"
 capture_filter = "udp port 53"
 ringbuffer_filesize = 1000
 ringbuffer_files = 5
+ringbuffer_interval = 3600
+ringbuffer_total_filesize = 4_000
+ringbuffer_age = 86_400
+ringbuffer_free_space = 1_000_000
 """
 
 
@@ -74,7 +78,9 @@ def test_everything_is_read(tmp_path: Path) -> None:
     (capture,) = read.captures
     assert (capture.name, capture.group_id) == ("dns", 0)
     assert [each.name for each in capture.request.interfaces] == ["eth0", "veth*"]
-    assert capture.request.ring == Conditions(filesize_kb=1000, files=5)
+    assert capture.request.ring == Conditions(
+        filesize_kb=1000, files=5, interval_s=3600, total_kb=4000, age_s=86_400, free_kb=1_000_000
+    )
     assert capture.request.wait_for_interfaces
     assert capture.request.destination.file_name == "dns.pcapng"
     assert capture.request.destination.group_access
@@ -132,7 +138,7 @@ group = "root"
         ":23: captures.../x: a name has up to 64 letters, digits, dots, - and _, and begins with a letter or digit",
         ":25: captures.../x.group: there is no group 'no such group': its files would be nobody's",
         ":26: captures.../x.ringbuffer_files: a ring needs to know when to switch: give ringbuffer_duration, "
-        "ringbuffer_filesize or ringbuffer_packets",
+        "ringbuffer_interval, ringbuffer_filesize or ringbuffer_packets",
         ":28: captures.y: interfaces is missing",
     ]
 

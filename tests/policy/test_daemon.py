@@ -549,7 +549,7 @@ def test_a_capture_of_the_configuration_runs_as_long_as_the_daemon(veth: tuple[s
         assert as_user(lambda: len(read_complete(last).packets), ALICE, ALICE, (GROUP_ID,)) == 2
         with pytest.raises(PermissionError):
             as_user(last.read_bytes, BOB)
-    assert all(read_complete(path) for path in sorted(state.glob("dns/*")))
+    assert all(read_complete(path) for path in sorted(state.glob("dns/*.pcapng")))
 
 
 def test_a_capture_of_the_configuration_goes_on_in_its_ring(veth: tuple[str, str], user_dir: Path) -> None:

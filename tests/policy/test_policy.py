@@ -336,6 +336,19 @@ def test_bytes_on_disk_are_shared_by_the_captures_of_a_user() -> None:
     assert quota.reserve(terms(STAFF_ANYWHERE), capture(), [whole]).max_disk_bytes is None
 
 
+@pytest.mark.parametrize(
+    ("ring", "expected"),
+    [
+        (Conditions(packets=1, total_kb=2_000), 2_000_000),
+        (Conditions(filesize_kb=1000, files=5, total_kb=3_000), 3_000_000),
+        (Conditions(filesize_kb=100, files=2, total_kb=9_000), 2 * (100_000 + 2 * MAX_SNAPLEN_BYTES)),
+        (Conditions(packets=1, age_s=1, free_kb=1), 10_000_000),  # neither is a bound of what it takes
+    ],
+)
+def test_a_ring_is_granted_no_more_bytes_than_it_may_have_itself(ring: Conditions, expected: int) -> None:
+    assert quota.reserve(terms(GUESTS), capture(ring=ring), []).max_disk_bytes == expected
+
+
 def buffers(*sizes_mib: int | None, name: str = "eth0") -> StartCapture:
     return StartCapture(
         interfaces=tuple(

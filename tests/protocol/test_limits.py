@@ -76,6 +76,12 @@ NUMBERS = {
     "ringbuffer_filesize": Number(lambda n: find_faults(ring(filesize_kb=n)), 1, 2_000_000_000, 0, 2_000_000_001),
     "ringbuffer_packets": Number(lambda n: find_faults(ring(packets=n)), 1, 2**63 - 1, 0, 2**63),
     "ringbuffer_files": Number(lambda n: find_faults(ring(files=n)), 1, 100_000, 0, 100_001),
+    "ringbuffer_interval": Number(lambda s: find_faults(ring(interval_s=s)), 1, ABOUT_TEN_YEARS_S, 0.9999, MORE_S),
+    "ringbuffer_total_filesize": Number(
+        lambda n: find_faults(ring(total_kb=n)), 1, 2_000_000_000_000, 0, 2_000_000_000_001
+    ),
+    "ringbuffer_age": Number(lambda s: find_faults(ring(age_s=s)), 0.001, ABOUT_TEN_YEARS_S, 0.0009, MORE_S),
+    "ringbuffer_free_space": Number(lambda n: find_faults(ring(free_kb=n)), 1, 2_000_000_000_000, 0, 2_000_000_000_001),
     "update_interval": Number(
         lambda s: find_faults(request(update_interval_s=s)), 0.005, 60, 0.0049, math.nextafter(60, math.inf)
     ),
@@ -259,8 +265,22 @@ IMPOSSIBLE = {
     "ring: never switches": (
         request(ring=Conditions(files=2)),
         "ringbuffer_files",
-        ["ringbuffer_duration", "ringbuffer_filesize", "ringbuffer_packets"],
+        ["ringbuffer_duration", "ringbuffer_interval", "ringbuffer_filesize", "ringbuffer_packets"],
     ),
+    "ring: what is kept does not switch": (
+        request(ring=Conditions(total_kb=2, age_s=1, free_kb=1)),
+        "ringbuffer_files",
+        ["when to switch"],
+    ),
+    "ring: no room for two files": (
+        request(ring=Conditions(filesize_kb=1000, total_kb=1000)),
+        "ringbuffer_total_filesize",
+        ["1000 kB", "first file"],
+    ),
+    **{
+        f"end: {name}": (request(autostop=Conditions(**{name: 1})), "autostop", ["conditions of a ring"])
+        for name in ("interval_s", "total_kb", "age_s", "free_kb")
+    },
     "ring: autostop_filesize": (
         request(ring=Conditions(packets=1), autostop=Conditions(filesize_kb=1)),
         "autostop_filesize",

@@ -33,6 +33,7 @@ from capd_protocol.messages import (
     CaptureSummary,
     Conditions,
     Counters,
+    DeletionReason,
     Destination,
     DriverCounters,
     Drops,
@@ -43,6 +44,7 @@ from capd_protocol.messages import (
     Failure,
     FailureCode,
     FileClosed,
+    FileDeleted,
     FileOpened,
     GetCapabilities,
     GetDriverCounters,
@@ -110,7 +112,9 @@ LO_JSON = {
     "writer_drops_total": 0,
     "excess_total": 2,
 }
-NO_CONDITIONS = {"duration_s": None, "filesize_kb": None, "packets": None, "files": None}
+NO_CONDITIONS = dict.fromkeys(
+    ("duration_s", "filesize_kb", "packets", "files", "interval_s", "total_kb", "age_s", "free_kb")
+)
 FAILURE = Failure(code=FailureCode.DISK, text="full")
 FAILURE_JSON = {
     "code": "disk",
@@ -166,7 +170,16 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             ),
             destination=Destination(file_name="a", group_access=True, exclusive=True),
             file_format="pcap",
-            ring=Conditions(duration_s=0.5, filesize_kb=1000, packets=10, files=5),
+            ring=Conditions(
+                duration_s=0.5,
+                filesize_kb=1000,
+                packets=10,
+                files=5,
+                interval_s=60,
+                total_kb=2000,
+                age_s=3600.5,
+                free_kb=9,
+            ),
             autostop=Conditions(files=2**31 - 1),
             update_interval_s=60,
             wait_for_interfaces=True,
@@ -198,7 +211,16 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             ],
             "destination": {"file_name": "a", "group_access": True, "exclusive": True},
             "file_format": "pcap",
-            "ring": {"duration_s": 0.5, "filesize_kb": 1000, "packets": 10, "files": 5},
+            "ring": {
+                "duration_s": 0.5,
+                "filesize_kb": 1000,
+                "packets": 10,
+                "files": 5,
+                "interval_s": 60,
+                "total_kb": 2000,
+                "age_s": 3600.5,
+                "free_kb": 9,
+            },
             "autostop": {**NO_CONDITIONS, "files": 2**31 - 1},
             "update_interval_s": 60,
             "wait_for_interfaces": True,
@@ -340,6 +362,11 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             "last_timestamp_ns": None,
             "drops": 0,
         },
+    ),
+    (
+        FileDeleted(name="a", reason=DeletionReason.FREE_SPACE, size_bytes=2),
+        "e",
+        {"type": "file_deleted", "name": "a", "reason": "free_space", "size_bytes": 2},
     ),
     (InterfaceLost(interface="eth0"), "e", {"type": "interface_lost", "interface": "eth0"}),
     (InterfaceAttached(interface="eth0"), "e", {"type": "interface_attached", "interface": "eth0"}),
@@ -643,6 +670,7 @@ WORDS = {
     FailureCode: "invalid bad_filter not_permitted no_such_interface interface_down interface_lost unsupported "
     "destination disk resources no_such_capture protocol worker_died stopping",
     InterfaceChange: "added removed renamed up down changed",
+    DeletionReason: "files total age free_space policy",
     EndReason: "stopped client_left daemon_stopping duration filesize files packets disk_limit failed",
 }
 
@@ -840,6 +868,8 @@ def test_a_message_longer_than_a_frame_is_not_sent(possible: Message, too_long: 
     [
         (Conditions(), False),
         (Conditions(files=3), False),
+        (Conditions(total_kb=3, age_s=1, free_kb=2), False),
+        (Conditions(interval_s=60), True),
         (Conditions(duration_s=0.5), True),
         (Conditions(filesize_kb=1), True),
         (Conditions(packets=1), True),

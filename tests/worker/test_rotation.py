@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.worker.rotation import Fill, is_full, ring_file_name, room_for
+from capd.worker.rotation import Fill, is_full, ring_file_name, room_for, time_left
 from capd_protocol.limits import MAX_FILE_NAME_BYTES, RING_SUFFIX_BYTES
 from capd_protocol.messages import Conditions, EndReason
 from capd_protocol.pcapng import EnhancedPacket, read_blocks
@@ -104,6 +104,33 @@ def test_room_is_what_looking_after_each_packet_finds(
             expected = count
             break
     assert room(Fill(size_bytes, in_file), conditions, sizes_bytes) == expected
+
+
+# Time -----------------------------------------------------------------------------------------------------------
+
+# Conditions, how long the file has been open, when it was opened and the time now, and what is left.
+TIMES = [
+    (Conditions(), 10**9, 0, 10**9, None),
+    (Conditions(packets=1, files=2), 10**9, 0, 10**9, None),
+    (Conditions(duration_s=2), 0.5, 0, 0, 1.5),
+    (Conditions(duration_s=2), 2, 0, 0, 0),
+    (Conditions(duration_s=2), 3, 0, 0, 0),
+    (Conditions(interval_s=60), 0, 1_000_000_000, 1_000_000_000, 20),  # 40 s into a minute
+    (Conditions(interval_s=60), 0, 1_000_000_000, 1_000_000_019.5, 0.5),
+    (Conditions(interval_s=60), 0, 1_000_000_000, 1_000_000_020, 0),
+    (Conditions(interval_s=60), 0, 1_000_000_020, 1_000_000_020, 60),  # opened at a multiple: until the next
+    (Conditions(interval_s=60), 0, 1_000_000_000, 1_000_005_000, 0),
+    (Conditions(interval_s=60), 0, 1_000_000_000, 999_990_000, 0),  # the clock was set back
+    (Conditions(interval_s=60, duration_s=5), 1, 1_000_000_000, 1_000_000_001, 4),
+    (Conditions(interval_s=60, duration_s=50), 1, 1_000_000_000, 1_000_000_001, 19),
+]
+
+
+@pytest.mark.parametrize(("conditions", "open_for_s", "opened_at_s", "now_s", "expected"), TIMES)
+def test_a_files_time_is_up_after_its_duration_and_at_multiples_of_the_interval(
+    conditions: Conditions, open_for_s: float, opened_at_s: float, now_s: float, expected: float | None
+) -> None:
+    assert time_left(conditions, open_for_s=open_for_s, opened_at_s=opened_at_s, now_s=now_s) == expected
 
 
 # Names ----------------------------------------------------------------------------------------------------------

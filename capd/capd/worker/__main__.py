@@ -23,6 +23,7 @@ from capd.worker.control import Control
 from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed
 from capd.worker.heap import keep_freed_memory
+from capd.worker.index import RingIndex
 from capd.worker.launch import Launch
 from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
 from capd.worker.report import Report
@@ -30,7 +31,7 @@ from capd.worker.savefile import DestinationError, WriteError
 from capd.worker.sources import Source, SourceMaker
 from capd_protocol import pcapng
 from capd_protocol.linktypes import dlt_to_linktype
-from capd_protocol.messages import Failure, FailureCode
+from capd_protocol.messages import Conditions, DeletionReason, Failure, FailureCode
 
 
 def _cpu_name() -> str:
@@ -91,6 +92,35 @@ def _arm(sources: list[Source]) -> list[tuple[str, str]]:
     return gone
 
 
+def _open_index(launch: Launch) -> RingIndex | None:
+    """Open the index of a ring that has a name.
+
+    Raises:
+        DestinationError: it cannot be opened, or another capture writes this ring.
+        WriteError: it cannot be written.
+    """
+    if launch.ring is None or launch.name is None:
+        return None
+    destination = launch.destination
+    return RingIndex(launch.directory_fd, destination.file_name, group_access=destination.group_access)
+
+
+def _no_room(launch: Launch, obstacle: DeletionReason) -> Failure:
+    """Say which limit leaves no room for a first file."""
+    name, ring = launch.destination.file_name, launch.ring or Conditions()
+    if obstacle == DeletionReason.FREE_SPACE:
+        text = f"less than the {ring.free_kb or 0:,} kB that shall stay free are free where {name} is: make room there"
+        return Failure(code=FailureCode.DISK, text=text, argument="ringbuffer_free_space")
+    if obstacle == DeletionReason.TOTAL:
+        text = f"the {ring.total_kb or 0:,} kB for all files of the ring are too few for the beginning of one"
+        return Failure(code=FailureCode.RESOURCES, text=text, argument="ringbuffer_total_filesize")
+    text = (
+        f"policy allows {launch.max_disk_bytes:,} bytes on disk, and earlier captures to {name} have left as much: "
+        "delete some of their files"
+    )
+    return Failure(code=FailureCode.RESOURCES, text=text, argument="savefile")
+
+
 def _capture(launch: Launch, control: Control, report: Report) -> None:
     # 1. Open what needs CAP_NET_RAW: sockets of protocol 0, which receive nothing, and libpcap's handles.
     libpcap.load()
@@ -107,23 +137,22 @@ def _capture(launch: Launch, control: Control, report: Report) -> None:
     start_ns = time.time_ns()
     skipped += _arm(sources)
     # 6. The first file, which is announced when its header is on disk.
-    files = CaptureFiles(
-        directory_fd=launch.directory_fd,
-        destination=launch.destination,
-        ring=launch.ring,
-        header=lambda: _header(launch, sources, hardware, operating_system),
-        statistics=(lambda: statistics_blocks(sources, start_ns)) if launch.file_format == "pcapng" else bytes,
-        report=report,
-        max_disk_bytes=launch.max_disk_bytes,
-        continues=launch.continues,
-    )
     try:
-        if not files.make_room_for_file():
-            text = (
-                f"policy allows {launch.max_disk_bytes:,} bytes on disk, and earlier captures to "
-                f"{launch.destination.file_name} have left as much: delete some of their files"
-            )
-            raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, argument="savefile"))
+        index = _open_index(launch)
+        files = CaptureFiles(
+            directory_fd=launch.directory_fd,
+            destination=launch.destination,
+            ring=launch.ring,
+            header=lambda: _header(launch, sources, hardware, operating_system),
+            statistics=(lambda: statistics_blocks(sources, start_ns)) if launch.file_format == "pcapng" else bytes,
+            report=report,
+            max_disk_bytes=launch.max_disk_bytes,
+            index=index,
+            continues=launch.continues,
+        )
+        obstacle = files.make_room_for_file()
+        if obstacle is not None:
+            raise CaptureFailed(_no_room(launch, obstacle))
         files.open_next()
     except (DestinationError, WriteError) as error:
         text = str(error) if isinstance(error, DestinationError) else f"no room for the capture file: {error}"

@@ -1,21 +1,41 @@
 """The files of one capture, one after another: each complete in itself.
 
-A file begins with the section and all interfaces and ends with statistics of each interface. Of a ring, the
-oldest file goes just before the next one comes, so that there are never more than asked for. Only files that this
-capture made are ever deleted, or those that a capture of the configuration made when it ran before.
+A file begins with the section and all interfaces and ends with statistics of each interface. Of a ring, the oldest
+files go just before a limit would be passed (``retention``), so that there is never more than asked for. Only files
+that this capture made are ever deleted, or those that the ring's index knows from when it ran before.
 """
 
 import contextlib
+import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import NamedTuple
 
+from capd.worker.index import RingIndex
 from capd.worker.order import Slice
 from capd.worker.records import U64
 from capd.worker.report import Report
-from capd.worker.rotation import Fill, fitting, is_ring_file, number_of, ring_file_name
+from capd.worker.retention import OVERHEAD_BLOCKS, Limits, Usage, limits_of, reason_to_delete, room
+from capd.worker.rotation import Fill, fitting, is_ring_file, number_of, ring_file_name, time_left
 from capd.worker.savefile import DestinationError, KeptFile, SaveFile, WriteError, earlier_files
-from capd_protocol.messages import Conditions, Destination, FileClosed
+from capd_protocol.index import FileWasClosed
+from capd_protocol.messages import Conditions, DeletionReason, Destination, FileClosed, FileDeleted
+
+#: How often free space is looked at while nothing is written. Chosen: others may fill a disk within seconds.
+_LOOK_S = 1.0
+#: How often ages are, at least: the wall clock may be set.
+_LOOK_AT_AGES_S = 60.0
+_NS = 1_000_000_000
+
+
+class _Complete(NamedTuple):
+    """A file of the ring that is closed."""
+
+    file: KeptFile
+    #: When its last packet came, or when it was closed, if it has none.
+    ended_ns: int
 
 
 class CaptureFiles:
@@ -31,6 +51,7 @@ class CaptureFiles:
         statistics: Callable[[], bytes],
         report: Report,
         max_disk_bytes: int | None = None,
+        index: RingIndex | None = None,
         continues: bool = False,
     ) -> None:
         """Nothing is opened yet.
@@ -38,12 +59,17 @@ class CaptureFiles:
         Args:
             directory_fd: where the files are.
             destination: what they are called.
-            ring: when to switch; None for a single file.
+            ring: when to switch, what to keep; None for a single file.
             header: returns what a file begins with.
             statistics: returns what a file ends with, counted when it is called.
             report: is told of files and packets.
             max_disk_bytes: what all files of the destination may take, with those that earlier captures left.
-            continues: whether those are of this ring: the oldest are deleted first, numbers go on.
+            index: of the ring, if it has one; closed by ``close``.
+            continues: whether the files that the index knows are of this ring: the oldest are deleted first,
+                numbers go on.
+
+        Raises:
+            WriteError: the index cannot be brought up to date.
         """
         self._directory_fd = directory_fd
         self._destination = destination
@@ -51,80 +77,176 @@ class CaptureFiles:
         self._header = header
         self._statistics = statistics
         self._report = report
-        self._kept: deque[KeptFile] = deque()
+        self._index = index
+        self._limits = limits_of(ring, max_disk_bytes)
+        self._complete: deque[_Complete] = deque()
+        self._complete_bytes = 0
+        self._left_bytes = 0
         self._number = 0
-        self._max_disk_bytes = max_disk_bytes
-        self._left_before_bytes = 0
-        if ring is not None and (continues or max_disk_bytes is not None):
-            earlier = earlier_files(directory_fd, lambda name: is_ring_file(destination.file_name, name))
+        if index is not None:
+            found = self._indexed(index)
             if continues:
-                self._kept.extend(earlier)
-                self._number = number_of(destination.file_name, earlier[-1].name) if earlier else 0
+                self._complete.extend(found)
+                self._complete_bytes = sum(each.file.size_bytes for each in found)
             else:
-                self._left_before_bytes = sum(file.size_bytes for file in earlier)
+                self._left_bytes = sum(each.file.size_bytes for each in found)
+            self._number = number_of(destination.file_name, index.last.name) if index.last is not None else 0
+        elif ring is not None and max_disk_bytes is not None:
+            earlier = earlier_files(directory_fd, lambda name: is_ring_file(destination.file_name, name))
+            self._left_bytes = sum(file.size_bytes for file in earlier)
         self._file: SaveFile | None = None
         self._packets = 0
         self._first_ns: int | None = None
         self._last_ns: int | None = None
-        self._drops_before = 0
+        self._drops_before: dict[str, int] = {}
+        self._is_limited = self._limits != Limits()
+        #: May be written before the next look at the limits; None: as much as there is.
+        self._room_bytes: int | None = 0 if self._is_limited else None
+        #: When ``keep_limits`` is to be called, by the monotonic clock.
+        self.next_look_s = inf
         self.opened_total = 0
-        self.opened_s = 0.0
+        self._opened_s = 0.0
+        self._opened_at_s = 0.0
+
+    def _indexed(self, index: RingIndex) -> list[_Complete]:
+        """Return the files of earlier runs that are still there, and note which are not, or were never closed."""
+        found: list[_Complete] = []
+        for file in index.files:
+            try:
+                status = os.stat(file.name, dir_fd=self._directory_fd, follow_symlinks=False)
+            except OSError:
+                status = None
+            if status is None or not file.is_file(status.st_ino, status.st_dev, index.device):
+                index.deleted(file.name, None, file.closed.size_bytes if file.closed is not None else 0)
+                continue
+            closed = file.closed
+            if closed is None:
+                closed = FileWasClosed(
+                    name=file.name,
+                    closed_ns=status.st_mtime_ns,
+                    size_bytes=status.st_size,
+                    packets=None,
+                    first_timestamp_ns=None,
+                    last_timestamp_ns=None,
+                    drops={},
+                )
+                index.closed(closed)
+            identity = status.st_dev, status.st_ino
+            kept = KeptFile(self._directory_fd, file.name, status.st_size, identity)
+            ended_ns = closed.closed_ns if closed.last_timestamp_ns is None else closed.last_timestamp_ns
+            found.append(_Complete(kept, ended_ns))
+        return found
 
     @property
     def fill(self) -> Fill:
         """How full the current file is."""
         return Fill(self._file.size_bytes if self._file else 0, self._packets)
 
-    # Bytes on disk ------------------------------------------------------------------------------------------------
-
-    @property
-    def _room_bytes(self) -> int | None:
-        """What may still be written; None: as much as there is. The statistics at the end have their room already."""
-        if self._max_disk_bytes is None:
+    def time_left_s(self) -> float | None:
+        """Return in how many seconds the current file's time is up; 0 if it is, None if it never will be."""
+        if self._ring is None:
             return None
-        used_bytes = self._left_before_bytes + sum(file.size_bytes for file in self._kept)
-        return self._max_disk_bytes - used_bytes - (len(self._statistics()) if self._file else 0)
+        open_for_s = time.monotonic() - self._opened_s
+        return time_left(self._ring, open_for_s=open_for_s, opened_at_s=self._opened_at_s, now_s=time.time())
+
+    # Limits -------------------------------------------------------------------------------------------------------
 
     def make_room(self, size_bytes: int) -> bool:
         """Delete the oldest complete files of the ring until so many bytes may be written; say whether they may.
 
         Raises:
             DestinationError: one cannot be deleted.
+            WriteError: the index cannot be written.
         """
-        while (room_bytes := self._room_bytes) is not None and room_bytes < size_bytes:
-            if self._ring is None or not self._kept or self._kept[0] is self._file:
-                return False
-            self._kept.popleft().remove()
-        return True
+        if self._room_bytes is None or size_bytes <= self._room_bytes:
+            return True
+        return self._look(more_bytes=size_bytes) is None
 
-    def make_room_for_file(self) -> bool:
-        """Do so for a file without packets.
+    def make_room_for_file(self) -> DeletionReason | None:
+        """Do so for a further file without packets; return which limit stands in the way, if one does.
 
         Raises:
             DestinationError: likewise.
+            WriteError: likewise.
         """
-        return self.make_room(len(self._header()) + len(self._statistics()))
+        if not self._is_limited:
+            return None
+        return self._look(more_bytes=len(self._header()) + len(self._statistics()), more_files=1)
+
+    def keep_limits(self) -> None:
+        """Delete what is too old by now, or stands where free space should be; to be called at ``next_look_s``.
+
+        Raises:
+            DestinationError: likewise.
+            WriteError: likewise.
+        """
+        self._look()
 
     def fitting(self, sizes_bytes: U64) -> int:
-        """Return how many of these packets may still be written."""
+        """Return how many of these packets may be written before ``make_room`` is asked again."""
         room_bytes = self._room_bytes
         return len(sizes_bytes) if room_bytes is None else fitting(room_bytes, sizes_bytes)
+
+    def _look(self, *, more_bytes: int = 0, more_files: int = 0) -> DeletionReason | None:
+        """Hold to the limits; return which of them stands in the way of so much more, if one does."""
+        while True:
+            usage = self._usage()
+            oldest_age_ns = time.time_ns() - self._complete[0].ended_ns if self._complete else None
+            reason = reason_to_delete(
+                usage, self._limits, oldest_age_ns=oldest_age_ns, more_bytes=more_bytes, more_files=more_files
+            )
+            if reason is None or oldest_age_ns is None:
+                break
+            self._delete_oldest(reason)
+        self._room_bytes = room(usage, self._limits)
+        self._set_next_look()
+        return reason
+
+    def _usage(self) -> Usage:
+        set_aside_bytes = len(self._statistics()) if self._file is not None else 0
+        index_bytes = self._index.size_bytes if self._index is not None else 0
+        free_bytes = None
+        if self._limits.free_bytes is not None:
+            there = os.fstatvfs(self._directory_fd)
+            # Not the index as it is, which is on the disk already.
+            blocks = there.f_bavail - OVERHEAD_BLOCKS
+            free_bytes = blocks * there.f_frsize - set_aside_bytes - index_bytes
+        open_bytes = self._file.size_bytes if self._file is not None else 0
+        return Usage(
+            files=len(self._complete) + (self._file is not None),
+            bytes=self._complete_bytes + open_bytes + set_aside_bytes + index_bytes,
+            left_bytes=self._left_bytes,
+            free_bytes=free_bytes,
+        )
+
+    def _set_next_look(self) -> None:
+        now_s = time.monotonic()
+        self.next_look_s = now_s + _LOOK_S if self._limits.free_bytes is not None else inf
+        if self._limits.age_ns is not None and self._complete:
+            left_s = (self._complete[0].ended_ns + self._limits.age_ns - time.time_ns()) / _NS
+            self.next_look_s = min(self.next_look_s, now_s + min(left_s, _LOOK_AT_AGES_S))
+
+    def _delete_oldest(self, reason: DeletionReason) -> None:
+        file = self._complete.popleft().file
+        self._complete_bytes -= file.size_bytes
+        file.remove()
+        if self._index is not None:
+            self._index.deleted(file.name, reason, file.size_bytes)
+        self._report.file_deleted(FileDeleted(name=file.name, reason=reason, size_bytes=file.size_bytes))
 
     # Files --------------------------------------------------------------------------------------------------------
 
     def open_next(self) -> None:
-        """Open the first or the next file and announce it.
+        """Open the first or the next file and announce it; ``make_room_for_file`` comes before.
 
         Raises:
-            DestinationError: it cannot be created, or the oldest one not be deleted.
-            WriteError: its header cannot be written; it is deleted again.
+            DestinationError: it cannot be created.
+            WriteError: its header, or the index, cannot be written; it is deleted again.
         """
         name = self._destination.file_name
         if self._ring is not None:
             self._number += 1
             name = ring_file_name(name, self._number, time.localtime())
-            while self._ring.files is not None and len(self._kept) >= self._ring.files:
-                self._kept.popleft().remove()
         file = SaveFile(
             self._directory_fd,
             name,
@@ -132,17 +254,24 @@ class CaptureFiles:
             exclusive=self._destination.exclusive,
         )
         try:
+            # Before there is anything in it: what is not in the index is not of the ring.
+            if self._index is not None:
+                self._index.opened(name, file.inode)
             file.write(self._header())
         except WriteError:
             file.close()
             file.remove()
             raise
         self._file = file
-        self._kept.append(file)
         self._packets, self._first_ns, self._last_ns = 0, None, None
+        self._look_again()
         self.opened_total += 1
-        self.opened_s = time.monotonic()
+        self._opened_s, self._opened_at_s = time.monotonic(), time.time()
         self._report.file_opened(file)
+
+    def _look_again(self) -> None:
+        """Look at the limits before anything more is written."""
+        self._room_bytes = 0 if self._is_limited else None
 
     def add_block(self, block: bytes) -> None:
         """Append a block that is no packet to the current file.
@@ -152,6 +281,7 @@ class CaptureFiles:
         """
         if self._file is not None:
             self._file.write(block)
+            self._look_again()
 
     def write(self, records: Slice) -> None:
         """Append records, at least one, to the current file.
@@ -161,13 +291,15 @@ class CaptureFiles:
         """
         if self._file is None:
             raise AssertionError("no file is open")
-        written = len(records.timestamps_ns)
+        written, size_bytes = len(records.timestamps_ns), self._file.size_bytes
         try:
             self._file.write_records(records.vectors)
         except WriteError as error:
             written = error.records_written
             raise
         finally:
+            if self._room_bytes is not None:
+                self._room_bytes -= self._file.size_bytes - size_bytes
             self._note(records, written)
 
     def _note(self, records: Slice, written: int) -> None:
@@ -179,22 +311,29 @@ class CaptureFiles:
         self._packets += written
         self._report.count(written)
 
-    def close(self, drops_total: int) -> None:
+    def close(self, drops_total: Mapping[str, int]) -> None:
         """End the current file with its statistics, close it, and announce that it is complete.
 
         Args:
-            drops_total: dropped since the capture began, of all interfaces.
+            drops_total: dropped since the capture began, by interface.
 
         Raises:
-            WriteError: the statistics are not in the file; it is closed, and whole without them.
+            WriteError: the statistics are not in the file, or it is not in the index; it is closed, and whole without
+                them.
         """
         if self._file is None:
             return
         file, self._file = self._file, None
+        drops = {name: total - self._drops_before.get(name, 0) for name, total in drops_total.items()}
+        self._drops_before = dict(drops_total)
+        closed_ns = time.time_ns()
         try:
             file.write(self._statistics())
         finally:
             file.close()
+            self._complete.append(_Complete(file, closed_ns if self._last_ns is None else self._last_ns))
+            self._complete_bytes += file.size_bytes
+            self._set_next_look()
             self._report.file_closed(
                 FileClosed(
                     name=file.name,
@@ -202,10 +341,21 @@ class CaptureFiles:
                     size_bytes=file.size_bytes,
                     first_timestamp_ns=self._first_ns,
                     last_timestamp_ns=self._last_ns,
-                    drops=drops_total - self._drops_before,
+                    drops=sum(drops.values()),
                 )
             )
-            self._drops_before = drops_total
+            if self._index is not None:
+                self._index.closed(
+                    FileWasClosed(
+                        name=file.name,
+                        closed_ns=closed_ns,
+                        size_bytes=file.size_bytes,
+                        packets=self._packets,
+                        first_timestamp_ns=self._first_ns,
+                        last_timestamp_ns=self._last_ns,
+                        drops=drops,
+                    )
+                )
             self._packets = 0
 
     def abandon(self) -> None:
@@ -214,4 +364,6 @@ class CaptureFiles:
             self._file.close()
             with contextlib.suppress(DestinationError):
                 self._file.remove()
+            if self._index is not None:
+                self._index.abandon(self._file.name)
             self._file = None

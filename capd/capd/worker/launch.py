@@ -73,7 +73,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     update_interval_s: float
     #: What the files of this destination may take on disk, with those that earlier captures left; None: no limit.
     max_disk_bytes: int | None = None
-    #: Files of earlier runs belong to the ring: a capture of the configuration, in a directory of its own.
+    #: Of the capture, if it has one: a ring that has one leaves an index of its files (``capd_protocol.index``).
+    name: str | None = None
+    #: Files of earlier runs that the index knows belong to the ring: they are kept and deleted with its own.
     continues: bool = False
     #: Go on without any interface: others will be attached.
     waits: bool = False

@@ -142,8 +142,9 @@ class Capture:
             deadlines_s.append(self._ticked_s + self._interval_s)
         if self._order.is_waiting():
             deadlines_s.append(now_s + self._order.wait_s(time.time_ns()))
-        if self._file_conditions.duration_s is not None:
-            deadlines_s.append(self._files.opened_s + self._file_conditions.duration_s)
+        if (left_s := self._files.time_left_s()) is not None:
+            deadlines_s.append(now_s + left_s)
+        deadlines_s.append(self._files.next_look_s)
         if self._autostop.duration_s is not None:
             deadlines_s.append(self._started_s + self._autostop.duration_s)
         if any(source.was_down and source.ring is not None for source in self._sources):
@@ -248,7 +249,7 @@ class Capture:
             if not self._files.make_room(len(block) + len(statistics_blocks([source], 0))):
                 if source.ring is not None:
                     source.ring.close()
-                text = f"policy's bytes on disk leave no room to describe {source.name} in the file"
+                text = f"the limits of bytes on disk leave no room to describe {source.name} in the file"
                 raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, interface=source.name))
             self._files.add_block(block)
             self._sources.append(source)
@@ -308,6 +309,9 @@ class Capture:
             sizes = records.vectors[at:, 1]
             try:
                 has_room = self._files.make_room(int(sizes[0]))
+            except WriteError as error:
+                self._fail_disk(error)
+                return
             except DestinationError as error:
                 self._fail_destination(error)
                 return
@@ -357,7 +361,7 @@ class Capture:
             return
         try:
             self._files.close(self._drops_total())
-            if not self._files.make_room_for_file():
+            if self._files.make_room_for_file() is not None:
                 self._end_at_limit(EndReason.DISK_LIMIT)
                 return
             self._files.open_next()
@@ -366,8 +370,16 @@ class Capture:
         except DestinationError as error:
             self._fail_destination(error)
 
-    def _drops_total(self) -> int:
-        return sum(source.statistics().drops_total for source in self._sources)
+    def _keep_limits(self) -> None:
+        try:
+            self._files.keep_limits()
+        except WriteError as error:
+            self._fail_disk(error)
+        except DestinationError as error:
+            self._fail_destination(error)
+
+    def _drops_total(self) -> dict[str, int]:
+        return {source.name: source.statistics().drops_total for source in self._sources}
 
     def _fail_disk(self, error: WriteError) -> None:
         advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"
@@ -393,9 +405,10 @@ class Capture:
         if self._autostop.duration_s is not None and now_s >= self._started_s + self._autostop.duration_s:
             self._end = EndReason.DURATION
             return
-        duration_s = self._file_conditions.duration_s
-        if duration_s is not None and now_s >= self._files.opened_s + duration_s:
+        if self._files.time_left_s() == 0:
             self._switch()
+        if now_s >= self._files.next_look_s:
+            self._keep_limits()
         if now_s >= self._looked_s + _LOOK_S:
             self._looked_s = now_s
             for number, source in enumerate(self._sources):
@@ -424,7 +437,7 @@ class Capture:
         bucket = "excess_total" if self._end in _LIMITS else "writer_drops_total"
         counters = tuple(source.counters(unwritten=bucket) for source in self._sources)
         try:
-            self._files.close(sum(each.drops_total for each in counters))
+            self._files.close({each.interface: each.drops_total for each in counters})
         except WriteError as error:
             self._fail_disk(error)
         for source in self._sources:

@@ -20,6 +20,7 @@ from capd_protocol.messages import (
     Failure,
     FailureCode,
     FileClosed,
+    FileDeleted,
     FileOpened,
     InterfaceAttached,
     InterfaceCounters,
@@ -82,6 +83,10 @@ class Report:
         """Tell of a complete file, after the last packets that it got."""
         self._send_count()
         self._send(encode(closed))
+
+    def file_deleted(self, deleted: FileDeleted) -> None:
+        """Tell of a file that a limit of the ring has cost."""
+        self._send(encode(deleted))
 
     def interface_lost(self, name: str) -> None:
         """Tell that an interface is gone."""

@@ -48,8 +48,29 @@ def is_full(fill: Fill, conditions: Conditions) -> EndReason | None:
     return None
 
 
+def time_left(conditions: Conditions, *, open_for_s: float, opened_at_s: float, now_s: float) -> float | None:
+    """Return in how many seconds a file's time is up; 0 if it is, None if it never will be.
+
+    Args:
+        conditions: when to switch.
+        open_for_s: how long it has been open, whatever the wall clock does.
+        opened_at_s: when it was opened, by the wall clock.
+        now_s: the wall clock's time.
+    """
+    left_s: list[float] = []
+    if conditions.duration_s is not None:
+        left_s.append(conditions.duration_s - open_for_s)
+    if conditions.interval_s is not None:
+        # Another multiple than at the beginning, also if the clock was set back.
+        is_over = now_s // conditions.interval_s != opened_at_s // conditions.interval_s
+        left_s.append(0 if is_over else conditions.interval_s - now_s % conditions.interval_s)
+    return max(min(left_s), 0) if left_s else None
+
+
 def fitting(room_bytes: int, sizes_bytes: npt.NDArray[np.uint64]) -> int:
     """Return how many of these packets take no more than so many bytes."""
+    if int(sizes_bytes.sum()) <= room_bytes:
+        return len(sizes_bytes)
     return int(np.searchsorted(np.cumsum(sizes_bytes.astype(np.int64)), room_bytes, "right"))
 
 

@@ -49,6 +49,11 @@ class KeptFile:
         self._directory_fd = directory_fd
         self._identity = identity
 
+    @property
+    def inode(self) -> int:
+        """Its number on its device."""
+        return self._identity[1]
+
     def remove(self) -> None:
         """Delete the file, if what bears its name is still the file that was meant.
 

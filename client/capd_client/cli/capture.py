@@ -14,7 +14,7 @@ from capd_client.conversation import Event
 from capd_client.errors import CaptureEnded, NoEvents
 from capd_client.options import CaptureArguments
 from capd_client.session import CaptureSession
-from capd_protocol.messages import EndReason, FileClosed
+from capd_protocol.messages import DeletionReason, EndReason, FileClosed
 
 _REDRAW_S = 0.2
 #: The capture ended, and nobody here wanted it to.
@@ -31,6 +31,10 @@ _RING = {
     "filesize": ("ringbuffer_filesize", int),
     "files": ("ringbuffer_files", int),
     "packets": ("ringbuffer_packets", int),
+    "interval": ("ringbuffer_interval", float),
+    "total": ("ringbuffer_total_filesize", int),
+    "age": ("ringbuffer_age", float),
+    "free": ("ringbuffer_free_space", int),
 }
 
 
@@ -92,7 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=_Condition,
         const=_RING,
         metavar="KEY:N",
-        help="next file after: duration:SECONDS, filesize:KB, packets:N; keep files:N; may be repeated",
+        help="next file after: duration:SECONDS, filesize:KB, packets:N, or at each interval:SECONDS of the clock; "
+        "keep files:N, total:KB, age:SECONDS, and free:KB on the disk; may be repeated",
     )
     add("--wait", action="store_true", help="interfaces may come later, and come back")
     add("--update-interval", type=float, metavar="SECONDS", help="how soon packets are in the file (0.1)")
@@ -182,6 +187,8 @@ class _Json:
             case CaptureSession.SP_FILE_CLOSED:
                 fields = msgspec.structs.asdict(message)
                 self._print("file_closed", path=fields.pop("name"), **fields)
+            case CaptureSession.SP_FILE_DELETED:
+                self._print("file_deleted", path=message.name, reason=message.reason, size_bytes=message.size_bytes)
             case CaptureSession.SP_INTERFACE_LOST:
                 self._print("interface_lost", interface=message)
             case CaptureSession.SP_INTERFACE_ATTACHED:
@@ -233,7 +240,15 @@ _ENDINGS = {
     EndReason.FILESIZE: "the file is full",
     EndReason.FILES: "the last file is full",
     EndReason.PACKETS: "as many as were asked for",
-    EndReason.DISK_LIMIT: "policy allows no more bytes on disk",
+    EndReason.DISK_LIMIT: "no room within the limits of bytes on disk",
+}
+
+_DELETIONS = {
+    DeletionReason.FILES: "number of files",
+    DeletionReason.TOTAL: "bytes in all",
+    DeletionReason.AGE: "age",
+    DeletionReason.FREE_SPACE: "free space",
+    DeletionReason.POLICY: "bytes that policy allows",
 }
 
 
@@ -257,6 +272,8 @@ class _Text:
                 self._line(f"File: {printable(message)}")
             case CaptureSession.SP_FILE_CLOSED:
                 self._line(_closed_line(message))
+            case CaptureSession.SP_FILE_DELETED:
+                self._line(f"  deleted: {printable(message.name)} ({_DELETIONS[message.reason]})")
             case CaptureSession.SP_INTERFACE_LOST:
                 self._line(f"The interface {message} is gone.")
             case CaptureSession.SP_INTERFACE_ATTACHED:

@@ -1,0 +1,217 @@
+"""The index of a ring on the disk: locked, read, appended to, and rewritten when most of it is about what is gone.
+
+``capd_protocol.index`` has the format. It is in the directory of the files and belongs to the same user. A line is
+written whole or not at all; it is not synchronized to the disk, as packets are not.
+"""
+
+import contextlib
+import fcntl
+import os
+import stat
+import time
+
+from capd.worker.savefile import DestinationError, WriteError
+from capd_protocol.index import (
+    MAX_INDEX_BYTES,
+    FileWasClosed,
+    FileWasDeleted,
+    FileWasOpened,
+    IndexedFile,
+    Line,
+    compacted,
+    encode_line,
+    index_name,
+    read_index,
+)
+from capd_protocol.messages import DeletionReason
+
+#: A worker whose daemon was killed ends its capture by itself; the next one may be there before it has. Chosen: twice
+#: the time that it may take for its last packets.
+_LOCK_S = 5.0
+_LOCK_POLL_S = 0.02
+#: Below it is not worth a rewrite. Chosen: some dozens of files.
+_LEAST_COMPACTED_BYTES = 16 * 1024
+#: Set aside for the lines of one change of files, with drops of many interfaces.
+_NEXT_LINES_BYTES = 4096
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class RingIndex:
+    """The index of one ring, which nobody else writes meanwhile."""
+
+    def __init__(self, directory_fd: int, file_name: str, *, group_access: bool) -> None:
+        """Open the index, or begin one.
+
+        Raises:
+            DestinationError: it cannot be opened, or another capture writes this ring.
+            WriteError: its torn last line cannot be cut off.
+        """
+        self._directory_fd = directory_fd
+        self._name = index_name(file_name)
+        self._mode = 0o640 if group_access else 0o600
+        self._fd, self.device = self._locked()
+        try:
+            contents = read_index(_read(self._fd, self._name))
+            os.ftruncate(self._fd, contents.size_bytes)
+        except OSError as error:
+            self.close()
+            raise WriteError(error) from error
+        except DestinationError:
+            self.close()
+            raise
+        self.last = contents.last
+        self._is_new = not contents.size_bytes
+        self._files = {file.name: file for file in contents.files}
+        self._size_bytes = contents.size_bytes
+        self._live_bytes = sum(map(_line_bytes, contents.files))
+
+    @property
+    def files(self) -> tuple[IndexedFile, ...]:
+        """The files that the ring has, oldest first."""
+        return tuple(self._files.values())
+
+    @property
+    def size_bytes(self) -> int:
+        """What the index takes, and may come to take with the next change of files."""
+        return self._size_bytes + self._live_bytes + _NEXT_LINES_BYTES
+
+    def opened(self, name: str, inode: int) -> None:
+        """Note a new file.
+
+        Raises:
+            WriteError: it is not noted.
+        """
+        line = FileWasOpened(name=name, device=self.device, inode=inode, opened_ns=time.time_ns())
+        self._append(line)
+        self._drop(name)
+        self._files[name] = IndexedFile(line)
+        self._live_bytes += _line_bytes(self._files[name])
+        self.last = line
+
+    def closed(self, line: FileWasClosed) -> None:
+        """Note that a file is complete.
+
+        Raises:
+            WriteError: it is not noted.
+        """
+        self._append(line)
+        file = IndexedFile(self._files[line.name].opened, line)
+        self._live_bytes += _line_bytes(file) - _line_bytes(self._files[line.name])
+        self._files[line.name] = file
+
+    def deleted(self, name: str, reason: DeletionReason | None, size_bytes: int) -> None:
+        """Note that a file is gone, and rewrite the index if it is worth it.
+
+        Args:
+            name: of the file.
+            reason: why the ring has deleted it; None if it did not.
+            size_bytes: of the file.
+
+        Raises:
+            WriteError: it is not noted.
+        """
+        self._append(FileWasDeleted(name=name, deleted_ns=time.time_ns(), reason=reason, size_bytes=size_bytes))
+        self._drop(name)
+        if self._size_bytes > max(2 * self._live_bytes, _LEAST_COMPACTED_BYTES):
+            self._compact()
+
+    def _drop(self, name: str) -> None:
+        file = self._files.pop(name, None)
+        if file is not None:
+            self._live_bytes -= _line_bytes(file)
+
+    def _append(self, line: Line) -> None:
+        data = encode_line(line)
+        try:
+            os.lseek(self._fd, self._size_bytes, os.SEEK_SET)
+            written = os.write(self._fd, data)
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError as error:
+            os.ftruncate(self._fd, self._size_bytes)
+            raise WriteError(error) from error
+        self._size_bytes += len(data)
+
+    def _compact(self) -> None:
+        """Write a new index beside the old one, and put it in its place: there is always a whole one.
+
+        If that fails, the old one stays, which says the same.
+        """
+        data = compacted(self._files.values(), self.last)
+        name = f"{self._name}.new"
+        fd = -1
+        try:
+            fd = os.open(name, _FLAGS | os.O_TRUNC, self._mode, dir_fd=self._directory_fd)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            written = os.write(fd, data)
+            while written < len(data):
+                written += os.write(fd, data[written:])
+            os.rename(name, self._name, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
+        except OSError:
+            if fd >= 0:
+                os.close(fd)
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=self._directory_fd)
+            return
+        os.close(self._fd)
+        self._fd, self._size_bytes = fd, len(data)
+
+    def _locked(self) -> tuple[int, int]:
+        """Return a descriptor of the index that has its lock, and its device."""
+        deadline_s = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                fd = os.open(self._name, _FLAGS, self._mode, dir_fd=self._directory_fd)
+            except OSError as error:
+                raise DestinationError(f"the index {self._shown} cannot be opened: {error.strerror}") from error
+            try:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
+                    raise DestinationError(f"the index {self._shown} is not a regular file: remove it")
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Not one that has been replaced meanwhile.
+                named = os.stat(self._name, dir_fd=self._directory_fd, follow_symlinks=False)
+                if (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino):
+                    return fd, status.st_dev
+            except (BlockingIOError, FileNotFoundError) as error:
+                if time.monotonic() > deadline_s:
+                    os.close(fd)
+                    text = f"another capture writes this ring (its index {self._shown} is locked): name another file"
+                    raise DestinationError(text) from error
+            except OSError as error:
+                os.close(fd)
+                raise DestinationError(f"the index {self._shown} cannot be locked: {error.strerror}") from error
+            except DestinationError:
+                os.close(fd)
+                raise
+            os.close(fd)
+            time.sleep(_LOCK_POLL_S)
+
+    @property
+    def _shown(self) -> str:
+        return self._name if self._name.isprintable() else repr(self._name)
+
+    def abandon(self, name: str) -> None:
+        """Note that a capture never began: its first file is gone, and so is an index that was made for it."""
+        if self._is_new:
+            with contextlib.suppress(OSError):
+                os.unlink(self._name, dir_fd=self._directory_fd)
+        elif name in self._files:
+            with contextlib.suppress(WriteError):  # that the file is not there says the same
+                self.deleted(name, None, 0)
+
+    def close(self) -> None:
+        """Let others write it."""
+        os.close(self._fd)
+
+
+def _line_bytes(file: IndexedFile) -> int:
+    return len(compacted((file,), None))
+
+
+def _read(fd: int, name: str) -> bytes:
+    with open(fd, "rb", closefd=False) as file:
+        data = file.read(MAX_INDEX_BYTES + 1)
+    if len(data) > MAX_INDEX_BYTES:
+        raise DestinationError(f"the index {name!r} is longer than {MAX_INDEX_BYTES} bytes: remove it")
+    return data
