@@ -294,7 +294,10 @@ class _Client:
         """Capture until the end. Return whether the conversation is over: not, if it could not be started."""
         directory_fd = await self._connection.take_descriptor()
         try:
-            with self._captures.granted(self._peer, request) as capture, _file_sockets() as files:
+            with (
+                self._captures.granted(self._peer, request) as capture,
+                _file_sockets() if request.pass_files else contextlib.nullcontext() as files,
+            ):
                 self._audit.granted(self._peer, request, **capture.grant_record())
                 try:
                     refused = await self._run_capture(capture, directory_fd, files)
@@ -306,7 +309,9 @@ class _Client:
             await self._connection.send_in_time(encode(Refused(failure=refused.failure)))
         return refused is None
 
-    async def _run_capture(self, capture: Capture, directory_fd: int, files: _FileSockets) -> RequestRefused | None:
+    async def _run_capture(
+        self, capture: Capture, directory_fd: int, files: _FileSockets | None
+    ) -> RequestRefused | None:
         """Run the capture with its events on this connection; return why it could not be started."""
         subscriber = capture.subscribe()
         async with trio.open_nursery() as connection_tasks:
@@ -314,13 +319,15 @@ class _Client:
             async with trio.open_nursery() as capture_task:
                 connection_tasks.start_soon(self._read_during, capture, subscriber, capture_task.cancel_scope)
                 try:
-                    await capture_task.start(capture.run, directory_fd, files.of_worker.fileno(), self._monitor)
+                    files_fd = None if files is None else files.of_worker.fileno()
+                    await capture_task.start(capture.run, directory_fd, files_fd, self._monitor)
                 except RequestRefused as refused:
                     connection_tasks.cancel_scope.cancel()
                     return refused
                 started = encode(Started(capture_id=capture.capture_id))
-                await self._connection.send(started, files.of_client.fileno())
-                files.close()  # what is passed there is no affair of ours
+                await self._connection.send(started, None if files is None else files.of_client.fileno())
+                if files is not None:
+                    files.close()  # what is passed there is no affair of ours
                 connection_tasks.start_soon(self._write_during, capture, subscriber, all_sent)
             if not capture.is_started:
                 # The client left before; there is nobody to tell.

@@ -78,6 +78,8 @@ class CaptureArguments(TypedDict, total=False):
         wait_for_interfaces: interfaces need not be there, or be up, yet, and the capture goes on when the last one
             is gone (False). They are attached when they come, and again when they come back, by name.
         update_interval: a packet is in its file and announced within about so many seconds (0.1); from 0.005.
+        pass_files: have each file passed to this process, open for reading, before it is announced (False). Then
+            ``open_file`` gives it also where the path does not lead, and after its ring has deleted it.
     """
 
     interfaces: str | CaptureInterface | Iterable[str | CaptureInterface]
@@ -109,6 +111,7 @@ class CaptureArguments(TypedDict, total=False):
     separate_threads: bool | None
     update_interval: float | None
     wait_for_interfaces: bool | None
+    pass_files: bool | None
 
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -143,6 +146,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
             "use_libpcap",
             "separate_threads",
             "wait_for_interfaces",
+            "pass_files",
         ),
         ((bool,), "True or False"),
     ),
@@ -321,6 +325,7 @@ def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
             files=arguments.get("autostop_files"),
         ),
         wait_for_interfaces=bool(arguments.get("wait_for_interfaces")),
+        pass_files=bool(arguments.get("pass_files")),
         update_interval_s=0.1 if update_interval is None else update_interval,
     )
     faults = find_faults(request)

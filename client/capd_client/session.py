@@ -109,8 +109,9 @@ class SessionBase:
     def open_file(self, path: str) -> BinaryIO:
         """Open one of the capture's files for reading, from its beginning; also the one that is being written.
 
-        While the session lasts, this also works where the path does not: in another mount namespace or root
-        directory, for instance, and after a ring has deleted the file, as long as it is one of the latest.
+        With ``pass_files=True`` and while the session lasts, this also works where the path does not: in another
+        mount namespace or root directory, for instance, and after a ring has deleted the file, as long as it is one
+        of the latest.
 
         Args:
             path: as ``SP_FILE`` told it.

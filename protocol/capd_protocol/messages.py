@@ -193,6 +193,8 @@ class StartCapture(_Json, frozen=True, tag="start"):
     update_interval_s: float = 0.1
     #: Interfaces need not be there yet, and the capture goes on when the last one is gone.
     wait_for_interfaces: bool = False
+    #: Pass each file to who asks, open for reading: it can be read then also when its ring has deleted it.
+    pass_files: bool = False
 
 
 class StopCapture(_Json, frozen=True, tag="stop"):
@@ -292,8 +294,8 @@ class Failure(_Json, frozen=True):
 class Started(_Json, frozen=True, tag="started"):
     """The rings are armed and the first file has its header.
 
-    Comes with one descriptor: a socket (SOCK_SEQPACKET), on which each file comes before it is announced: its name,
-    and with it a descriptor that is open for reading.
+    With ``pass_files`` it comes with one descriptor: a socket (SOCK_SEQPACKET), on which each file comes before it is
+    announced: its name, and with it a descriptor that is open for reading.
     """
 
     capture_id: int

@@ -67,7 +67,7 @@ def test_nothing_can_be_left_with_a_worker_that_outlasts_its_client(
     daemon: Daemon, veth: tuple[str, str], user_dir: Path
 ) -> None:
     with leaving_nothing(daemon, veth[1]), opened(user_dir) as directory, RawClient(daemon.socket_path) as client:
-        client.send(request_for(veth[1]), [directory])
+        client.send(request_for(veth[1], pass_files=True), [directory])
         with receive_with_files(client) as files:
             # Waiting there to be received, its own end of the connection would never close.
             with contextlib.suppress(BrokenPipeError):
@@ -90,7 +90,7 @@ def deleted_files(directory: Path) -> int:
 def test_what_a_ring_has_deleted_does_not_fill_the_disk(daemon: Daemon, veth: tuple[str, str], user_dir: Path) -> None:
     ring = Conditions(packets=1, files=1)
     with opened(user_dir) as directory, RawClient(daemon.socket_path) as client:
-        client.send(request_for(veth[1], ring=ring), [directory])
+        client.send(request_for(veth[1], ring=ring, pass_files=True), [directory])
         with receive_with_files(client) as files:
             send(veth[0], FRAMES, 100)
             eventually(lambda: bool(list(user_dir.glob("raw_00101_*"))), "the last file")
@@ -114,6 +114,7 @@ def test_the_library_keeps_few_files_that_a_ring_has_deleted(
         ringbuffer_packets=1,
         ringbuffer_files=1,
         update_interval=0.02,
+        pass_files=True,
         socket_path=daemon.socket_path,
     ) as session:
         session.wait_started(20)

@@ -660,6 +660,7 @@ def test_a_program_that_cannot_reach_its_file_reads_it_all_the_same(
             update_interval=0.02,
             ringbuffer_packets=1,
             ringbuffer_files=2,
+            pass_files=True,
         ) as session:
             session.wait_started(20)
             paths = [str(session.wait_for_event()[1])]

@@ -149,6 +149,8 @@ def _capture(launch: Launch, control: Control, report: Report) -> None:
             max_disk_bytes=launch.max_disk_bytes,
             index=index,
             continues=launch.continues,
+            # Who is passed each file has it open.
+            reuses=launch.file_format == "pcapng" and launch.files_fd is None,
         )
         obstacle = files.make_room_for_file()
         if obstacle is not None:

@@ -18,8 +18,9 @@ from capd.worker.order import Slice
 from capd.worker.records import U64
 from capd.worker.report import Report
 from capd.worker.retention import OVERHEAD_BLOCKS, Limits, Usage, limits_of, reason_to_delete, room
+from capd.worker.reuse import reuse
 from capd.worker.rotation import Fill, fitting, is_ring_file, number_of, ring_file_name, time_left
-from capd.worker.savefile import DestinationError, KeptFile, SaveFile, WriteError, earlier_files
+from capd.worker.savefile import DestinationError, KeptFile, SaveFile, WriteError, create_file, earlier_files
 from capd_protocol.index import FileWasClosed
 from capd_protocol.messages import Conditions, DeletionReason, Destination, FileClosed, FileDeleted
 
@@ -53,6 +54,7 @@ class CaptureFiles:
         max_disk_bytes: int | None = None,
         index: RingIndex | None = None,
         continues: bool = False,
+        reuses: bool = False,
     ) -> None:
         """Nothing is opened yet.
 
@@ -67,6 +69,7 @@ class CaptureFiles:
             index: of the ring, if it has one; closed by ``close``.
             continues: whether the files that the index knows are of this ring: the oldest are deleted first,
                 numbers go on.
+            reuses: whether a new file may be written over the oldest one, where nobody has that open.
 
         Raises:
             WriteError: the index cannot be brought up to date.
@@ -81,6 +84,9 @@ class CaptureFiles:
         self._limits = limits_of(ring, max_disk_bytes)
         self._complete: deque[_Complete] = deque()
         self._complete_bytes = 0
+        #: Whether a new file may overwrite the oldest one: not, where it would count as more bytes than are in it.
+        self._reuses = reuses and self._limits == Limits(files=self._limits.files, age_ns=self._limits.age_ns)
+        self._spare: KeptFile | None = None
         self._left_bytes = 0
         self._number = 0
         if index is not None:
@@ -229,7 +235,10 @@ class CaptureFiles:
     def _delete_oldest(self, reason: DeletionReason) -> None:
         file = self._complete.popleft().file
         self._complete_bytes -= file.size_bytes
-        file.remove()
+        if self._reuses and reason == DeletionReason.FILES:
+            self._spare = file  # makes room for the next one, which is opened now
+        else:
+            file.remove()
         if self._index is not None:
             self._index.deleted(file.name, reason, file.size_bytes)
         self._report.file_deleted(FileDeleted(name=file.name, reason=reason, size_bytes=file.size_bytes))
@@ -247,12 +256,7 @@ class CaptureFiles:
         if self._ring is not None:
             self._number += 1
             name = ring_file_name(name, self._number, time.localtime())
-        file = SaveFile(
-            self._directory_fd,
-            name,
-            group_access=self._destination.group_access,
-            exclusive=self._destination.exclusive,
-        )
+        file = self._open(name)
         try:
             # Before there is anything in it: what is not in the index is not of the ring.
             if self._index is not None:
@@ -268,6 +272,21 @@ class CaptureFiles:
         self.opened_total += 1
         self._opened_s, self._opened_at_s = time.monotonic(), time.time()
         self._report.file_opened(file)
+
+    def _open(self, name: str) -> SaveFile:
+        spare, self._spare = self._spare, None
+        group_access = self._destination.group_access
+        if spare is not None:
+            reused = reuse(spare, name, group_access=group_access)
+            if reused is not None:
+                return reused
+            spare.remove()
+        return create_file(self._directory_fd, name, group_access=group_access, exclusive=self._destination.exclusive)
+
+    def give_way(self) -> None:
+        """Let those have the current file who wait to open it."""
+        if self._file is not None:
+            self._file.give_way()
 
     def _look_again(self) -> None:
         """Look at the limits before anything more is written."""

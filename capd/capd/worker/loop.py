@@ -21,6 +21,7 @@ from capd.worker.filters import CaptureFailed
 from capd.worker.launch import Detach, Launch, LaunchInterface
 from capd.worker.order import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder, Waiting
 from capd.worker.report import Report
+from capd.worker.reuse import Openers
 from capd.worker.rotation import is_full, room_for
 from capd.worker.savefile import DestinationError, WriteError
 from capd.worker.sources import Source, SourceMaker, retire_ms
@@ -91,6 +92,7 @@ class Capture:
         self._coming: deque[tuple[LaunchInterface, socket.socket]] = deque()
         self._ready: set[int] = set()
         self._epoll = select.epoll()
+        self._openers = Openers()
         self._numbers: dict[int, int] = {}
 
     # The loop -----------------------------------------------------------------------------------------------------
@@ -98,6 +100,7 @@ class Capture:
     def run(self) -> None:
         """Capture until there is a reason to end, then end well."""
         self._epoll.register(self._control.socket, select.EPOLLIN)
+        self._epoll.register(self._openers.socket, select.EPOLLIN)
         for number in range(len(self._sources)):
             self._add_ring()
             self._listen_to(number)
@@ -129,6 +132,10 @@ class Capture:
         for fd, event in self._epoll.poll(0 if self._ready else self._timeout_s()):
             if fd == self._control.socket.fileno():
                 self._read_control()
+                continue
+            if fd == self._openers.socket.fileno():
+                self._openers.clear()
+                self._files.give_way()
                 continue
             number = self._numbers[fd]
             self._ready.add(number)

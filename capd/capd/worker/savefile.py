@@ -46,13 +46,34 @@ class KeptFile:
         """Note a file by device and inode: its name may be another one's by the time that it is deleted."""
         self.name = name
         self.size_bytes: int = size_bytes
-        self._directory_fd = directory_fd
+        self.directory_fd = directory_fd
         self._identity = identity
 
     @property
     def inode(self) -> int:
         """Its number on its device."""
         return self._identity[1]
+
+    def open_for_reading(self) -> int | None:
+        """Return a further descriptor of the file, for reading; None if its name is another file's by now."""
+        return self._open(os.O_RDONLY)
+
+    def open_for_writing(self) -> int | None:
+        """Return a further descriptor of the file, for writing; None if its name is another file's by now."""
+        return self._open(os.O_WRONLY)
+
+    def _open(self, flags: int) -> int | None:
+        try:
+            # O_NONBLOCK: by now a FIFO may have the name.
+            flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(self.name, flags, dir_fd=self.directory_fd)
+        except OSError:
+            return None
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) == self._identity:
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def remove(self) -> None:
         """Delete the file, if what bears its name is still the file that was meant.
@@ -61,9 +82,9 @@ class KeptFile:
             DestinationError: it cannot be deleted.
         """
         try:
-            status = os.stat(self.name, dir_fd=self._directory_fd, follow_symlinks=False)
+            status = os.stat(self.name, dir_fd=self.directory_fd, follow_symlinks=False)
             if (status.st_dev, status.st_ino) == self._identity:
-                os.unlink(self.name, dir_fd=self._directory_fd)
+                os.unlink(self.name, dir_fd=self.directory_fd)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -74,45 +95,13 @@ class KeptFile:
 class SaveFile(KeptFile):
     """An open capture file. ``size_bytes`` and what is on disk agree after every call."""
 
-    def __init__(self, directory_fd: int, name: str, *, group_access: bool, exclusive: bool) -> None:
-        """Create the file, or empty the regular file of that name.
-
-        Raises:
-            DestinationError: it cannot be created, or is no regular file.
-        """
-        # O_NONBLOCK: a FIFO of that name must not block us; on a regular file it does nothing. O_TRUNC comes
-        # only after a look at what was opened.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        mode = 0o640 if group_access else 0o600
-        try:
-            self._fd = os.open(name, flags | (os.O_EXCL if exclusive else 0), mode, dir_fd=directory_fd)
-        except OSError as error:
-            raise DestinationError(_explain(name, error)) from error
-        try:
-            status = os.fstat(self._fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise DestinationError(f"{name} is not a regular file: name another")
-            os.ftruncate(self._fd, 0)
-        except OSError as error:
-            os.close(self._fd)
-            raise DestinationError(_explain(name, error)) from error
-        except DestinationError:
-            os.close(self._fd)
-            raise
+    def __init__(self, directory_fd: int, name: str, descriptor: int, status: os.stat_result) -> None:
+        """Take over a descriptor, at the file's beginning."""
         super().__init__(directory_fd, name, 0, (status.st_dev, status.st_ino))
+        self._fd = descriptor
 
-    def open_for_reading(self) -> int | None:
-        """Return a further descriptor of the file, for reading; None if its name is another file's by now."""
-        try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(self.name, flags, dir_fd=self._directory_fd)
-        except OSError:
-            return None
-        status = os.fstat(descriptor)
-        if (status.st_dev, status.st_ino) == self._identity:
-            return descriptor
-        os.close(descriptor)
-        return None
+    def give_way(self) -> None:
+        """Let those have the file who wait to open it."""
 
     def write(self, data: bytes) -> None:
         """Append a header or a block.
@@ -183,6 +172,39 @@ class SaveFile(KeptFile):
             os.close(self._fd)
         except OSError as error:
             raise WriteError(error) from error
+
+
+def create_file(directory_fd: int, name: str, *, group_access: bool, exclusive: bool) -> SaveFile:
+    """Create a file, or empty the regular file of that name.
+
+    Raises:
+        DestinationError: it cannot be created, or is no regular file.
+    """
+    # O_NONBLOCK: a FIFO of that name must not block us; on a regular file it does nothing. O_TRUNC comes
+    # only after a look at what was opened.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        flags |= os.O_EXCL if exclusive else 0
+        descriptor = os.open(name, flags, file_mode(group_access=group_access), dir_fd=directory_fd)
+    except OSError as error:
+        raise DestinationError(_explain(name, error)) from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise DestinationError(f"{name} is not a regular file: name another")
+        os.ftruncate(descriptor, 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise DestinationError(_explain(name, error)) from error
+    except DestinationError:
+        os.close(descriptor)
+        raise
+    return SaveFile(directory_fd, name, descriptor, status)
+
+
+def file_mode(*, group_access: bool) -> int:
+    """Return who may read the files."""
+    return 0o640 if group_access else 0o600
 
 
 def earlier_files(directory_fd: int, is_wanted: Callable[[str], bool]) -> list[KeptFile]:
