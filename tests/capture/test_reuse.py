@@ -262,7 +262,9 @@ def test_a_worker_that_is_killed_leaves_files_that_others_read(
 
 
 def test_files_that_are_passed_are_not_written_over(daemon: Daemon, veth: tuple[str, str], user_dir: Path) -> None:
-    with capturing(daemon, **{**ring_of(veth[1], user_dir), "pass_files": True}) as capture:
+    arguments = ring_of(veth[1], user_dir)
+    arguments["pass_files"] = True
+    with capturing(daemon, **arguments) as capture:
         paths = [until(capture, capture.SP_FILE)]
         send(veth[0], [local_frame(100, number) for number in range(60)], 60)
         paths += [until(capture, capture.SP_FILE) for _ in range(6)]

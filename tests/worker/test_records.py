@@ -462,3 +462,18 @@ def test_tshark_reads_what_was_made(tmp_path: Path, file_format: FileFormat) -> 
         "1700000000.123456791,47,47,,,7,50001",
         "1700000001.000000000,42,42,,,,50001",
     ]
+
+
+@both_formats
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_what_the_kernel_does_when_it_closes_an_open_block_harms_no_record(count: int, file_format: FileFormat) -> None:
+    for size_bytes in range(60, 76):
+        packets = [Packet(payload(size_bytes + i)) for i in range(count)]
+        memory, block = Layout().lay_out(packets)
+        maker = RecordMaker(
+            ring=cast(Ring, memory), file_format=file_format, interface_id=0, snaplen_bytes=262_144, dlt=DLT_EN10MB
+        )
+        records = maker.make(block._replace(is_open=True))
+        memory.words[block.frames[-1]] = 0  # tp_next_offset: prb_close_block() in net/packet/af_packet.c
+        made = [ctypes.string_at(int(address), int(size)) for address, size in records.vectors]
+        assert made == [slow(packet, file_format=file_format) for packet in packets]

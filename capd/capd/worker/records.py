@@ -4,7 +4,8 @@ The kernel's own header of a frame has been read by then, so the bytes before th
 record's header, and the bytes behind its last one padding and trailer. Every field of all packets of a block is
 written by one numpy call; no packet is ever a Python object, and no packet byte is copied, but for two kinds:
 
-- the last packet of a block, where its trailer would run into the next block;
+- the last packet of a block, where its trailer would run into the next block, and the one before it, where the
+  kernel may yet write to the last frame;
 - a packet that does not begin on a 32-bit word (a link-layer header of unusual length).
 
 These are laid out in memory of their own. A VLAN tag that the kernel has set aside is put back by moving the two
@@ -126,6 +127,7 @@ class RecordMaker:
         packets = self._read(block)
         odd = packets.first & 3 != 0
         odd[-1] |= packets.first[-1] + packets.captured[-1] + _TAIL_BYTES > block.end_word * 4
+        odd[-2:-1] |= block.is_open  # its trailer may lie where the last frame begins
         if not odd.any():
             return Records(self._make_in_place(packets), packets.timestamps_ns, [])
         vectors = np.empty((len(odd), 2), np.uint64)

@@ -80,6 +80,8 @@ class Block(NamedTuple):
     number: int
     frames: npt.NDArray[np.int64]
     end_word: int
+    #: The kernel's timer has yet to close it, and writes 0 to the first word of the last frame then.
+    is_open: bool = False
 
 
 class Statistics(NamedTuple):
@@ -241,7 +243,7 @@ class Ring:
         end_word = first_word + memory[first_word + _BLOCK_LENGTH] // 4
         frames = find_frames(memory, self.words, first_frame, packets, end_word)
         self._taken += 1
-        return Block(self._taken - 1, frames, first_word + self._block_bytes // 4)
+        return Block(self._taken - 1, frames, first_word + self._block_bytes // 4, not status)
 
     def open_since_ns(self) -> int | None:
         """Return since when the kernel has had packets in a block that it has not closed; None where it has none.
