@@ -83,6 +83,8 @@ class Capture:
         self._hold_s = (hold_ns + jitter_ns) / 1e9
         self._started_s = time.monotonic()
         self._ticked_s = 0.0
+        self._tell_s = retire_ms(self._interval_s) / 1000
+        self._told_s = 0.0
         self._looked_s = 0.0
         self._written_total = 0
         self._is_dirty = False
@@ -104,6 +106,7 @@ class Capture:
         for number in range(len(self._sources)):
             self._add_ring()
             self._listen_to(number)
+        self._report.flush()
         self._read_control()  # what came together with the launch
         while self._end is None:
             signal.alarm(WATCHDOG_S)
@@ -145,8 +148,10 @@ class Capture:
     def _timeout_s(self) -> float:
         now_s = time.monotonic()
         deadlines_s = [now_s + _IDLE_S]
-        if self._is_dirty or self._report.is_unsent:
+        if self._is_dirty:
             deadlines_s.append(self._ticked_s + self._interval_s)
+        if self._report.is_unsent:
+            deadlines_s.append(self._told_s + self._tell_s)
         if self._order.is_waiting():
             deadlines_s.append(now_s + self._order.wait_s(time.time_ns()))
         if (left_s := self._files.time_left_s()) is not None:
@@ -421,14 +426,16 @@ class Capture:
             for number, source in enumerate(self._sources):
                 if source.was_down:
                     self._look_at_interface(number)
-        if (self._is_dirty or self._report.is_unsent) and now_s >= self._ticked_s + self._interval_s:
+        if self._is_dirty and now_s >= self._ticked_s + self._interval_s:
             self._tick()
             self._ticked_s = now_s
+        if self._report.is_unsent and now_s >= self._told_s + self._tell_s:
+            self._report.flush()
+            self._told_s = now_s
 
     def _tick(self) -> None:
         """Announce what is in the file, if the daemon has read what was announced before."""
-        self._report.flush()
-        if self._is_dirty and self._report.takes_counts:
+        if self._report.takes_counts:
             counters = tuple(source.counters() for source in self._sources)
             self._report.announce(self._files.fill.size_bytes, counters)
             self._is_dirty = False

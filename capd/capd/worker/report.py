@@ -1,6 +1,7 @@
 """What the worker tells the daemon: frames on its control socket, after the bytes that they announce.
 
-Counts that cannot be sent at once are added to the next ones, so that a slow daemon costs no packet; events are
+What is told within a part of the update interval is sent together, files and counts: each message by itself woke the
+daemon and the client, which took 0.4 ms for each file of a ring. Counts that cannot be sent at once are added to the next ones, so that a slow daemon costs no packet; events are
 kept in order, and at ``_MAX_UNSENT_BYTES`` of them the worker waits.
 """
 
@@ -117,12 +118,11 @@ class Report:
 
     def _send(self, data: bytes) -> None:
         self._unsent += data
-        self.flush()
         if len(self._unsent) > _MAX_UNSENT_BYTES:
             self.flush_all()
 
     def flush(self) -> None:
-        """Send what the socket takes now."""
+        """Send what the socket takes now. One message wakes daemon and client as several do, so they go together."""
         while self._unsent:
             try:
                 sent = self._control.send(self._unsent)
