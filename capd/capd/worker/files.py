@@ -54,11 +54,14 @@ class CaptureFiles:
         self._kept: deque[KeptFile] = deque()
         self._number = 0
         self._max_disk_bytes = max_disk_bytes
+        #: Of the complete files that are kept.
+        self._complete_bytes = 0
         self._left_before_bytes = 0
         if ring is not None and (continues or max_disk_bytes is not None):
             earlier = earlier_files(directory_fd, lambda name: is_ring_file(destination.file_name, name))
             if continues:
                 self._kept.extend(earlier)
+                self._complete_bytes = sum(file.size_bytes for file in earlier)
                 self._number = number_of(destination.file_name, earlier[-1].name) if earlier else 0
             else:
                 self._left_before_bytes = sum(file.size_bytes for file in earlier)
@@ -78,11 +81,21 @@ class CaptureFiles:
     # Bytes on disk ------------------------------------------------------------------------------------------------
 
     @property
+    def disk_bytes(self) -> int:
+        """What the files of this ring, or the one file, take now."""
+        return self._complete_bytes + (self._file.size_bytes if self._file else 0)
+
+    def _delete_oldest(self) -> None:
+        file = self._kept.popleft()
+        self._complete_bytes -= file.size_bytes
+        file.remove()
+
+    @property
     def _room_bytes(self) -> int | None:
         """What may still be written; None: as much as there is. The statistics at the end have their room already."""
         if self._max_disk_bytes is None:
             return None
-        used_bytes = self._left_before_bytes + sum(file.size_bytes for file in self._kept)
+        used_bytes = self._left_before_bytes + self.disk_bytes
         return self._max_disk_bytes - used_bytes - (len(self._statistics()) if self._file else 0)
 
     def make_room(self, size_bytes: int) -> bool:
@@ -94,7 +107,7 @@ class CaptureFiles:
         while (room_bytes := self._room_bytes) is not None and room_bytes < size_bytes:
             if self._ring is None or not self._kept or self._kept[0] is self._file:
                 return False
-            self._kept.popleft().remove()
+            self._delete_oldest()
         return True
 
     def make_room_for_file(self) -> bool:
@@ -124,7 +137,7 @@ class CaptureFiles:
             self._number += 1
             name = ring_file_name(name, self._number, time.localtime())
             while self._ring.files is not None and len(self._kept) >= self._ring.files:
-                self._kept.popleft().remove()
+                self._delete_oldest()
         file = SaveFile(
             self._directory_fd,
             name,
@@ -196,6 +209,7 @@ class CaptureFiles:
             file.write(self._statistics())
         finally:
             file.close()
+            self._complete_bytes += file.size_bytes
             self._report.file_closed(
                 FileClosed(
                     name=file.name,

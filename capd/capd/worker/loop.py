@@ -418,7 +418,7 @@ class Capture:
         self._report.flush()
         if self._is_dirty and self._report.takes_counts:
             counters = tuple(source.counters() for source in self._sources)
-            self._report.announce(self._files.fill.size_bytes, counters)
+            self._report.announce(self._files.fill.size_bytes, self._files.disk_bytes, counters)
             self._is_dirty = False
 
     # The end ------------------------------------------------------------------------------------------------------
