@@ -132,7 +132,7 @@ class _Telling(Collector):
         )
         for name, each in counts.items():
             if name:
-                restarts.add_metric([name], each.attempts - 1)
+                restarts.add_metric([name], max(each.attempts - 1, 0))
         yield restarts
         ends = CounterMetricFamily("capd_capture_ends", "Captures that have ended", labels=["capture", "reason"])
         for name in counts:

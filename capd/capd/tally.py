@@ -58,6 +58,10 @@ class Tally:
         self.ended: dict[str, Counts] = {}
         self.ends: collections.Counter[tuple[str, EndReason]] = collections.Counter()
 
+    def expect(self, name: str) -> None:
+        """Have a name told of from now on, also before its first capture, which may be late."""
+        self.ended.setdefault(name, Counts())
+
     def add_refused(self, code: FailureCode) -> None:
         """Note a request that was refused, or could not be carried out."""
         self.refused[code] += 1

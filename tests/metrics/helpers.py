@@ -5,6 +5,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+#: curl(1), EXIT CODES.
+CURL_REFUSED = 7
 #: A metric with its labels, such as ``capd_captures{capture="dns"}``.
 Samples = dict[str, float]
 

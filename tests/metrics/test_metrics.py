@@ -25,7 +25,7 @@ from capd.policy import Policy
 from capd.server import Server
 from capd_client import CaptureSession, InterfaceError, list_captures, stop_capture
 from tests.client.helpers import drain, wait_for_packets
-from tests.metrics.helpers import parsed, scrape, scrape_text
+from tests.metrics.helpers import CURL_REFUSED, parsed, scrape, scrape_text
 from tests.support.attack import (
     FRAMES,
     PATIENCE_S,
@@ -44,8 +44,6 @@ from tests.support.traffic import send
 GROUP_ID = 1
 #: Of this module alone.
 MEMBER, STRANGER = 23471, 23472
-#: curl(1), EXIT CODES.
-CURL_REFUSED = 7
 
 
 @contextlib.contextmanager
@@ -229,6 +227,15 @@ def test_a_capture_of_the_configuration_has_its_name(user_dir: Path, veth: tuple
         stop_capture(running.capture_id, socket_path=daemon.socket_path)
         eventually(lambda: scrape(path)['capd_captures{capture="kept"}'] == 0, "it is stopped")
         assert scrape(path)['capd_written_packets_total{capture="kept"}'] == 50
+
+
+def test_one_that_cannot_begin_is_told_of_too(user_dir: Path, veth: tuple[str, str]) -> None:
+    (user_dir / "state").mkdir()
+    (user_dir / "state" / "kept").write_text("")  # where its directory should be
+    with serving(user_dir, CONFIGURED.format(interface=veth[1])) as (daemon, path):
+        eventually(lambda: "its directory cannot be used" in daemon.log, "it has failed")
+        samples = scrape(path)
+        assert samples['capd_captures{capture="kept"}'] == samples['capd_capture_restarts_total{capture="kept"}'] == 0
 
 
 def test_what_interfaces_of_the_configuration_lose_is_told(user_dir: Path, veth: tuple[str, str]) -> None:
