@@ -290,9 +290,10 @@ METRICS = Path("/run/capd/metrics/metrics.sock")
 def test_metrics_are_served_on_a_socket_as_the_unit_is(service: Machine) -> None:
     configuration = service.path("/etc/capd/capd.toml")
     try:
-        configuration.write_text(f'[metrics]\nsocket = "{METRICS}"\ngroup = "capd-alice"\n')
+        configuration.write_text(f'{CONFIGURATION}\n[metrics]\nsocket = "{METRICS}"\ngroup = "capd-alice"\n')
         service.run("systemctl", "reload", "capd.service")
         eventually(service.path(METRICS).is_socket, "the socket is there")
+        eventually(lambda: any(service.path("/var/lib/capd/kept").glob("kept_00001_*")), "a capture has begun")
         ask = ("curl", "-sSf", "--max-time", "20", "--unix-socket", METRICS, "http://capd/metrics")
         assert parsed(service.run(*ask, user="capd-alice"))["capd_clients"] == 0
         assert service.done(*ask, user="capd-bob").returncode == CURL_REFUSED
@@ -307,6 +308,8 @@ def test_metrics_are_served_on_a_socket_as_the_unit_is(service: Machine) -> None
         samples = parsed(service.run("curl", "-sSf", "--max-time", "20", "http://127.0.0.1:9105/metrics"))
         assert samples["capd_clients"] == 0
         assert samples["process_resident_memory_bytes"] > 1e6
+        assert samples['capd_captures{capture="kept"}'] == 1
+        assert samples['capd_interface_drops_total{interface="rx",reason="dropped"}'] >= 0
 
         configuration.write_text("")
         service.run("systemctl", "reload", "capd.service")
@@ -318,6 +321,7 @@ def test_metrics_are_served_on_a_socket_as_the_unit_is(service: Machine) -> None
             service.path(f"/etc/systemd/system/{name}").unlink(missing_ok=True)
         service.run("systemctl", "daemon-reload")
         service.run("systemctl", "restart", "capd.service")
+        service.run("rm", "-r", "/var/lib/capd/kept")
 
 
 def test_metrics_at_an_address_take_a_drop_in(service: Machine) -> None:
