@@ -160,7 +160,9 @@ def test_all_that_is_printed_as_json_is_described(command: str, structs: tuple[t
     assert set(re.findall(r"\w+", block)) >= expected
 
 
-@pytest.mark.parametrize(("heading", "struct"), [("Rules", config._Rule), ("Captures", config._Capture)])
+@pytest.mark.parametrize(
+    ("heading", "struct"), [("Rules", config._Rule), ("Captures", config._Capture), ("Metrics", config._Metrics)]
+)
 def test_every_key_of_the_configuration_is_described_with_its_default(
     heading: str, struct: type[msgspec.Struct]
 ) -> None:

@@ -22,6 +22,7 @@ from capd.outbox import Outbox
 from capd.peer import Peer
 from capd.policy import UNBOUND, Grant, Rule, Terms
 from capd.supervisor import Worker
+from capd.tally import Counts, Gauges
 from capd.wishes import Wishes, cooked_any
 from capd.worker.launch import Launch, LaunchInterface
 from capd_protocol.interfaces import Link
@@ -35,6 +36,7 @@ from capd_protocol.messages import (
     Failed,
     Failure,
     FailureCode,
+    FileClosed,
     FileDeleted,
     FileOpened,
     InterfaceCounters,
@@ -103,6 +105,7 @@ class Capture:
         self._started_ns = time.time_ns()
         self._file_name = request.destination.file_name
         self._files_total = 0
+        self._complete_bytes = self._file_bytes = self._disk_bytes = 0
         self._interfaces: tuple[InterfaceCounters, ...] = tuple(
             InterfaceCounters(interface=interface.name) for interface in request.interfaces
         )
@@ -115,6 +118,9 @@ class Capture:
         self._end_reason: EndReason | None = None
         self._stop_reason = EndReason.STOPPED
         self._was_stopped = trio.Event()
+        self._has_died = False
+        #: Under which name metrics tell of it; with none, it is told of in a sum.
+        self.metrics_name = ""
 
     def subscribe(self) -> Subscriber:
         """Return a subscriber that hears of all that comes from now on."""
@@ -145,6 +151,39 @@ class Capture:
             packets_total=sum(each.written_total for each in self._interfaces),
             drops_total=sum(each.drops_total for each in self._interfaces),
         )
+
+    @property
+    def counts(self) -> Counts:
+        """What it has come to so far, as it is added up in metrics."""
+        return Counts(
+            attempts=1,
+            workers=int(self._worker is not None),
+            deaths=int(self._has_died),
+            files=self._files_total,
+            written_bytes=self._complete_bytes + self._file_bytes,
+            received_packets=sum(each.received_total for each in self._interfaces),
+            written_packets=sum(each.written_total for each in self._interfaces),
+            kernel_drops=sum(each.kernel_drops_total for each in self._interfaces),
+            writer_drops=sum(each.writer_drops_total for each in self._interfaces),
+            excess_packets=sum(each.excess_total for each in self._interfaces),
+        )
+
+    @property
+    def gauges(self) -> Gauges:
+        """How it stands now, likewise."""
+        counts = self.counts
+        done_packets = counts.written_packets + counts.kernel_drops + counts.writer_drops + counts.excess_packets
+        return Gauges(
+            captures=int(self.is_started),
+            disk_bytes=self._disk_bytes,
+            waiting_packets=max(counts.received_packets - done_packets, 0),
+            waiting_events=sum(subscriber.outbox.pending for subscriber in self._subscribers),
+        )
+
+    @property
+    def interface_names(self) -> tuple[str, ...]:
+        """The interfaces that it has been on."""
+        return tuple(each.interface for each in self._interfaces)
 
     def grant_record(self) -> dict[str, object]:
         """Return what goes on record of what was granted."""
@@ -199,6 +238,7 @@ class Capture:
                         self._failure = no_room(error).failure
                     self._started.set()
                     nursery.cancel_scope.cancel()
+            self._has_died = self._end_reason is None and self._failure is None
             if not self.is_started:
                 raise self._refusal(status)
         except OSError as error:
@@ -339,7 +379,11 @@ class Capture:
                 self._file_name = name
             case FileDeleted(name=name, reason=reason, size_bytes=size_bytes):
                 _log.info("capture %d: deleted %a (%s, %d bytes)", self.capture_id, name, reason, size_bytes)
-            case Counters(interfaces=interfaces):
+            case FileClosed(size_bytes=size_bytes):
+                self._complete_bytes += size_bytes
+                self._file_bytes = 0
+            case Counters(file_size_bytes=file_bytes, disk_bytes=disk_bytes, interfaces=interfaces):
+                self._file_bytes, self._disk_bytes = file_bytes, disk_bytes
                 self._interfaces = interfaces
             case Failed(failure=failure):
                 self._failure = failure

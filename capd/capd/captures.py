@@ -15,6 +15,7 @@ from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.peer import Peer
 from capd.policy import UNBOUND, Policy, Terms
+from capd.tally import Tally
 from capd_protocol.limits import find_faults
 from capd_protocol.messages import (
     CaptureList,
@@ -39,6 +40,8 @@ class Captures:
     def __init__(self, policy: Policy) -> None:
         #: For requests from now on; captures that run keep what they were granted.
         self.policy = policy
+        #: What has come of captures that have ended, and of requests.
+        self.tally = Tally()
         self._running: dict[int, Capture] = {}
         self._stopping = False
         self._all_ended = trio.Event()
@@ -76,6 +79,7 @@ class Captures:
         rule = dataclasses.replace(UNBOUND, name="configuration", max_disk_bytes=configured.max_disk_bytes)
         terms = Terms((rule,), None, rule.max_disk_bytes)
         with self._entered(owner, configured.request, terms, Policy((rule,)), configured.name) as capture:
+            capture.metrics_name = configured.name
             yield capture
 
     @contextlib.contextmanager
@@ -91,6 +95,7 @@ class Captures:
             yield capture
         finally:
             del self._running[capture.capture_id]
+            self.tally.add_ended(capture.metrics_name, capture.counts, capture.end_reason or EndReason.FAILED)
             self._note_if_all_ended()
 
     def _new_id(self) -> int:
@@ -98,6 +103,11 @@ class Captures:
         while (capture_id := _FIRST_ID + secrets.randbelow(_IDS)) in self._running:
             pass
         return capture_id
+
+    @property
+    def running(self) -> tuple[Capture, ...]:
+        """All that are granted and have not ended."""
+        return tuple(self._running.values())
 
     def running_and_users(self) -> tuple[int, int]:
         """Return how many captures there are, and of how many users."""

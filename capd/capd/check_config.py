@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from capd import config
+from capd import config, metrics
 from capd.libpcap import Handle, PcapError
 from capd.worker.filter_text import find_host_name, host_name_complaint
 from capd_protocol.linktypes import DLT_EN10MB, from_dlt
@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
         return 1
     for warning in checked.warnings:
         print(warning, file=sys.stderr)  # noqa: T201
+    if checked.metrics is not None and (obstacle := metrics.complaint(checked.metrics)) is not None:
+        print(f"{path}: metrics cannot be served at {checked.metrics}: {obstacle} (warning)", file=sys.stderr)  # noqa: T201
     print(f"{path}: nothing wrong ({len(checked.policy.rules)} rules, {len(checked.captures)} captures)")  # noqa: T201
     return 0
 

@@ -5,6 +5,7 @@ Keys of a capture are called as ``CaptureSession`` calls its arguments.
 
 import difflib
 import grp
+import ipaddress
 import pwd
 import re
 import tomllib
@@ -32,6 +33,10 @@ _MAX_BYTES = 1024 * 1024
 _MIB = 1024 * 1024
 #: Of a capture: it becomes the name of a directory and of files.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+_PORT = re.compile(r"[0-9]{1,5}")
+#: sizeof(sun_path) less the NUL at its end.
+_MAX_SOCKET_PATH_BYTES = 107
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 #: Less holds hardly more than headers.
@@ -98,6 +103,41 @@ class _Capture(msgspec.Struct, kw_only=True):
     update_interval: float = 0.1
 
 
+class _Metrics(msgspec.Struct, kw_only=True):
+    """``[metrics]``: where Prometheus asks for them, a Unix socket or an address."""
+
+    socket: _Text | None = None
+    group: str | int | None = None
+    address: _Text | None = None
+
+
+@dataclass(frozen=True)
+class MetricsSocket:
+    """A Unix socket that metrics are served on.
+
+    Attributes:
+        path: where it is.
+        group_id: whose members may ask; None: only the daemon's user and root.
+    """
+
+    path: Path
+    group_id: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class MetricsAddress:
+    """A TCP address that metrics are served on, to whoever reaches it."""
+
+    host: ipaddress.IPv4Address | ipaddress.IPv6Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"
+
+
 @dataclass(frozen=True)
 class ConfiguredCapture:
     """A capture that runs without anybody asking.
@@ -122,11 +162,13 @@ class Config:
     Attributes:
         policy: who may do what.
         captures: what runs without anybody asking.
+        metrics: where they are served; None: nowhere.
         warnings: lines for people: what has no effect, and may be meant to.
     """
 
     policy: Policy
     captures: tuple[ConfiguredCapture, ...] = ()
+    metrics: MetricsSocket | MetricsAddress | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -157,7 +199,7 @@ def load(path: Path, complain_about_filter: Callable[[str], str | None] = lambda
     return config
 
 
-_Table = TypeVar("_Table", _Rule, _Capture)
+_Table = TypeVar("_Table", _Rule, _Capture, _Metrics)
 
 
 class _Reader:
@@ -180,12 +222,13 @@ class _Reader:
         self.faults.append(self._place(key, text))
 
     def read(self, document: dict[str, Any]) -> Config:
-        self._find_unknown((), document, ("contact", "rule", "captures"))
+        self._find_unknown((), document, ("contact", "rule", "captures", "metrics"))
         contact = self._converted(("contact",), document.get("contact", ""), str) or ""
         rules = tuple(self._rules(document.get("rule", [])))
         captures = tuple(self._captures(document.get("captures", {})))
+        metrics = self._metrics(document["metrics"]) if "metrics" in document else None
         policy = Policy(rules, f"ask {contact}" if contact else "ask an administrator")
-        return Config(policy, captures, tuple(text for _, text in sorted(self.warnings, key=_line)))
+        return Config(policy, captures, metrics, tuple(text for _, text in sorted(self.warnings, key=_line)))
 
     # Tables -------------------------------------------------------------------------------------------------------
 
@@ -310,6 +353,44 @@ class _Reader:
                 text = "runs for ever: give ringbuffer_filesize, ringbuffer_duration, _interval or _packets"
                 self._fault(key, text)
             yield ConfiguredCapture(name, group_id, request, capture.max_disk_bytes)
+
+    # Metrics ------------------------------------------------------------------------------------------------------
+
+    def _metrics(self, value: Any) -> MetricsSocket | MetricsAddress | None:
+        table = self._table(("metrics",), value, _Metrics)
+        if table is None:
+            return None
+        if (table.socket is None) == (table.address is None):
+            self._fault(("metrics",), "give one of socket and address")
+            return None
+        if table.address is not None:
+            if table.group is not None:
+                text = "a group is for a socket: whoever reaches an address may ask"
+                self._fault(("metrics", "group"), text)
+            return self._address(table.address)
+        path, group_id = Path(table.socket or ""), None
+        if not path.is_absolute() or len(bytes(path)) > _MAX_SOCKET_PATH_BYTES or "\0" in str(path):
+            text = f"must be the whole path of a socket, of at most {_MAX_SOCKET_PATH_BYTES} bytes"
+            self._fault(("metrics", "socket"), text)
+        if table.group is not None:
+            try:
+                group_id = table.group if isinstance(table.group, int) else _group_id(table.group)
+            except KeyError:
+                self._fault(("metrics", "group"), f"there is no group {table.group!r}: nobody could ask")
+        return MetricsSocket(path, group_id)
+
+    def _address(self, text: str) -> MetricsAddress | None:
+        host, _, port = text.rpartition(":")
+        is_bracketed = host.startswith("[") and host.endswith("]")
+        try:
+            address = ipaddress.IPv6Address(host[1:-1]) if is_bracketed else ipaddress.IPv4Address(host)
+        except ValueError:
+            address = None
+        if address is None or not _PORT.fullmatch(port) or not 0 < int(port) < 2**16:
+            text = "must be a numeric address and a port: 127.0.0.1:9105 or [::1]:9105"
+            self._fault(("metrics", "address"), text)
+            return None
+        return MetricsAddress(address, int(port))
 
 
 def _line(fault: tuple[int, str]) -> int:

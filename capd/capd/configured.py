@@ -44,6 +44,7 @@ class Configured:
         for capture in configured:
             if capture.name not in self._names:
                 self._names.add(capture.name)
+                self._captures.tally.expect(capture.name)
                 nursery.start_soon(self._keep_running, capture)
 
     async def _keep_running(self, configured: ConfiguredCapture) -> None:

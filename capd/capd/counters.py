@@ -72,6 +72,19 @@ async def read_counters() -> dict[int, bytes]:
     raise OSError(errno.ETIMEDOUT, "the kernel does not tell its interfaces' counters")
 
 
+async def counts_by_index(names: Mapping[int, str]) -> list[InterfaceCounts]:
+    """Return what the kernel has counted on these interfaces since they came.
+
+    Args:
+        names: by index.
+
+    Raises:
+        OSError: the kernel does not answer as it should.
+    """
+    found = await read_counters()
+    return [counts_of(name, _values(found[index]), None) for index, name in names.items() if index in found]
+
+
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at + _HEADER.size <= len(data):
@@ -125,8 +138,7 @@ class Totals:
         last = self._last.get(index)
         if last is not None and last[0] == packed:
             return
-        unpacked = _COUNTERS.unpack(packed)
-        values = tuple(unpacked[position] for position in _POSITIONS)
+        values = _values(packed)
         # What an interface had counted before the first sample is not ours; one that came later began at zero.
         before = last[1] if last is not None else (_ZEROS if self._has_begun else values)
         account.add(values, before)
@@ -156,6 +168,11 @@ class Totals:
     def all(self) -> dict[Account, Values]:
         """Return the totals of all interfaces, gone ones too."""
         return {account: account.values for account in (*self._accounts.values(), *self._gone.values())}
+
+
+def _values(packed: bytes) -> Values:
+    unpacked = _COUNTERS.unpack(packed)
+    return tuple(unpacked[position] for position in _POSITIONS)
 
 
 def _told(counters: Mapping[str, int]) -> Values:

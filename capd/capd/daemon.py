@@ -15,6 +15,7 @@ from capd.audit import Audit
 from capd.captures import Captures
 from capd.config import Config, ConfigError
 from capd.configured import Configured
+from capd.metrics import Metrics
 from capd.monitor import Monitor
 from capd.server import Server
 
@@ -41,12 +42,14 @@ class Daemon:
         self._captures = Captures(self._configuration.policy)
         self._configured = Configured(self._captures, self._monitor, self._audit, state_directory)
         self._server = Server(self._captures, self._monitor, self._audit)
+        self._metrics = Metrics(self._captures, self._server)
 
     async def serve(self, listener: socket.socket) -> None:
         """Serve everybody until told to stop."""
         watchdog_s = systemd.watchdog_interval_s(os.environ, os.getpid())
         async with self._working() as nursery:
             self._configured.start(self._configuration.captures, nursery)
+            self._metrics.switch(self._configuration.metrics, nursery)
             nursery.start_soon(self._server.serve, trio.socket.from_stdlib_socket(listener))
             nursery.start_soon(systemd.keep_status, self._server.status)
             if watchdog_s is not None:
@@ -103,4 +106,5 @@ class Daemon:
             return
         self._captures.policy = self._configuration.policy
         self._configured.start(self._configuration.captures, nursery)
+        self._metrics.switch(self._configuration.metrics, nursery)
         _log.info("the configuration was read again")

@@ -27,5 +27,18 @@ END_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 18.0
 #: A client that does not read its last events by then is cut off.
 LAST_EVENTS_TIMEOUT_S = 5.0
+#: Connections at once that ask for metrics; further ones wait until one of these is done. Chosen: two scrapers and
+#: somebody who tries it by hand, several times over.
+MAX_SCRAPES = 8
+#: From its connection to its last byte; then it is cut off. Chosen: Prometheus gives up after 10 s.
+SCRAPE_TIMEOUT_S = 5.0
+#: Between two connections that are accepted. Chosen: each costs about half a millisecond, so that whoever connects as
+#: often as possible has a twentieth of a processor.
+SCRAPE_PAUSE_S = 0.01
+#: Metrics are made anew at most so often; who asks before gets the same ones again.
+SCRAPE_INTERVAL_S = 1.0
+#: Of what a request for metrics says before its body, which is not read. Chosen: h11's example, four times what
+#: browsers send.
+MAX_SCRAPE_REQUEST_BYTES = 8192
 #: Events that wait for one client; beyond, file events are dropped, oldest first, and it is told how many.
 MAX_PENDING_EVENTS = 1000

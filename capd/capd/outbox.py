@@ -15,6 +15,11 @@ class Outbox:
         self._pending: list[Message] = []
         self._dropped = 0
 
+    @property
+    def pending(self) -> int:
+        """How many messages wait."""
+        return len(self._pending)
+
     def put(self, message: Message) -> None:
         """Add a message behind the others."""
         match message:

@@ -6,7 +6,6 @@ closes its side, the capture ends.
 
 import collections
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -22,6 +21,7 @@ from capd.capture import Capture, Subscriber
 from capd.captures import Captures
 from capd.connection import Connection
 from capd.errors import RequestRefused, no_room
+from capd.listener import accepted
 from capd.monitor import Count, Monitor, Watch
 from capd.peer import Peer, peer_of
 from capd.version import SOFTWARE
@@ -55,9 +55,6 @@ from capd_protocol.messages import (
 
 _log = logging.getLogger(__name__)
 
-#: accept(2) fails for these because of somebody else, and works again later.
-_OVERLOAD = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-_OVERLOAD_PAUSE_S = 0.1
 #: Of the kernel's memory for files that a client has not taken. Chosen: about a dozen. Each keeps its place on the
 #: disk until then, also when its ring has deleted it.
 _WAITING_FILES_BYTES = 6000
@@ -79,20 +76,16 @@ class Server:
         clients = self._clients.total()
         return f"{_number_of(captures, 'capture')} of {_number_of(users, 'user')}, {_number_of(clients, 'client')}"
 
+    @property
+    def clients(self) -> int:
+        """How many clients are connected."""
+        return self._clients.total()
+
     async def serve(self, listener: trio.socket.SocketType) -> None:
         """Serve clients until cancelled; then all their captures have ended."""
         async with trio.open_nursery() as nursery:
             while True:
-                try:
-                    connection, _ = await listener.accept()
-                except OSError as error:
-                    if error.errno in _OVERLOAD:
-                        _log.error("cannot accept a client: %s", error)
-                        await trio.sleep(_OVERLOAD_PAUSE_S)
-                    elif error.errno != errno.ECONNABORTED:
-                        raise
-                    continue
-                nursery.start_soon(self.serve_client, connection)
+                nursery.start_soon(self.serve_client, await accepted(listener))
 
     async def serve_client(self, connected: trio.socket.SocketType) -> None:
         """Serve one client until it has gone, or has broken the protocol."""
@@ -102,10 +95,12 @@ class Server:
             with self._counted(peer):
                 await _Client(connection, peer, self._captures, self._monitor, self._audit).run()
         except RequestRefused as refused:
+            self._captures.tally.add_refused(refused.failure.code)
             await _send_last(connection, Refused(failure=refused.failure))
         except RemoteProtocolError as error:
             _log.warning("a client breaks the protocol: %s", error)
             failure = Failure(code=FailureCode.PROTOCOL, text=f"capd did not understand the client: {error}")
+            self._captures.tally.add_refused(failure.code)
             await _send_last(connection, Refused(failure=failure))
         except Exception:
             # A bug, here or in what is used here. It ends this client; the others' captures shall not end with it.
@@ -122,6 +117,7 @@ class Server:
             or (is_stranger and self._strangers >= limits.MAX_STRANGERS)
         ):
             raise RequestRefused(FailureCode.RESOURCES, "capd has as many clients as it may have: try again later")
+        self._captures.tally.clients += 1
         self._clients[peer.user_id] += 1
         self._strangers += is_stranger
         try:
@@ -191,6 +187,7 @@ class _Client:
             except (RequestRefused, OSError) as error:
                 failure = error.failure if isinstance(error, RequestRefused) else no_room(error).failure
                 self._audit.refused(self._peer, request, failure)
+                self._captures.tally.add_refused(failure.code)
                 await self._connection.send_in_time(encode(Refused(failure=failure)))
 
     async def _receive_in_time(self) -> Message | None:
@@ -306,6 +303,7 @@ class _Client:
         finally:
             os.close(directory_fd)
         if refused is not None:
+            self._captures.tally.add_refused(refused.failure.code)
             await self._connection.send_in_time(encode(Refused(failure=refused.failure)))
         return refused is None
 
@@ -347,6 +345,7 @@ class _Client:
                     subscriber.put(Stopping())
         except RemoteProtocolError as error:
             failure = Failure(code=FailureCode.PROTOCOL, text=f"capd did not understand the client: {error}")
+            self._captures.tally.add_refused(failure.code)
             subscriber.put(Refused(failure=failure))
         if capture.is_started:
             capture.stop(EndReason.CLIENT_LEFT)

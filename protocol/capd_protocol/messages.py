@@ -427,6 +427,8 @@ class Counters(_Json, frozen=True, tag="counters"):
     #: In the current file, headers included.
     file_size_bytes: int
     interfaces: tuple[InterfaceCounters, ...]
+    #: What all files that are kept take.
+    disk_bytes: int = 0
 
 
 class FileClosed(_Json, frozen=True, tag="file_closed"):

@@ -310,7 +310,7 @@ def test_what_is_no_socket_is_not_replaced(user_dir: Path, kind: str) -> None:
     before = path.lstat()
     status, text = _start_in_vain(path)
     assert status == 1
-    assert text == f"capd: {path} exists and is not a socket: choose another place with --socket\n"
+    assert text == f"capd: {path} exists and is not a socket: choose another place\n"
     assert (path.lstat().st_ino, path.lstat().st_size) == (before.st_ino, before.st_size)
     assert not (user_dir / "elsewhere").exists()
 

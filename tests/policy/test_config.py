@@ -1,5 +1,6 @@
 """The configuration: what it says, and that everything that is wrong with it is told at once, with its place."""
 
+import ipaddress
 import os
 from pathlib import Path
 
@@ -163,10 +164,50 @@ group = "root"
             "[[rule]]\nname = 'x'\neverybody = true\nmax_duration_s = nan",
             ":4: rule[1].max_duration_s: Expected a number > 0.0",
         ),
+        ("metrics = 1", ":1: metrics: must be a table"),
+        ("[metrics]", ":1: metrics: give one of socket and address"),
+        ("[metrics]\nsocket = '/a'\naddress = '127.0.0.1:1'", ":1: metrics: give one of socket and address"),
+        ("[metrics]\nsockt = '/a'", ":1: metrics: give one of socket and address"),
+        (
+            "[metrics]\nsocket = 'a/b'",
+            ":2: metrics.socket: must be the whole path of a socket, of at most 107 bytes",
+        ),
+        (
+            f"[metrics]\nsocket = '/{'a' * 107}'",
+            ":2: metrics.socket: must be the whole path of a socket, of at most 107 bytes",
+        ),
+        (
+            "[metrics]\nsocket = '/a'\ngroup = 'no such group'",
+            ":3: metrics.group: there is no group 'no such group': nobody could ask",
+        ),
+        ("[metrics]\naddress = '127.0.0.1:1'\ngroup = 'root'", ":3: metrics.group: a group is for a socket"),
+        *(
+            (
+                f"[metrics]\naddress = '{address}'",
+                ":2: metrics.address: must be a numeric address and a port: 127.0.0.1:9105 or [::1]:9105",
+            )
+            for address in ("9105", "localhost:9105", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "::1:80", "[::1]")
+        ),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, text: str, fault: str) -> None:
-    assert faults(tmp_path, text)[0] == fault
+    assert faults(tmp_path, text)[0].startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('socket = "/run/capd/metrics/metrics.sock"', config.MetricsSocket(Path("/run/capd/metrics/metrics.sock"))),
+        ('socket = "/a"\ngroup = "root"', config.MetricsSocket(Path("/a"), 0)),
+        ('address = "127.0.0.1:9105"', config.MetricsAddress(ipaddress.IPv4Address("127.0.0.1"), 9105)),
+        ('address = "[::1]:9105"', config.MetricsAddress(ipaddress.IPv6Address("::1"), 9105)),
+    ],
+)
+def test_where_metrics_are_served(tmp_path: Path, text: str, place: object) -> None:
+    assert load(tmp_path, "").metrics is None
+    read = load(tmp_path, f"[metrics]\n{text}\n").metrics
+    assert read == place
+    assert str(read) in text
 
 
 def test_names_that_nobody_has_are_warned_of(tmp_path: Path) -> None:

@@ -333,9 +333,9 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
         },
     ),
     (
-        Counters(file_size_bytes=2**63 - 1, interfaces=(LO,)),
+        Counters(file_size_bytes=2**63 - 1, interfaces=(LO,), disk_bytes=2**63 - 1),
         "e",
-        {"type": "counters", "file_size_bytes": 2**63 - 1, "interfaces": [LO_JSON]},
+        {"type": "counters", "file_size_bytes": 2**63 - 1, "interfaces": [LO_JSON], "disk_bytes": 2**63 - 1},
     ),
     (
         FileClosed(name="a", packets=1, size_bytes=2, first_timestamp_ns=3, last_timestamp_ns=4, drops=5),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.metrics.helpers import CURL_REFUSED, parsed
+from tests.metrics.test_operations import drop_in, proxy_units
 from tests.support.attack import FRAMES, check_complete, eventually
 from tests.support.traffic import send
 from tests.systemd.machine import ENVIRONMENT, Machine, await_daemon_after, capturing
@@ -280,6 +282,65 @@ def test_a_capture_of_the_configuration_is_read_by_its_group(service: Machine) -
         configuration.unlink()
         service.run("systemctl", "restart", "capd.service")
         service.run("rm", "-r", "/var/lib/capd/kept")
+
+
+METRICS = Path("/run/capd/metrics/metrics.sock")
+
+
+def test_metrics_are_served_on_a_socket_as_the_unit_is(service: Machine) -> None:
+    configuration = service.path("/etc/capd/capd.toml")
+    try:
+        configuration.write_text(f'{CONFIGURATION}\n[metrics]\nsocket = "{METRICS}"\ngroup = "capd-alice"\n')
+        service.run("systemctl", "reload", "capd.service")
+        eventually(service.path(METRICS).is_socket, "the socket is there")
+        eventually(lambda: any(service.path("/var/lib/capd/kept").glob("kept_00001_*")), "a capture has begun")
+        ask = ("curl", "-sSf", "--max-time", "20", "--unix-socket", METRICS, "http://capd/metrics")
+        assert parsed(service.run(*ask, user="capd-alice"))["capd_clients"] == 0
+        assert service.done(*ask, user="capd-bob").returncode == CURL_REFUSED
+        owners = service.run("stat", "--format=%U", METRICS.parent, METRICS.parent.parent)
+        assert owners.split() == ["capd", "root"]
+
+        # By way of systemd's proxy they are at an address, which the daemon itself could not have.
+        for name, text in proxy_units().items():
+            service.path(f"/etc/systemd/system/{name}").write_text(text)
+        service.run("systemctl", "daemon-reload")
+        service.run("systemctl", "start", "capd-metrics.socket")
+        samples = parsed(service.run("curl", "-sSf", "--max-time", "20", "http://127.0.0.1:9105/metrics"))
+        assert samples["capd_clients"] == 0
+        assert samples["process_resident_memory_bytes"] > 1e6
+        assert samples['capd_captures{capture="kept"}'] == 1
+        assert samples['capd_interface_drops_total{interface="rx",reason="dropped"}'] >= 0
+
+        configuration.write_text("")
+        service.run("systemctl", "reload", "capd.service")
+        eventually(lambda: not service.path(METRICS).exists(), "the socket is gone")
+    finally:
+        configuration.unlink()
+        service.done("systemctl", "stop", "capd-metrics.socket", "capd-metrics.service")
+        for name in proxy_units():
+            service.path(f"/etc/systemd/system/{name}").unlink(missing_ok=True)
+        service.run("systemctl", "daemon-reload")
+        service.run("systemctl", "restart", "capd.service")
+        service.run("rm", "-r", "/var/lib/capd/kept")
+
+
+def test_metrics_at_an_address_take_a_drop_in(service: Machine) -> None:
+    configuration = service.path("/etc/capd/capd.toml")
+    ask = ("curl", "-sSf", "--max-time", "20", "http://127.0.0.1:9105/metrics")
+    try:
+        configuration.write_text('[metrics]\naddress = "127.0.0.1:9105"\n')
+        service.run("systemctl", "restart", "capd.service")
+        reason = "metrics cannot be served at 127.0.0.1:9105: Address family not supported by protocol"
+        eventually(lambda: reason in journal(service), "it is told")
+        assert service.done(*ask).returncode == CURL_REFUSED
+        # A reload tells it too, and the service goes on.
+        service.run("systemctl", "reload", "capd.service")
+        assert f"/etc/capd/capd.toml: {reason} (warning)" in journal(service)
+        service.configure(*drop_in())
+        assert parsed(service.run(*ask))["capd_clients"] == 0
+    finally:
+        configuration.unlink()
+        service.configure()
 
 
 def test_the_journal_has_a_record_of_each_request_with_fields(service: Machine) -> None:

@@ -148,6 +148,11 @@ class CaptureFiles:
         """How full the current file is."""
         return Fill(self._file.size_bytes if self._file else 0, self._packets)
 
+    @property
+    def disk_bytes(self) -> int:
+        """What the files of this ring, or the one file, take now."""
+        return self._complete_bytes + (self._file.size_bytes if self._file else 0)
+
     def time_left_s(self) -> float | None:
         """Return in how many seconds the current file's time is up; 0 if it is, None if it never will be."""
         if self._ring is None:

@@ -437,7 +437,7 @@ class Capture:
         """Announce what is in the file, if the daemon has read what was announced before."""
         if self._report.takes_counts:
             counters = tuple(source.counters() for source in self._sources)
-            self._report.announce(self._files.fill.size_bytes, counters)
+            self._report.announce(self._files.fill.size_bytes, self._files.disk_bytes, counters)
             self._is_dirty = False
 
     # The end ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """What the worker tells the daemon: frames on its control socket, after the bytes that they announce.
 
 What is told within a part of the update interval is sent together, files and counts: each message by itself woke the
-daemon and the client, which took 0.4 ms for each file of a ring. Counts that cannot be sent at once are added to the next ones, so that a slow daemon costs no packet; events are
-kept in order, and at ``_MAX_UNSENT_BYTES`` of them the worker waits.
+daemon and the client, which took 0.4 ms for each file of a ring. Counts that cannot be sent at once are added to the
+next ones, so that a slow daemon costs no packet; events are kept in order, and at ``_MAX_UNSENT_BYTES`` of them the
+worker waits.
 """
 
 import contextlib
@@ -64,10 +65,11 @@ class Report:
         """Note packets that are in the current file, for the next announcement."""
         self._packets_unreported += packets
 
-    def announce(self, file_size_bytes: int, interfaces: tuple[InterfaceCounters, ...]) -> None:
+    def announce(self, file_size_bytes: int, disk_bytes: int, interfaces: tuple[InterfaceCounters, ...]) -> None:
         """Tell how many packets came, and where every counter stands."""
         self._send_count()
-        self._send(encode(Counters(file_size_bytes=file_size_bytes, interfaces=interfaces)))
+        counters = Counters(file_size_bytes=file_size_bytes, disk_bytes=disk_bytes, interfaces=interfaces)
+        self._send(encode(counters))
 
     def _send_count(self) -> None:
         if self._packets_unreported:
