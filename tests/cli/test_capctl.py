@@ -23,7 +23,19 @@ from tests.support.daemon import as_user, running_daemon, status_of
 from tests.support.namespace import veth_pair
 
 CAPCTL = (sys.executable, "-m", "capd_client.cli")
-COMMANDS = ("capture", "read", "list", "stop", "whoami", "interfaces", "linktypes", "stats", "watch")
+COMMANDS = (
+    "capture",
+    "read",
+    "files",
+    "extract",
+    "list",
+    "stop",
+    "whoami",
+    "interfaces",
+    "linktypes",
+    "stats",
+    "watch",
+)
 ESCAPE = "\x1b"
 
 
