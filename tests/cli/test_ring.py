@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from capd_client.cli.dissect import dissect, to_text
+from capd_protocol import pcapng
 from tests.client.helpers import PATIENCE_S, wait_until
-from tests.support.rings import Frame, write_ring
+from tests.support.rings import Frame, opened_files, write_ring
 from tests.support.tools import capinfos, tshark_fields
 from tests.support.traffic import build_frames
 
@@ -238,3 +240,62 @@ def test_it_takes_what_others_leave_of_processor_and_disk(tmp_path: Path) -> Non
         assert found.stdout.strip() == "idle"
         process.stdout.read()
         assert process.wait(PATIENCE_S) == 0
+
+
+def packets_in(path: Path) -> list[tuple[int, str, bytes]]:
+    """Return time, interface and bytes of each packet."""
+    found: list[tuple[int, str, bytes]] = []
+    names: list[str] = []
+    for block in pcapng.read_blocks(path.read_bytes()):
+        match block:
+            case pcapng.InterfaceDescription(options=options):
+                names.append(dict(options)[pcapng.IF_NAME].decode())
+            case pcapng.EnhancedPacket():
+                found.append((block.timestamp, names[block.interface_id], bytes(block.data)))
+            case _:
+                pass
+    return found
+
+
+@pytest.mark.long
+def test_ten_seconds_out_of_two_hundred_files_are_what_tshark_finds_in_all_of_them(tmp_path: Path) -> None:
+    # A file every three seconds, 400 MB in all, on two interfaces that are not quite in step.
+    files, packets, size_bytes = 200, 1400, 1400
+    step_ns = 3 * SECOND_NS // packets
+    body = bytes(range(256)) * 6
+    path = tmp_path / "big" / "a.pcapng"
+    path.parent.mkdir()
+    written: list[Path] = []
+    for at in range(0, files, 20):  # not all in memory at once
+        contents = [
+            [
+                Frame(
+                    T + (file * packets + number) * step_ns + (number * 7919) % 999,
+                    f"eth{number * 7 % 3 % 2}",
+                    (UDP + file.to_bytes(2, "big") + number.to_bytes(2, "big") + body)[: size_bytes - number % 3],
+                )
+                for number in range(packets)
+            ]
+            for file in range(at, at + 20)
+        ]
+        written += write_ring(path, contents, ["eth0", "eth1"], first_number=at + 1)
+    begin_ns = T + 300 * SECOND_NS + SECOND_NS // 2
+    end_ns = begin_ns + 10 * SECOND_NS
+    out, merged, expected = tmp_path / "out.pcapng", tmp_path / "merged.pcapng", tmp_path / "expected.pcapng"
+    with opened_files(path.parent) as names:
+        span = ("--from", f"{begin_ns / 1e9:.9f}", "--to", f"{end_ns / 1e9:.9f}")
+        began_s = time.monotonic()
+        done_ = done("extract", path, *span, "-w", out)
+        took_s = time.monotonic() - began_s
+    assert (done_.returncode, done_.stderr) == (0, "")
+    # 300.5 s to 310.5 s: the files from 300 s to 312 s, numbered from 1.
+    assert names == {"a.pcapng.index", *(each.name for each in written[100:104])}
+    assert took_s < 15  # a look at everything would take longer, though by how much depends on the disk
+    subprocess.run(["mergecap", "-w", merged, *written], check=True, timeout=PATIENCE_S)
+    wanted = f"frame.time_epoch >= {begin_ns / 1e9:.9f} && frame.time_epoch < {end_ns / 1e9:.9f}"
+    command = ["tshark", "-n", "-r", str(merged), "-Y", wanted, "-w", str(expected)]
+    subprocess.run(command, check=True, capture_output=True, timeout=50)
+    found = packets_in(out)
+    assert len(found) == pytest.approx(10 * packets / 3, abs=3)
+    assert [each[0] for each in found] == sorted(each[0] for each in found)
+    assert sorted(found) == sorted(packets_in(expected))

@@ -37,12 +37,17 @@ def pcapng_bytes(frames: Sequence[Frame], interfaces: Sequence[str]) -> bytes:
 
 
 def write_ring(
-    path: Path, files: Sequence[Sequence[Frame]], interfaces: Sequence[str], *, last_is_open: bool = False
+    path: Path,
+    files: Sequence[Sequence[Frame]],
+    interfaces: Sequence[str],
+    *,
+    last_is_open: bool = False,
+    first_number: int = 1,
 ) -> list[Path]:
-    """Write the files of a ring, as if its capture ran or had ended; return them."""
+    """Write files of a ring, as if its capture ran or had ended; return them."""
     lines: list[Line] = []
     paths: list[Path] = []
-    for number, frames in enumerate(files, 1):
+    for number, frames in enumerate(files, first_number):
         file = path.with_name(f"{path.stem}_{number:05}_20260131000000{path.suffix}")
         file.write_bytes(pcapng_bytes(frames, interfaces))
         paths.append(file)
@@ -50,7 +55,7 @@ def write_ring(
         times = [each.timestamp_ns for each in frames]
         opened_ns = min(times, default=10**18)
         lines.append(FileWasOpened(name=file.name, device=status.st_dev, inode=status.st_ino, opened_ns=opened_ns))
-        if not (last_is_open and number == len(files)):
+        if not (last_is_open and number == first_number + len(files) - 1):
             lines.append(
                 FileWasClosed(
                     name=file.name,
