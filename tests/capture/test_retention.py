@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import threading
 import time
@@ -10,12 +11,18 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from capd.worker.files import CaptureFiles
+from capd.worker.order import Slice
+from capd.worker.report import Report
+from capd.worker.retention import LOOK_BYTES
+from capd_client import CaptureEnded
 from capd_protocol.index import FileWasClosed, FileWasDeleted, FileWasOpened, Line, read_index
 from capd_protocol.index import _decode as decode_line
-from capd_protocol.messages import DeletionReason
-from tests.capture.helpers import local_frame
+from capd_protocol.messages import Conditions, DeletionReason, Destination, EndReason
+from tests.capture.helpers import all_events, capturing, local_frame, messages, until, until_packets
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.tools import packets_of
 from tests.support.traffic import send
@@ -247,3 +254,100 @@ def assert_nothing_went_too_soon(lines: list[Line], observer: Observer) -> None:
                         assert free < FREE_KB * 1000 + SLACK_BYTES
                 checked += 1
     assert checked > 10
+
+
+def test_where_nothing_complete_is_left_the_capture_ends_within_its_limit(
+    daemon: Daemon, veth: tuple[str, str], user_dir: Path
+) -> None:
+    # One file an hour: it is the open one that reaches the limit.
+    with capturing(
+        daemon,
+        interfaces=veth[1],
+        savefile=user_dir / "ring.pcapng",
+        ringbuffer_duration=3600,
+        ringbuffer_total_filesize=100,
+    ) as capture:
+        send(veth[0], FRAMES, 300)
+        events, error = all_events(capture)
+    assert isinstance(error, CaptureEnded)
+    assert capture.end_reason == EndReason.DISK_LIMIT
+    assert messages(events, capture.SP_FILE_DELETED) == []
+    (path,) = user_dir.glob("ring_*")
+    assert 100_000 - 2_000 < path.stat().st_size <= 100_000
+    (counters,) = capture.interface_counters
+    assert counters.received_total == counters.written_total + counters.excess_total
+    assert packets_of(path) == counters.written_total == capture.packetcount
+
+
+def test_a_disk_that_others_fill_ends_the_capture_before_it_is_full(
+    daemon: Daemon, veth: tuple[str, str], user_dir: Path
+) -> None:
+    with small_disk(user_dir, "tmpfs") as disk:
+        with capturing(
+            daemon,
+            interfaces=veth[1],
+            savefile=disk / "ring.pcapng",
+            ringbuffer_filesize=100,
+            ringbuffer_free_space=FREE_KB,
+        ) as capture:
+            send(veth[0], FRAMES, 1500)
+            until_packets(capture, 1500)
+            files = len(list(disk.glob("ring_*")))
+            assert files == 16
+            # Nobody sends: it is found out by looking.
+            (disk / "filler").write_bytes(b"x" * (free_bytes(disk) - FREE_KB * 1000 + 200_000))
+            deleted = [until(capture, capture.SP_FILE_DELETED) for _ in range(3)]
+            while free_bytes(disk) < FREE_KB * 1000:
+                deleted.append(until(capture, capture.SP_FILE_DELETED))
+            assert {each.reason for each in deleted} == {DeletionReason.FREE_SPACE}
+            assert [Path(each.name).name.split("_")[1] for each in deleted[:3]] == ["00001", "00002", "00003"]
+            # No more than needed: the session itself keeps the last two on the disk that have gone.
+            left = len(list(disk.glob("ring_*")))
+            assert files - 6 <= left <= files - 3
+            with (disk / "filler").open("ab") as filler:
+                filler.write(b"x" * 5_000_000)
+            send(veth[0], FRAMES, 500)
+            events, error = all_events(capture)
+        assert isinstance(error, CaptureEnded)
+        assert capture.end_reason == EndReason.DISK_LIMIT
+        assert len(deleted) + len(messages(events, capture.SP_FILE_DELETED)) == len(capture.files) - 1
+        (last,) = disk.glob("ring_*")
+        packets_of(last)
+        (counters,) = capture.interface_counters
+        assert counters.received_total == counters.written_total + counters.excess_total
+
+
+def test_the_disk_is_not_looked_at_for_each_batch(user_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    fstatvfs = os.fstatvfs
+
+    def counted(descriptor: int) -> os.statvfs_result:
+        looks.append(descriptor)
+        return fstatvfs(descriptor)
+
+    monkeypatch.setattr(os, "fstatvfs", counted)
+    ours, theirs = socket.socketpair()
+    directory_fd = os.open(user_dir, os.O_PATH | os.O_DIRECTORY)
+    with ours, theirs:
+        files = CaptureFiles(
+            directory_fd=directory_fd,
+            destination=Destination(file_name="a.pcapng"),
+            ring=Conditions(filesize_kb=1_000_000, free_kb=1, total_kb=2_000_000, age_s=60),
+            header=lambda: b"h" * 100,
+            statistics=lambda: b"s" * 100,
+            report=Report(ours),
+        )
+        assert files.make_room_for_file() is None
+        files.open_next()
+        before = len(looks)
+        memory = np.zeros(1000, np.uint8)
+        vectors = np.tile(np.array([memory.ctypes.data, 1000], np.uint64), (100, 1))
+        for _ in range(500):  # 50 MB
+            assert files.make_room(1000)
+            count = files.fitting(vectors[:, 1])
+            assert count > 0
+            files.write(Slice(vectors[:count], np.ones(count, np.uint64), np.zeros(count, np.int64)))
+        # Once for each 4 MiB, and no more.
+        assert len(looks) - before <= 50_000_000 // LOOK_BYTES + 2
+        files.close({})
+    os.close(directory_fd)

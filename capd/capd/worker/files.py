@@ -27,6 +27,10 @@ from capd_protocol.messages import Conditions, DeletionReason, Destination, File
 _LOOK_S = 1.0
 #: How often ages are, at least: the wall clock may be set.
 _LOOK_AT_AGES_S = 60.0
+#: How long it may take until a deleted file's room is free. Chosen: a client that was passed the file closes it when it
+#: hears of further ones, and the kernel's ring holds what comes meanwhile.
+_FREED_S = 0.05
+_FREED_POLL_S = 0.002
 _NS = 1_000_000_000
 
 
@@ -198,6 +202,8 @@ class CaptureFiles:
             if reason is None or oldest_age_ns is None:
                 break
             self._delete_oldest(reason)
+            if reason == DeletionReason.FREE_SPACE:
+                self._wait_until_freed(usage)
         self._room_bytes = room(usage, self._limits)
         self._set_next_look()
         return reason
@@ -218,6 +224,17 @@ class CaptureFiles:
             left_bytes=self._left_bytes,
             free_bytes=free_bytes,
         )
+
+    def _wait_until_freed(self, before: Usage) -> None:
+        """Give others the time to close what was deleted, and file systems to free it, before more has to go for it."""
+        deadline_s = time.monotonic() + _FREED_S
+        while time.monotonic() < deadline_s:
+            now = self._usage()
+            if now.free_bytes is None or before.free_bytes is None:
+                return
+            if now.free_bytes - before.free_bytes >= (before.bytes - now.bytes) // 2:
+                return
+            time.sleep(_FREED_POLL_S)
 
     def _set_next_look(self) -> None:
         now_s = time.monotonic()
