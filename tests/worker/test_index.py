@@ -197,13 +197,16 @@ try:
     index.opened("a1", 1)
 except WriteError:
     print([file.name for file in index.files])
+index.deleted("a0", None, 0)
+print([file.name for file in index.files])
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, timeout=30
     )
-    assert done.stdout == "['a0']\n"
+    assert done.stdout == "['a0']\n[]\n"
     data = path_in(tmp_path).read_bytes()
     assert data.endswith(b"}\n")
+    # That it was deleted has found no room.
     assert [file.name for file in read_index(data).files] == ["a0"]
 
 

@@ -68,12 +68,9 @@ class CaptureFiles:
             statistics: returns what a file ends with, counted when it is called.
             report: is told of files and packets.
             max_disk_bytes: what all files of the destination may take, with those that earlier captures left.
-            index: of the ring, if it has one; closed by ``close``.
+            index: of the ring, if it has one; its lock is held until the process ends.
             continues: whether the files that the index knows are of this ring: the oldest are deleted first,
                 numbers go on.
-
-        Raises:
-            WriteError: the index cannot be brought up to date.
         """
         self._directory_fd = directory_fd
         self._destination = destination
@@ -134,7 +131,8 @@ class CaptureFiles:
                     last_timestamp_ns=None,
                     drops={},
                 )
-                index.closed(closed)
+                with contextlib.suppress(WriteError):  # no room for it: the next one will find it as this one did
+                    index.closed(closed)
             identity = status.st_dev, status.st_ino
             kept = KeptFile(self._directory_fd, file.name, status.st_size, identity)
             ended_ns = closed.closed_ns if closed.last_timestamp_ns is None else closed.last_timestamp_ns
@@ -160,7 +158,6 @@ class CaptureFiles:
 
         Raises:
             DestinationError: one cannot be deleted.
-            WriteError: the index cannot be written.
         """
         if self._room_bytes is None or size_bytes <= self._room_bytes:
             return True
@@ -171,7 +168,6 @@ class CaptureFiles:
 
         Raises:
             DestinationError: likewise.
-            WriteError: likewise.
         """
         if not self._is_limited:
             return None
@@ -182,7 +178,6 @@ class CaptureFiles:
 
         Raises:
             DestinationError: likewise.
-            WriteError: likewise.
         """
         self._look()
 
