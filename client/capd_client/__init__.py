@@ -26,6 +26,7 @@ from capd_client.inquiry import list_captures, stop_capture, who_am_i
 from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities, get_driver_counters
 from capd_client.options import CaptureInterface
 from capd_client.reading import read
+from capd_client.rings import RingFile, files
 from capd_client.session import CaptureSession
 from capd_client.stats import LiveInterfaceStats
 from capd_protocol.linktypes import LinkLayerType
@@ -53,7 +54,9 @@ __all__ = [
     "NotPermitted",
     "ReadError",
     "ResourceError",
+    "RingFile",
     "UnsupportedError",
+    "files",
     "get_capabilities",
     "get_driver_counters",
     "list_captures",

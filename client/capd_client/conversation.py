@@ -5,6 +5,7 @@ and the async session are two ways to carry the bytes.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 
 from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, ChildError, error_for
 from capd_client.options import Place
+from capd_client.rings import RingFile
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import (
@@ -99,6 +101,9 @@ class Conversation:
         self._open_bytes = 0
         self.packets_total = 0
         self.files: deque[FileClosed] = deque(maxlen=MAX_FILES)
+        #: By a ring, of those that are remembered.
+        self.deleted: dict[str, None] = {}
+        self.current_file: str | None = None
 
     # Bytes out ----------------------------------------------------------------------------------------------------
 
@@ -140,7 +145,8 @@ class Conversation:
                 self._fail(failure)
             case FileOpened(name):
                 self._open_bytes = 0
-                self._events.append((SP_FILE, self._place.path_of(name)))
+                self.current_file = self._place.path_of(name)
+                self._events.append((SP_FILE, self.current_file))
             case PacketCount(packets_delta):
                 self.packets_total += packets_delta
                 self._events.append((SP_PACKET_COUNT, packets_delta))
@@ -154,9 +160,13 @@ class Conversation:
                 self.files.append(closed)
                 self._closed_bytes += closed.size_bytes
                 self._open_bytes = 0
+                self.current_file = None
                 self._events.append((SP_FILE_CLOSED, closed))
             case FileDeleted(name=name):
                 deleted = msgspec.structs.replace(message, name=self._place.path_of(name))
+                self.deleted[deleted.name] = None
+                if len(self.deleted) > MAX_FILES:
+                    self.deleted.pop(next(iter(self.deleted)))
                 self._events.append((SP_FILE_DELETED, deleted))
             case InterfaceLost(interface=interface):
                 self._events.append((SP_INTERFACE_LOST, interface))
@@ -203,6 +213,21 @@ class Conversation:
         if self._is_closed:
             raise self._final_error()
         return None
+
+    def ring_files(self) -> Iterator[RingFile]:
+        """Give the files that are there, the one that is being written last."""
+        for closed in self.files:
+            if closed.name not in self.deleted:
+                yield RingFile(
+                    closed.name,
+                    closed.size_bytes,
+                    is_complete=True,
+                    packets=closed.packets,
+                    first_timestamp_ns=closed.first_timestamp_ns,
+                    last_timestamp_ns=closed.last_timestamp_ns,
+                )
+        if self.current_file is not None:
+            yield RingFile(self.current_file, self._open_bytes, is_complete=False)
 
     @property
     def size_bytes_total(self) -> int:

@@ -43,7 +43,7 @@ class FileReceiver:
         return None if descriptor is None else os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
 
     def take(self) -> None:
-        """Take what has come: only so many files may wait."""
+        """Take what has come: only so many files may wait; and let go of what was deleted meanwhile."""
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
             while True:
                 name, descriptor = receive(self._socket, _MAX_NAME_BYTES)
@@ -54,6 +54,7 @@ class FileReceiver:
                     os.close(former)
                 self._files[os.fsdecode(name)] = descriptor
                 self._let_go()
+        self._let_go()
 
     def _let_go(self) -> None:
         if len(self._files) > _MAX_FILES:

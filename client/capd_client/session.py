@@ -12,6 +12,7 @@ from capd_client.conversation import Conversation, Event
 from capd_client.errors import CaptureEnded, NoEvents
 from capd_client.options import CaptureArguments, make_request
 from capd_client.passed import FileReceiver
+from capd_client.rings import RingFile, Time, span_of
 from capd_client.transport import Transport, connect
 from capd_protocol.messages import (
     EndReason,
@@ -105,6 +106,19 @@ class SessionBase:
     def files(self) -> tuple[FileClosed, ...]:
         """The finished files so far, oldest first, with paths as names; those that a ring has deleted too."""
         return tuple(self._conversation.files)
+
+    def ring_files(self, start: Time | None = None, end: Time | None = None) -> tuple[RingFile, ...]:
+        """Return the files that are there and may have packets of a span, oldest first, as far as events were received.
+
+        Args:
+            start: only those with packets of that time or later.
+            end: only those with packets before that time.
+
+        Raises:
+            InvalidArgument: a time is none, or the span ends before it begins.
+        """
+        span = span_of(start, end)
+        return tuple(file for file in self._conversation.ring_files() if file.may_have(span))
 
     def open_file(self, path: str) -> BinaryIO:
         """Open one of the capture's files for reading, from its beginning; also the one that is being written.

@@ -23,7 +23,19 @@ from tests.support.daemon import as_user, running_daemon, status_of
 from tests.support.namespace import veth_pair
 
 CAPCTL = (sys.executable, "-m", "capd_client.cli")
-COMMANDS = ("capture", "read", "list", "stop", "whoami", "interfaces", "linktypes", "stats", "watch")
+COMMANDS = (
+    "capture",
+    "read",
+    "files",
+    "extract",
+    "list",
+    "stop",
+    "whoami",
+    "interfaces",
+    "linktypes",
+    "stats",
+    "watch",
+)
 ESCAPE = "\x1b"
 
 
@@ -126,6 +138,23 @@ def test_conditions_end_a_capture_and_switch_files(
 
 
 @pytest.mark.long
+def test_what_a_ring_deletes_is_told_with_its_reason(bench: Bench) -> None:
+    status, lines, errors = captured(bench, 8, "-w", "a.pcapng", "-b", "packets:2", "-b", "files:2", "-c", "8")
+    assert (status, errors) == (0, "")
+    deleted = [line for line in lines if line.startswith("  deleted: ")]
+    assert [re.sub(r"_\d{14}", "", line) for line in deleted] == [
+        f"  deleted: a_0000{number}.pcapng (number of files)" for number in (1, 2)
+    ]
+    words = ("-w", "b.pcapng", "-b", "packets:2", "-b", "total:1", "-b", "age:60", "-b", "free:1", "-c", "8", "--json")
+    status, lines, errors = captured(bench, 8, *words)
+    events = [event for event in json_lines("\n".join(lines)) if event["event"] == "file_deleted"]
+    closed = {event["path"]: event for event in json_lines("\n".join(lines)) if event["event"] == "file_closed"}
+    assert events
+    for event in events:
+        assert event["reason"] == "total"
+        assert event["size_bytes"] == closed[event["path"]]["size_bytes"]
+
+
 def test_other_options_reach_the_capture(bench: Bench) -> None:
     words = ("-f", "udp", "-s", "60", "-p", "-y", "DOCSIS", "-B", "2", "-g", "-P", "--update-interval", "0.02")
     # libpcap does not filter this type: no filter then.

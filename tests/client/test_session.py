@@ -85,7 +85,7 @@ def test_constants_have_the_values_of_wirepy(session_class: type[CaptureSession 
         "SP_SUCCESS": 83,
     }
     own = {
-        *("SP_FILE_CLOSED", "SP_LAGGED", "SP_ENDED"),
+        *("SP_FILE_CLOSED", "SP_FILE_DELETED", "SP_LAGGED", "SP_ENDED"),
         *("SP_INTERFACE_LOST", "SP_INTERFACE_ATTACHED", "SP_INTERFACE_SKIPPED"),
     }
     constants = {name: getattr(session_class, name) for name in dir(session_class) if name.startswith("SP_")}
@@ -386,9 +386,12 @@ def test_a_program_that_reads_too_slowly_is_told_what_it_missed(bench: Bench) ->
             "all files are there",
         )
         capture.stop()
+        deleted: list[object] = []
+        capture.register_eventhandler(capture.SP_FILE_DELETED, deleted.append)
         names = [message for kind, message in capture if kind == capture.SP_FILE]
     assert sum(lagged) > 0
-    assert len(names) + len(capture.files) + sum(lagged) == 2 * (packets + 1)
+    # Opened and closed each, and deleted all but two.
+    assert len(names) + len(capture.files) + len(deleted) + sum(lagged) == 3 * (packets + 1) - 2
     assert capture.packetcount == packets
 
 

@@ -22,7 +22,9 @@ from capd_client import (
     NotPermitted,
     ResourceError,
     UnsupportedError,
+    files,
     list_captures,
+    read,
     stop_capture,
     who_am_i,
 )
@@ -30,6 +32,7 @@ from capd_protocol.messages import CaptureSummary, EndReason
 from tests.client.helpers import drain, of_type, read_complete, wait_for_packets, wait_until
 from tests.support.daemon import Daemon, as_user, running_daemon
 from tests.support.namespace import veth_pair
+from tests.support.tools import packets_of
 from tests.support.traffic import send
 
 #: Of this test alone, whatever else runs: other tests stop all processes of a user.
@@ -584,6 +587,14 @@ def test_a_capture_of_the_configuration_goes_on_in_its_ring(veth: tuple[str, str
         numbers = [int(name.split("_")[1]) for name in names]
         assert numbers == list(range(numbers[0], 3 * run + 4))
         seen |= set(names)
+        # Its index says so, and what is in them.
+        known = files(state / "ring" / "ring.pcapng")
+        assert [Path(each.path).name for each in known] == [name for name in names if packets_of(state / "ring" / name)]
+        for each in known:
+            packets = [packet.timestamp_ns for packet in read(each.path)]
+            assert (each.packets, each.first_timestamp_ns, each.last_timestamp_ns) == (2, packets[0], packets[-1])
+            assert (each.is_complete, each.drops) == (True, {"pol1": 0})
+        assert stat.S_IMODE((state / "ring" / "ring.pcapng.index").stat().st_mode) == 0o640
     assert foreign.exists()
     assert len(seen) == 9
 

@@ -151,6 +151,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             "autostop": NO_CONDITIONS,
             "update_interval_s": 0.1,
             "wait_for_interfaces": False,
+            "pass_files": False,
         },
     ),
     (
@@ -224,6 +225,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             "autostop": {**NO_CONDITIONS, "files": 2**31 - 1},
             "update_interval_s": 60,
             "wait_for_interfaces": True,
+            "pass_files": False,
         },
     ),
     (StopCapture(), "r", {"type": "stop", "capture_id": None}),

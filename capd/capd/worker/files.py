@@ -28,6 +28,10 @@ from capd_protocol.messages import Conditions, DeletionReason, Destination, File
 _LOOK_S = 1.0
 #: How often ages are, at least: the wall clock may be set.
 _LOOK_AT_AGES_S = 60.0
+#: How long it may take until a deleted file's room is free. Chosen: a client that was passed the file closes it when it
+#: hears of further ones, and the kernel's ring holds what comes meanwhile.
+_FREED_S = 0.05
+_FREED_POLL_S = 0.002
 _NS = 1_000_000_000
 
 
@@ -66,13 +70,10 @@ class CaptureFiles:
             statistics: returns what a file ends with, counted when it is called.
             report: is told of files and packets.
             max_disk_bytes: what all files of the destination may take, with those that earlier captures left.
-            index: of the ring, if it has one; closed by ``close``.
+            index: of the ring, if it has one; its lock is held until the process ends.
             continues: whether the files that the index knows are of this ring: the oldest are deleted first,
                 numbers go on.
             reuses: whether a new file may be written over the oldest one, where nobody has that open.
-
-        Raises:
-            WriteError: the index cannot be brought up to date.
         """
         self._directory_fd = directory_fd
         self._destination = destination
@@ -136,7 +137,8 @@ class CaptureFiles:
                     last_timestamp_ns=None,
                     drops={},
                 )
-                index.closed(closed)
+                with contextlib.suppress(WriteError):  # no room for it: the next one will find it as this one did
+                    index.closed(closed)
             identity = status.st_dev, status.st_ino
             kept = KeptFile(self._directory_fd, file.name, status.st_size, identity)
             ended_ns = closed.closed_ns if closed.last_timestamp_ns is None else closed.last_timestamp_ns
@@ -151,7 +153,7 @@ class CaptureFiles:
     @property
     def disk_bytes(self) -> int:
         """What the files of this ring, or the one file, take now."""
-        return self._complete_bytes + (self._file.size_bytes if self._file else 0)
+        return self._complete_bytes + (self._file.disk_bytes if self._file is not None else 0)
 
     def time_left_s(self) -> float | None:
         """Return in how many seconds the current file's time is up; 0 if it is, None if it never will be."""
@@ -167,7 +169,6 @@ class CaptureFiles:
 
         Raises:
             DestinationError: one cannot be deleted.
-            WriteError: the index cannot be written.
         """
         if self._room_bytes is None or size_bytes <= self._room_bytes:
             return True
@@ -178,7 +179,6 @@ class CaptureFiles:
 
         Raises:
             DestinationError: likewise.
-            WriteError: likewise.
         """
         if not self._is_limited:
             return None
@@ -189,7 +189,6 @@ class CaptureFiles:
 
         Raises:
             DestinationError: likewise.
-            WriteError: likewise.
         """
         self._look()
 
@@ -209,6 +208,8 @@ class CaptureFiles:
             if reason is None or oldest_age_ns is None:
                 break
             self._delete_oldest(reason)
+            if reason == DeletionReason.FREE_SPACE:
+                self._wait_until_freed(usage)
         self._room_bytes = room(usage, self._limits)
         self._set_next_look()
         return reason
@@ -229,6 +230,17 @@ class CaptureFiles:
             left_bytes=self._left_bytes,
             free_bytes=free_bytes,
         )
+
+    def _wait_until_freed(self, before: Usage) -> None:
+        """Give others the time to close what was deleted, and file systems to free it, before more has to go for it."""
+        deadline_s = time.monotonic() + _FREED_S
+        while time.monotonic() < deadline_s:
+            now = self._usage()
+            if now.free_bytes is None or before.free_bytes is None:
+                return
+            if now.free_bytes - before.free_bytes >= (before.bytes - now.bytes) // 2:
+                return
+            time.sleep(_FREED_POLL_S)
 
     def _set_next_look(self) -> None:
         now_s = time.monotonic()

@@ -102,16 +102,17 @@ class RingIndex:
     def deleted(self, name: str, reason: DeletionReason | None, size_bytes: int) -> None:
         """Note that a file is gone, and rewrite the index if it is worth it.
 
+        Where there is no room for the line, as on a disk where room is just being made, it is missing: that the file is
+        not there says the same.
+
         Args:
             name: of the file.
             reason: why the ring has deleted it; None if it did not.
             size_bytes: of the file.
-
-        Raises:
-            WriteError: it is not noted.
         """
-        self._append(FileWasDeleted(name=name, deleted_ns=time.time_ns(), reason=reason, size_bytes=size_bytes))
         self._drop(name)
+        with contextlib.suppress(WriteError):
+            self._append(FileWasDeleted(name=name, deleted_ns=time.time_ns(), reason=reason, size_bytes=size_bytes))
         if self._size_bytes > max(2 * self._live_bytes, _LEAST_COMPACTED_BYTES):
             self._compact()
 
@@ -141,7 +142,9 @@ class RingIndex:
         name = f"{self._name}.new"
         fd = -1
         try:
-            fd = os.open(name, _FLAGS | os.O_TRUNC, self._mode, dir_fd=self._directory_fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._directory_fd)  # of one that was killed meanwhile
+            fd = os.open(name, _FLAGS | os.O_EXCL, self._mode, dir_fd=self._directory_fd)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             written = os.write(fd, data)
             while written < len(data):
@@ -197,8 +200,7 @@ class RingIndex:
             with contextlib.suppress(OSError):
                 os.unlink(self._name, dir_fd=self._directory_fd)
         elif name in self._files:
-            with contextlib.suppress(WriteError):  # that the file is not there says the same
-                self.deleted(name, None, 0)
+            self.deleted(name, None, 0)
 
     def close(self) -> None:
         """Let others write it."""

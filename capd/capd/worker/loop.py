@@ -321,9 +321,6 @@ class Capture:
             sizes = records.vectors[at:, 1]
             try:
                 has_room = self._files.make_room(int(sizes[0]))
-            except WriteError as error:
-                self._fail_disk(error)
-                return
             except DestinationError as error:
                 self._fail_destination(error)
                 return
@@ -385,8 +382,6 @@ class Capture:
     def _keep_limits(self) -> None:
         try:
             self._files.keep_limits()
-        except WriteError as error:
-            self._fail_disk(error)
         except DestinationError as error:
             self._fail_destination(error)
 

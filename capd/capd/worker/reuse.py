@@ -79,6 +79,11 @@ class ReusedFile(SaveFile):
         for start, stop in zip(self._divisions, self._divisions[1:], strict=False):
             self._write_left(start, stop)
 
+    @property
+    def disk_bytes(self) -> int:
+        """What it takes now, with what is left of the other one."""
+        return self._divisions[-1] if self._divisions else self.size_bytes
+
     def write(self, data: bytes) -> None:
         """Append a header or a block.
 

@@ -100,6 +100,11 @@ class SaveFile(KeptFile):
         super().__init__(directory_fd, name, 0, (status.st_dev, status.st_ino))
         self._fd = descriptor
 
+    @property
+    def disk_bytes(self) -> int:
+        """What it takes now."""
+        return self.size_bytes
+
     def give_way(self) -> None:
         """Let those have the file who wait to open it."""
 

@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 import msgspec
 
-from capd_client.cli import capture, interfaces, read
+from capd_client.cli import capture, interfaces, read, ring
 from capd_client.cli.text import count, printable, si, table, width_of
 from capd_client.errors import (
     BrokenPipe,
@@ -139,6 +139,16 @@ def _parser() -> argparse.ArgumentParser:
     read.add_arguments(
         commands.add_parser("read", help="show the packets of files", description="Show the packets of files.")
     )
+    ring.add_files_arguments(
+        commands.add_parser("files", help="show the files of a ring", description="Show the files of a ring.")
+    )
+    ring.add_extract_arguments(
+        commands.add_parser(
+            "extract",
+            help="show or write the packets of a span out of a ring",
+            description="Show or write the packets of a span out of a ring, in time order.",
+        )
+    )
     listing = commands.add_parser("list", help="show the captures that run", description="Show the captures that run.")
     listing.add_argument("--json", action="store_true", help="print a line of JSON for each")
     listing.set_defaults(run=_list)
@@ -163,7 +173,8 @@ def _tell(error: CaptureError, as_json: bool) -> None:
         code = failure.code if failure else next((code for kind, code in _CODES if isinstance(error, kind)), None)
         print(json.dumps({"event": "error", "code": code, "text": str(error)}), flush=True)
     argument = error.argument if isinstance(error, InvalidArgument) else None
-    option = f" (option {capture.OPTIONS[argument]})" if argument in capture.OPTIONS else ""
+    options = {**capture.OPTIONS, **ring.OPTIONS}
+    option = f" (option {options[argument]})" if argument in options else ""
     print(f"capctl: {printable(str(error))}{option}", file=sys.stderr)
 
 

@@ -5,10 +5,16 @@ import json
 import sys
 from datetime import UTC, datetime
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from capd_client.cli.text import count
 from capd_client.errors import InvalidArgument
 from capd_client.reading import read
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capd_client.reading.model import FileInterface, Packet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,21 +44,23 @@ def _time(timestamp_ns: int, utc: bool) -> str:
     return f"{(moment if utc else moment.astimezone()):%H:%M:%S}.{rest_ns // 1000:06}"
 
 
-def _packets(path: str, options: argparse.Namespace) -> None:
+def line_of(packet: "Packet", interfaces: "Sequence[FileInterface]", options: argparse.Namespace) -> str:
+    """Return a packet as a line: with the options ``utc`` and ``json``."""
     from capd_client.cli.dissect import dissect, to_text  # noqa: PLC0415  # dpkt takes a while, which others need not
 
+    found = dissect(bytes(packet.data), interfaces[packet.interface_id].linktype)
+    if options.json:
+        fields = packet._asdict()
+        del fields["data"]
+        return json.dumps({**fields, "captured_size_bytes": len(packet.data), **found})
+    name = f"{packet.interface or packet.interface_id} " if len(interfaces) > 1 else ""
+    return f"{_time(packet.timestamp_ns, options.utc)} {name}{to_text(found)}"
+
+
+def _packets(path: str, options: argparse.Namespace) -> None:
     with read(path, follow=options.follow) as reader:
         for packet in islice(reader, options.count):
-            interfaces = reader.interfaces
-            found = dissect(bytes(packet.data), interfaces[packet.interface_id].linktype)
-            if options.json:
-                fields = packet._asdict()
-                del fields["data"]
-                line = json.dumps({**fields, "captured_size_bytes": len(packet.data), **found})
-            else:
-                name = f"{packet.interface or packet.interface_id} " if len(interfaces) > 1 else ""
-                line = f"{_time(packet.timestamp_ns, options.utc)} {name}{to_text(found)}"
-            print(line, flush=options.follow)
+            print(line_of(packet, reader.interfaces, options), flush=options.follow)
         if options.count is None and reader.rest_bytes:
             print(f"capctl: {path}: the last record is not whole ({reader.rest_bytes} bytes)", file=sys.stderr)
 

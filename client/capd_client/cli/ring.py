@@ -1,0 +1,232 @@
+"""``capctl files`` and ``capctl extract``: what a ring has, and the packets of a span out of it."""
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import platform
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from capd_client.cli import read
+from capd_client.cli.text import count, printable, si, table, width_of
+from capd_client.errors import DestinationError, InvalidArgument
+from capd_client.rings import RingFile, of_path, span_of
+from capd_protocol import pcapng
+
+if TYPE_CHECKING:
+    from capd_client.extraction import Extraction
+    from capd_client.reading.model import Packet
+
+#: What messages call an argument, to what it is called here.
+OPTIONS = {"start": "--from", "end": "--to", "overwrite": "--overwrite", "write": "-w", "json": "--json"}
+#: There was nothing to show.
+EXIT_NOTHING = 1
+#: What else may stand behind an option though it begins with a hyphen: -10m, -1h30m.
+_TIME_AGO = re.compile(r"-\d[\d.dhms]*")
+_WRITTEN_AT_ONCE_BYTES = 1024 * 1024
+
+
+def add_files_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``capctl files``."""
+    parser.set_defaults(run=run_files)
+    _add_ring_and_span(parser)
+    parser.add_argument("--utc", action="store_true", help="show times in UTC instead of local time")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each")
+
+
+def add_extract_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``capctl extract``."""
+    parser.set_defaults(run=run_extract)
+    _add_ring_and_span(parser)
+    add = parser.add_argument
+    add("-w", "--write", metavar="FILE", help="write pcapng instead of lines; - is standard output")
+    add("--overwrite", action="store_true", help="replace the file if it is there")
+    add("-f", "--filter", metavar="TEXT", help="only packets that match, see pcap-filter(7)")
+    add("--utc", action="store_true", help="show times in UTC instead of local time")
+    add("--json", action="store_true", help="print a line of JSON for each packet")
+
+
+def _add_ring_and_span(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("ring", nargs="+", metavar="PATH", help="of a ring, as it was given to -w; or of a capture file")
+    add("--from", dest="start", metavar="TIME", help="only from then on, such as 12:00, -10m or 2026-01-31T12:00")
+    add("--to", dest="end", metavar="TIME", help="only before then")
+    # argparse takes what begins with a hyphen for an option, unless it looks like a number.
+    parser._negative_number_matcher = _TIME_AGO  # pyright: ignore[reportPrivateUsage]
+
+
+# Files ------------------------------------------------------------------------------------------------------------
+
+
+def run_files(options: argparse.Namespace) -> int:
+    """Show the files of rings that may have packets of a span."""
+    span = span_of(options.start, options.end)
+    found = [file for ring in options.ring for file in of_path(ring) if file.may_have(span)]
+    if options.json:
+        for file in found:
+            print(json.dumps(_json_of(file)))
+    elif found:
+        rows = [_row_of(file, options.utc) for file in found]
+        header = ("FIRST", "LAST", "PACKETS", "DROPPED", "SIZE", "FILE")
+        print("\n".join(table(header, rows, frozenset((2, 3, 4)), width_of(sys.stdout), frozenset((5,)))))
+    if not found:
+        print("capctl: no file has packets of this span", file=sys.stderr)
+    return 0 if found else EXIT_NOTHING
+
+
+def _json_of(file: RingFile) -> dict[str, object]:
+    return {
+        "path": file.path,
+        "size_bytes": file.size_bytes,
+        "is_complete": file.is_complete,
+        "packets": file.packets,
+        "first_timestamp_ns": file.first_timestamp_ns,
+        "last_timestamp_ns": file.last_timestamp_ns,
+        "drops": file.drops,
+        "opened_ns": file.opened_ns,
+        "closed_ns": file.closed_ns,
+    }
+
+
+def _row_of(file: RingFile, utc: bool) -> tuple[str, ...]:
+    packets = "?" if file.packets is None else count(file.packets)
+    dropped = "?" if file.packets is None else count(sum(file.drops.values()))
+    first, last = (_shown(each, utc) for each in (file.first_timestamp_ns, file.last_timestamp_ns))
+    last = last if file.is_complete else "(being written)"
+    return first, last, packets, dropped, si(file.size_bytes, "B"), file.path
+
+
+def _shown(timestamp_ns: int | None, utc: bool) -> str:
+    if timestamp_ns is None:
+        return "-"
+    moment = datetime.fromtimestamp(timestamp_ns // 10**9, UTC)
+    return f"{moment if utc else moment.astimezone():%Y-%m-%d %H:%M:%S}.{timestamp_ns % 10**9 // 10**6:03}"
+
+
+# Packets ----------------------------------------------------------------------------------------------------------
+
+
+def run_extract(options: argparse.Namespace) -> int:
+    """Show or write the packets of a span."""
+    if options.overwrite and options.write in (None, "-"):
+        raise InvalidArgument("there is no file to overwrite without -w FILE", argument="overwrite")
+    if options.write is not None and options.json:
+        raise InvalidArgument("packets are written as pcapng or shown as JSON, not both", argument="json")
+    if options.write == "-" and sys.stdout.isatty():
+        raise InvalidArgument("pcapng is not for a terminal: name a file, or a program behind it", argument="write")
+    span = span_of(options.start, options.end)
+    found = [file for ring in options.ring for file in of_path(ring)]
+    _step_back()
+    from capd_client.extraction import Extraction  # noqa: PLC0415  # numpy takes a while, which others need not
+
+    extraction = Extraction(found, span, options.filter)
+    if options.write is None:
+        packets = _print(extraction, options)
+    elif options.write == "-":
+        packets = _write(extraction, sys.stdout.buffer)
+    else:
+        packets = _write_file(extraction, options.write, options.overwrite)
+    for fault in extraction.faults:
+        print(f"capctl: {printable(str(fault))}", file=sys.stderr)
+    if not packets:
+        print("capctl: there are no such packets in this span", file=sys.stderr)
+    elif options.write not in (None, "-"):
+        print(f"{printable(options.write)}: {count(packets)} packets")
+    return 0 if packets and not extraction.faults else EXIT_NOTHING
+
+
+def _print(extraction: "Extraction", options: argparse.Namespace) -> int:
+    packets = 0
+    for packet in extraction:
+        print(read.line_of(packet, extraction.interfaces, options))
+        packets += 1
+    return packets
+
+
+def _write_file(extraction: "Extraction", path: str, overwrite: bool) -> int:
+    """Write a new file, which is there when it is whole.
+
+    Raises:
+        DestinationError: it is there already, or cannot be written.
+    """
+    target = Path(path)
+    # What is being written has a name of its own: another one may be read from here, under the name that it gets.
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        if not overwrite and (target.exists() or target.is_symlink()):
+            raise FileExistsError
+        try:
+            with partial.open("xb") as file:
+                packets = _write(extraction, file)
+            if packets and overwrite:
+                partial.replace(target)
+            elif packets:
+                target.hardlink_to(partial)  # fails if it has come meanwhile
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                partial.unlink()
+    except FileExistsError:
+        raise DestinationError(f"{path} is there already: name another file, or say --overwrite") from None
+    except OSError as error:
+        raise DestinationError(f"{path} cannot be written: {error.strerror}") from error
+    return packets
+
+
+def _write(extraction: "Extraction", file: BinaryIO) -> int:
+    """Write packets as pcapng; nothing, if there are none. Return how many."""
+    packets = 0
+    waiting = bytearray()
+    described = 0
+    for packet in extraction:
+        if not packets:
+            waiting += pcapng.section_header(application="capctl")
+        for interface in extraction.interfaces[described:]:
+            described += 1
+            waiting += pcapng.interface_description(
+                linktype=interface.linktype,
+                snaplen_bytes=interface.snaplen_bytes,
+                name=interface.name or "",
+                capture_filter=interface.capture_filter or "",
+            )
+        waiting += _record(packet)
+        packets += 1
+        if len(waiting) >= _WRITTEN_AT_ONCE_BYTES:
+            file.write(waiting)
+            waiting.clear()
+    file.write(waiting)
+    file.flush()
+    return packets
+
+
+def _record(packet: "Packet") -> bytes:
+    return pcapng.enhanced_packet(
+        packet.interface_id, packet.timestamp_ns, bytes(packet.data), packet.original_size_bytes
+    )
+
+
+# Priority ---------------------------------------------------------------------------------------------------------
+
+#: asm/unistd.h: the C library has no function for it.
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282, "armv7l": 314}
+_IOPRIO_WHO_PROCESS = 1
+_IOPRIO_IDLE = 3 << 13
+_LOWEST = 19
+
+
+def _step_back() -> None:
+    """Use what others leave of processor and disk: captures shall not lose packets because of it.
+
+    What the system does not let one do, as in some containers, is not needed for the result.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _LOWEST)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    number = _IOPRIO_SET.get(platform.machine())
+    if number is not None:
+        ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)

@@ -1,0 +1,143 @@
+"""The packets of a span out of several files, in time order. Opens only files that may have some."""
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from capd_client.errors import ReadError
+from capd_client.filtering import PacketFilter
+from capd_client.reading import read
+from capd_client.reading.model import Batch, FileInterface, Packet
+from capd_client.rings import RingFile, Span
+
+#: Packets of a file that are turned into objects at once. Chosen: their lists stay small.
+_ROWS_AT_ONCE = 4096
+
+
+class Extraction:
+    """Packets of a span, each ``Packet.interface_id`` a place in ``interfaces``; there is one pass.
+
+    Files that overlap are merged, and packets within a file sorted. What is in memory at once are numbers, some 40
+    bytes for each packet of the span in the files that overlap; packets are looked at where the files are mapped.
+    """
+
+    def __init__(self, files: Iterable[RingFile], span: Span, capture_filter: str | None = None) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            files: where to look.
+            span: what for.
+            capture_filter: only packets that match, as in pcap-filter(7).
+        """
+        self._files = sorted((file for file in files if file.may_have(span)), key=lambda file: file.earliest_ns)
+        self._span = span
+        self._filter_text = capture_filter
+        self._filters: dict[int, PacketFilter] = {}
+        self._interface_ids: dict[FileInterface, int] = {}
+        #: Those of the files that were opened so far; equal ones of several files are one.
+        self.interfaces: list[FileInterface] = []
+        #: What could not be read; the packets before are there.
+        self.faults: list[ReadError] = []
+
+    def __iter__(self) -> Iterator[Packet]:
+        """Iterate over packets.
+
+        Raises:
+            BadFilterError: the filter does not compile for the packets of some interface.
+        """
+        # The next packet of each open file, files in their order where times are equal.
+        heads: list[tuple[int, int, Packet, Iterator[Packet]]] = []
+        for number, file in enumerate(self._files):
+            yield from _merged(heads, file.earliest_ns)
+            packets = self._packets(file)
+            first = next(packets, None)
+            if first is not None:
+                heapq.heappush(heads, (first.timestamp_ns, number, first, packets))
+        yield from _merged(heads, None)
+
+    def _packets(self, file: RingFile) -> Iterator[Packet]:
+        """Give a file's packets of the span, sorted."""
+        batches: list[Batch] = []
+        columns: list[tuple[npt.NDArray[np.int64], ...]] = []
+        interfaces: tuple[FileInterface, ...] = ()
+        try:
+            with file.open() as opened, read(opened) as reader:
+                try:
+                    for batch in reader.batches():
+                        found = self._found(batch, len(batches))
+                        if found is not None:
+                            batches.append(batch)
+                            columns.append(found)
+                finally:
+                    interfaces = reader.interfaces
+        except ReadError as error:
+            self.faults.append(ReadError(file.path, error.offset_bytes, error.text))
+        ids = [self._interface_id(interface) for interface in interfaces]
+        if not batches:
+            return
+        table = np.stack([np.concatenate(column) for column in zip(*columns, strict=True)])
+        del columns
+        timestamps = table[0]
+        if bool((timestamps[1:] < timestamps[:-1]).any()):
+            table = table[:, np.argsort(timestamps, kind="stable")]
+        data = [batch.data.data for batch in batches]
+        addresses = [int(batch.data.ctypes.data) for batch in batches]
+        filters = [self._filter_for(interface.linktype) for interface in interfaces]
+        names = [interface.name for interface in interfaces]
+        for at in range(0, table.shape[1], _ROWS_AT_ONCE):
+            rows: list[list[int]] = table[:, at : at + _ROWS_AT_ONCE].tolist()
+            row: tuple[int, int, int, int, int, int]
+            for row in zip(*rows, strict=True):
+                timestamp_ns, own_id, original_bytes, size_bytes, begin, batch_number = row
+                matches = filters[own_id]
+                if matches is None or matches(addresses[batch_number] + begin, size_bytes, original_bytes):
+                    view = data[batch_number][begin : begin + size_bytes]
+                    yield Packet(timestamp_ns, names[own_id], ids[own_id], original_bytes, view)
+
+    def _found(self, batch: Batch, number: int) -> tuple[npt.NDArray[np.int64], ...] | None:
+        """Return what is to be known of the packets of the span, a column each; None if there are none."""
+        mask = np.ones(len(batch.timestamps_ns), np.bool_)
+        if self._span.start_ns is not None:
+            mask &= batch.timestamps_ns >= self._span.start_ns
+        if self._span.end_ns is not None:
+            mask &= batch.timestamps_ns < self._span.end_ns
+        if not mask.any():
+            return None
+        fields = (
+            batch.timestamps_ns,
+            batch.interface_ids,
+            batch.original_sizes,
+            batch.captured_sizes,
+            batch.offsets,
+            np.full(len(mask), number),
+        )
+        return tuple(each[mask].astype(np.int64) for each in fields)
+
+    def _filter_for(self, linktype: int) -> Callable[[int, int, int], bool] | None:
+        if self._filter_text is None:
+            return None
+        if linktype not in self._filters:
+            self._filters[linktype] = PacketFilter(self._filter_text, linktype)
+        return self._filters[linktype].matches
+
+    def _interface_id(self, interface: FileInterface) -> int:
+        # Timestamps have been converted, and statistics are of whole captures.
+        described = interface._replace(units_per_s=10**9, statistics=None)
+        if described not in self._interface_ids:
+            self._interface_ids[described] = len(self.interfaces)
+            self.interfaces.append(described)
+        return self._interface_ids[described]
+
+
+def _merged(heads: list[tuple[int, int, Packet, Iterator[Packet]]], before_ns: int | None) -> Iterator[Packet]:
+    """Give the packets of open files in order, those before a time."""
+    while heads and (before_ns is None or heads[0][0] < before_ns):
+        _, number, packet, packets = heads[0]
+        yield packet
+        following = next(packets, None)
+        if following is None:
+            heapq.heappop(heads)
+        else:
+            heapq.heapreplace(heads, (following.timestamp_ns, number, following, packets))

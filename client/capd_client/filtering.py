@@ -1,0 +1,101 @@
+"""libpcap's filters on packets that were captured: compiled and run by the system's libpcap, through ctypes."""
+
+import ctypes
+import ctypes.util
+import functools
+from typing import Any
+
+from capd_client.errors import BadFilterError, UnsupportedError
+from capd_protocol.linktypes import linktype_to_dlt
+from capd_protocol.messages import MAX_SNAPLEN_BYTES
+
+_NETMASK_UNKNOWN = 0xFFFFFFFF
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_uint), ("instructions", ctypes.c_void_p))
+
+
+class _Header(ctypes.Structure):
+    """``struct pcap_pkthdr``."""
+
+    _fields_ = (
+        ("seconds", ctypes.c_long),
+        ("microseconds", ctypes.c_long),
+        ("captured_size_bytes", ctypes.c_uint32),
+        ("original_size_bytes", ctypes.c_uint32),
+    )
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    name = ctypes.util.find_library("pcap") or "libpcap.so.0.8"
+    try:
+        library = ctypes.CDLL(name)
+    except OSError as error:
+        raise UnsupportedError(f"filters need libpcap, which is not installed: {error}") from error
+    signatures: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
+        ("pcap_open_dead", ctypes.c_void_p, (ctypes.c_int, ctypes.c_int)),
+        (
+            "pcap_compile",
+            ctypes.c_int,
+            (ctypes.c_void_p, ctypes.POINTER(_Program), ctypes.c_char_p, ctypes.c_int, ctypes.c_uint32),
+        ),
+        ("pcap_geterr", ctypes.c_char_p, (ctypes.c_void_p,)),
+        ("pcap_close", None, (ctypes.c_void_p,)),
+        ("pcap_freecode", None, (ctypes.POINTER(_Program),)),
+        ("pcap_offline_filter", ctypes.c_int, (ctypes.POINTER(_Program), ctypes.POINTER(_Header), ctypes.c_void_p)),
+    )
+    for function, result, arguments in signatures:
+        getattr(library, function).restype = result
+        getattr(library, function).argtypes = arguments
+    return library
+
+
+class PacketFilter:
+    """A filter for packets of one link-layer type; see pcap-filter(7)."""
+
+    def __init__(self, text: str, linktype: int) -> None:
+        """Compile a filter.
+
+        Args:
+            text: in libpcap's language.
+            linktype: LINKTYPE_ number of the packets.
+
+        Raises:
+            BadFilterError: it does not compile for this type.
+            UnsupportedError: there is no libpcap.
+        """
+        library = _library()
+        self._match = library.pcap_offline_filter
+        self._free = library.pcap_freecode
+        self._program: _Program | None = None
+        handle = library.pcap_open_dead(linktype_to_dlt(linktype), MAX_SNAPLEN_BYTES)
+        if not handle:
+            raise UnsupportedError("libpcap gives no handle to compile a filter with")
+        program = _Program()
+        try:
+            if "\0" in text:
+                raise BadFilterError("it has a NUL")
+            if library.pcap_compile(handle, program, text.encode(), 1, _NETMASK_UNKNOWN) != 0:
+                raise BadFilterError(library.pcap_geterr(handle).decode(errors="replace"))
+        finally:
+            library.pcap_close(handle)
+        self._program = program
+        self._header = _Header()
+
+    def matches(self, address: int, captured_size_bytes: int, original_size_bytes: int) -> bool:
+        """Whether a packet passes.
+
+        Args:
+            address: of its bytes in memory.
+            captured_size_bytes: how many there are.
+            original_size_bytes: how many it had.
+        """
+        self._header.captured_size_bytes = captured_size_bytes
+        self._header.original_size_bytes = original_size_bytes
+        return bool(self._match(self._program, self._header, address))
+
+    def __del__(self) -> None:
+        if self._program is not None:
+            self._free(self._program)

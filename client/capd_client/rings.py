@@ -1,0 +1,259 @@
+"""The files of a ring, as its index tells: which there are, and which of them a span of time concerns."""
+
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from capd_client.errors import InvalidArgument, ReadError
+from capd_client.times import parse_time
+from capd_protocol.index import MAX_INDEX_BYTES, IndexedFile, index_name, read_index
+
+if TYPE_CHECKING:
+    from capd_client.session import SessionBase
+
+#: A time as a person writes it (``capd_client.times``), seconds since 1970, or a datetime, which without a zone is in
+#: local time.
+Time = str | float | datetime
+
+_NS = 1_000_000_000
+#: A packet may be written so long after it came: a worker that is kept from working for longer is ended.
+_BEHIND_NS = 60 * _NS
+
+
+@dataclass(frozen=True)
+class Span:
+    """From a time on, and until before another one; None: without an end on that side."""
+
+    start_ns: int | None = None
+    end_ns: int | None = None
+
+    def overlaps(self, first_ns: int, last_ns: int | None) -> bool:
+        """Whether it has a part of what lasts from the first to the last nanosecond, None being the present."""
+        return (self.end_ns is None or first_ns < self.end_ns) and (
+            self.start_ns is None or last_ns is None or last_ns >= self.start_ns
+        )
+
+
+@dataclass(frozen=True)
+class RingFile:
+    """A file of a ring.
+
+    Attributes:
+        path: where it is.
+        size_bytes: as of now.
+        is_complete: nothing will be added.
+        packets: how many it has; None where nobody knows: it is being written, or its writer was killed.
+        first_timestamp_ns: of its packets, the earliest; None where there are none, or nobody knows.
+        last_timestamp_ns: the latest, likewise.
+        drops: packets that were dropped meanwhile, by interface; empty where nobody knows.
+        opened_ns: when it was opened; None where that is not known.
+        closed_ns: when it was closed, or last written to.
+    """
+
+    path: str
+    size_bytes: int
+    is_complete: bool
+    packets: int | None = None
+    first_timestamp_ns: int | None = None
+    last_timestamp_ns: int | None = None
+    drops: dict[str, int] = field(default_factory=dict[str, int])
+    opened_ns: int | None = None
+    closed_ns: int | None = None
+    #: Where it is opened, and as which file; None: by its path.
+    _place: "tuple[_Directory, str, int] | None" = field(default=None, compare=False, repr=False)
+
+    def may_have(self, span: Span) -> bool:
+        """Whether it may have packets of a span; for certain, where it is known which packets it has."""
+        if self.packets == 0 and self.is_complete:
+            return False
+        if self.first_timestamp_ns is not None:
+            return span.overlaps(self.first_timestamp_ns, self.last_timestamp_ns)
+        return span.overlaps(self.earliest_ns, None if self.closed_ns is None else self.closed_ns + _BEHIND_NS)
+
+    @property
+    def earliest_ns(self) -> int:
+        """No packet in it is older."""
+        if self.first_timestamp_ns is not None:
+            return self.first_timestamp_ns
+        return 0 if self.opened_ns is None else self.opened_ns - _BEHIND_NS
+
+    def open(self) -> BinaryIO:
+        """Open it for reading.
+
+        Raises:
+            ReadError: it is not there any more, or cannot be opened.
+        """
+        try:
+            if self._place is None:
+                return open(self.path, "rb")  # noqa: PTH123  # the caller closes it
+            directory, name, inode = self._place
+            descriptor = directory.open(name)
+        except OSError as error:
+            raise ReadError(self.path, 0, f"the file cannot be opened: {error.strerror}") from error
+        if os.fstat(descriptor).st_ino != inode:
+            os.close(descriptor)
+            raise ReadError(self.path, 0, "the file was deleted, and another one has its name")
+        return open(descriptor, "rb")  # noqa: PTH123  # likewise
+
+
+class _Directory:
+    """The directory of a ring; closed when the last of its files is forgotten."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self._descriptor = descriptor
+        self._path = path
+
+    def path_of(self, name: str) -> str:
+        """Return a path that a person can use."""
+        return os.path.join(self._path, name)  # noqa: PTH118  # as it was given
+
+    def open(self, name: str) -> int:
+        """Open a file for reading; never wait for a writer."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=self._descriptor)
+
+    def status(self, name: str) -> os.stat_result:
+        """Return what is known of a file."""
+        return os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def files(
+    source: "str | os.PathLike[str] | SessionBase", start: Time | None = None, end: Time | None = None
+) -> tuple[RingFile, ...]:
+    """Return the files of a ring that may have packets of a span, oldest first.
+
+    Args:
+        source: the path that was given for the ring, such as ``dns.pcapng``, whose index lies beside its files; the
+            path of a capture file; or a session.
+        start: only those with packets of that time or later.
+        end: only those with packets before that time.
+
+    Raises:
+        InvalidArgument: a time is none, or the span ends before it begins.
+        ReadError: there is no ring and no file, or its index cannot be read.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return source.ring_files(start, end)
+    span = span_of(start, end)
+    return tuple(file for file in of_path(source) if file.may_have(span))
+
+
+def span_of(start: Time | None, end: Time | None, now_ns: int | None = None) -> Span:
+    """Return the span between two times.
+
+    Raises:
+        InvalidArgument: a time is none, or the span ends before it begins.
+    """
+    now_ns = time.time_ns() if now_ns is None else now_ns
+    span = Span(_nanoseconds(start, "start", now_ns), _nanoseconds(end, "end", now_ns))
+    if span.start_ns is not None and span.end_ns is not None and span.end_ns < span.start_ns:
+        raise InvalidArgument(f"the span ends before it begins: from {start} to {end}", argument="end")
+    return span
+
+
+def _nanoseconds(given: Time | None, argument: str, now_ns: int) -> int | None:
+    match given:
+        case None:
+            return None
+        case str():
+            try:
+                return parse_time(given, now_ns)
+            except InvalidArgument as error:
+                raise InvalidArgument(str(error), argument=argument) from error
+        case datetime():
+            return round(given.astimezone().timestamp() * 1_000_000) * 1000
+        case _:
+            try:
+                return round(given * _NS)
+            except (ValueError, OverflowError) as error:
+                raise InvalidArgument(f"{given} is no time", argument=argument) from error
+
+
+def of_path(path: str | os.PathLike[str]) -> tuple[RingFile, ...]:
+    """Return the files of the ring with that savefile, or else the one file of that path.
+
+    Raises:
+        ReadError: there is neither.
+    """
+    given = Path(path)
+    try:
+        descriptor = os.open(given.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ReadError(str(path), 0, f"its directory cannot be opened: {error.strerror}") from error
+    found = of_directory(descriptor, os.fspath(given.parent), given.name)
+    if found is not None:
+        return found
+    try:
+        status = given.stat()
+    except OSError as error:
+        text = f"there is no file, and no {index_name(given.name)}, which a ring has whose capture has a name"
+        raise ReadError(str(path), 0, text) from error
+    return (RingFile(str(path), status.st_size, is_complete=True, closed_ns=None),)
+
+
+def of_directory(descriptor: int, path: str, file_name: str) -> tuple[RingFile, ...] | None:
+    """Return the files of a ring in an open directory; None if there is no index.
+
+    Args:
+        descriptor: of the directory; the files keep it, and close it.
+        path: of the directory, for people.
+        file_name: what the ring's files are named after.
+
+    Raises:
+        ReadError: the index cannot be read.
+    """
+    directory = _Directory(descriptor, "" if path == "." else path)
+    name = index_name(file_name)
+    try:
+        opened = directory.open(name)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ReadError(directory.path_of(name), 0, f"the index cannot be opened: {error.strerror}") from error
+    try:
+        status = os.fstat(opened)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_INDEX_BYTES:
+            raise ReadError(directory.path_of(name), 0, "it is no index")
+        with open(opened, "rb", closefd=False) as file:
+            contents = read_index(file.read(MAX_INDEX_BYTES))
+    finally:
+        os.close(opened)
+    return tuple(_present(directory, contents.files, status.st_dev))
+
+
+def _present(directory: _Directory, indexed: Iterable[IndexedFile], device: int) -> Iterable[RingFile]:
+    for each in indexed:
+        with contextlib.suppress(OSError, ValueError):  # deleted since; or a name that no file has
+            if "/" in each.name:
+                continue
+            status = directory.status(each.name)
+            if stat.S_ISREG(status.st_mode) and each.is_file(status.st_ino, status.st_dev, device):
+                yield _ring_file(directory, each, status)
+
+
+def _ring_file(directory: _Directory, indexed: IndexedFile, status: os.stat_result) -> RingFile:
+    path, closed = directory.path_of(indexed.name), indexed.closed
+    place = directory, indexed.name, status.st_ino
+    if closed is None:
+        return RingFile(path, status.st_size, is_complete=False, opened_ns=indexed.opened.opened_ns, _place=place)
+    return RingFile(
+        path,
+        status.st_size,
+        is_complete=True,
+        packets=closed.packets,
+        first_timestamp_ns=closed.first_timestamp_ns,
+        last_timestamp_ns=closed.last_timestamp_ns,
+        drops=closed.drops,
+        opened_ns=indexed.opened.opened_ns,
+        closed_ns=closed.closed_ns,
+        _place=place,
+    )

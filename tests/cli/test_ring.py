@@ -1,0 +1,301 @@
+"""``capctl files`` and ``capctl extract``, as they are typed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capd_client.cli.dissect import dissect, to_text
+from capd_protocol import pcapng
+from tests.client.helpers import PATIENCE_S, wait_until
+from tests.support.rings import Frame, opened_files, write_ring
+from tests.support.tools import capinfos, tshark_fields
+from tests.support.traffic import build_frames
+
+CAPCTL = (sys.executable, "-m", "capd_client.cli")
+T = 1_769_857_200 * 10**9  # 2026-01-31 11:00 UTC
+UDP = build_frames((64,))[0]
+SECOND_NS = 10**9
+
+
+def done(*words: str | Path, **arguments: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CAPCTL, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE_S, check=False, **arguments
+    )
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Path:
+    """Three files of ten packets, one each second, on two interfaces in turn."""
+    frames = [Frame(T + number * SECOND_NS, f"eth{number % 2}", UDP) for number in range(30)]
+    path = tmp_path / "a.pcapng"
+    write_ring(path, [frames[at : at + 10] for at in (0, 10, 20)], ["eth0", "eth1"])
+    return path
+
+
+# files ------------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_listed_with_what_is_in_them(ring: Path) -> None:
+    listed = done("files", ring, "--utc")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    header, first, *_, last = listed.stdout.splitlines()
+    assert header.split() == ["FIRST", "LAST", "PACKETS", "DROPPED", "SIZE", "FILE"]
+    size = f"{ring.with_name('a_00001_20260131000000.pcapng').stat().st_size / 1000:.1f} kB".split()
+    path = str(ring.with_name("a_00001_20260131000000.pcapng"))
+    assert first.split() == ["2026-01-31", "11:00:00.000", "2026-01-31", "11:00:09.000", "10", "0", *size, path]
+    assert last.split()[:2] == ["2026-01-31", "11:00:20.000"]
+    some = done("files", ring, "--from", "2026-01-31T11:00:10Z", "--to", "2026-01-31T11:00:20Z", "--json")
+    (line,) = map(json.loads, some.stdout.splitlines())
+    assert line == {
+        "path": str(ring.with_name("a_00002_20260131000000.pcapng")),
+        "size_bytes": ring.with_name("a_00002_20260131000000.pcapng").stat().st_size,
+        "is_complete": True,
+        "packets": 10,
+        "first_timestamp_ns": T + 10 * SECOND_NS,
+        "last_timestamp_ns": T + 19 * SECOND_NS,
+        "drops": {"eth0": 0, "eth1": 0},
+        "opened_ns": T + 10 * SECOND_NS,
+        "closed_ns": T + 19 * SECOND_NS,
+    }
+
+
+def test_one_that_is_being_written_is_shown_as_such(tmp_path: Path) -> None:
+    write_ring(tmp_path / "a.pcapng", [[Frame(T, "eth0", UDP)]], ["eth0"], last_is_open=True)
+    listed = done("files", tmp_path / "a.pcapng")
+    assert "(being written)" in listed.stdout
+    assert "?" in listed.stdout
+
+
+@pytest.mark.parametrize("command", ["files", "extract"])
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("--from", "2026-01-31T12:00Z"), 1, "span"),  # there is nothing
+        (("--to", "2020-01-01"), 1, "span"),
+        (("--from", "12:00:01", "--to", "12:00"), 2, "the span ends before it begins: from 12:00:01 to 12:00 (option"),
+        (("--from", "-1m", "--to", "-1h30m"), 2, "(option --to)"),
+        (("--from", "soon"), 2, "'soon' is no time: possible are"),
+        (("--to", "soon"), 2, "(option --to)"),
+    ],
+)
+def test_a_span_that_is_empty_or_none_is_told(
+    ring: Path, command: str, words: tuple[str, ...], status: int, said: str
+) -> None:
+    found = done(command, ring, *words)
+    assert (found.returncode, found.stdout) == (status, "")
+    assert said in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_times_ago_are_no_options(tmp_path: Path) -> None:
+    now_ns = int(datetime.now(UTC).timestamp() * 10**9)
+    frames = [Frame(now_ns - seconds * SECOND_NS, "eth0", UDP) for seconds in (7000, 4000, 100)]
+    write_ring(tmp_path / "a.pcapng", [frames], ["eth0"])
+    for words, packets in ((("--from", "-1h30m"), 2), (("--from", "-1h30m", "--to", "-30m"), 1), (("--to=-1h",), 2)):
+        found = done("extract", *words, tmp_path / "a.pcapng")
+        assert (found.returncode, found.stderr) == (0, "")
+        assert len(found.stdout.splitlines()) == packets
+
+
+# extract ----------------------------------------------------------------------------------------------------------
+
+SPAN = ("--from", "2026-01-31T11:00:05Z", "--to", "2026-01-31T11:00:25Z")
+
+
+def test_packets_are_shown_as_read_shows_them(ring: Path) -> None:
+    shown = done("extract", ring, *SPAN, "--utc")
+    text = to_text(dissect(UDP, 1))
+    assert shown.stdout.splitlines() == [f"11:00:{second:02}.000000 eth{second % 2} {text}" for second in range(5, 25)]
+    assert (shown.returncode, shown.stderr) == (0, "")
+    as_json = done("extract", ring, *SPAN, "--json")
+    lines = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert [line["timestamp_ns"] for line in lines] == [T + second * SECOND_NS for second in range(5, 25)]
+    assert lines[0].keys() >= {"interface", "interface_id", "captured_size_bytes", "protocol"}
+
+
+def test_packets_are_written_as_pcapng_that_others_read(ring: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.pcapng"
+    written = done("extract", ring, *SPAN, "-w", out)
+    assert (written.returncode, written.stdout, written.stderr) == (0, f"{out}: 20 packets\n", "")
+    found = tshark_fields(out, "frame.time_epoch", "frame.interface_name", "frame.len")
+    assert [(round(float(time)), name, size) for time, name, size in found] == [
+        (T // SECOND_NS + second, f"eth{second % 2}", "64") for second in range(5, 25)
+    ]
+    assert capinfos(out, "-o")["Strict time order"] == "True"
+    to_pipe = subprocess.run(
+        [*CAPCTL, "extract", str(ring), *SPAN, "-w", "-"], capture_output=True, timeout=PATIENCE_S, check=True
+    )
+    assert to_pipe.stdout == out.read_bytes()
+    assert to_pipe.stderr == b""
+
+
+def test_no_file_is_overwritten_without_being_asked(ring: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.pcapng"
+    out.write_text("precious")
+    refused = done("extract", ring, "-w", out)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "is there already" in refused.stderr
+    assert "--overwrite" in refused.stderr
+    assert out.read_text() == "precious"
+    nothing = done("extract", ring, "-w", out, "--overwrite", "--to", "2020-01-01")
+    assert nothing.returncode == 1
+    assert out.read_text() == "precious"
+    assert done("extract", ring, "-w", out, "--overwrite").returncode == 0
+    assert capinfos(out, "-c")["Number of packets"] == "30"
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    assert done("extract", ring, "-w", link).returncode == 1
+    assert not (tmp_path / "elsewhere").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_is_there_when_it_is_whole_or_not_at_all(ring: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.pcapng"
+    bad = done("extract", ring, "-w", out, "-f", "udp prot 53")
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert "capture filter" in bad.stderr
+    nothing = done("extract", ring, "-w", out, "-f", "tcp")
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert nothing.stderr == "capctl: there are no such packets in this span\n"
+    nowhere = done("extract", ring, "-w", tmp_path / "nowhere" / "out.pcapng")
+    assert nowhere.returncode == 1
+    assert "cannot be written: No such file or directory" in nowhere.stderr
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "a.pcapng.index",
+        *(each.name for each in tmp_path.glob("a_*")),
+    }
+
+
+def test_a_filter_chooses(ring: Path) -> None:
+    assert len(done("extract", ring, "-f", "udp port 50001").stdout.splitlines()) == 30
+
+
+def test_several_rings_and_files_come_as_one(ring: Path, tmp_path: Path) -> None:
+    path = tmp_path / "b.pcapng"
+    write_ring(path, [[Frame(T + number * SECOND_NS + 1, "wlan0", UDP) for number in range(30)]], ["wlan0"])
+    (single,) = tmp_path.glob("b_*")
+    for other in (path, single):
+        lines = [json.loads(line) for line in done("extract", ring, other, *SPAN, "--json").stdout.splitlines()]
+        times = [line["timestamp_ns"] for line in lines]
+        assert len(times) == 20 + 20
+        assert times == sorted(times)
+        assert {line["interface"] for line in lines} == {"eth0", "eth1", "wlan0"}
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_comes(ring: Path) -> None:
+    second = ring.with_name("a_00002_20260131000000.pcapng")
+    data = bytearray(second.read_bytes())
+    data[-8:] = b"\xff" * 8
+    second.write_bytes(data)
+    found = done("extract", ring)
+    assert found.returncode == 1
+    assert str(second) in found.stderr
+    assert "at byte" in found.stderr
+    assert 20 < len(found.stdout.splitlines()) < 30
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("--overwrite",), "--overwrite"),
+        (("-w", "-", "--overwrite"), "--overwrite"),
+        (("-w", "x", "--json"), "--json"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(ring: Path, words: tuple[str, ...], option: str) -> None:
+    refused = done("extract", ring, *words, cwd=ring.parent)
+    assert refused.returncode == 2
+    assert f"(option {option})" in refused.stderr
+    assert not (ring.parent / "x").exists()
+
+
+@pytest.mark.parametrize("command", ["files", "extract"])
+def test_where_there_is_no_ring_it_says_so(tmp_path: Path, command: str) -> None:
+    found = done(command, tmp_path / "none.pcapng")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "there is no file, and no none.pcapng.index" in found.stderr
+
+
+def test_it_takes_what_others_leave_of_processor_and_disk(tmp_path: Path) -> None:
+    frames = [Frame(T + number, "eth0", bytes(1000)) for number in range(3000)]
+    write_ring(tmp_path / "a.pcapng", [frames], ["eth0"])
+    # More than a pipe takes: it waits there.
+    with subprocess.Popen(
+        [*CAPCTL, "extract", str(tmp_path / "a.pcapng"), "-w", "-"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        wait_until(lambda: os.sched_getscheduler(process.pid) == os.SCHED_IDLE, "its scheduling class")
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
+        found = subprocess.run(
+            ["ionice", "-p", str(process.pid)], capture_output=True, text=True, check=True, timeout=10
+        )
+        assert found.stdout.strip() == "idle"
+        process.stdout.read()
+        assert process.wait(PATIENCE_S) == 0
+
+
+def packets_in(path: Path) -> list[tuple[int, str, bytes]]:
+    """Return time, interface and bytes of each packet."""
+    found: list[tuple[int, str, bytes]] = []
+    names: list[str] = []
+    for block in pcapng.read_blocks(path.read_bytes()):
+        match block:
+            case pcapng.InterfaceDescription(options=options):
+                names.append(dict(options)[pcapng.IF_NAME].decode())
+            case pcapng.EnhancedPacket():
+                found.append((block.timestamp, names[block.interface_id], bytes(block.data)))
+            case _:
+                pass
+    return found
+
+
+@pytest.mark.long
+def test_ten_seconds_out_of_two_hundred_files_are_what_tshark_finds_in_all_of_them(tmp_path: Path) -> None:
+    # A file every three seconds, 400 MB in all, on two interfaces that are not quite in step.
+    files, packets, size_bytes = 200, 1400, 1400
+    step_ns = 3 * SECOND_NS // packets
+    body = bytes(range(256)) * 6
+    path = tmp_path / "big" / "a.pcapng"
+    path.parent.mkdir()
+    written: list[Path] = []
+    for at in range(0, files, 20):  # not all in memory at once
+        contents = [
+            [
+                Frame(
+                    T + (file * packets + number) * step_ns + (number * 7919) % 999,
+                    f"eth{number * 7 % 3 % 2}",
+                    (UDP + file.to_bytes(2, "big") + number.to_bytes(2, "big") + body)[: size_bytes - number % 3],
+                )
+                for number in range(packets)
+            ]
+            for file in range(at, at + 20)
+        ]
+        written += write_ring(path, contents, ["eth0", "eth1"], first_number=at + 1)
+    begin_ns = T + 300 * SECOND_NS + SECOND_NS // 2
+    end_ns = begin_ns + 10 * SECOND_NS
+    out, merged, expected = tmp_path / "out.pcapng", tmp_path / "merged.pcapng", tmp_path / "expected.pcapng"
+    with opened_files(path.parent) as names:
+        span = ("--from", f"{begin_ns / 1e9:.9f}", "--to", f"{end_ns / 1e9:.9f}")
+        began_s = time.monotonic()
+        done_ = done("extract", path, *span, "-w", out)
+        took_s = time.monotonic() - began_s
+    assert (done_.returncode, done_.stderr) == (0, "")
+    # 300.5 s to 310.5 s: the files from 300 s to 312 s, numbered from 1.
+    assert names == {"a.pcapng.index", *(each.name for each in written[100:104])}
+    assert took_s < 15  # a look at everything would take longer, though by how much depends on the disk
+    subprocess.run(["mergecap", "-w", merged, *written], check=True, timeout=PATIENCE_S)
+    wanted = f"frame.time_epoch >= {begin_ns / 1e9:.9f} && frame.time_epoch < {end_ns / 1e9:.9f}"
+    command = ["tshark", "-n", "-r", str(merged), "-Y", wanted, "-w", str(expected)]
+    subprocess.run(command, check=True, capture_output=True, timeout=50)
+    found = packets_in(out)
+    assert len(found) == pytest.approx(10 * packets / 3, abs=3)
+    assert [each[0] for each in found] == sorted(each[0] for each in found)
+    assert sorted(found) == sorted(packets_in(expected))
