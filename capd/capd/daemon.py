@@ -15,6 +15,7 @@ from capd.audit import Audit
 from capd.captures import Captures
 from capd.config import Config, ConfigError
 from capd.configured import Configured
+from capd.detached import Detached
 from capd.monitor import Monitor
 from capd.server import Server
 
@@ -40,12 +41,14 @@ class Daemon:
         self._monitor = Monitor()
         self._captures = Captures(self._configuration.policy)
         self._configured = Configured(self._captures, self._monitor, self._audit, state_directory)
-        self._server = Server(self._captures, self._monitor, self._audit)
+        self._detached = Detached(self._captures, self._monitor, self._audit)
+        self._server = Server(self._captures, self._detached, self._monitor, self._audit)
 
     async def serve(self, listener: socket.socket) -> None:
         """Serve everybody until told to stop."""
         watchdog_s = systemd.watchdog_interval_s(os.environ, os.getpid())
         async with self._working() as nursery:
+            self._detached.open(nursery)
             self._configured.start(self._configuration.captures, nursery)
             nursery.start_soon(self._server.serve, trio.socket.from_stdlib_socket(listener))
             nursery.start_soon(systemd.keep_status, self._server.status)

@@ -15,6 +15,7 @@ import trio.testing
 from capd import limits, systemd
 from capd.audit import Audit
 from capd.captures import Captures
+from capd.detached import Detached
 from capd.monitor import Monitor
 from capd.peer import Peer
 from capd.policy import Policy
@@ -233,7 +234,8 @@ def test_a_manager_that_is_gone_is_worth_a_warning(
 
 async def test_the_status_counts_captures_and_their_users() -> None:
     captures = Captures(Policy(owner_id=1000))
-    server = Server(captures, Monitor(), Audit())
+    monitor, audit = Monitor(), Audit()
+    server = Server(captures, Detached(captures, monitor, audit), monitor, audit)
     assert server.status() == "0 captures of 0 users, 0 clients"
     root, user = (Peer(1, user_id, user_id, ()) for user_id in (0, 1000))
     with captures.granted(root, request_for("lo")):
