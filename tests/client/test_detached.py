@@ -1,6 +1,7 @@
 """Captures that stay when their client leaves, are found again by name, and are told what to do by others."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -590,3 +591,54 @@ def test_a_stuck_client_cannot_be_made_to_keep_the_daemon_alive(own_bench: Bench
         began_s = time.monotonic()
         assert own_bench.daemon.terminate() == 0
         assert time.monotonic() - began_s < 10
+
+
+# Many who hear of one ---------------------------------------------------------------------------------------------
+
+
+_SUBSCRIBER = """
+import json, sys, time
+from capd_client import CaptureSession
+with CaptureSession.attach("stays", socket_path=sys.argv[1]) as capture:
+    print("runs", flush=True)
+    files, late_s, lagged = 0, [], 0
+    while capture.end_reason is None:
+        kind, message = capture.wait_for_event(timeout=20)
+        if kind == capture.SP_FILE:
+            files += 1
+        elif kind == capture.SP_FILE_CLOSED and message.packets == 2:
+            late_s.append(time.time() - message.last_timestamp_ns / 1e9)
+        elif kind == capture.SP_LAGGED:
+            lagged += message
+    print(json.dumps([files, late_s, lagged, capture.packetcount]), flush=True)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.alone
+def test_ten_hear_of_one_capture_and_the_one_that_is_stuck_costs_the_others_nothing(bench: Bench) -> None:
+    files = 1500  # more events than wait for one client
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(staying(bench, ringbuffer_packets=2, ringbuffer_files=3, update_interval=0.02))
+        stuck = stack.enter_context(attach(bench, "stays"))
+        words = [sys.executable, "-c", _SUBSCRIBER, bench.daemon.socket_path]
+        subscribers = [
+            stack.enter_context(subprocess.Popen(words, stdout=subprocess.PIPE, text=True)) for _ in range(9)
+        ]
+        for each in subscribers:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "runs\n"
+        bench.send(2 * files, rate_pps=400)
+        wait_until(lambda: listed(bench)[0].packets_total == 2 * files, "all are captured")
+        stop(bench, "stays")
+        # It is told what it missed, and no count is missing.
+        events = drain(stuck)
+        (missed,) = of_type(events, stuck.SP_LAGGED)
+        heard = len(of_type(events, stuck.SP_FILE)) + len(of_type(events, stuck.SP_FILE_CLOSED))
+        assert heard + int(str(missed)) == 2 * (files + 1)
+        assert stuck.packetcount == 2 * files
+        results = [json.loads(each.communicate(timeout=PATIENCE_S)[0]) for each in subscribers]
+    assert [(opened, lagged, packets) for opened, _, lagged, packets in results] == [(files + 1, 0, 2 * files)] * 9
+    assert [len(late_s) for _, late_s, _, _ in results] == [files] * 9
+    # From the last packet of each file, by the kernel's clock, to the word that the file is complete.
+    assert max(max(late_s) for _, late_s, _, _ in results) < 0.15
