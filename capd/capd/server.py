@@ -301,6 +301,7 @@ class _Client:
         """Send what a view has to tell until the client leaves."""
         self._audit.granted(self._peer, request)
         try:
+            self._connection.expect_no_descriptor()
             await self._connection.send_in_time(encode(Watching()))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_from, view, nursery.cancel_scope)
@@ -450,19 +451,21 @@ class _Client:
 
     async def _attach(self, request: AttachCapture) -> None:
         """Tell of a capture that runs until it ends or the client leaves."""
+        self._connection.expect_no_descriptor()
         capture = self._captures.find(self._peer, request.capture, to_control=False)
         directory_fd = capture.open_directory()
         try:
             attached, subscriber = capture.attach()
             with self._captures.followed(capture, subscriber):
-                self._audit.granted(self._peer, request)
+                which = {"capture": capture.capture_id, "name": capture.name}
+                self._audit.granted(self._peer, request, **which)
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._obey_until_left, capture, subscriber, nursery)
                         await self._tell_of(attached, subscriber, directory_fd)
                         nursery.cancel_scope.cancel()
                 finally:
-                    self._audit.ended(self._peer, request)
+                    self._audit.ended(self._peer, request, **which)
         finally:
             os.close(directory_fd)
         if self._violation is not None:

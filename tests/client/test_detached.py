@@ -14,6 +14,13 @@ from pathlib import Path
 import anyio
 import pytest
 
+from capd.audit import Audit
+from capd.captures import Captures
+from capd.detached import Detached
+from capd.errors import RequestRefused
+from capd.monitor import Monitor
+from capd.peer import Peer
+from capd.policy import Policy
 from capd_client import (
     CaptureEnded,
     CaptureError,
@@ -38,14 +45,20 @@ from capd_protocol.messages import (
     EndReason,
     FailureCode,
     FlushCapture,
+    Flushed,
+    InterfaceSnapshot,
+    Message,
     Refused,
     RotateCapture,
+    Rotated,
     StopCapture,
+    WatchInterfaces,
 )
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, drain, of_type, read_complete, wait_for_packets, wait_until
 from tests.support.attack import RawClient, beginning_worker, opened, request_for, with_limits
 from tests.support.daemon import as_user, running_daemon
+from tests.support.tools import descriptors_of
 
 #: Of this module alone.
 ALICE, BOB = 23551, 23552
@@ -54,6 +67,10 @@ GROUP_ID = 1
 
 def listed(bench: Bench) -> tuple[CaptureSummary, ...]:
     return list_captures(socket_path=bench.daemon.socket_path)
+
+
+def descriptors(bench: Bench) -> int:
+    return len(descriptors_of(bench.daemon.process.pid))
 
 
 def attach(bench: Bench, capture: int | str) -> CaptureSession:
@@ -157,6 +174,7 @@ def test_a_client_that_is_killed_leaves_it_alone(bench: Bench) -> None:
 def test_files_are_read_through_the_directory_that_is_passed(bench: Bench) -> None:
     with staying(bench, ringbuffer_packets=3):
         bench.send(4)
+        wait_until(lambda: listed(bench)[0].packets_total == 4, "all are counted")
         bench.directory.rename(bench.directory.with_name("elsewhere"))
         try:
             with attach(bench, "stays") as capture:
@@ -211,16 +229,14 @@ def test_a_capture_that_does_not_start_is_refused_and_nothing_is_left(bench: Ben
 
 def test_a_client_that_leaves_before_it_runs_leaves_nothing(own_bench: Bench) -> None:
     bench = own_bench
-    descriptors = len(list(Path(f"/proc/{bench.daemon.process.pid}/fd").iterdir()))
+    before = descriptors(bench)
     session = bench.session(name="stays", detach=True)
     beginning_worker(bench.daemon)
     session.abandon()
     wait_until(lambda: bench.daemon.workers() == [], "no process is left")
     wait_until(lambda: listed(bench) == (), "it is not in the list")
     assert not bench.savefile.exists()
-    wait_until(
-        lambda: len(list(Path(f"/proc/{bench.daemon.process.pid}/fd").iterdir())) == descriptors, "all are closed"
-    )
+    wait_until(lambda: descriptors(bench) == before, "all are closed")
 
 
 def test_the_daemon_ends_it_well_when_it_is_stopped(own_bench: Bench) -> None:
@@ -580,6 +596,66 @@ def test_who_asks_for_more_before_an_answer_breaks_the_protocol(bench: Bench) ->
         (failure,) = [message.failure for message in client.rest() if isinstance(message, Refused)]
         assert failure.code == FailureCode.PROTOCOL
         assert len(listed(bench)) == 1
+
+
+@pytest.mark.parametrize("request_", [AttachCapture(capture="stays"), WatchInterfaces()], ids=["attach", "watch"])
+def test_a_client_cannot_pass_its_own_end_to_keep_a_connection(own_bench: Bench, request_: Message) -> None:
+    with staying(own_bench):
+        with RawClient(own_bench.daemon.socket_path) as first:  # interfaces are watched from now on
+            first.send(WatchInterfaces())
+            first.receive(InterfaceSnapshot)
+            first.finish()
+        before = descriptors(own_bench)
+        with RawClient(own_bench.daemon.socket_path) as client:
+            client.send(request_, [client.socket.fileno()])
+            assert client.refusal().code == FailureCode.PROTOCOL
+        wait_until(lambda: descriptors(own_bench) == before, "the connection is gone")
+
+
+async def test_a_daemon_of_one_client_has_no_captures_that_stay() -> None:
+    captures = Captures(Policy(owner_id=0))
+    detached = Detached(captures, Monitor(), Audit())
+    with pytest.raises(RequestRefused) as refused:
+        await detached.start(Peer(1, 0, 0, ()), request_for("lo", name="a", detached=True), 0)
+    assert (refused.value.failure.code, refused.value.failure.argument) == (FailureCode.UNSUPPORTED, "detach")
+
+
+def test_there_are_only_so_many_detached_captures(user_dir: Path, lasting_veth: tuple[str, str]) -> None:
+    with running_daemon(user_dir, prefix=with_limits(MAX_DETACHED=1)) as daemon:
+        bench = Bench(daemon, *lasting_veth, user_dir)
+        with staying(bench):
+            with bench.session(name="b", detach=True) as capture, pytest.raises(ResourceError, match="stop one first"):
+                capture.wait_started(PATIENCE_S)
+            assert len(listed(bench)) == 1
+        with staying(bench, name="b"):
+            pass
+
+
+def test_who_is_attached_to_a_capture_of_a_session_hears_that_its_client_left(bench: Bench) -> None:
+    with bench.running(name="own") as owner, attach(bench, "own") as witness:
+        bench.send(2)
+        wait_for_packets(witness, 2)
+        owner.terminate()
+        assert drain(witness)[-1] == (witness.SP_ENDED, EndReason.CLIENT_LEFT)
+
+
+def test_clients_that_come_and_go_leave_nothing(own_bench: Bench) -> None:
+    bench = own_bench
+    with staying(bench, ringbuffer_packets=1000):
+        before = descriptors(bench)
+        for left in range(40):
+            with RawClient(bench.daemon.socket_path) as client:
+                client.send(AttachCapture(capture="stays"))
+                if left % 4:
+                    client.receive(Attached)
+                if left % 4 > 1:
+                    client.send(FlushCapture() if left % 8 > 3 else RotateCapture())
+                if left % 4 > 2:
+                    client.receive(Flushed if left % 8 > 3 else Rotated)
+        wait_until(lambda: descriptors(bench) == before, "all are closed")
+        with attach(bench, "stays") as capture:
+            capture.flush()
+    assert "failed" not in bench.daemon.log
 
 
 def test_a_stuck_client_cannot_be_made_to_keep_the_daemon_alive(own_bench: Bench) -> None:

@@ -390,6 +390,8 @@ class Capture:
         """Carry out what was ordered and can be done by now, in order. What is left at the end has no answer."""
         while self._orders and self._end is None:
             order, asked_ns = self._orders[0]
+            asked_ns = min(asked_ns, time.time_ns())  # the clock may have been set back
+            self._orders[0] = order, asked_ns
             failure: Failure | None = None
             if isinstance(order, Rotate):
                 failure = self._rotate()

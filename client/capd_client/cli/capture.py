@@ -281,6 +281,7 @@ OPTIONS = {
 
 _ENDINGS = {
     EndReason.STOPPED: "stopped",
+    EndReason.CLIENT_LEFT: "its program has left",
     EndReason.DAEMON_STOPPING: "capd was stopped",
     EndReason.DURATION: "time is up",
     EndReason.FILESIZE: "the file is full",
