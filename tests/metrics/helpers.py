@@ -5,10 +5,22 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from capd.audit import Audit
+from capd.captures import Captures
+from capd.detached import Detached
+from capd.monitor import Monitor
+from capd.server import Server
+
 #: curl(1), EXIT CODES.
 CURL_REFUSED = 7
 #: A metric with its labels, such as ``capd_captures{capture="dns"}``.
 Samples = dict[str, float]
+
+
+def new_server(captures: Captures) -> Server:
+    """Return a server that serves nobody."""
+    monitor, audit = Monitor(), Audit()
+    return Server(captures, Detached(captures, monitor, audit), monitor, audit)
 
 
 def scrape_text(path: Path | str) -> str:

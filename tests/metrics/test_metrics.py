@@ -16,16 +16,13 @@ import pytest
 import trio
 
 from capd import check_config
-from capd.audit import Audit
 from capd.captures import Captures
 from capd.config import MetricsAddress
 from capd.metrics import Metrics
-from capd.monitor import Monitor
 from capd.policy import Policy
-from capd.server import Server
 from capd_client import CaptureSession, InterfaceError, list_captures, stop_capture
 from tests.client.helpers import drain, wait_for_packets
-from tests.metrics.helpers import CURL_REFUSED, parsed, scrape, scrape_text
+from tests.metrics.helpers import CURL_REFUSED, new_server, parsed, scrape, scrape_text
 from tests.support.attack import (
     FRAMES,
     PATIENCE_S,
@@ -408,7 +405,7 @@ def shut_listener(name: tuple[str, int]) -> None:
 
 async def test_a_socket_that_fails_ends_no_capture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     captures = Captures(Policy(()))
-    metrics = Metrics(captures, Server(captures, Monitor(), Audit()))
+    metrics = Metrics(captures, new_server(captures))
     address = MetricsAddress(ipaddress.IPv4Address("0.0.0.0"), 9105)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:

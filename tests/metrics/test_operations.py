@@ -6,15 +6,12 @@ from pathlib import Path
 import pytest
 
 from capd import config
-from capd.audit import Audit
 from capd.captures import Captures
 from capd.metrics_page import Page
-from capd.monitor import Monitor
 from capd.policy import Policy
-from capd.server import Server
 from capd.tally import Counts
 from capd_protocol.messages import EndReason
-from tests.metrics.helpers import parsed
+from tests.metrics.helpers import new_server, parsed
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 #: Of Prometheus itself, or of other programs.
@@ -42,7 +39,7 @@ async def metrics() -> dict[str, set[str]]:
     """Return the labels of all metrics that a daemon tells, and their values, where a capture has a name."""
     captures = Captures(Policy(()))
     captures.tally.add_ended("kept", Counts(), EndReason.STOPPED)
-    text = (await Page(captures, Server(captures, Monitor(), Audit())).text()).decode()
+    text = (await Page(captures, new_server(captures)).text()).decode()
     found: dict[str, set[str]] = {name: set() for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)}
     for sample in parsed(text):
         name, _, labels = sample.partition("{")

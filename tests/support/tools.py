@@ -1,5 +1,6 @@
 """What other people's tools say of our files."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -47,5 +48,8 @@ def ip_json(*arguments: str) -> Any:
 
 def descriptors_of(process_id: int) -> list[str]:
     """Return what a process's descriptors are open on."""
-    folder = Path(f"/proc/{process_id}/fd")
-    return [os.readlink(entry) for entry in folder.iterdir()]  # noqa: PTH115  # sockets are no paths
+    found: list[str] = []
+    for entry in Path(f"/proc/{process_id}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(entry))  # noqa: PTH115  # sockets are no paths
+    return found
