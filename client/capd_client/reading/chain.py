@@ -144,7 +144,7 @@ def _guess_blocks(words: U32) -> I64:
     lengths = words.take(begins + 1, mode="clip")
     matches = words.take(begins + (lengths >> 2) - 1, mode="clip") == lengths
     lane, begins = lane[matches], begins[matches]
-    at = begins[np.flatnonzero(np.diff(lane, prepend=-1))]
+    at: I64 = begins[np.flatnonzero(np.diff(lane, prepend=-1))]
     if len(at) < _WORTH_LANES:
         return np.empty(0, np.int64)
     # A lane ends where the next one begins; one that goes past it was, or was led, astray.
@@ -158,7 +158,7 @@ def _guess_blocks(words: U32) -> I64:
             # Lanes that have come to their end go on with the others: stopping them costs more.
             lengths.take(at, mode="clip", out=sizes)
             np.right_shift(sizes, 2, out=sizes)
-            at = at + sizes
+            at = np.add(at, sizes, dtype=np.int64)
     grid = np.stack(steps, axis=1)
     guesses: I64 = grid[grid < ends[:, np.newaxis]]
     return guesses

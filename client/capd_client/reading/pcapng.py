@@ -162,7 +162,7 @@ class PcapngParser:
         for position, block_type, length in zip(
             positions.tolist(), headers[:, 0].tolist(), headers[:, 1].tolist(), strict=True
         ):
-            at = position * 4
+            at = int(position) * 4
             try:
                 self._parse_other(block_type, data[at + 8 : at + length - 4].data)
             except (pcapng.MalformedFileError, struct.error) as error:
