@@ -36,6 +36,7 @@ class _File:
         self.descriptor = descriptor
         self.name = name
         self.at = 0
+        self._size_at_close = 0
         self._parser: PcapngParser | PcapParser | None = None
 
     @property
@@ -47,7 +48,7 @@ class _File:
         return self.descriptor >= 0
 
     def size_bytes(self) -> int:
-        return os.fstat(self.descriptor).st_size
+        return os.fstat(self.descriptor).st_size if self.is_open else self._size_at_close
 
     def rest_bytes(self) -> int:
         return max(0, self.size_bytes() - self.at)
@@ -107,6 +108,7 @@ class _File:
 
     def close(self) -> None:
         if self.descriptor >= 0:
+            self._size_at_close = self.size_bytes()
             os.close(self.descriptor)
             self.descriptor = -1
 
@@ -157,11 +159,17 @@ class Reader:
 
     @property
     def rest_bytes(self) -> int:
-        """How many bytes stand behind what was read: more than 0 at the end where the last record is not whole."""
+        """How many bytes stand behind what was read: more than 0 at the end where the last record is not whole.
+
+        After ``close`` as it was then.
+        """
         return self._file.rest_bytes() if self._file is not None else 0
 
     def close(self) -> None:
-        """Close the file; packets and batches that were given stay valid. Safe to call again."""
+        """Close the file; packets and batches that were given stay valid. Safe to call again.
+
+        An iteration ends then, a packet's behind the rest of its batch.
+        """
         if self._file is not None:
             self._file.close()
 
