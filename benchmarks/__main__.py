@@ -1,4 +1,4 @@
-"""Measures capd beside other capture programs, on veth pairs of a network namespace of its own."""
+"""Measures capd beside other programs that capture, on veth pairs of a network namespace of its own, or read."""
 
 import argparse
 import contextlib
@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 from benchmarks import cases, tables
 from benchmarks.cases import Case, Place, Reading
+from benchmarks.reading import READING_CASES, measure_reading
 from benchmarks.tools import TOOLS, Tool
 from tests.support.namespace import enter_private_network_namespace, veth_pair
 
 #: Enough for a look in two minutes.
-_QUICK = ("64-B", "saturated-tmpfs", "start", "latency")
+_QUICK = ("64-B", "saturated-tmpfs", "start", "latency", *READING_CASES)
 _QUICK_PACKETS = 300_000
 _LONG = "packets-100M"
 #: A start is over so soon that more of them cost nothing.
@@ -30,12 +31,12 @@ class Run(NamedTuple):
     """One program, measured once."""
 
     case: str
-    tool: type[Tool]
+    tool: str
     read: Callable[[], Reading]
 
 
 def _arguments() -> argparse.Namespace:
-    names = [*(case.name for case in cases.CASES), *cases.SPECIAL]
+    names = [*(case.name for case in cases.CASES), *cases.SPECIAL, *READING_CASES]
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"two minutes: {', '.join(_QUICK)}, fewer packets")
     parser.add_argument("--long", action="store_true", help=f"also {_LONG}, which takes minutes")
@@ -53,11 +54,19 @@ def _runs(wanted: Callable[[str], bool], tools: list[type[Tool]], place: Place, 
     for case in cases.CASES:
         if wanted(case.name):
             takers = [tool for tool in tools if _takes(tool, case)]
-            plan.append([Run(case.name, tool, partial(cases.capture, tool, case, place, packets)) for tool in takers])
+            plan.append(
+                [Run(case.name, tool.name, partial(cases.capture, tool, case, place, packets)) for tool in takers]
+            )
     for name, (own_tools, read) in cases.SPECIAL.items():
         if wanted(name):
             times = _STARTS if name == "start" else 1
-            plan.append([Run(name, tool, partial(read, tool, place)) for tool in own_tools if tool in tools] * times)
+            plan.append(
+                [Run(name, tool.name, partial(read, tool, place)) for tool in own_tools if tool in tools] * times
+            )
+    for name, readers in READING_CASES.items():
+        if wanted(name):
+            installed = [reader for reader in readers if reader.is_installed()]
+            plan.append([Run(name, each.name, partial(measure_reading, each, place, packets)) for each in installed])
     return plan
 
 
@@ -72,16 +81,17 @@ def _measure(plan: list[list[Run]], repetitions: int) -> tuple[tables.Readings, 
     for runs in plan:
         for repetition in range(repetitions):
             for name, tool, read in runs:
-                _say(f"{name}: {tool.name}, {repetition + 1} of {repetitions}")
+                _say(f"{name}: {tool}, {repetition + 1} of {repetitions}")
                 try:
                     reading = read()
                 except (cases.WrongCountError, RuntimeError, ValueError, OSError) as error:
                     failed += 1
-                    _say(f"ERROR: {name}: {tool.name}: {error}")
+                    _say(f"ERROR: {name}: {tool}: {error}")
                     continue
                 for figure, value in reading.items():
-                    readings[name][tool.name][figure].append(value)
+                    readings[name][tool][figure].append(value)
     _add_switches(readings)
+    _add_ratios(readings)
     return readings, failed
 
 
@@ -95,6 +105,16 @@ def _add_switches(readings: dict[str, dict[str, dict[str, list[float]]]]) -> Non
         both = zip(figures["cpu_ns"], plain_ns, strict=False)
         if switches_ns := [(ring_ns - file_ns) * packets_per_file for ring_ns, file_ns in both]:
             figures["switch_ns"] = switches_ns
+
+
+def _add_ratios(readings: dict[str, dict[str, dict[str, list[float]]]]) -> None:
+    """Reckon how many times as fast as others capd reads, in each repetition."""
+    for name in READING_CASES:
+        by_tool = readings.get(name, {})
+        for tool, figures in by_tool.items():
+            if tool != "capd" and "capd" in by_tool:
+                both = zip(by_tool["capd"]["read_pps"], figures["read_pps"], strict=False)
+                figures["times_peer"] = [own / other for own, other in both]
 
 
 def _say(text: str) -> None:
@@ -139,7 +159,11 @@ def main() -> int:
     }
     print(f"Linux {machine['kernel']}, {len(processors)} processors, load before: {load_before[0]:.2f}")
     print("Median (least-most) of all repetitions.\n")
-    print(tables.readings_table(readings) + "\n")
+    # Others read than capture.
+    captured = {name: each for name, each in readings.items() if name not in READING_CASES}
+    was_read = {name: each for name, each in readings.items() if name in READING_CASES}
+    for each in filter(None, (captured, was_read)):
+        print(tables.readings_table(each) + "\n")
     print(tables.goals_table(readings))
     if failed:
         print(f"\n{failed} runs failed; their readings are left out.")

@@ -85,14 +85,15 @@ class Case:
     only_capd: bool = False
 
 
-_IMIX = (64, 576, 1500), (7, 4, 1)
+#: Sizes and shares of packets.
+IMIX = (64, 576, 1500), (7, 4, 1)
 CASES = (
     Case("64-B", (64,)),
-    Case("IMIX", *_IMIX),
+    Case("IMIX", *IMIX),
     Case("1500-B", (1500,)),
-    Case("interfaces", *_IMIX, interfaces=3),
-    Case("filter", *_IMIX, capture_filter="udp port 50001"),
-    Case("ring", *_IMIX, file_kb=1000, files=10),
+    Case("interfaces", *IMIX, interfaces=3),
+    Case("filter", *IMIX, capture_filter="udp port 50001"),
+    Case("ring", *IMIX, file_kb=1000, files=10),
     Case("saturated-64-B", (64,), packets=2_000_000, rate_pps=None, file_kb=10_000, files=10),
     Case("saturated-tmpfs", (1500,), packets=2_000_000, rate_pps=SATURATING_PPS, file_kb=10_000, files=10),
     Case("saturated-disk", (1500,), packets=2_000_000, rate_pps=SATURATING_PPS, file_kb=10_000, files=10, on_disk=True),

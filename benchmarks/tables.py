@@ -20,6 +20,8 @@ FIGURES = {
     "latency_p99_s": ("packet to event, 99 %", "ms", 1e-3),
     "idle_share": ("of one processor, idle", "%", 0.01),
     "switch_ns": ("a switch of files", "µs", 1e3),
+    "read_pps": ("read", "Mpps", 1e6),
+    "times_peer": ("capd reads so many times as fast", "", 1.0),
 }
 
 
@@ -84,6 +86,8 @@ GOALS = (
     Goal("CPU per packet: 10 million packets / 1 million", "packets-10M", "cpu_ns", 1.15, "capd", "packets-1M"),
     Goal("CPU per packet: 100 million packets / 1 million", "packets-100M", "cpu_ns", 1.15, "capd", "packets-1M"),
     Goal("CPU per packet: ring of 1,000 files / of 2", "ring-1000-files", "cpu_ns", 1.15, "capd", "ring-2-files"),
+    Goal("reading in batches, IMIX: Mpps", "read-batches", "read_pps", 15, is_least=True),
+    Goal("reading packet by packet, IMIX: Mpps", "read-packets", "read_pps", 2, is_least=True),
 )
 
 
@@ -127,7 +131,7 @@ def readings_table(readings: Readings) -> str:
         for figure, (name, unit, _) in FIGURES.items():
             cells = [summary(values, figure) if (values := by_tool.get(t, {}).get(figure)) else "-" for t in tools]
             if any(cell != "-" for cell in cells):
-                rows.append([case, f"{name}, {unit}", *cells])
+                rows.append([case, f"{name}, {unit}" if unit else name, *cells])
     return table(["case", "figure", *tools], rows)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import cases, tables
 from benchmarks.measure import Memory, parse_smaps
+from benchmarks.reading import READING_CASES, FileReader, measure_reading
 from benchmarks.tables import GOALS, Goal, judge
 from benchmarks.tools import TOOLS, Capd, Job, Outcome, Tool, number_before, parse_sync_pipe
 from tests.support.namespace import private_network_namespace, veth_pair
@@ -75,7 +76,7 @@ def test_readings_are_shown_with_their_spread() -> None:
 
 
 def test_the_goals_speak_of_cases_that_there_are() -> None:
-    names = {case.name for case in cases.CASES} | set(cases.SPECIAL)
+    names = {case.name for case in cases.CASES} | set(cases.SPECIAL) | set(READING_CASES)
     assert {goal.case for goal in GOALS} | {goal.other_case or goal.case for goal in GOALS} <= names
     assert {goal.figure for goal in GOALS} <= set(tables.FIGURES)
 
@@ -128,3 +129,16 @@ def test_what_takes_no_load_is_measured(place: cases.Place) -> None:
     assert cases.start(Capd, place)["start_s"] > 0
     assert cases.latency(place, 200)["latency_p99_s"] > 0
     assert cases.idle(place, 2)["private_bytes"] > 0
+
+
+@pytest.mark.parametrize("case", READING_CASES)
+def test_each_reader_goes_through_a_file(case: str, tmp_path: Path) -> None:
+    for reader in READING_CASES[case]:
+        if reader.is_installed():
+            assert measure_reading(reader, cases.Place(tmp_path, tmp_path, 0, 1), PACKETS)["read_pps"] > 0
+
+
+def test_a_reader_that_misses_packets_is_an_error(tmp_path: Path) -> None:
+    blind = FileReader("blind", PACKETS, lambda _: 0)
+    with pytest.raises(cases.WrongCountError):
+        measure_reading(blind, cases.Place(tmp_path, tmp_path, 0, 1), PACKETS)

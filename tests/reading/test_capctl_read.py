@@ -40,7 +40,7 @@ DNS = ip(17, bytes(dpkt.udp.UDP(sport=9, dport=53, data=DNS_DATA, ulen=8 + len(D
         (DNS, "IP 10.0.0.1.9 > 10.0.0.2.53: DNS query example.org, 0 answers"),
         (MACS + b"\x88\xccabc", "LLDP 02:00:00:00:00:01 > 02:00:00:00:00:02: length 17"),
         (MACS + b"\x88\xb5abc", "ethertype 0x88b5 02:00:00:00:00:01 > 02:00:00:00:00:02: length 17"),
-        (b"short", "malformed [cannot be parsed: NeedData], length 5"),
+        (b"short", "Ethernet [truncated], length 5"),
     ],
 )
 def test_a_packet_as_a_line(frame: bytes, text: str) -> None:

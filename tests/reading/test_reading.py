@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,7 @@ def test_chains_followed_side_by_side_are_those_followed_one_by_one(
     while at < len(body):
         expected.append(at // 4)
         at += struct.unpack_from("<I", body, at + 4)[0]
-    assert chain.follow_blocks(words).tolist() == expected
+    assert chain.follow_blocks(words)[0].tolist() == expected
 
 
 def test_many_mixed_packets_are_read_as_tshark_does(tmp_path: Path) -> None:
@@ -301,6 +302,87 @@ def _append(path: Path, data: bytes) -> None:
     with path.open("ab", buffering=0) as file:
         for at in range(len(data)):
             file.write(data[at : at + 1])
+
+
+def test_several_files_are_followed_side_by_side(tmp_path: Path) -> None:
+    data, ends = small("<")
+    paths = [write(tmp_path / name, data[: ends[0]]) for name in "ab"]
+    with read(paths[0], follow=True) as first, read(paths[1], follow=True) as second:
+        found = [next(iter(each)).timestamp_ns for each in (first, second)]
+        for begin, end in pairwise(ends):
+            for path, reader in ((paths[1], second), (paths[0], first)):
+                with path.open("ab") as file:
+                    file.write(data[begin:end])
+                found.append(next(iter(reader)).timestamp_ns)
+    assert found == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_file_that_is_replaced_is_read_to_its_end_first(tmp_path: Path) -> None:
+    data, ends = small("<")
+    path = write(tmp_path / "a", data[: ends[0]])
+    with read(path, follow=True) as reader:
+        packets = iter(reader)
+        assert next(packets).timestamp_ns == 0
+        with path.open("ab") as file:
+            file.write(data[ends[0] :])
+        write(tmp_path / "b", data[: ends[0]]).rename(path)
+        assert [next(packets).timestamp_ns for _ in range(2)] == [1, 2]
+        with pytest.raises(ReadError) as raised:
+            next(packets)
+    assert raised.value.offset_bytes == len(data)
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_reader_closed_in_the_middle_ends(tmp_path: Path, follow: bool) -> None:
+    data, _ = small("<")
+    large = data + packet("<", 0, 9, bytes(1400)) * 2000
+    reader = read(write(tmp_path / "a", large), follow=follow)
+    batches = reader.batches()
+    batch = next(batches)
+    kept = batch.data[int(batch.offsets[-1]) :].tobytes()
+    rest_bytes = reader.rest_bytes
+    assert 0 < rest_bytes < len(large)
+    reader.close()
+    reader.close()
+    assert list(batches) == []
+    assert reader.rest_bytes == rest_bytes
+    assert reader.interfaces[0].name == "eth0"
+    assert batch.data[int(batch.offsets[-1]) :].tobytes() == kept
+
+
+def test_the_rest_is_told_behind_the_reader_s_context(tmp_path: Path) -> None:
+    data, _ = small("<")
+    with read(write(tmp_path / "a", data + data[:9])) as reader:
+        assert len(list(reader)) == 3
+    assert reader.rest_bytes == 9
+
+
+@pytest.mark.parametrize("files", [4, 6])
+def test_files_that_a_ring_has_deleted_are_read_or_missed_aloud(
+    daemon: Daemon, user_dir: Path, veth: tuple[str, str], files: int
+) -> None:
+    sender, receiver = veth
+    silence(sender)
+    silence(receiver)
+    frames = [local_frame(80 + number % 50, number) for number in range(files * 100)]
+    with capturing(
+        daemon,
+        interfaces=receiver,
+        savefile=user_dir / "ring.pcapng",
+        ringbuffer_packets=100,
+        ringbuffer_files=2,
+        max_packet_count=len(frames),
+    ) as capture:
+        send(sender, frames, len(frames), 4000)
+        # All is written, and nothing was read: the ring has deleted all but two, of which the session keeps two more.
+        while not list(user_dir.glob(f"ring_{files:05}_*")):
+            threading.Event().wait(0.01)
+        with read(capture) as reader:
+            if files == 4:
+                assert [bytes(packet.data) for packet in reader] == frames
+            else:
+                with pytest.raises(ReadError):
+                    list(reader)
 
 
 @pytest.mark.parametrize("use_libpcap", [False, True], ids=["pcapng", "pcap"])

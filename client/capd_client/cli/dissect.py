@@ -1,21 +1,36 @@
-"""A packet as a line of text, as people know it from tcpdump, or as a dict. Pure."""
+"""A packet as a line of text, as people know it from tcpdump, or as a dict. Pure.
+
+Headers are taken apart one by one, as far as they were kept: who asked for 40 bytes of each packet still wants to see
+its ports.
+"""
 
 import socket
+import struct
+from collections.abc import Callable
+from struct import unpack_from
 from typing import Any
 
 import dpkt as untyped_dpkt
 
-#: It has no types, and those that can be inferred from its source are wrong.
+#: For DNS only. It has no types, and those that can be inferred from its source are wrong.
 dpkt: Any = untyped_dpkt
 
-_LINKTYPES: dict[int, Any] = {1: dpkt.ethernet.Ethernet, 113: dpkt.sll.SLL, 276: dpkt.sll2.SLL2}
-#: Raw IP: LINKTYPE_RAW, LINKTYPE_IPV4, LINKTYPE_IPV6, and DLT_RAW.
-_RAW_IP = (12, 101, 228, 229)
-_LLDP = 0x88CC
-_FLAGS = ((0x02, "S"), (0x01, "F"), (0x04, "R"), (0x08, "P"), (0x10, "."), (0x20, "U"), (0x40, "E"), (0x80, "W"))
+_IPV4, _LLDP = 0x0800, 0x88CC
+#: 802.1Q, 802.1ad, and what was used before that.
+_TAGS = (0x8100, 0x88A8, 0x9100)
+#: Below it stands the length of an 802.3 frame, not a type.
+_LEAST_ETHERTYPE = 0x0600
+_ICMP = 1
+#: IPv6 headers before the next one, and how many bytes each of their units has: hop-by-hop, routing, AH, options.
+_EXTENSIONS = {0: 8, 43: 8, 51: 4, 60: 8}
+_FRAGMENT = 44
+#: tcpdump's letters, in its order.
+_FLAGS = "FSRP.UEW"
+
+Found = dict[str, Any]
 
 
-def dissect(data: bytes, linktype: int) -> dict[str, Any]:
+def dissect(data: bytes, linktype: int) -> Found:
     """Return what a packet is.
 
     Args:
@@ -24,19 +39,19 @@ def dissect(data: bytes, linktype: int) -> dict[str, Any]:
 
     Returns:
         ``protocol`` and ``info`` for people; ``src``, ``dst``, ``src_port``, ``dst_port``, ``tcp_flags``, ``vlans``,
-        ``ethertype`` where it has them. One that cannot be parsed has the protocol "malformed".
+        ``ethertype`` where it has them. Where a packet ends in the middle of its headers, what stands before is there,
+        and ``info`` begins with "[truncated]".
     """
-    try:
-        if linktype in _RAW_IP:
-            return _network(dpkt.ip6.IP6(data) if data[0] >> 4 == 6 else dpkt.ip.IP(data))
-        if linktype not in _LINKTYPES:
-            return {"protocol": "unknown", "info": f"linktype {linktype}, length {len(data)}"}
-        return _link(_LINKTYPES[linktype](data), data)
-    except Exception as error:  # dpkt raises whatever a packet makes it trip over
-        return {"protocol": "malformed", "info": f"[cannot be parsed: {type(error).__name__}], length {len(data)}"}
+    found: Found = {"protocol": "unknown", "info": f"linktype {linktype}, length {len(data)}"}
+    if linktype in _LINKTYPES:
+        try:
+            _LINKTYPES[linktype](data, found)
+        except struct.error:  # the end of what was kept
+            found["info"] = f"[truncated], length {len(data)}"
+    return found
 
 
-def to_text(found: dict[str, Any]) -> str:
+def to_text(found: Found) -> str:
     """Return what ``dissect`` found as text without a line break."""
     vlans = "".join(f"vlan {each}, " for each in found.get("vlans", ()))
     source, target = _with_port(found, "src"), _with_port(found, "dst")
@@ -45,66 +60,159 @@ def to_text(found: dict[str, Any]) -> str:
     return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
 
 
-def _with_port(found: dict[str, Any], side: str) -> str:
+def _with_port(found: Found, side: str) -> str:
     port = found.get(f"{side}_port")
     return f"{found.get(side, '')}{f'.{port}' if port is not None else ''}"
 
 
-def _link(frame: Any, data: bytes) -> dict[str, Any]:
-    ethertype = getattr(frame, "type", getattr(frame, "ethtype", None))
-    tags = getattr(frame, "vlan_tags", ())
-    if tags:
-        ethertype = tags[-1].type
-    found: dict[str, Any] = _network(frame.data)
-    if not found:
-        name = "LLDP" if ethertype == _LLDP else f"ethertype 0x{ethertype:04x}" if ethertype else "802.3"
-        found = {"protocol": name, "info": f"length {len(data)}"}
-        if isinstance(frame, dpkt.ethernet.Ethernet):
-            found |= {"src": frame.src.hex(":"), "dst": frame.dst.hex(":")}
-    if tags:
-        found["vlans"] = [each.id for each in tags]
-    return {**found, "ethertype": ethertype}
+# Links ------------------------------------------------------------------------------------------------------------
 
 
-def _network(packet: Any) -> dict[str, Any]:
-    if isinstance(packet, dpkt.arp.ARP):
-        asked, asking = socket.inet_ntoa(packet.tpa), socket.inet_ntoa(packet.spa)
-        is_request = packet.op == dpkt.arp.ARP_OP_REQUEST
-        info = f"Request who-has {asked} tell {asking}" if is_request else f"Reply {asking} is-at {packet.sha.hex(':')}"
-        return {"protocol": "ARP", "info": info}
-    if not isinstance(packet, dpkt.ip.IP | dpkt.ip6.IP6):
-        return {}
-    is_6 = isinstance(packet, dpkt.ip6.IP6)
-    family = socket.AF_INET6 if is_6 else socket.AF_INET
-    found = {"src": socket.inet_ntop(family, packet.src), "dst": socket.inet_ntop(family, packet.dst)}
-    return {"protocol": "IP6" if is_6 else "IP", **found, **_transport(packet.data, packet.p)}
+def _ethernet(data: bytes, found: Found) -> None:
+    found["protocol"] = "Ethernet"
+    target, source, ethertype = unpack_from("!6s6sH", data)
+    _network(ethertype, data, 14, found, {"src": source.hex(":"), "dst": target.hex(":")})
 
 
-def _transport(segment: Any, protocol: int) -> dict[str, Any]:
-    match segment:
-        case dpkt.tcp.TCP():
-            flags = "".join(letter for bit, letter in _FLAGS if segment.flags & bit) or "none"
-            info = (
-                f"Flags [{flags}], seq {segment.seq}, ack {segment.ack}, win {segment.win}, length {len(segment.data)}"
-            )
-            return {"src_port": segment.sport, "dst_port": segment.dport, "tcp_flags": flags, "info": info}
-        case dpkt.udp.UDP():
-            info = f"UDP, length {max(0, segment.ulen - 8)}"
-            if 53 in (segment.sport, segment.dport):
-                info = _dns(segment.data) or info
-            return {"src_port": segment.sport, "dst_port": segment.dport, "info": info}
-        case dpkt.icmp.ICMP():
-            return {"info": f"ICMP type {segment.type} code {segment.code}"}
-        case dpkt.icmp6.ICMP6():
-            return {"info": f"ICMP6 type {segment.type} code {segment.code}"}
+def _sll(data: bytes, found: Found) -> None:
+    found["protocol"] = "SLL"
+    _network(unpack_from("!14xH", data)[0], data, 16, found)
+
+
+def _sll2(data: bytes, found: Found) -> None:
+    found["protocol"] = "SLL2"
+    _network(unpack_from("!H18x", data)[0], data, 20, found)
+
+
+def _raw_ip(data: bytes, found: Found) -> None:
+    found["protocol"] = "IP"
+    (first,) = unpack_from("!B", data)
+    (_ip6 if first >> 4 == 6 else _ip4)(data, 0, found)
+
+
+#: Ethernet, SLL, SLL2; raw IP as LINKTYPE_RAW, LINKTYPE_IPV4, LINKTYPE_IPV6 and DLT_RAW.
+_LINKTYPES: dict[int, Callable[[bytes, Found], None]] = {
+    1: _ethernet,
+    113: _sll,
+    276: _sll2,
+    **dict.fromkeys((12, 101, 228, 229), _raw_ip),
+}
+
+
+def _network(ethertype: int, data: bytes, at: int, found: Found, ends: dict[str, str] | None = None) -> None:
+    found["ethertype"] = ethertype
+    while ethertype in _TAGS:
+        (tag,) = unpack_from("!H", data, at)
+        found.setdefault("vlans", []).append(tag & 0xFFF)
+        (ethertype,) = unpack_from("!H", data, at + 2)
+        found["ethertype"] = ethertype
+        at += 4
+    match ethertype:
+        case 0x0800:
+            _ip4(data, at, found)
+        case 0x86DD:
+            _ip6(data, at, found)
+        case 0x0806:
+            _arp(data, at, found)
         case _:
-            return {"info": f"protocol {protocol}, length {len(segment)}"}
+            name = "LLDP" if ethertype == _LLDP else f"ethertype 0x{ethertype:04x}"
+            is_length = ethertype < _LEAST_ETHERTYPE
+            found |= {"protocol": "802.3" if is_length else name, "info": f"length {len(data)}", **(ends or {})}
+
+
+def _arp(data: bytes, at: int, found: Found) -> None:
+    found["protocol"] = "ARP"
+    hardware, protocol, hardware_size, protocol_size, operation = unpack_from("!HHBBH", data, at)
+    if (hardware, protocol, hardware_size, protocol_size) != (1, _IPV4, 6, 4):
+        found["info"] = f"hardware {hardware}, protocol 0x{protocol:04x}, operation {operation}"
+        return
+    asker_hardware, asker, _, asked = unpack_from("!6s4s6s4s", data, at + 8)
+    asking, wanted = socket.inet_ntoa(asker), socket.inet_ntoa(asked)
+    match operation:
+        case 1:
+            found["info"] = f"Request who-has {wanted} tell {asking}"
+        case 2:
+            found["info"] = f"Reply {asking} is-at {asker_hardware.hex(':')}"
+        case _:
+            found["info"] = f"operation {operation}"
+
+
+# IP ---------------------------------------------------------------------------------------------------------------
+
+
+def _ip4(data: bytes, at: int, found: Found) -> None:
+    found["protocol"] = "IP"
+    first, size, fragment, protocol = unpack_from("!BxH2xHxB", data, at)
+    header_bytes = (first & 0x0F) * 4
+    if first >> 4 != 4 or header_bytes < 20:
+        found["info"] = f"[bad header], length {len(data)}"
+        return
+    source, target = unpack_from("!4s4s", data, at + 12)
+    found |= {"src": socket.inet_ntoa(source), "dst": socket.inet_ntoa(target)}
+    # 0: longer than 16 bits can say, before it was cut into segments.
+    segment_bytes = (size or len(data) - at) - header_bytes
+    _transport(protocol, fragment & 0x1FFF, data, at + header_bytes, segment_bytes, found=found)
+
+
+def _ip6(data: bytes, at: int, found: Found) -> None:
+    found["protocol"] = "IP6"
+    first, size, protocol = unpack_from("!B3xHB", data, at)
+    if first >> 4 != 6:
+        found["info"] = f"[bad header], length {len(data)}"
+        return
+    source, target = unpack_from("!16s16s", data, at + 8)
+    found |= {"src": socket.inet_ntop(socket.AF_INET6, source), "dst": socket.inet_ntop(socket.AF_INET6, target)}
+    at += 40
+    end = at + (size or len(data) - at)
+    fragment = 0
+    while (protocol in _EXTENSIONS or protocol == _FRAGMENT) and not fragment:
+        following, units, offset = unpack_from("!BBH", data, at)
+        if protocol == _FRAGMENT:
+            fragment, header_bytes = offset >> 3, 8
+        else:
+            header_bytes = 8 + units * _EXTENSIONS[protocol]
+        protocol = following
+        at += header_bytes
+    _transport(protocol, fragment, data, at, end - at, found=found)
+
+
+def _transport(protocol: int, fragment: int, data: bytes, at: int, size_bytes: int, *, found: Found) -> None:
+    """Read what IP carries: ``size_bytes`` long before it was captured."""
+    if fragment:
+        found["info"] = f"fragment of protocol {protocol}, length {size_bytes}"
+        return
+    match protocol:
+        case 6:
+            _tcp(data, at, size_bytes, found)
+        case 17:
+            _udp(data, at, found)
+        case 1 | 58:
+            kind, code = unpack_from("!BB", data, at)
+            found["info"] = f"{'ICMP' if protocol == _ICMP else 'ICMP6'} type {kind} code {code}"
+        case _:
+            found["info"] = f"protocol {protocol}, length {size_bytes}"
+
+
+def _tcp(data: bytes, at: int, size_bytes: int, found: Found) -> None:
+    found["src_port"], found["dst_port"] = unpack_from("!HH", data, at)
+    sequence, acknowledged, offset, bits, window = unpack_from("!IIBBH", data, at + 4)
+    flags = "".join(letter for bit, letter in enumerate(_FLAGS) if bits >> bit & 1) or "none"
+    found["tcp_flags"] = flags
+    length = max(0, size_bytes - (offset >> 4) * 4)
+    found["info"] = f"Flags [{flags}], seq {sequence}, ack {acknowledged}, win {window}, length {length}"
+
+
+def _udp(data: bytes, at: int, found: Found) -> None:
+    found["src_port"], found["dst_port"] = unpack_from("!HH", data, at)
+    (size,) = unpack_from("!H", data, at + 4)
+    is_dns = 53 in (found["src_port"], found["dst_port"])
+    found["info"] = (is_dns and _dns(data[at + 8 : at + size])) or f"UDP, length {max(0, size - 8)}"
 
 
 def _dns(data: bytes) -> str | None:
     try:
         message = dpkt.dns.DNS(data)
-    except Exception:  # as in dissect(); then it is UDP to port 53
+        names = ", ".join(each.name for each in message.qd)
+    except Exception:  # dpkt raises whatever a packet makes it trip over; then it is UDP to port 53
         return None
-    names = ", ".join(each.name for each in message.qd)
     return f"DNS {'response' if message.qr else 'query'} {names}, {len(message.an)} answers"

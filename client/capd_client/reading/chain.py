@@ -17,12 +17,17 @@ I64 = npt.NDArray[np.int64]
 #: A longer record is damage, not one that is still being written. As libpcap and Wireshark have it for blocks.
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 
-#: Chains are followed side by side from places so far apart. Chosen: 8 and 32 KiB were about as fast.
-_LANE_WORDS = 16 * 1024 // 4
+#: Chains are followed side by side from places so far apart. Chosen: less takes longer to search for the places, and
+#: with fewer lanes each step is dearer.
+_LANES = 256
+_MOST_LANE_WORDS = 32 * 1024 // 4
+_LEAST_LANE_WORDS = 8 * 1024 // 4
 #: How far from such a place a block's beginning is looked for: most packets are shorter.
 _SEARCH_WORDS = 2048 // 4
-#: A step of all lanes costs about 10 µs, one block in a plain loop about 0.15 µs.
-_WORTH_LANES = 64
+#: A step of all lanes costs 2 µs and more, one block in a plain loop about 0.15 µs.
+_WORTH_LANES = 32
+#: Between two looks whether lanes have more to go: a look costs about as much as a step.
+_STEPS_AT_ONCE = 4
 #: An enhanced packet block without a byte of a packet: no lane has more steps to go.
 _MIN_PACKET_WORDS = 32 // 4
 #: Type, length, length again.
@@ -52,83 +57,109 @@ def check_block(words: U32) -> None:
         raise Damage(0, f"a block of {length} bytes ends with another length, {words[length // 4 - 1]}")
 
 
-def follow_blocks(words: U32) -> I64:
+def follow_blocks(words: U32) -> tuple[I64, U32]:
     """Return the positions, in words, of the pcapng blocks that are whole and end with the length that they begin with.
 
     Args:
         words: of a file, in this machine's byte order, from the beginning of a block.
+
+    Returns:
+        The positions, and the first words of each block, a row for each; of a short one also what follows it.
     """
     guesses = _guess_blocks(words)
-    lengths = words[guesses + 1]
-    nexts = guesses + (lengths >> 2)
-    is_block = (lengths % 4 == 0) & (lengths >= _MIN_BLOCK_BYTES) & (lengths <= MAX_RECORD_BYTES)
-    is_block &= nexts <= len(words)
-    is_block[is_block] = words[nexts[is_block] - 1] == lengths[is_block]
-    guesses, nexts = guesses[is_block], nexts[is_block]
-    # Guesses that lead from one to the next are right if the first one is: runs of them are taken whole.
-    run_ends = np.append(np.flatnonzero(nexts[:-1] != guesses[1:]), len(guesses) - 1)
-    parts: list[I64] = []
-    at = 0
-    while True:
+    rows = _rows(words, guesses)
+    lengths = rows[:-1, 2]
+    # Each guess that leads to the next one is a whole block if it is one at all: runs of them are taken whole.
+    leads = lengths == (guesses[1:] - guesses[:-1]) * 4
+    leads &= rows[1:, 0] == lengths
+    leads &= (lengths >= _MIN_BLOCK_BYTES) & (lengths <= MAX_RECORD_BYTES)
+    run_ends = np.append(np.flatnonzero(~leads), len(guesses) - 1)
+    parts: list[tuple[I64, U32]] = []
+    walked: list[int] = []
+    at, is_whole = 0, True
+    while is_whole and at < len(words):
         found = int(np.searchsorted(guesses, at))
         goal = int(guesses[found]) if found < len(guesses) else len(words)
-        walked, at, is_whole = _walk(words, at, goal)
-        parts.append(np.array(walked, np.int64))
-        if not is_whole or goal == len(words):
-            return np.concatenate(parts)
-        if at == goal:
-            last = int(run_ends[np.searchsorted(run_ends, found)])
-            parts.append(guesses[found : last + 1])
-            at = int(nexts[last])
+        if at == goal and found < (last := int(run_ends[np.searchsorted(run_ends, found)])):
+            _flush(words, walked, parts)
+            parts.append((guesses[found:last], rows[found:last]))
+            at = goal = int(guesses[last])
+        at, is_whole = _walk(words, at, goal + 1, walked)
+    _flush(words, walked, parts)
+    if len(parts) == 1:
+        ((positions, rows),) = parts  # the usual case, not copied
+    else:
+        positions = np.concatenate([np.empty(0, np.int64), *(each for each, _ in parts)])
+        rows = np.concatenate([np.empty((0, 8), np.uint32), *(each for _, each in parts)])
+    return positions, rows[:, 1:]
 
 
-def _walk(words: U32, at: int, goal: int) -> tuple[list[int], int, bool]:
+def _flush(words: U32, walked: list[int], parts: list[tuple[I64, U32]]) -> None:
+    """Move what was walked to the parts."""
+    if walked:
+        positions = np.array(walked, np.int64)
+        parts.append((positions, _rows(words, positions)))
+        walked.clear()
+
+
+def _walk(words: U32, at: int, goal: int, walked: list[int]) -> tuple[int, bool]:
     """Go from block to block up to a position, or behind it; tell where, and whether all were whole blocks."""
     memory, limit = words.data, len(words)
-    positions: list[int] = []
     while at < goal:
         if at + 2 > limit:
-            return positions, at, False
+            return at, False
         length = memory[at + 1]
         after = at + (length >> 2)
         if length & 3 or not _MIN_BLOCK_BYTES <= length <= MAX_RECORD_BYTES:
-            return positions, at, False
+            return at, False
         if after > limit or memory[after - 1] != length:
-            return positions, at, False
-        positions.append(at)
+            return at, False
+        walked.append(at)
         at = after
-    return positions, at, True
+    return at, True
+
+
+def _rows(words: U32, positions: I64) -> U32:
+    """Return the word before each position and the seven from it on; at the ends of the words some are others."""
+    if not len(positions) or positions[-1] > len(words) - 7 or len(words) < 8:
+        places = positions[:, np.newaxis] + np.arange(-1, 7)
+        return words.take(places, mode="clip")
+    # One gather of whole rows, rather than one for each of their words.
+    every = np.ndarray((len(words) - 7,), np.dtype("V32"), words.data, 0, (4,))
+    rows = every[np.maximum(positions - 1, 0)].view(np.uint32).reshape(-1, 8)
+    if positions[0] == 0:
+        rows[0, 1:] = words[:7]
+    return rows
 
 
 def _guess_blocks(words: U32) -> I64:
     """Follow many chains at once, from places that look like a packet's block; return where they came, in order."""
-    lanes = len(words) // _LANE_WORDS
+    lane_words = min(max(len(words) // _LANES, _LEAST_LANE_WORDS), _MOST_LANE_WORDS)
+    lanes = len(words) // lane_words
     if lanes < _WORTH_LANES:
         return np.empty(0, np.int64)
-    near = words[: lanes * _LANE_WORDS].reshape(lanes, _LANE_WORDS)[:, :_SEARCH_WORDS]
-    # Copied and flat: nonzero() is several times faster there.
-    lane, column = np.divmod(np.flatnonzero(near.copy() == ENHANCED_PACKET_BLOCK), _SEARCH_WORDS)
-    begins = lane * _LANE_WORDS + column
-    lengths = words[begins + 1]
-    afters = begins + (lengths >> 2)
-    fits = afters <= len(words)
-    lane, begins, lengths, afters = lane[fits], begins[fits], lengths[fits], afters[fits]
-    matches = words[afters - 1] == lengths
-    _, firsts = np.unique(lane[matches], return_index=True)
-    at = begins[matches][firsts]
+    near = words[: lanes * lane_words].reshape(lanes, lane_words)[:, :_SEARCH_WORDS]
+    lane, column = np.divmod(np.flatnonzero(near == ENHANCED_PACKET_BLOCK), _SEARCH_WORDS)
+    begins = lane * lane_words + column
+    lengths = words.take(begins + 1, mode="clip")
+    matches = words.take(begins + (lengths >> 2) - 1, mode="clip") == lengths
+    lane, begins = lane[matches], begins[matches]
+    at: I64 = begins[np.flatnonzero(np.diff(lane, prepend=-1))]
     if len(at) < _WORTH_LANES:
         return np.empty(0, np.int64)
     # A lane ends where the next one begins; one that goes past it was, or was led, astray.
-    ends = np.append(at[1:], len(words) - 2)
+    ends = np.append(at[1:], len(words) - 6)
     lengths = words[1:]
     steps: list[I64] = []
-    for _ in range(_LANE_WORDS // _MIN_PACKET_WORDS):
-        if not (at < ends).any():
-            break
-        steps.append(at)
-        # Lanes that have come to their end go on with the others: stopping them costs more.
-        at = at + np.maximum(lengths.take(at, mode="clip") >> 2, 1)
-    grid = np.ascontiguousarray(np.array(steps).T)
+    sizes = np.empty(len(at), np.uint32)
+    while len(steps) < lane_words // _MIN_PACKET_WORDS and (at < ends).any():
+        for _ in range(_STEPS_AT_ONCE):
+            steps.append(at)
+            # Lanes that have come to their end go on with the others: stopping them costs more.
+            lengths.take(at, mode="clip", out=sizes)
+            np.right_shift(sizes, 2, out=sizes)
+            at = np.add(at, sizes, dtype=np.int64)
+    grid = np.stack(steps, axis=1)
     guesses: I64 = grid[grid < ends[:, np.newaxis]]
     return guesses
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from capd_client.reading.chain import I64, U8, U32, Damage, check_block, follow_blocks, headers
+from capd_client.reading.chain import I64, U8, U32, Damage, check_block, follow_blocks
 from capd_client.reading.model import Batch, FileInterface, FileStatistics
 from capd_protocol import pcapng
 from capd_protocol.pcapng import (
@@ -26,6 +26,8 @@ _SIMPLE_PACKET_BLOCK = 3
 _SIMPLE_HEADER_SIZE_BYTES = 12
 U64 = npt.NDArray[np.uint64]
 _MAX_NS = 2**63 - 1
+#: Which half of 64 bits in memory is the upper one.
+_HIGH = 1 if sys.byteorder == "little" else 0
 
 
 class _Clock(NamedTuple):
@@ -73,82 +75,72 @@ class PcapngParser:
             self._is_swapped = _is_swapped(int(words[2]))
         if self._is_swapped:
             words = words.byteswap()
-        positions = follow_blocks(words)
+        positions, headers = follow_blocks(words)
         if not len(positions):
             check_block(words)
             return [], begin
-        types = words[positions]
-        stretches = np.flatnonzero((types == SECTION_HEADER_BLOCK) | (types == INTERFACE_DESCRIPTION_BLOCK))
-        borders = [0, *stretches[stretches > 0].tolist(), len(positions)]
+        types = headers[:, 0]
+        end = int(positions[-1]) * 4 + int(headers[-1, 1])
+        changes = np.flatnonzero((types == SECTION_HEADER_BLOCK) | (types == INTERFACE_DESCRIPTION_BLOCK))
+        borders = [0, *changes[changes > 0].tolist(), len(positions)]
         batches: list[Batch] = []
         for first, last in pairwise(borders):
-            stretch = positions[first:last]
-            batch, end = self._parse_stretch(data, begin, words, stretch, types[first:last])
+            batch, stop = self._parse_stretch(data, begin, positions[first:last], headers[first:last])
             if len(batch.offsets):
                 batches.append(batch)
-            if end is not None:
-                return batches, begin + end
-        return batches, begin + _end_of(words, int(positions[-1]))
-
-    def _parse_stretch(self, data: U8, begin: int, words: U32, positions: I64, types: U32) -> tuple[Batch, int | None]:
-        """Read blocks of which only the first may change how the others are read; also tell where one is broken."""
-        end: int | None = None
-        is_enhanced = (types == ENHANCED_PACKET_BLOCK) | (types == _PACKET_BLOCK)
-        is_packet = is_enhanced | (types == _SIMPLE_PACKET_BLOCK)
-        for index in np.flatnonzero(~is_packet).tolist():
-            at = int(positions[index])
-            body = data[begin + at * 4 + 8 : begin + _end_of(words, at) - 4]
-            try:
-                self._parse_other(int(types[index]), body.data)
-            except (pcapng.MalformedFileError, struct.error) as error:
-                if at == 0:
-                    raise Damage(0, str(error)) from error
-                end = at * 4
+            if stop is not None:
+                end = stop
                 break
-        cut = int(np.searchsorted(positions, end // 4)) if end is not None else len(positions)
-        positions, types, is_packet = positions[:cut], types[:cut], is_packet[:cut]
+        return batches, begin + end
+
+    def _parse_stretch(self, data: U8, begin: int, positions: I64, headers: U32) -> tuple[Batch, int | None]:
+        """Read blocks of which only the first may change how the others are read; also tell where one is broken."""
+        stop: int | None = None
+        types = headers[:, 0]
+        is_packet = (types == ENHANCED_PACKET_BLOCK) | (types == _SIMPLE_PACKET_BLOCK) | (types == _PACKET_BLOCK)
         if not is_packet.all():
-            positions, types = positions[is_packet], types[is_packet]
-        fields, is_right = self._fields(words, positions, types)
+            stop = self._parse_others(data[begin:], positions[~is_packet], headers[~is_packet])
+            if stop is not None:
+                is_packet &= positions < stop // 4
+            positions, headers = positions[is_packet], headers[is_packet]
+        headers, header_sizes, is_right = self._as_enhanced(headers)
         if not is_right.all():
             wrong = int(np.argmin(is_right))
-            if positions[wrong] == 0:
-                raise Damage(0, self._complaint(fields[wrong]))
-            end = int(positions[wrong]) * 4
-            positions, types, fields = positions[:wrong], types[:wrong], fields[:wrong]
-        header_sizes = np.where(
-            types == _SIMPLE_PACKET_BLOCK, _SIMPLE_HEADER_SIZE_BYTES, PACKET_BLOCK_HEADER_SIZE_BYTES
-        )
-        ids = fields[:, 2] + np.uint32(self._section_begin)
-        units = fields[:, 3].astype(np.uint64) << np.uint64(32) | fields[:, 4]
-        offsets = positions * 4 + header_sizes + begin
-        batch = Batch(self._to_ns(units, ids), ids, fields[:, 5].copy(), fields[:, 6].copy(), offsets, data)
-        return batch, end
+            stop = int(positions[wrong]) * 4
+            if stop == 0:
+                raise Damage(0, self._complaint(headers[wrong]))
+            positions, headers, header_sizes = positions[:wrong], headers[:wrong], header_sizes[:wrong]
+        ids = headers[:, 2] + np.uint32(self._section_begin)
+        units = np.empty(len(headers), np.uint64)
+        halves = units.view(np.uint32).reshape(-1, 2)
+        halves[:, _HIGH], halves[:, 1 - _HIGH] = headers[:, 3], headers[:, 4]
+        offsets = positions * 4
+        offsets += header_sizes
+        offsets += begin
+        batch = Batch(self._to_ns(units, ids), ids, headers[:, 5].copy(), headers[:, 6].copy(), offsets, data)
+        return batch, stop
 
-    def _fields(self, words: U32, positions: I64, types: U32) -> tuple[U32, npt.NDArray[np.bool_]]:
-        """Return the headers of packets as those of enhanced blocks, and which of them can be."""
+    def _as_enhanced(self, headers: U32) -> tuple[U32, I64, npt.NDArray[np.bool_]]:
+        """Return the headers of packets as those of enhanced blocks, their true sizes, and which of them can be."""
         interfaces = len(self.interfaces) - self._section_begin
-        if (types == ENHANCED_PACKET_BLOCK).all() and (not len(types) or words[positions + 1].min() >= 32):
+        types, lengths = headers[:, 0], headers[:, 1]
+        if (types == ENHANCED_PACKET_BLOCK).all() and lengths.min(initial=32) >= 32:
             # The usual case, for which the rest would take as long again.
-            fields = headers(words, positions, PACKET_BLOCK_HEADER_SIZE_BYTES)
-            return fields, (fields[:, 5] <= fields[:, 1] - np.uint32(32)) & (fields[:, 2] < interfaces)
+            header_sizes = np.broadcast_to(np.int64(PACKET_BLOCK_HEADER_SIZE_BYTES), len(headers))
+            return headers, header_sizes, (headers[:, 5] <= lengths - np.uint32(32)) & (headers[:, 2] < interfaces)
         is_simple = types == _SIMPLE_PACKET_BLOCK
         header_sizes = np.where(is_simple, _SIMPLE_HEADER_SIZE_BYTES, PACKET_BLOCK_HEADER_SIZE_BYTES)
-        room = words[positions + 1].astype(np.int64) - header_sizes - 4
-        is_right = room >= 0
-        fields = np.zeros((len(positions), 7), np.uint32)
-        enhanced = is_right & ~is_simple
-        fields[enhanced] = headers(words, positions[enhanced], PACKET_BLOCK_HEADER_SIZE_BYTES)
+        room = lengths.astype(np.int64) - header_sizes - 4
+        fields = headers.copy()
         old = types == _PACKET_BLOCK
-        if old.any():
-            is_little = (sys.byteorder == "little") != self._is_swapped
-            fields[old, 2] = fields[old, 2] & 0xFFFF if is_little else fields[old, 2] >> 16
+        is_little = (sys.byteorder == "little") != self._is_swapped
+        fields[old, 2] = fields[old, 2] & 0xFFFF if is_little else fields[old, 2] >> 16
         if is_simple.any() and interfaces:
             snaplen = self.interfaces[self._section_begin].snaplen_bytes or 0xFFFFFFFF
-            simple = is_simple & is_right
-            fields[simple, 6] = words[positions[simple] + 2]
-            fields[simple, 5] = np.minimum(fields[simple, 6], snaplen)
-        return fields, is_right & (fields[:, 5] <= room) & (fields[:, 2] < interfaces)
+            fields[is_simple, 6] = headers[is_simple, 2]
+            fields[is_simple, 5] = np.minimum(fields[is_simple, 6], snaplen)
+        fields[is_simple, 2:5] = 0
+        return fields, header_sizes, (room >= 0) & (fields[:, 5] <= room) & (fields[:, 2] < interfaces)
 
     def _complaint(self, fields: U32) -> str:
         if fields[2] >= len(self.interfaces) - self._section_begin:
@@ -164,6 +156,20 @@ class PcapngParser:
             mine = ids == each
             result[mine] = self._clocks[each].to_ns(units[mine])
         return result
+
+    def _parse_others(self, data: U8, positions: I64, headers: U32) -> int | None:
+        """Read blocks that are no packets; return the offset of one that is broken."""
+        for position, block_type, length in zip(
+            positions.tolist(), headers[:, 0].tolist(), headers[:, 1].tolist(), strict=True
+        ):
+            at = int(position) * 4
+            try:
+                self._parse_other(block_type, data[at + 8 : at + length - 4].data)
+            except (pcapng.MalformedFileError, struct.error) as error:
+                if at == 0:
+                    raise Damage(0, str(error)) from error
+                return at
+        return None
 
     def _parse_other(self, block_type: int, body: memoryview) -> None:
         order = ">" if (sys.byteorder == "little") == self._is_swapped else "<"
@@ -233,8 +239,3 @@ def _is_swapped(magic: int) -> bool:
     if magic == int.from_bytes(BYTE_ORDER_MAGIC.to_bytes(4, "little"), "big"):
         return True
     raise Damage(8, "no byte-order magic in the section header")
-
-
-def _end_of(words: U32, position: int) -> int:
-    """Return the offset, in bytes, behind a block."""
-    return position * 4 + int(words[position + 1])
