@@ -21,6 +21,7 @@ from capd.monitor import Monitor
 from capd.outbox import Outbox
 from capd.peer import Peer
 from capd.policy import UNBOUND, Grant, Rule, Terms
+from capd.spawner import Spawner
 from capd.supervisor import Worker
 from capd.wishes import Wishes, cooked_any
 from capd.worker.launch import Launch, LaunchInterface
@@ -81,6 +82,7 @@ class Capture:
         *,
         terms: Terms,
         grant: Callable[[InterfaceRequest], Grant],
+        spawner: Spawner,
         name: str | None = None,
     ) -> None:
         """Nothing is started yet.
@@ -91,6 +93,7 @@ class Capture:
             request: what, within the terms.
             terms: what holds for all of it.
             grant: asked about each interface, those that come later too; what it refuses is left out.
+            spawner: gives it a worker.
             name: of a capture that the configuration names.
         """
         self.capture_id = capture_id
@@ -98,6 +101,7 @@ class Capture:
         self.terms = terms
         self.name = name
         self._grant = grant
+        self._spawner = spawner
         self.request = request
         self._started_ns = time.time_ns()
         self._file_name = request.destination.file_name
@@ -186,14 +190,15 @@ class Capture:
             async with contextlib.AsyncExitStack() as stack:
                 wishes = Wishes(self.request)
                 interfaces = await self._look_up(stack, wishes)
-                self._worker = Worker(self._launch(interfaces, wishes, directory_fd, files_fd))
+                descriptors = [directory_fd] if files_fd is None else [directory_fd, files_fd]
+                self._worker = Worker(self._launch(interfaces, wishes, passes_files=files_fd is not None), descriptors)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch_start, self._worker, task_status)
                     nursery.start_soon(self._watch_stop, self._worker)
                     if wishes.may_grow or UNBOUND not in self.terms.rules:
                         nursery.start_soon(self._watch_interfaces, wishes, self._worker, monitor)
                     try:
-                        status = await self._worker.run(self._on_message)
+                        status = await self._worker.run(self._spawner, self._on_message)
                     except OSError as error:
                         self._failure = no_room(error).failure
                     self._started.set()
@@ -286,16 +291,13 @@ class Capture:
         except (RequestRefused, OSError) as error:
             self._skip(link, error)
 
-    def _launch(
-        self, interfaces: Sequence[LaunchInterface], wishes: Wishes, directory_fd: int, files_fd: int | None
-    ) -> Launch:
+    def _launch(self, interfaces: Sequence[LaunchInterface], wishes: Wishes, *, passes_files: bool) -> Launch:
         return Launch(
             user_id=self.owner.user_id,
             group_id=self.owner.group_id,
             groups=self.owner.groups,
             interfaces=tuple(interfaces),
-            directory_fd=directory_fd,
-            files_fd=files_fd,
+            passes_files=passes_files,
             max_disk_bytes=self.terms.max_disk_bytes,
             continues=self.name is not None,
             destination=self.request.destination,

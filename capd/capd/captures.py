@@ -15,6 +15,7 @@ from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.peer import Peer
 from capd.policy import UNBOUND, Policy, Terms
+from capd.spawner import Spawner
 from capd_protocol.limits import find_faults
 from capd_protocol.messages import (
     CaptureList,
@@ -36,7 +37,8 @@ def _memory_bytes() -> int:
 class Captures:
     """All captures of the daemon."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, spawner: Spawner) -> None:
+        self._spawner = spawner
         #: For requests from now on; captures that run keep what they were granted.
         self.policy = policy
         self._running: dict[int, Capture] = {}
@@ -85,7 +87,7 @@ class Captures:
         if self._stopping:
             raise RequestRefused(FailureCode.STOPPING, "capd is stopping: try again when it runs again")
         grant = partial(policy.grant, owner, is_real=True)
-        capture = Capture(self._new_id(), owner, request, terms=terms, grant=grant, name=name)
+        capture = Capture(self._new_id(), owner, request, terms=terms, grant=grant, spawner=self._spawner, name=name)
         self._running[capture.capture_id] = capture
         try:
             yield capture

@@ -17,6 +17,7 @@ from capd.config import Config, ConfigError
 from capd.configured import Configured
 from capd.monitor import Monitor
 from capd.server import Server
+from capd.spawner import Spawner
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class Daemon:
         self._configuration = load()
         self._audit = Audit()
         self._monitor = Monitor()
-        self._captures = Captures(self._configuration.policy)
+        self._spawner = Spawner()
+        self._captures = Captures(self._configuration.policy, self._spawner)
         self._configured = Configured(self._captures, self._monitor, self._audit, state_directory)
         self._server = Server(self._captures, self._monitor, self._audit)
 
@@ -46,6 +48,7 @@ class Daemon:
         """Serve everybody until told to stop."""
         watchdog_s = systemd.watchdog_interval_s(os.environ, os.getpid())
         async with self._working() as nursery:
+            await self._spawner.wait_begun()
             self._configured.start(self._configuration.captures, nursery)
             nursery.start_soon(self._server.serve, trio.socket.from_stdlib_socket(listener))
             nursery.start_soon(systemd.keep_status, self._server.status)
@@ -64,6 +67,7 @@ class Daemon:
     async def _working(self) -> AsyncGenerator[trio.Nursery, None]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._monitor.run)
+            nursery.start_soon(self._spawner.run)
             await nursery.start(self._obey_signals, nursery)
             yield nursery
 

@@ -11,7 +11,7 @@ from capd.errors import RequestRefused
 from capd.ethtool import statistics_of
 from capd.interfaces import list_interfaces
 from capd.links import find_link
-from capd.supervisor import command, environment
+from capd.processes import command, environment
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.interfaces import InterfaceInfo, Link

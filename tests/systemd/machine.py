@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.attack import PATIENCE_S, eventually
+from tests.support.daemon import is_spawner
 
 _CHECKOUT = Path(__file__).parents[2]
 _PACKAGES = Path(sysconfig.get_path("purelib"))
@@ -81,7 +82,8 @@ class Machine:
     def workers(self) -> list[int]:
         """Return the process ids, as they are there, of the daemon's workers."""
         tasks = self.path(f"/proc/{self.daemon()}/task").iterdir()
-        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        return [child for child in children if not is_spawner(child, self.path("/"))]
 
     def status_of(self, process_id: int) -> dict[str, str]:
         """Return the fields of /proc/PID/status, of a process id as it is there."""

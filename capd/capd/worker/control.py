@@ -32,6 +32,10 @@ class Control:
                 return None
         return decode_launch(frame)
 
+    def take_descriptor(self) -> int:
+        """Return the next descriptor of those that came along, which is the caller's now."""
+        return self._descriptors.pop(0)
+
     def _receive(self, flags: int) -> None:
         try:
             data, ancillary, _, _ = self.socket.recvmsg(
@@ -64,7 +68,7 @@ class Control:
         attach = decode_attach(frame)
         if attach is not None:
             # The descriptor came with the frame's first byte, so it is here.
-            return attach, socket.socket(fileno=self._descriptors.pop(0))
+            return attach, socket.socket(fileno=self.take_descriptor())
         detach = decode_detach(frame)
         if detach is not None:
             return detach

@@ -1,10 +1,11 @@
 """The contract between daemon and worker: what to capture, as whom, where to.
 
-The daemon writes one ``Launch`` frame on the worker's control socket; the worker answers with the messages of
-``capd_protocol.messages`` and takes ``StopCapture`` from it, ``Attach`` for interfaces that come later, and ``Detach``.
-When the socket closes, the capture ends.
+On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame; the worker answers
+with the messages of ``capd_protocol.messages`` and takes ``StopCapture`` from it, ``Attach`` for interfaces that come
+later, and ``Detach``. When the socket closes, the capture ends.
 """
 
+import struct
 from typing import Literal
 
 import msgspec
@@ -12,6 +13,9 @@ import msgspec
 from capd_protocol.frames import Frame, encode_frame
 from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, by_name
 from capd_protocol.messages import Conditions, Destination, InterfaceRequest
+
+#: The worker's process id; or, negative, why there is none: an error number.
+HELLO = struct.Struct("=i")
 
 _LAUNCH = ord("l")
 _ATTACH = ord("t")
@@ -56,16 +60,12 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a worker needs to know."""
+    """Everything that a worker needs to know. With the frame comes the descriptor of the directory for the files."""
 
     user_id: int
     group_id: int
     groups: tuple[int, ...]
     interfaces: tuple[LaunchInterface, ...]
-    #: Descriptor, in the worker, of the directory that the client passed.
-    directory_fd: int
-    #: Descriptor, in the worker, of the socket on which it passes its files to who asked; None: nobody wants them.
-    files_fd: int | None = None
     destination: Destination
     file_format: Literal["pcapng", "pcap"]
     ring: Conditions | None
@@ -75,13 +75,10 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     max_disk_bytes: int | None = None
     #: Files of earlier runs belong to the ring: a capture of the configuration, in a directory of its own.
     continues: bool = False
+    #: A socket comes along too, on which it passes its files to who asked.
+    passes_files: bool = False
     #: Go on without any interface: others will be attached.
     waits: bool = False
-
-    @property
-    def descriptors(self) -> list[int]:
-        """What the worker inherits, by the same numbers."""
-        return [fd for fd in (self.directory_fd, self.files_fd) if fd is not None]
 
 
 class Attach(msgspec.Struct, frozen=True, kw_only=True):
