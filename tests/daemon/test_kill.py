@@ -462,9 +462,10 @@ def test_a_worker_that_takes_no_more_orders_is_killed(where: Path, user_dir: Pat
     ):
         client.send(request_for("many*", interfaces=(wordy,)), [directory])
         client.receive(Started)
-        # When this is answered, the daemon has closed what it needed for the start.
-        other.send(ListCaptures())
-        other.receive(CaptureList)
+        # When this is answered twice, the daemon has gone round, and closed what it needed for the start.
+        for _ in range(2):
+            other.send(ListCaptures())
+            other.receive(CaptureList)
         (worker,) = daemon.workers()
         os.kill(worker, signal.SIGSTOP)
         before = len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
