@@ -15,7 +15,7 @@ import trio
 from capd import limits, wireless
 from capd.errors import RequestRefused, no_room
 from capd.ethtool import driver_of, speed_of
-from capd.inquiries import default_dlt, device_names
+from capd.inquiries import default_dlt, device_names, has_known_type
 from capd.links import find_link, list_links
 from capd.monitor import Monitor
 from capd.outbox import Outbox
@@ -298,6 +298,7 @@ class Capture:
             groups=self.owner.groups,
             interfaces=tuple(interfaces),
             passes_files=passes_files,
+            needs_live_handles=self._needs_live_handles(interfaces),
             max_disk_bytes=self.terms.max_disk_bytes,
             continues=self.name is not None,
             destination=self.request.destination,
@@ -306,6 +307,15 @@ class Capture:
             autostop=self.request.autostop,
             update_interval_s=self.request.update_interval_s,
             waits=bool(wishes.patterns) or self.request.wait_for_interfaces,
+        )
+
+    def _needs_live_handles(self, interfaces: Sequence[LaunchInterface]) -> bool:
+        """Whether filters mention what only a live handle compiles well, or there is more than one link-layer type."""
+        texts = [request.capture_filter for request in self.request.interfaces]
+        return (
+            any("vlan" in text for text in [*texts, *(rule.filter for rule in self.terms.rules)])
+            or any(request.link_layer_type for request in self.request.interfaces)
+            or not all(has_known_type(each.device, each.hardware_type) for each in interfaces)
         )
 
     async def _watch_start(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:

@@ -77,6 +77,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     continues: bool = False
     #: A socket comes along too, on which it passes its files to who asked.
     passes_files: bool = False
+    #: Compile filters on live handles, which take 20 ms to open: for ``vlan``, and where it takes one to know which
+    #: link-layer types there are.
+    needs_live_handles: bool = True
     #: Go on without any interface: others will be attached.
     waits: bool = False
 
