@@ -19,7 +19,6 @@ from typing import NoReturn
 # Read by numpy's OpenBLAS at import: its threads would be of no use, and could not be forked.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from capd import libpcap
 from capd.privileges import name_process
 from capd.worker import start
 from capd.worker.launch import HELLO
@@ -33,7 +32,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     requests = socket.socket(fileno=int(sys.argv[1]))
-    libpcap.load()
+    start.prepare()
     gc.collect()
     gc.freeze()  # collecting would write to the pages that workers share
     requests.send(b"r")

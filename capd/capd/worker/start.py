@@ -1,9 +1,10 @@
 """A worker's start, in order: open, drop privileges, verify, compile filters, bind, first file, capture.
 
-Everything that is imported is imported before: after the drop the interpreter's own files may be unreadable.
+Everything is imported before it is forked: after the drop the interpreter's own files may be unreadable.
 """
 
 import contextlib
+import functools
 import gc
 import os
 import platform
@@ -12,7 +13,7 @@ import socket
 import time
 from pathlib import Path
 
-from capd import privileges
+from capd import libpcap, privileges
 from capd.version import SOFTWARE
 from capd.worker.control import Control
 from capd.worker.files import CaptureFiles
@@ -27,6 +28,7 @@ from capd_protocol.linktypes import dlt_to_linktype
 from capd_protocol.messages import Failure, FailureCode
 
 
+@functools.cache
 def _cpu_name() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
@@ -34,6 +36,18 @@ def _cpu_name() -> str:
             if key.strip() == "model name":
                 return value.strip()
     return platform.machine()
+
+
+@functools.cache
+def _operating_system() -> str:
+    return f"{platform.system()} {platform.release()}"
+
+
+def prepare() -> None:
+    """Do what is the same for all workers: before they are forked."""
+    libpcap.load()
+    _cpu_name()
+    _operating_system()
 
 
 def _header(launch: Launch, sources: list[Source], hardware: str, operating_system: str) -> bytes:
@@ -89,7 +103,7 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
     # 1. Open what needs CAP_NET_RAW: sockets of protocol 0, which receive nothing, and libpcap's handles.
     maker = SourceMaker(launch)
     sockets = maker.open()
-    hardware, operating_system = _cpu_name(), f"{platform.system()} {platform.release()}"
+    hardware, operating_system = _cpu_name(), _operating_system()
     # 2. Become the user who asked. What comes after is that user's own doing, and is checked as such.
     # 3. The same call verifies it.
     privileges.become(launch.user_id, launch.group_id, launch.groups)
@@ -143,6 +157,7 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
 def run(control_socket: socket.socket) -> None:
     """Run one capture for the daemon at the other end of a socket."""
     signal.alarm(WATCHDOG_S)
+    time.tzset()  # the system's time zone, which is in the names of files, may be another one by now
     control = Control(control_socket)
     launch = control.read_launch()
     if launch is None:
