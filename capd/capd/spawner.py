@@ -112,7 +112,8 @@ class Spawner:
                     self._has_begun.set()
                     await process.wait()
             finally:
-                self._is_ready = trio.Event()
+                if is_ready:
+                    self._is_ready = trio.Event()  # the old one is what others wait for, if it has never been set
                 requests.close()  # which ends it, if it has not ended
                 with trio.CancelScope(shield=True):
                     await _end(process)

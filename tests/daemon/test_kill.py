@@ -38,6 +38,7 @@ from tests.support.attack import (
     promiscuity_of,
     replaced_when_dead,
     request_for,
+    slow_request_for,
     traffic,
     with_limits,
     without_stragglers,
@@ -485,7 +486,7 @@ def test_a_worker_that_never_begins_is_killed_and_told_of(where: Path, veth: tup
         opened(user_dir) as directory,
         RawClient(daemon.socket_path) as client,
     ):
-        client.send(request_for(veth[1]), [directory])
+        client.send(slow_request_for(veth[1]), [directory])
         worker = beginning_worker(daemon)
         os.kill(worker, signal.SIGSTOP)
         assert client.refusal().code == FailureCode.WORKER_DIED
