@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from benchmarks.measure import memory_of
-from capd_client import CaptureSession
+from capd_client import CaptureSession, list_captures
 from capd_protocol.messages import FailureCode, Refused, Started
+from tests.capture.helpers import ip
 from tests.support.attack import (
     FRAMES,
     PATIENCE_S,
@@ -93,6 +94,16 @@ def _descriptors(process_id: int) -> dict[int, str]:
     for entry in Path(f"/proc/{process_id}/fd").iterdir():
         descriptors[int(entry.name)] = str(entry.readlink())
     return descriptors
+
+
+def _ask_for(daemon: Daemon, client: RawClient, directory: int, interface: str) -> None:
+    """Send a request, and wait until the daemon looks after it."""
+    before = len(_descriptors(daemon.process.pid))
+    client.send(request_for(interface), [directory])
+    # The directory, the sockets for files, and one to the kernel or to the worker.
+    eventually(lambda: len(_descriptors(daemon.process.pid)) >= before + 4, "the request")
+    for _ in range(3):
+        list_captures(socket_path=daemon.socket_path)
 
 
 def _sockets(process_id: int) -> set[str]:
@@ -197,8 +208,7 @@ def test_one_that_hangs_keeps_no_client_that_leaves(where: Path, veth: tuple[str
             spawner = daemon.spawner()
             os.kill(spawner, signal.SIGSTOP)
             with RawClient(daemon.socket_path) as client:
-                client.send(request_for(veth[1]), [directory])
-                eventually(lambda: len(_descriptors(daemon.process.pid)) > 12, "the request")
+                _ask_for(daemon, client, directory, veth[1])
             os.kill(spawner, signal.SIGCONT)
         check_unharmed(daemon, veth, user_dir)
         assert daemon.spawner() == spawner
@@ -223,6 +233,22 @@ def test_killed_while_it_forks_it_leaves_no_process(
         for file in user_dir.glob("forked*"):
             file.unlink()
         _await_spawner(daemon)
+
+
+def test_an_interface_that_goes_down_before_there_is_a_worker_is_told_of(
+    daemon: Daemon, veth: tuple[str, str], user_dir: Path
+) -> None:
+    spawner = daemon.spawner()
+    with (
+        leaving_nothing(daemon, directory=user_dir),
+        opened(user_dir) as directory,
+        RawClient(daemon.socket_path) as client,
+    ):
+        os.kill(spawner, signal.SIGSTOP)
+        _ask_for(daemon, client, directory, veth[1])
+        ip("link", "set", veth[1], "down")
+        os.kill(spawner, signal.SIGCONT)
+        assert client.refusal().code == FailureCode.INTERFACE_DOWN
 
 
 # What it may, and what it hands on -----------------------------------------------------------------------------------
