@@ -24,7 +24,7 @@ REQUEST_TIMEOUT_S = 10.0
 SPAWNER_PAUSE_S = 1.0
 #: It must have forked a worker by then, or it is killed; the capture is refused. Chosen: forking takes milliseconds.
 FORK_TIMEOUT_S = 5.0
-#: A worker must have its first file by then, or it is killed. Chosen: it takes 20 ms on an idle machine, and 0.2 s
+#: A worker must have its first file by then, or it is killed. Chosen: it takes 25 ms on an idle machine, and 0.2 s
 #: where the process that forks it has just been started.
 START_TIMEOUT_S = 20.0
 #: A worker that was told to end must have done so by then, or it is killed.
