@@ -1,5 +1,6 @@
 """The daemon's side of the process that forks workers (``capd.worker``), and of the workers that it forks."""
 
+import array
 import errno
 import logging
 import os
@@ -16,7 +17,7 @@ from capd.worker.launch import HELLO
 
 _log = logging.getLogger(__name__)
 
-#: How often a process is looked at where the kernel, or a sandbox, has no pidfd_open(2): it came with Linux 5.3.
+#: How often a process is looked at where there is no pidfd_open(2) to wait with: it came with Linux 5.3.
 _LOOK_S = 0.02
 
 
@@ -28,13 +29,23 @@ class WorkerProcess:
         #: As subprocess has it: negative for a signal; None while it runs.
         self.returncode: int | None = None
         self._waiting = trio.Lock()
+        try:
+            self._pidfd: int | None = os.pidfd_open(process_id)
+        except OSError:  # an older kernel, a sandbox, or no descriptor is left
+            self._pidfd = None
 
     async def wait(self) -> None:
         """Wait until it has ended."""
         async with self._waiting:
-            if self.returncode is None:
-                await _wait_until_ended(self.pid)
-                self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])  # noqa: ASYNC222  # it has
+            if self.returncode is not None:
+                return
+            if self._pidfd is not None:
+                await trio.lowlevel.wait_readable(self._pidfd)
+                os.close(self._pidfd)
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            while os.waitid(os.P_PID, self.pid, options) is None:  # noqa: ASYNC110, ASYNC222  # it does not block
+                await trio.sleep(_LOOK_S)
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])  # noqa: ASYNC222  # nor this
 
     def kill(self) -> None:
         """Kill it.
@@ -46,28 +57,13 @@ class WorkerProcess:
             os.kill(self.pid, signal.SIGKILL)  # not waited for yet: its number is still its own
 
 
-async def _wait_until_ended(process_id: int) -> None:
-    try:
-        pidfd = os.pidfd_open(process_id)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EPERM):
-            raise
-        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        while os.waitid(os.P_PID, process_id, options) is None:  # noqa: ASYNC110, ASYNC222  # it does not block
-            await trio.sleep(_LOOK_S)
-        return
-    try:
-        await trio.lowlevel.wait_readable(pidfd)
-    finally:
-        os.close(pidfd)
-
-
 class Spawner:
     """Has workers forked; ``run`` keeps the process that does it, and what it forks becomes ours."""
 
     def __init__(self) -> None:
         self._requests: trio.socket.SocketType | None = None
         self._process: trio.Process | None = None
+        self._nursery: trio.Nursery | None = None
         self._is_ready = trio.Event()
         self._has_begun = trio.Event()
 
@@ -81,13 +77,14 @@ class Spawner:
         One that ends is started anew after ``limits.SPAWNER_PAUSE_S``; workers that it has forked go on.
         """
         adopt_orphans()
-        while True:
-            try:
-                await self._run_once()
-            except OSError as error:
-                _log.error("the process that starts captures cannot be started: %s", error)
-            self._has_begun.set()
-            await trio.sleep(limits.SPAWNER_PAUSE_S)
+        async with trio.open_nursery() as self._nursery:
+            while True:
+                try:
+                    await self._run_once()
+                except OSError as error:
+                    _log.error("the process that starts captures cannot be started: %s", error)
+                self._has_begun.set()
+                await trio.sleep(limits.SPAWNER_PAUSE_S)
 
     async def _run_once(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -141,23 +138,33 @@ class Spawner:
     async def _ask(self, control: trio.socket.SocketType, theirs: socket.socket) -> int:
         """Return a new worker's process id, by its own word."""
         requests, process = self._requests, self._process
-        if requests is None or process is None:
+        if requests is None or process is None or self._nursery is None:
             raise AssertionError("it is ready")
         said = b""
         # Once asked for, a worker is waited for, so that none is without an owner. It takes milliseconds.
         with trio.CancelScope(shield=True), trio.move_on_after(limits.FORK_TIMEOUT_S) as timeout:
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, theirs.fileno().to_bytes(4, "little"))
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))
             await requests.sendmsg([b"f"], [rights])
             theirs.close()
             said = await control.recv(HELLO.size)
         if timeout.cancelled_caught:
             process.kill()  # another one is started
+            self._nursery.start_soon(_see_off, trio.socket.socket(fileno=control.detach()))
         if not said:
             raise ConnectionError(errno.ECONNRESET, "the process that starts captures does not answer")
         (number,) = HELLO.unpack(said)
         if number < 0:
             raise OSError(-number, os.strerror(-number))
         return int(number)
+
+
+async def _see_off(control: trio.socket.SocketType) -> None:
+    """Wait for the end of a worker that comes too late, if it ever comes: it finds its socket closed."""
+    with control:
+        said = await control.recv(HELLO.size)
+    number = HELLO.unpack(said)[0] if said else 0
+    if number > 0:
+        await WorkerProcess(number).wait()
 
 
 async def _end(process: trio.Process) -> None:

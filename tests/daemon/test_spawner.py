@@ -1,5 +1,6 @@
 """The process that forks workers: ends with its daemon, is replaced when it has ended, and hands nothing on."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -30,6 +31,7 @@ from tests.support.attack import (
     opened,
     replaced_when_dead,
     request_for,
+    slow_request_for,
     with_limits,
 )
 from tests.support.daemon import Daemon, children_of, running_daemon, status_of
@@ -251,6 +253,31 @@ def test_an_interface_that_goes_down_before_there_is_a_worker_is_told_of(
         assert client.refusal().code == FailureCode.INTERFACE_DOWN
 
 
+def test_a_worker_that_comes_too_late_is_waited_for(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
+    with running_daemon(where, prefix=with_limits(FORK_TIMEOUT_S=0.3, SPAWNER_PAUSE_S=0.1)) as daemon:
+        late = 0
+        for _ in range(10):
+            with (
+                leaving_nothing(daemon, veth[1], directory=user_dir),
+                opened(user_dir) as directory,
+                RawClient(daemon.socket_path) as client,
+            ):
+                _await_spawner(daemon)
+                client.send(slow_request_for(veth[1]), [directory])
+                while not (workers := daemon.workers()):
+                    pass
+                os.kill(workers[0], signal.SIGSTOP)  # mostly before it has said who it is
+                with contextlib.suppress(TimeoutError):
+                    client.receive(Refused, timeout_s=1)
+                    late += 1
+                client.close()
+                os.kill(workers[0], signal.SIGCONT)
+                eventually(lambda: daemon.workers() == [], "its end")
+                for file in user_dir.glob("*.pcapng"):
+                    file.unlink()
+        assert late
+
+
 # What it may, and what it hands on -----------------------------------------------------------------------------------
 
 
@@ -283,8 +310,11 @@ def test_workers_share_nothing(daemon: Daemon, veth: tuple[str, str], user_dir: 
     ):
         workers = sorted(daemon.workers(), key=lambda worker: status_of(worker)["Uid"])
         everybody = [daemon.process.pid, daemon.spawner(), *workers]
-        for one, other in itertools.combinations(everybody, 2):
-            assert not _sockets(one) & _sockets(other)
+        # The daemon closes its copies of what it has handed over when it has told the client of the start.
+        eventually(
+            lambda: not any(_sockets(one) & _sockets(other) for one, other in itertools.combinations(everybody, 2)),
+            "no socket that two of them have",
+        )
         for worker, savefile in zip(workers, savefiles, strict=True):
             assert len(_sockets(worker)) == 3, "its control socket, the one for files, the ring"
             others = [target for target in _descriptors(worker).values() if target not in _sockets(worker)]

@@ -65,9 +65,10 @@ def slow_request_for(interface: str) -> StartCapture:
 
 
 def beginning_worker(daemon: Daemon) -> int:
-    """Return the only worker as soon as there is one, which has not begun yet, if it has something slow to do."""
+    """Return the only worker as soon as it knows what to do; with something slow to do, it has not begun yet."""
     deadline_s = time.monotonic() + PATIENCE_S
-    while not (workers := daemon.workers()):
+    # More than it has to begin with: the directory for its files.
+    while not (workers := daemon.workers()) or len(os.listdir(f"/proc/{workers[0]}/fd")) <= 4:  # noqa: PTH208
         assert time.monotonic() < deadline_s, "there is no worker"
     (worker,) = workers
     return worker
