@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,10 @@ def where(user_dir: Path) -> Path:
 
 def _spawners(daemon: Daemon) -> list[int]:
     return [child for child in children_of(daemon.process.pid) if child not in daemon.workers()]
+
+
+def _has_epoll(process_id: int) -> bool:
+    return "anon_inode:[eventpoll]" in _descriptors(process_id).values()
 
 
 def _await_spawner(daemon: Daemon) -> None:
@@ -316,6 +321,8 @@ def test_workers_share_nothing(daemon: Daemon, veth: tuple[str, str], user_dir: 
             "no socket that two of them have",
         )
         for worker, savefile in zip(workers, savefiles, strict=True):
+            # The last thing that it opens, after the first file.
+            eventually(partial(_has_epoll, worker), "its epoll")
             assert len(_sockets(worker)) == 3, "its control socket, the one for files, the ring"
             others = [target for target in _descriptors(worker).values() if target not in _sockets(worker)]
             log = str(daemon.log_path)
