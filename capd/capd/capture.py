@@ -17,12 +17,13 @@ import trio
 from capd import limits, wireless
 from capd.errors import RequestRefused, no_room
 from capd.ethtool import driver_of, speed_of
-from capd.inquiries import default_dlt, device_names
+from capd.inquiries import default_dlt, device_names, has_known_type
 from capd.links import find_link, list_links
 from capd.monitor import Monitor
 from capd.outbox import Outbox
 from capd.peer import Peer
 from capd.policy import UNBOUND, Grant, Rule, Terms
+from capd.spawner import Spawner
 from capd.supervisor import Worker
 from capd.tally import Counts, Gauges
 from capd.wishes import Wishes, cooked_any
@@ -109,6 +110,7 @@ class Capture:
         *,
         terms: Terms,
         grant: Callable[[InterfaceRequest], Grant],
+        spawner: Spawner,
         reader_group_id: int | None = None,
         continues: bool = False,
         first_started_ns: int | None = None,
@@ -121,6 +123,7 @@ class Capture:
             request: what, within the terms.
             terms: what holds for all of it.
             grant: asked about each interface, those that come later too; what it refuses is left out.
+            spawner: gives it a worker.
             reader_group_id: whose members may see it and read its files, but not end it.
             continues: files of earlier runs belong to its ring.
             first_started_ns: when the first of these runs began; its duration counts from there.
@@ -131,6 +134,7 @@ class Capture:
         self.name = request.name
         self.reader_group_id = reader_group_id
         self._grant = grant
+        self._spawner = spawner
         self.request = request
         self._continues = continues
         self._first_started_ns = first_started_ns
@@ -316,14 +320,15 @@ class Capture:
             async with contextlib.AsyncExitStack() as stack:
                 wishes = Wishes(self.request)
                 interfaces = await self._look_up(stack, wishes)
-                self._worker = Worker(self._launch(interfaces, wishes, directory_fd, files_fd))
+                descriptors = [directory_fd] if files_fd is None else [directory_fd, files_fd]
+                self._worker = Worker(self._launch(interfaces, wishes, passes_files=files_fd is not None), descriptors)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch_start, self._worker, task_status)
                     nursery.start_soon(self._watch_stop, self._worker)
                     if wishes.may_grow or UNBOUND not in self.terms.rules:
                         nursery.start_soon(self._watch_interfaces, wishes, self._worker, monitor)
                     try:
-                        status = await self._worker.run(self._on_message)
+                        status = await self._worker.run(self._spawner, self._on_message)
                     except OSError as error:
                         self._failure = no_room(error).failure
                     self._started.set()
@@ -418,16 +423,14 @@ class Capture:
         except (RequestRefused, OSError) as error:
             self._skip(link, error)
 
-    def _launch(
-        self, interfaces: Sequence[LaunchInterface], wishes: Wishes, directory_fd: int, files_fd: int | None
-    ) -> Launch:
+    def _launch(self, interfaces: Sequence[LaunchInterface], wishes: Wishes, *, passes_files: bool) -> Launch:
         return Launch(
             user_id=self.owner.user_id,
             group_id=self.owner.group_id,
             groups=self.owner.groups,
             interfaces=tuple(interfaces),
-            directory_fd=directory_fd,
-            files_fd=files_fd,
+            passes_files=passes_files,
+            needs_live_handles=self._needs_live_handles(interfaces),
             max_disk_bytes=self.terms.max_disk_bytes,
             name=self.name,
             continues=self._continues,
@@ -445,6 +448,15 @@ class Capture:
             return autostop
         left_s = autostop.duration_s - (time.time_ns() - self._first_started_ns) / 1e9
         return msgspec.structs.replace(autostop, duration_s=max(left_s, 0.001))
+
+    def _needs_live_handles(self, interfaces: Sequence[LaunchInterface]) -> bool:
+        """Whether filters mention what only a live handle compiles well, or there is more than one link-layer type."""
+        texts = [request.capture_filter for request in self.request.interfaces]
+        return (
+            any("vlan" in text for text in [*texts, *(rule.filter for rule in self.terms.rules)])
+            or any(request.link_layer_type for request in self.request.interfaces)
+            or not all(has_known_type(each.device, each.hardware_type) for each in interfaces)
+        )
 
     async def _watch_start(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
         with trio.move_on_after(limits.START_TIMEOUT_S) as timeout:

@@ -17,6 +17,7 @@ from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.peer import Peer
 from capd.policy import UNBOUND, Policy, Terms
+from capd.spawner import Spawner
 from capd.tally import Tally
 from capd_protocol.limits import find_faults, is_capture_name
 from capd_protocol.messages import (
@@ -49,7 +50,8 @@ class Resumed(NamedTuple):
 class Captures:
     """All captures of the daemon."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, spawner: Spawner) -> None:
+        self._spawner = spawner
         #: For requests from now on; captures that run keep what they were granted.
         self.policy = policy
         #: What has come of captures that have ended, and of requests.
@@ -96,6 +98,7 @@ class Captures:
             request,
             terms=terms,
             grant=grant,
+            spawner=self._spawner,
             continues=resumed is not None,
             first_started_ns=resumed.started_ns if resumed is not None else None,
         )
@@ -116,6 +119,7 @@ class Captures:
             owner,
             configured.request,
             terms=terms,
+            spawner=self._spawner,
             grant=partial(Policy((rule,)).grant, owner, is_real=True),
             reader_group_id=configured.group_id,
             continues=True,

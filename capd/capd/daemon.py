@@ -20,6 +20,7 @@ from capd.kept import Kept
 from capd.metrics import Metrics
 from capd.monitor import Monitor
 from capd.server import Server
+from capd.spawner import Spawner
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class Daemon:
         self._configuration = load()
         self._audit = Audit()
         self._monitor = Monitor()
-        self._captures = Captures(self._configuration.policy)
+        self._spawner = Spawner()
+        self._captures = Captures(self._configuration.policy, self._spawner)
         self._configured = Configured(self._captures, self._monitor, self._audit, state_directory)
         self._detached = Detached(self._captures, self._monitor, self._audit)
         self._server = Server(self._captures, self._detached, self._monitor, self._audit)
@@ -56,6 +58,7 @@ class Daemon:
         """
         watchdog_s = systemd.watchdog_interval_s(os.environ, os.getpid())
         async with self._working() as nursery:
+            await self._spawner.wait_begun()
             self._detached.open(nursery)
             await self._detached.restore(kept)
             self._configured.start(self._configuration.captures, nursery)
@@ -77,6 +80,7 @@ class Daemon:
     async def _working(self) -> AsyncGenerator[trio.Nursery, None]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._monitor.run)
+            nursery.start_soon(self._spawner.run)
             await nursery.start(self._obey_signals, nursery)
             yield nursery
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import trio
 
@@ -11,7 +12,7 @@ from capd.errors import RequestRefused
 from capd.ethtool import statistics_of
 from capd.interfaces import list_interfaces
 from capd.links import find_link
-from capd.supervisor import command, environment
+from capd.processes import command, environment
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.interfaces import InterfaceInfo, Link
@@ -83,15 +84,20 @@ async def _ask_libpcap(interface: str, *arguments: str) -> Capabilities:
 _DLT_OF_HARDWARE = {1: DLT_EN10MB, 772: DLT_EN10MB, 65534: DLT_RAW}
 
 
+def has_known_type(device: str, hardware_type: int) -> bool:
+    """Whether it is known without libpcap which link-layer type libpcap gives an interface."""
+    # One that leads to a switch has tags of that switch in its packets, whatever its hardware type says.
+    return hardware_type in _DLT_OF_HARDWARE and not Path("/sys/class/net", device, "dsa/tagging").exists()
+
+
 async def default_dlt(link: Link) -> int:
     """Return the link-layer type that libpcap gives an interface.
 
     Raises:
         RequestRefused: libpcap cannot open it.
     """
-    known = _DLT_OF_HARDWARE.get(link.hardware_type)
-    if known is not None:
-        return known
+    if has_known_type(link.name, link.hardware_type):
+        return _DLT_OF_HARDWARE[link.hardware_type]
     return (await _ask_libpcap(link.name)).link_layers[0].dlt
 
 

@@ -22,7 +22,13 @@ MAX_DETACHED = 256
 RING_SHARE_PER_USER = 0.25
 #: A client that has connected must have said what it wants by then, or it is cut off.
 REQUEST_TIMEOUT_S = 10.0
-#: A worker must have its first file by then, or it is killed. Chosen: starting one takes 0.2 s on an idle machine.
+#: The process that forks workers is started anew so long after one has ended; a capture that is asked for meanwhile
+#: waits. Chosen: a start takes 0.2 s of a processor, so that one which always fails takes a fifth of it.
+SPAWNER_PAUSE_S = 1.0
+#: It must have forked a worker by then, or it is killed; the capture is refused. Chosen: forking takes milliseconds.
+FORK_TIMEOUT_S = 5.0
+#: A worker must have its first file by then, or it is killed. Chosen: it takes 25 ms on an idle machine, and 0.2 s
+#: where the process that forks it has just been started.
 START_TIMEOUT_S = 20.0
 #: What a capture was ordered, it must have done by then, or the one who asked is told that it has not. Chosen: a
 #: flush takes the time that the kernel keeps a block, 0.4 s at most; a slow disk may keep a worker longer.

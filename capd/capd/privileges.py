@@ -29,6 +29,8 @@ class PrivilegeError(Exception):
 _LAST_CAPABILITY = 63
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
@@ -70,6 +72,16 @@ def _call(name: str, *arguments: object) -> int:
 
 def _prctl(option: int, second: int = 0) -> int:
     return _call("prctl", option, ctypes.c_ulong(second), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+
+
+def name_process(name: str) -> None:
+    """Give this process a name of up to 15 bytes, for ``ps`` and the like."""
+    _libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
+
+
+def adopt_orphans() -> None:
+    """Become the parent of those descendants whose parent has ended, which else were the system's first process's."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 @contextlib.contextmanager

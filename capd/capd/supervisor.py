@@ -4,18 +4,18 @@ A worker ends by itself when it is told to, and when its control socket closes, 
 this daemon is killed. One that does neither in time is killed. When ``run`` returns, the process is gone.
 """
 
+import array
 import contextlib
 import logging
-import os
 import socket
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
 from capd import limits
 from capd.packet_socket import open_packet_socket
+from capd.processes import command, environment
+from capd.spawner import Spawner, WorkerProcess
 from capd.worker.launch import (
     Answer,
     Attach,
@@ -37,34 +37,26 @@ from capd_protocol.messages import Message, StopCapture, decode, encode
 _log = logging.getLogger(__name__)
 
 _RECEIVE_BYTES = 65536
-#: What a worker sees of our environment: where Python finds what it imports, and nothing else.
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "TZ")
-
-
-def command(module: str, *arguments: object) -> list[str]:
-    """Return the command line that runs one of our modules; nothing is imported from the working directory.
-
-    Where the daemon is isolated (``-I``) from its user's packages and Python's variables, so is what it starts.
-    """
-    return [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", module, *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    """Return what a process that we start sees of our environment."""
-    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
 
 
 class Worker:
     """A worker, from ``run`` to its return."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, descriptors: Sequence[int]) -> None:
+        """Nothing is started yet.
+
+        Args:
+            launch: what to do.
+            descriptors: what comes along with it; they stay the caller's.
+        """
         self._launch = launch
+        self._descriptors = descriptors
         self._control: trio.SocketStream | None = None
-        self._process: trio.Process | None = None
+        self._process: WorkerProcess | None = None
         self._is_launched = trio.Event()
         self._sending = trio.Lock()
 
-    async def run(self, on_message: Callable[[Message | Answer], None]) -> int | None:
+    async def run(self, spawner: Spawner, on_message: Callable[[Message | Answer], None]) -> int | None:
         """Start the process, give its messages as they come, and return its exit status; None if it cannot be killed.
 
         After cancellation the process has ended: well, if it could within ``limits.END_TIMEOUT_S``.
@@ -72,30 +64,17 @@ class Worker:
         Raises:
             OSError: it could not be started.
         """
-        ours, theirs = socket.socketpair()
-        self._control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-        async with self._control:
-            with theirs:
-                process = await trio.lowlevel.open_process(
-                    command("capd.worker", theirs.fileno()),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno(), *self._launch.descriptors],
-                    env=environment(),
-                    # A Ctrl-C at our terminal is ours to handle: the worker shall end well.
-                    start_new_session=True,
-                )
-            self._process = process
-            try:
-                try:
-                    await self._control.send_all(encode_launch(self._launch))
-                    self._is_launched.set()
-                    await self._receive(self._control, on_message)
-                except trio.BrokenResourceError:
-                    pass  # it ended without reading; its exit status tells
-            finally:
-                with trio.CancelScope(shield=True):
-                    await self._end(process)
+        process, control = await spawner.spawn()
+        self._process, self._control = process, control
+        try:
+            # It may end without reading; its exit status tells.
+            with contextlib.suppress(trio.BrokenResourceError):
+                await self._send(control, encode_launch(self._launch), self._descriptors)
+                self._is_launched.set()
+                await self._receive(control, on_message)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._end(process, control)
         return process.returncode
 
     async def attach(self, interface: LaunchInterface) -> None:
@@ -104,18 +83,8 @@ class Worker:
         Raises:
             OSError: the socket cannot be opened.
         """
-        if self._control is None:
-            return
         with open_packet_socket(cooked=interface.is_cooked) as packet_socket:
-            frame = memoryview(encode_attach(Attach(interface=interface)))
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packet_socket.fileno().to_bytes(4, sys.byteorder))]
-            # Where the socket is closed the capture has ended already.
-            async with self._sending:
-                with contextlib.suppress(
-                    BrokenPipeError, ConnectionResetError, trio.BrokenResourceError, trio.ClosedResourceError
-                ):
-                    sent = await self._control.socket.sendmsg([frame], rights)
-                    await self._control.send_all(frame[sent:])
+            await self._tell(encode_attach(Attach(interface=interface)), [packet_socket.fileno()])
 
     async def detach(self, index: int) -> None:
         """Have the worker give up an interface."""
@@ -130,12 +99,28 @@ class Worker:
         await self._is_launched.wait()
         await self._tell(encode(StopCapture()))
 
-    async def _tell(self, frame: bytes) -> None:
+    async def _tell(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
         if self._control is not None:
             # Where the socket is closed it has ended already.
-            async with self._sending:
-                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self._control.send_all(frame)
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._send(self._control, frame, descriptors)
+
+    async def _send(self, control: trio.SocketStream, frame: bytes, descriptors: Sequence[int]) -> None:
+        """Send a frame, and descriptors with its first byte.
+
+        Raises:
+            trio.BrokenResourceError: the worker has gone.
+            trio.ClosedResourceError: we have closed the socket meanwhile.
+        """
+        view = memoryview(frame)
+        async with self._sending:
+            if descriptors:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+                try:
+                    view = view[await control.socket.sendmsg([view], [rights]) :]
+                except (BrokenPipeError, ConnectionResetError) as error:
+                    raise trio.BrokenResourceError from error
+            await control.send_all(view)
 
     async def _receive(self, control: trio.SocketStream, on_message: Callable[[Message | Answer], None]) -> None:
         decoder = FrameDecoder()
@@ -149,9 +134,8 @@ class Worker:
                 _log.error("worker of user %d breaks the protocol: %s", self._launch.user_id, error)
                 return
 
-    async def _end(self, process: trio.Process) -> None:
-        if self._control is not None:
-            await self._control.aclose()
+    async def _end(self, process: WorkerProcess, control: trio.SocketStream) -> None:
+        await control.aclose()
         with trio.move_on_after(limits.END_TIMEOUT_S):
             await process.wait()
         if process.returncode is None:

@@ -21,6 +21,7 @@ from capd.errors import RequestRefused
 from capd.monitor import Monitor
 from capd.peer import Peer
 from capd.policy import Policy
+from capd.spawner import Spawner
 from capd_client import (
     CaptureEnded,
     CaptureError,
@@ -613,7 +614,7 @@ def test_a_client_cannot_pass_its_own_end_to_keep_a_connection(own_bench: Bench,
 
 
 async def test_a_daemon_of_one_client_has_no_captures_that_stay() -> None:
-    captures = Captures(Policy(owner_id=0))
+    captures = Captures(Policy(owner_id=0), Spawner())
     detached = Detached(captures, Monitor(), Audit())
     with pytest.raises(RequestRefused) as refused:
         await detached.start(Peer(1, 0, 0, ()), request_for("lo", name="a", detached=True), 0)

@@ -26,7 +26,7 @@ from capd_client.errors import CaptureError
 from capd_client.transport import DEFAULT_SOCKET, SOCKET_VARIABLE
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, Watched, read_complete
-from tests.support.daemon import as_user, children_of, running_daemon, status_of
+from tests.support.daemon import as_user, children_of, running_daemon, status_of, workers_of
 from tests.support.traffic import build_frames, send
 
 _Result = TypeVar("_Result")
@@ -101,7 +101,7 @@ def running_program(interface: str, savefile: Path, before: str = "") -> Generat
             assert process.stdout is not None
             assert process.stdout.readline() == "started\n"
             (daemon,) = children_of(process.pid)
-            (worker,) = children_of(daemon)
+            (worker,) = workers_of(daemon)
             yield Running(process, daemon, worker)
         finally:
             process.kill()

@@ -38,6 +38,7 @@ from tests.support.attack import (
     promiscuity_of,
     replaced_when_dead,
     request_for,
+    slow_request_for,
     traffic,
     with_limits,
     without_stragglers,
@@ -462,9 +463,10 @@ def test_a_worker_that_takes_no_more_orders_is_killed(where: Path, user_dir: Pat
     ):
         client.send(request_for("many*", interfaces=(wordy,)), [directory])
         client.receive(Started)
-        # When this is answered, the daemon has closed what it needed for the start.
-        other.send(ListCaptures())
-        other.receive(CaptureList)
+        # When this is answered twice, the daemon has gone round, and closed what it needed for the start.
+        for _ in range(2):
+            other.send(ListCaptures())
+            other.receive(CaptureList)
         (worker,) = daemon.workers()
         os.kill(worker, signal.SIGSTOP)
         before = len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
@@ -484,7 +486,7 @@ def test_a_worker_that_never_begins_is_killed_and_told_of(where: Path, veth: tup
         opened(user_dir) as directory,
         RawClient(daemon.socket_path) as client,
     ):
-        client.send(request_for(veth[1]), [directory])
+        client.send(slow_request_for(veth[1]), [directory])
         worker = beginning_worker(daemon)
         os.kill(worker, signal.SIGSTOP)
         assert client.refusal().code == FailureCode.WORKER_DIED

@@ -5,6 +5,7 @@ import ctypes
 import errno
 import grp
 import os
+import resource
 import signal
 import socket
 import stat
@@ -335,6 +336,7 @@ def test_roots_id_alone_reaches_into_no_worker_of_root(
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_no_user_reaches_into_the_daemon(running: Running, name: str) -> None:
     assert _attempt(name, running.daemon.process.pid, MEMBER) in (errno.EPERM, errno.EACCES)
+    assert _attempt(name, running.daemon.spawner(), MEMBER) in (errno.EPERM, errno.EACCES)
 
 
 # The daemon -----------------------------------------------------------------------------------------------------
@@ -399,6 +401,7 @@ def test_a_daemon_that_is_not_root_works_likewise(veth: tuple[str, str], user_di
                 assert _attempt(name, worker, SERVICE) in (errno.EPERM, errno.EACCES)
             for name in ("ptrace attach", "pidfd_getfd", "open mem to read", "read link fd/0"):
                 assert _attempt(name, daemon.process.pid, SERVICE) in (errno.EPERM, errno.EACCES)
+                assert _attempt(name, daemon.spawner(), SERVICE) in (errno.EPERM, errno.EACCES)
             send(veth[0], FRAMES, 10)
             assert process.ask("stop") == (10, EndReason.STOPPED)
         check_unharmed(daemon, veth, user_dir)
@@ -422,6 +425,33 @@ def test_a_daemon_that_is_not_root_can_kill_workers_of_others(veth: tuple[str, s
             assert daemon.terminate() == 0
             await_end([worker], 0)
     assert promiscuity_of(veth[1]) == 0
+
+
+def test_a_capture_that_no_process_is_left_for_is_refused(veth: tuple[str, str], user_dir: Path) -> None:
+    def limit_processes(most: int) -> None:
+        def limit() -> None:
+            resource.prlimit(
+                spawner, resource.RLIMIT_NPROC, (most, resource.prlimit(spawner, resource.RLIMIT_NPROC)[1])
+            )
+
+        as_user(limit, SERVICE.user_id, SERVICE.group_id)
+
+    answers: list[type[Message]] = []
+    with _service_daemon(user_dir) as daemon, opened(user_dir) as directory:
+        spawner = daemon.spawner()
+        # At some number the process in between can be, and the worker cannot.
+        while Started not in answers:
+            limit_processes(len(answers))
+            with leaving_nothing(daemon, veth[1]), RawClient(daemon.socket_path) as client:
+                client.send(request_for(veth[1]), [directory])
+                while not isinstance(answer := client.receive(), Started | Refused):
+                    pass
+            answers.append(type(answer))
+            if isinstance(answer, Refused):
+                assert answer.failure.code == FailureCode.RESOURCES
+                assert os.strerror(errno.EAGAIN) in answer.failure.text
+        assert daemon.spawner() == spawner
+    assert len(answers) > 3, "daemon, spawner, the one in between, worker"
 
 
 def test_a_destination_need_not_be_writable_for_the_daemon(veth: tuple[str, str], user_dir: Path) -> None:

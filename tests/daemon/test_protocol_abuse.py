@@ -55,6 +55,7 @@ from tests.support.attack import (
     replaced_when_dead,
     request_for,
     resident_kb,
+    slow_request_for,
     traffic,
     with_limits,
 )
@@ -541,7 +542,7 @@ def test_a_client_that_vanishes_while_the_worker_begins_leaves_nothing(
 
     with leaving_nothing(abused, veth[1], directory=user_dir, timeout_s=5), opened(user_dir) as directory:
         client = RawClient(abused.socket_path)
-        client.send(request_for(veth[1]), [directory])
+        client.send(slow_request_for(veth[1]), [directory])
         worker = beginning_worker(abused)
         os.kill(worker, signal.SIGSTOP)
         before = descriptors()

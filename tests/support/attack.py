@@ -58,14 +58,19 @@ def eventually(condition: Callable[[], bool], what: str, timeout_s: float = PATI
 # Daemons --------------------------------------------------------------------------------------------------------
 
 
+def slow_request_for(interface: str) -> StartCapture:
+    """Return a request that can be granted, and takes a tenth of a second: the kernel makes a large ring."""
+    ring = InterfaceRequest(name=interface, kernel_buffer_size_bytes=512 << 20)
+    return request_for(interface, interfaces=(ring,))
+
+
 def beginning_worker(daemon: Daemon) -> int:
-    """Return the only worker as soon as it runs a program of its own: until then the daemon waits for it in fork(2)."""
-
-    def programs() -> list[bytes]:
-        return [Path(f"/proc/{worker}/cmdline").read_bytes() for worker in daemon.workers()]
-
-    eventually(lambda: any(b"capd.worker" in program for program in programs()), "the worker")
-    (worker,) = daemon.workers()
+    """Return the only worker as soon as it knows what to do; with something slow to do, it has not begun yet."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    # More than it has to begin with: the directory for its files.
+    while not (workers := daemon.workers()) or len(os.listdir(f"/proc/{workers[0]}/fd")) <= 4:  # noqa: PTH208
+        assert time.monotonic() < deadline_s, "there is no worker"
+    (worker,) = workers
     return worker
 
 
@@ -91,7 +96,9 @@ def with_limits(**limits: float) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def replaced_when_dead(directory: Path, *options: str) -> Generator[Callable[[], Daemon], None, None]:
+def replaced_when_dead(
+    directory: Path, *options: str, prefix: tuple[str, ...] = ()
+) -> Generator[Callable[[], Daemon], None, None]:
     """Have a daemon for many tests; the function gives it, or a new one where a test has ended it."""
     with contextlib.ExitStack() as stack:
         running: list[Daemon] = []
@@ -101,7 +108,7 @@ def replaced_when_dead(directory: Path, *options: str) -> Generator[Callable[[],
                 stack.close()
                 running.clear()
             if not running:
-                running.append(stack.enter_context(running_daemon(directory, *options)))
+                running.append(stack.enter_context(running_daemon(directory, *options, prefix=prefix)))
             return running[-1]
 
         yield get

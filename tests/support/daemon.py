@@ -39,8 +39,28 @@ class Daemon:
         return self.process.wait(END_TIMEOUT_S)
 
     def workers(self) -> list[int]:
-        """Return the process ids of its workers."""
-        return children_of(self.process.pid)
+        """Return the process ids of its workers, and of those who answer questions about interfaces."""
+        return workers_of(self.process.pid)
+
+    def spawner(self) -> int:
+        """Return the process id of what forks its workers."""
+        (spawner,) = (child for child in children_of(self.process.pid) if is_spawner(child))
+        return spawner
+
+
+def workers_of(daemon: int) -> list[int]:
+    """Return the process ids of a daemon's workers, and of those who answer questions about interfaces."""
+    return [child for child in children_of(daemon) if not is_spawner(child)]
+
+
+def is_spawner(process_id: int, root: Path = Path("/")) -> bool:
+    """Whether a process is, or is about to become, what forks workers; they have its command line."""
+    process = root / "proc" / str(process_id)
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        return b"capd.worker" in words and (process / "comm").read_text() != "capd-worker\n"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def children_of(process_id: int) -> list[int]:

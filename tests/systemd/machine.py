@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.attack import PATIENCE_S, eventually
+from tests.support.daemon import is_spawner
 
 _CHECKOUT = Path(__file__).parents[2]
 _PACKAGES = Path(sysconfig.get_path("purelib"))
@@ -78,10 +79,17 @@ class Machine:
         """Return the process id, as it is there, of the daemon; 0 where none runs."""
         return int(self.show("MainPID"))
 
-    def workers(self) -> list[int]:
-        """Return the process ids, as they are there, of the daemon's workers."""
+    def _children(self) -> list[int]:
         tasks = self.path(f"/proc/{self.daemon()}/task").iterdir()
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+    def workers(self) -> list[int]:
+        """Return the process ids, as they are there, of the daemon's workers."""
+        return [child for child in self._children() if not is_spawner(child, self.path("/"))]
+
+    def spawner(self) -> int:
+        """Return the process id, as it is there, of what forks its workers; 0 where none runs."""
+        return next((child for child in self._children() if is_spawner(child, self.path("/"))), 0)
 
     def status_of(self, process_id: int) -> dict[str, str]:
         """Return the fields of /proc/PID/status, of a process id as it is there."""

@@ -386,6 +386,36 @@ def test_a_worker_that_is_killed_ends_its_capture_alone(service: Machine) -> Non
     assert re.search(r"capture \d+: its worker died with status -9", journal(service))
 
 
+def test_captures_go_on_when_the_process_that_forks_them_is_killed(service: Machine) -> None:
+    daemon, spawner = service.daemon(), service.spawner()
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/kept.pcapng", "-c", "5") as kept:
+        kept.next("file")
+        service.run("kill", "-KILL", spawner)
+        with capturing(service, "capd-bob", "-w", "/home/capd-bob/next.pcapng", "-c", "5") as following:
+            following.next("file")
+            send("tx", FRAMES, 5)
+            assert kept.next("ended")["reason"] == following.next("ended")["reason"] == "packets"
+    assert service.daemon() == daemon
+    assert service.spawner() not in (0, spawner)
+    assert "is started" in journal(service)
+
+
+def test_the_process_that_forks_workers_is_confined_as_the_daemon_is(service: Machine) -> None:
+    daemon, spawner = service.status_of(service.daemon()), service.status_of(service.spawner())
+    for name in ("Uid", "Gid", "Groups", "CapPrm", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"):
+        assert spawner[name] == daemon[name], name
+
+
+def test_nothing_of_a_service_that_was_killed_remains(service: Machine) -> None:
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/killed.pcapng") as capture:
+        capture.next("file")
+        before = [service.daemon(), service.spawner(), *service.workers()]
+        service.run("kill", "-KILL", before[0])
+        assert capture.process.wait() == 1
+    await_daemon_after(service, before)
+    assert not any(service.path(f"/proc/{process_id}").exists() for process_id in before)
+
+
 def test_a_daemon_that_is_killed_is_started_anew(service: Machine) -> None:
     daemon = service.daemon()
     with capturing(service, "capd-alice", "-w", "/home/capd-alice/cut.pcapng") as capture:

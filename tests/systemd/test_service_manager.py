@@ -20,6 +20,7 @@ from capd.monitor import Monitor
 from capd.peer import Peer
 from capd.policy import Policy
 from capd.server import Server
+from capd.spawner import Spawner
 from capd.systemd import Inherited, ServiceManagerError, listener_of, take_inherited, watchdog_interval_s
 from tests.support.attack import request_for
 from tests.support.daemon import running_daemon
@@ -231,7 +232,7 @@ def test_a_manager_that_is_gone_is_worth_a_warning(
 
 
 async def test_the_status_counts_captures_and_their_users() -> None:
-    captures = Captures(Policy(owner_id=1000))
+    captures = Captures(Policy(owner_id=1000), Spawner())
     monitor, audit = Monitor(), Audit()
     server = Server(captures, Detached(captures, monitor, audit), monitor, audit)
     assert server.status() == "0 captures of 0 users, 0 clients"

@@ -222,3 +222,33 @@ def test_the_kernel_takes_them_up_to_its_limit(first: str, second: str) -> None:
     assert all(run(joined, p) == (run(other, p) if run(one, p) else 0) for p in packets)
     with pytest.raises(OSError, match="Invalid argument"):
         _attach(both(_padded(one, count + 1), other))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "udp port 53",
+        "host 192.0.2.1 and not tcp",
+        "ip6 and icmp6",
+        "ether proto 0x8100",
+        "ether broadcast or multicast",
+        "net 198.51.100.0/24 and portrange 1000-2000",
+        "tcp[tcpflags] & tcp-syn != 0 and greater 100",
+        "mpls 5",
+        "pppoes 7 and udp",
+        "geneve and udp",
+        "ip protochain 17",
+        "inbound and arp",
+        "outbound or ifindex 3",
+    ],
+)
+def test_only_vlan_is_another_filter_on_a_live_handle(veth: tuple[str, str], text: str) -> None:
+    live, dead = Handle(veth[1]), Handle.dead(from_dlt(DLT_EN10MB), SNAPLEN_BYTES)
+    try:
+        live.activate(snaplen_bytes=SNAPLEN_BYTES)
+        assert live.compile(text) == dead.compile(text)
+        assert live.compile("vlan 1") != dead.compile("vlan 1"), "what a live handle is for"
+    finally:
+        live.close()
+        dead.close()

@@ -1,202 +1,88 @@
-"""A worker's start, in order: open, drop privileges, verify, compile filters, bind, first file, capture.
+"""The spawner: forks workers, having imported all that they need, so that a capture begins within milliseconds.
 
-Run by the daemon with one argument: the number of the descriptor of its control socket. Everything that is
-imported is imported here, at the beginning: after the drop the interpreter's own files may be unreadable.
+Run by the daemon with one argument: the number of the descriptor of a socket (SOCK_SEQPACKET). One byte there says
+that it is ready. Then control sockets of workers to be come in, one with each message; all else is said on these.
+Nothing that clients or the network supplied ever comes here, so a worker inherits nothing of other users' captures.
+
+A worker becomes the daemon's own child, which alone learns how it ended: the process in between, its parent, ends at
+once, and the daemon takes over such orphans (PR_SET_CHILD_SUBREAPER).
 """
 
-import contextlib
 import gc
 import os
-import platform
 import signal
 import socket
 import sys
-import time
-from pathlib import Path
+import traceback
+from typing import NoReturn
 
-# Read by numpy's OpenBLAS at import: its threads would be of no use.
+# Read by numpy's OpenBLAS at import: its threads would be of no use, and could not be forked.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from capd import libpcap, privileges
-from capd.version import SOFTWARE
-from capd.worker.control import Control
-from capd.worker.files import CaptureFiles
-from capd.worker.filters import CaptureFailed
-from capd.worker.heap import keep_freed_memory
-from capd.worker.index import RingIndex
-from capd.worker.launch import Launch
-from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
-from capd.worker.report import Report
-from capd.worker.savefile import DestinationError, WriteError
-from capd.worker.sources import Source, SourceMaker
-from capd_protocol import pcapng
-from capd_protocol.linktypes import dlt_to_linktype
-from capd_protocol.messages import Conditions, DeletionReason, Failure, FailureCode
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.machine()
-
-
-def _header(launch: Launch, sources: list[Source], hardware: str, operating_system: str) -> bytes:
-    if launch.file_format == "pcap":
-        (source,) = sources
-        snaplen_bytes = source.launch.request.snaplen_bytes
-        return pcapng.pcap_header(linktype=dlt_to_linktype(source.link_layer_type.dlt), snaplen_bytes=snaplen_bytes)
-    section = pcapng.section_header(hardware=hardware, operating_system=operating_system, application=SOFTWARE)
-    return section + b"".join(source.description_block(operating_system) for source in sources)
-
-
-def _make_sources(
-    launch: Launch, maker: SourceMaker, sockets: list[socket.socket]
-) -> tuple[list[Source], list[tuple[str, str]]]:
-    """Return the sources, and which interfaces are left out, with the reason.
-
-    Raises:
-        CaptureFailed: one that was named cannot be captured, or none of those that a pattern matched.
-    """
-    sources: list[Source] = []
-    skipped: list[tuple[str, CaptureFailed]] = []
-    for interface, opened in zip(launch.interfaces, sockets, strict=True):
-        try:
-            sources.append(maker.make(interface, opened, len(sources)))
-        except CaptureFailed as error:
-            if not interface.is_optional:
-                raise
-            skipped.append((interface.request.name, error))
-    if skipped and not sources:
-        raise skipped[0][1]
-    return sources, [(name, error.failure.text) for name, error in skipped]
-
-
-def _arm(sources: list[Source]) -> list[tuple[str, str]]:
-    """Begin to receive; return which interfaces of those that a pattern matched have gone meanwhile.
-
-    Raises:
-        CaptureFailed: one that was named is not there any more.
-    """
-    gone: list[tuple[str, str]] = []
-    for source in sources:
-        try:
-            source.arm()
-        except CaptureFailed as error:
-            if not source.launch.is_optional:
-                raise
-            source.detach()
-            gone.append((source.name, error.failure.text))
-    return gone
-
-
-def _open_index(launch: Launch) -> RingIndex | None:
-    """Open the index of a ring that has a name.
-
-    Raises:
-        DestinationError: it cannot be opened, or another capture writes this ring.
-        WriteError: it cannot be written.
-    """
-    if launch.ring is None or launch.name is None:
-        return None
-    destination = launch.destination
-    return RingIndex(launch.directory_fd, destination.file_name, group_access=destination.group_access)
-
-
-def _no_room(launch: Launch, obstacle: DeletionReason) -> Failure:
-    """Say which limit leaves no room for a first file."""
-    name, ring = launch.destination.file_name, launch.ring or Conditions()
-    if obstacle == DeletionReason.FREE_SPACE:
-        text = f"less than the {ring.free_kb or 0:,} kB that shall stay free are free where {name} is: make room there"
-        return Failure(code=FailureCode.DISK, text=text, argument="ringbuffer_free_space")
-    if obstacle == DeletionReason.TOTAL:
-        text = f"the {ring.total_kb or 0:,} kB for all files of the ring are too few for the beginning of one"
-        return Failure(code=FailureCode.RESOURCES, text=text, argument="ringbuffer_total_filesize")
-    text = (
-        f"policy allows {launch.max_disk_bytes:,} bytes on disk, and earlier captures to {name} have left as much: "
-        "delete some of their files"
-    )
-    return Failure(code=FailureCode.RESOURCES, text=text, argument="savefile")
-
-
-def _capture(launch: Launch, control: Control, report: Report) -> None:
-    # 1. Open what needs CAP_NET_RAW: sockets of protocol 0, which receive nothing, and libpcap's handles.
-    libpcap.load()
-    maker = SourceMaker(launch)
-    sockets = maker.open()
-    hardware, operating_system = _cpu_name(), f"{platform.system()} {platform.release()}"
-    # 2. Become the user who asked. What comes after is that user's own doing, and is checked as such.
-    # 3. The same call verifies it.
-    privileges.become(launch.user_id, launch.group_id, launch.groups)
-    os.umask(0)  # the mode of files is said in full where they are made
-    # 4. Compile the filters: the first text of the user that is looked at.
-    sources, skipped = _make_sources(launch, maker, sockets)
-    # 5. Bind: from here on packets come and are counted.
-    start_ns = time.time_ns()
-    skipped += _arm(sources)
-    # 6. The first file, which is announced when its header is on disk.
-    try:
-        index = _open_index(launch)
-        files = CaptureFiles(
-            directory_fd=launch.directory_fd,
-            destination=launch.destination,
-            ring=launch.ring,
-            header=lambda: _header(launch, sources, hardware, operating_system),
-            statistics=(lambda: statistics_blocks(sources, start_ns)) if launch.file_format == "pcapng" else bytes,
-            report=report,
-            max_disk_bytes=launch.max_disk_bytes,
-            index=index,
-            continues=launch.continues,
-            # Who is passed each file has it open.
-            reuses=launch.file_format == "pcapng" and launch.files_fd is None,
-        )
-        obstacle = files.make_room_for_file()
-        if obstacle is not None:
-            raise CaptureFailed(_no_room(launch, obstacle))
-        files.open_next()
-    except (DestinationError, WriteError) as error:
-        text = str(error) if isinstance(error, DestinationError) else f"no room for the capture file: {error}"
-        failure = Failure(code=FailureCode.DESTINATION, text=text, argument="savefile")
-        raise CaptureFailed(failure) from error
-    for name, text in skipped:
-        report.interface_skipped(name, text)
-    if control.is_gone():
-        files.abandon()  # whoever asked left before hearing of it
-        return
-    # 7. Capture.
-    gc.freeze()
-    keep_freed_memory()
-    Capture(
-        launch=launch,
-        sources=sources,
-        maker=maker,
-        files=files,
-        report=report,
-        control=control,
-        operating_system=operating_system,
-    ).run()
+from capd.privileges import name_process
+from capd.worker import start
+from capd.worker.launch import HELLO
 
 
 def main() -> None:
-    """Run one capture for the daemon."""
-    signal.alarm(WATCHDOG_S)
+    """Fork workers until the daemon closes its side."""
+    name_process("capd-spawner")
     # A service manager that signals every process of a service would end captures in the middle of a packet:
     # a worker ends well when the daemon says so, or is gone.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    control = Control(socket.socket(fileno=int(sys.argv[1])))
-    launch = control.read_launch()
-    if launch is None:
-        return
-    files = None if launch.files_fd is None else socket.socket(fileno=launch.files_fd)
-    report = Report(control.socket, files)
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    start.prepare()
+    gc.collect()
+    gc.freeze()  # collecting would write to the pages that workers share
+    requests.send(b"r")
+    while (control := _receive(requests)) is not None:
+        with control:
+            _fork(requests, control)
+
+
+def _receive(requests: socket.socket) -> socket.socket | None:
+    data, descriptors, _, _ = socket.recv_fds(requests, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    return socket.socket(fileno=descriptors[0]) if data else None
+
+
+def _fork(requests: socket.socket, control: socket.socket) -> None:
+    """Fork a worker, a child of the daemon; where that fails, say why."""
     try:
-        _capture(launch, control, report)
-    except CaptureFailed as error:
-        report.failed(error.failure)
-        report.flush_all()
+        between = os.fork()
+    except OSError as error:
+        control.send(HELLO.pack(-(error.errno or 1)))
+        return
+    if between == 0:
+        _fork_again(requests, control)
+    os.waitpid(between, 0)
+
+
+def _fork_again(requests: socket.socket, control: socket.socket) -> NoReturn:
+    name_process("capd-worker")  # here, since the worker is the daemon's before it has done anything
+    try:
+        worker = os.fork()
+    except OSError as error:
+        control.send(HELLO.pack(-(error.errno or 1)))
+        os._exit(1)
+    if worker:
+        os._exit(0)
+    requests.close()
+    _work(control)
+
+
+def _work(control: socket.socket) -> NoReturn:
+    status = 1
+    try:
+        # Out of the spawner's group before the daemon hears of it: it waits for the rest of the group.
+        os.setsid()
+        control.send(HELLO.pack(os.getpid()))
+        start.run(control)
+        status = 0
+    except BaseException:  # nothing is above: this is a process's end
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 if __name__ == "__main__":

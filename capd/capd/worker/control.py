@@ -42,6 +42,10 @@ class Control:
                 return None
         return decode_launch(frame)
 
+    def take_descriptor(self) -> int:
+        """Return the next descriptor of those that came along, which is the caller's now."""
+        return self._descriptors.pop(0)
+
     def _receive(self, flags: int) -> None:
         try:
             data, ancillary, _, _ = self.socket.recvmsg(
@@ -74,7 +78,7 @@ class Control:
         attach = decode_attach(frame)
         if attach is not None:
             # The descriptor came with the frame's first byte, so it is here.
-            return attach, socket.socket(fileno=self._descriptors.pop(0))
+            return attach, socket.socket(fileno=self.take_descriptor())
         order = decode_detach(frame) or decode_order(frame)
         if order is not None:
             return order

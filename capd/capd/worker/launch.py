@@ -1,10 +1,12 @@
 """The contract between daemon and worker: what to capture, as whom, where to.
 
-The daemon writes one ``Launch`` frame on the worker's control socket; the worker answers with the messages of
-``capd_protocol.messages`` and takes ``StopCapture`` from it, ``Attach`` for interfaces that come later, and ``Detach``.
-Each ``Rotate`` and ``Flush`` has its ``Answer``, unless the capture ends before. When the socket closes, it ends.
+On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame; the worker answers
+with the messages of ``capd_protocol.messages`` and takes ``StopCapture`` from it, ``Attach`` for interfaces that come
+later, and ``Detach``. Each ``Rotate`` and ``Flush`` has its ``Answer``, unless the capture ends before. When the socket
+closes, it ends.
 """
 
+import struct
 from typing import Literal
 
 import msgspec
@@ -13,6 +15,9 @@ from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, encode_frame
 from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, by_name
 from capd_protocol.messages import Conditions, Destination, Failure, InterfaceRequest
+
+#: The worker's process id; or, negative, why there is none: an error number.
+HELLO = struct.Struct("=i")
 
 _LAUNCH = ord("l")
 _ATTACH = ord("t")
@@ -60,16 +65,12 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a worker needs to know."""
+    """Everything that a worker needs to know. With the frame comes the descriptor of the directory for the files."""
 
     user_id: int
     group_id: int
     groups: tuple[int, ...]
     interfaces: tuple[LaunchInterface, ...]
-    #: Descriptor, in the worker, of the directory that the client passed.
-    directory_fd: int
-    #: Descriptor, in the worker, of the socket on which it passes its files to who asked; None: nobody wants them.
-    files_fd: int | None = None
     destination: Destination
     file_format: Literal["pcapng", "pcap"]
     ring: Conditions | None
@@ -82,13 +83,13 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     #: Files of earlier runs that the index knows belong to the ring, of a capture that goes on where it was
     #: interrupted: they are kept and deleted with its own.
     continues: bool = False
+    #: A socket comes along too, on which it passes its files to who asked.
+    passes_files: bool = False
+    #: Compile filters on live handles, which take 20 ms to open: for ``vlan``, and where it takes one to know which
+    #: link-layer types there are.
+    needs_live_handles: bool = True
     #: Go on without any interface: others will be attached.
     waits: bool = False
-
-    @property
-    def descriptors(self) -> list[int]:
-        """What the worker inherits, by the same numbers."""
-        return [fd for fd in (self.directory_fd, self.files_fd) if fd is not None]
 
 
 class Attach(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import mmap
+import os
 import socket
 import struct
 from typing import NamedTuple
@@ -208,7 +209,20 @@ class Ring:
 
     def clear_error(self) -> None:
         """Take the socket's pending error, which an interface that goes down leaves."""
-        self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._take_error()
+
+    def check_error(self) -> None:
+        """Take the socket's pending error.
+
+        Raises:
+            OSError: there was one: ENETDOWN, where the interface is down.
+        """
+        error = self._take_error()
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    def _take_error(self) -> int:
+        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def statistics(self) -> Statistics:
         """Return the running totals. The kernel's own counts begin anew at each read, and are 32 bits wide."""

@@ -92,6 +92,8 @@ class Source:
             # It was granted by its name, and may have got another one since, or another interface its index.
             if index and os.fsencode(socket.if_indextoname(index)) != self.launch.device.encode():
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+            if self.launch.is_up and not self.launch.is_optional:
+                self.ring.check_error()  # it may have gone down since the daemon looked
 
     def statistics(self) -> Statistics:
         """Return the kernel's totals, of all rings that it has had."""
@@ -172,7 +174,7 @@ class SourceMaker:
         sockets: list[socket.socket] = []
         for interface in self._launch.interfaces:
             key = interface.hardware_type, interface.request.snaplen_bytes
-            if key not in self._compilers and interface.is_up:
+            if self._launch.needs_live_handles and key not in self._compilers and interface.is_up:
                 try:
                     self._compilers[key] = Compiler(interface.device, interface.request.snaplen_bytes)
                 except CaptureFailed:

@@ -1,0 +1,183 @@
+"""The daemon's side of the process that forks workers (``capd.worker``), and of the workers that it forks."""
+
+import array
+import errno
+import logging
+import os
+import signal
+import socket
+import subprocess
+
+import trio
+
+from capd import limits
+from capd.privileges import adopt_orphans
+from capd.processes import command, environment
+from capd.worker.launch import HELLO
+
+_log = logging.getLogger(__name__)
+
+#: How often a process is looked at where there is no pidfd_open(2) to wait with: it came with Linux 5.3.
+_LOOK_S = 0.02
+
+
+class WorkerProcess:
+    """A worker: our child, though another process has forked it."""
+
+    def __init__(self, process_id: int) -> None:
+        self.pid = process_id
+        #: As subprocess has it: negative for a signal; None while it runs.
+        self.returncode: int | None = None
+        self._waiting = trio.Lock()
+        try:
+            self._pidfd: int | None = os.pidfd_open(process_id)
+        except OSError:  # an older kernel, a sandbox, or no descriptor is left
+            self._pidfd = None
+
+    async def wait(self) -> None:
+        """Wait until it has ended."""
+        async with self._waiting:
+            if self.returncode is not None:
+                return
+            if self._pidfd is not None:
+                await trio.lowlevel.wait_readable(self._pidfd)
+                os.close(self._pidfd)
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            while os.waitid(os.P_PID, self.pid, options) is None:  # noqa: ASYNC110, ASYNC222  # it does not block
+                await trio.sleep(_LOOK_S)
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])  # noqa: ASYNC222  # nor this
+
+    def kill(self) -> None:
+        """Kill it.
+
+        Raises:
+            PermissionError: it has become another user's.
+        """
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)  # not waited for yet: its number is still its own
+
+
+class Spawner:
+    """Has workers forked; ``run`` keeps the process that does it, and what it forks becomes ours."""
+
+    def __init__(self) -> None:
+        self._requests: trio.socket.SocketType | None = None
+        self._process: trio.Process | None = None
+        self._nursery: trio.Nursery | None = None
+        self._is_ready = trio.Event()
+        self._has_begun = trio.Event()
+
+    async def wait_begun(self) -> None:
+        """Wait until the first process is ready, or has failed."""
+        await self._has_begun.wait()
+
+    async def run(self) -> None:
+        """Keep the process running until cancelled; then it has ended.
+
+        One that ends is started anew after ``limits.SPAWNER_PAUSE_S``; workers that it has forked go on.
+        """
+        adopt_orphans()
+        async with trio.open_nursery() as self._nursery:
+            while True:
+                try:
+                    await self._run_once()
+                except OSError as error:
+                    _log.error("the process that starts captures cannot be started: %s", error)
+                self._has_begun.set()
+                await trio.sleep(limits.SPAWNER_PAUSE_S)
+
+    async def _run_once(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with trio.socket.from_stdlib_socket(ours) as requests:
+            with theirs:
+                process = await trio.lowlevel.open_process(
+                    command("capd.worker", theirs.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env=environment(),
+                    # A Ctrl-C at our terminal is ours to handle: workers shall end well.
+                    start_new_session=True,
+                )
+            is_ready = False
+            try:
+                with trio.move_on_after(limits.START_TIMEOUT_S):
+                    is_ready = bool(await requests.recv(1))
+                if is_ready:
+                    self._requests, self._process = requests, process
+                    self._is_ready.set()
+                    self._has_begun.set()
+                    await process.wait()
+            finally:
+                if is_ready:
+                    self._is_ready = trio.Event()  # the old one is what others wait for, if it has never been set
+                requests.close()  # which ends it, if it has not ended
+                with trio.CancelScope(shield=True):
+                    await _end(process)
+        _log.error("the process that starts captures has ended (status %s): another one is started", process.returncode)
+
+    async def spawn(self) -> tuple[WorkerProcess, trio.SocketStream]:
+        """Return a new worker, and our end of its control socket.
+
+        Raises:
+            OSError: there cannot be one now.
+        """
+        with trio.move_on_after(limits.START_TIMEOUT_S):
+            await self._is_ready.wait()
+            ours, theirs = socket.socketpair()
+            control = trio.socket.from_stdlib_socket(ours)
+            try:
+                with theirs:
+                    process_id = await self._ask(control, theirs)
+            except BaseException:
+                control.close()
+                raise
+            return WorkerProcess(process_id), trio.SocketStream(control)
+        raise TimeoutError(errno.ETIMEDOUT, "the process that starts captures does not begin")
+
+    async def _ask(self, control: trio.socket.SocketType, theirs: socket.socket) -> int:
+        """Return a new worker's process id, by its own word."""
+        requests, process = self._requests, self._process
+        if requests is None or process is None or self._nursery is None:
+            raise AssertionError("it is ready")
+        said = b""
+        # Once asked for, a worker is waited for, so that none is without an owner. It takes milliseconds.
+        with trio.CancelScope(shield=True), trio.move_on_after(limits.FORK_TIMEOUT_S) as timeout:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))
+            await requests.sendmsg([b"f"], [rights])
+            theirs.close()
+            said = await control.recv(HELLO.size)
+        if timeout.cancelled_caught:
+            process.kill()  # another one is started
+            self._nursery.start_soon(_see_off, trio.socket.socket(fileno=control.detach()))
+        if not said:
+            raise ConnectionError(errno.ECONNRESET, "the process that starts captures does not answer")
+        (number,) = HELLO.unpack(said)
+        if number < 0:
+            raise OSError(-number, os.strerror(-number))
+        return int(number)
+
+
+async def _see_off(control: trio.socket.SocketType) -> None:
+    """Wait for the end of a worker that comes too late, if it ever comes: it finds its socket closed."""
+    with control:
+        said = await control.recv(HELLO.size)
+    number = HELLO.unpack(said)[0] if said else 0
+    if number > 0:
+        await WorkerProcess(number).wait()
+
+
+async def _end(process: trio.Process) -> None:
+    """Wait for the process, and for those of its group, which are ours now: no worker that somebody knows is there."""
+    with trio.move_on_after(limits.END_TIMEOUT_S) as timeout:
+        await process.wait()
+    if timeout.cancelled_caught:
+        process.kill()
+        await process.wait()
+    with trio.move_on_after(limits.END_TIMEOUT_S):
+        while True:
+            try:
+                os.waitid(os.P_PGID, process.pid, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222  # it does not block
+            except ChildProcessError:
+                return
+            await trio.sleep(_LOOK_S)

@@ -1,0 +1,153 @@
+"""A worker's start, in order: open, drop privileges, verify, compile filters, bind, first file, capture.
+
+Everything is imported before it is forked: after the drop the interpreter's own files may be unreadable.
+"""
+
+import contextlib
+import gc
+import os
+import platform
+import signal
+import socket
+import time
+from functools import cache, partial
+from pathlib import Path
+
+from capd import libpcap, privileges
+from capd.version import SOFTWARE
+from capd.worker.control import Control
+from capd.worker.filters import CaptureFailed
+from capd.worker.first_file import open_files
+from capd.worker.heap import keep_freed_memory
+from capd.worker.launch import Launch
+from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
+from capd.worker.report import Report
+from capd.worker.sources import Source, SourceMaker
+from capd_protocol import pcapng
+from capd_protocol.linktypes import dlt_to_linktype
+
+
+@cache
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.machine()
+
+
+@cache
+def _operating_system() -> str:
+    return f"{platform.system()} {platform.release()}"
+
+
+def prepare() -> None:
+    """Do what is the same for all workers: before they are forked."""
+    libpcap.load()
+    _cpu_name()
+    _operating_system()
+
+
+def _header(launch: Launch, sources: list[Source], hardware: str, operating_system: str) -> bytes:
+    if launch.file_format == "pcap":
+        (source,) = sources
+        snaplen_bytes = source.launch.request.snaplen_bytes
+        return pcapng.pcap_header(linktype=dlt_to_linktype(source.link_layer_type.dlt), snaplen_bytes=snaplen_bytes)
+    section = pcapng.section_header(hardware=hardware, operating_system=operating_system, application=SOFTWARE)
+    return section + b"".join(source.description_block(operating_system) for source in sources)
+
+
+def _make_sources(
+    launch: Launch, maker: SourceMaker, sockets: list[socket.socket]
+) -> tuple[list[Source], list[tuple[str, str]]]:
+    """Return the sources, and which interfaces are left out, with the reason.
+
+    Raises:
+        CaptureFailed: one that was named cannot be captured, or none of those that a pattern matched.
+    """
+    sources: list[Source] = []
+    skipped: list[tuple[str, CaptureFailed]] = []
+    for interface, opened in zip(launch.interfaces, sockets, strict=True):
+        try:
+            sources.append(maker.make(interface, opened, len(sources)))
+        except CaptureFailed as error:
+            if not interface.is_optional:
+                raise
+            skipped.append((interface.request.name, error))
+    if skipped and not sources:
+        raise skipped[0][1]
+    return sources, [(name, error.failure.text) for name, error in skipped]
+
+
+def _arm(sources: list[Source]) -> list[tuple[str, str]]:
+    """Begin to receive; return which interfaces of those that a pattern matched have gone meanwhile.
+
+    Raises:
+        CaptureFailed: one that was named is not there any more.
+    """
+    gone: list[tuple[str, str]] = []
+    for source in sources:
+        try:
+            source.arm()
+        except CaptureFailed as error:
+            if not source.launch.is_optional:
+                raise
+            source.detach()
+            gone.append((source.name, error.failure.text))
+    return gone
+
+
+def _capture(launch: Launch, directory_fd: int, control: Control, report: Report) -> None:
+    # 1. Open what needs CAP_NET_RAW: sockets of protocol 0, which receive nothing, and libpcap's handles.
+    maker = SourceMaker(launch)
+    sockets = maker.open()
+    hardware, operating_system = _cpu_name(), _operating_system()
+    # 2. Become the user who asked. What comes after is that user's own doing, and is checked as such.
+    # 3. The same call verifies it.
+    privileges.become(launch.user_id, launch.group_id, launch.groups)
+    os.umask(0)  # the mode of files is said in full where they are made
+    # 4. Compile the filters: the first text of the user that is looked at.
+    sources, skipped = _make_sources(launch, maker, sockets)
+    # 5. Bind: from here on packets come and are counted.
+    start_ns = time.time_ns()
+    skipped += _arm(sources)
+    # 6. The first file, which is announced when its header is on disk.
+    header = partial(_header, launch, sources, hardware, operating_system)
+    statistics = partial(statistics_blocks, sources, start_ns) if launch.file_format == "pcapng" else bytes
+    files = open_files(launch, directory_fd, report, header=header, statistics=statistics)
+    for name, text in skipped:
+        report.interface_skipped(name, text)
+    if control.is_gone():
+        files.abandon()  # whoever asked left before hearing of it
+        return
+    # 7. Capture.
+    gc.freeze()
+    keep_freed_memory()
+    Capture(
+        launch=launch,
+        sources=sources,
+        maker=maker,
+        files=files,
+        report=report,
+        control=control,
+        operating_system=operating_system,
+    ).run()
+
+
+def run(control_socket: socket.socket) -> None:
+    """Run one capture for the daemon at the other end of a socket."""
+    signal.alarm(WATCHDOG_S)
+    time.tzset()  # the system's time zone, which is in the names of files, may be another one by now
+    control = Control(control_socket)
+    launch = control.read_launch()
+    if launch is None:
+        return
+    directory_fd = control.take_descriptor()
+    files = socket.socket(fileno=control.take_descriptor()) if launch.passes_files else None
+    report = Report(control.socket, files)
+    try:
+        _capture(launch, directory_fd, control, report)
+    except CaptureFailed as error:
+        report.failed(error.failure)
+        report.flush_all()
