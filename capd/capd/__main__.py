@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from capd import check_config, config, installation, limits, privileges
+from capd import check_config, config, installation, kept, limits, privileges, systemd
 from capd.daemon import Daemon
 from capd.errors import StartError
 from capd.listener import DEFAULT_SOCKET, listening
@@ -130,9 +130,11 @@ def _run_daemon(argv: list[str]) -> int:
             own = config.Config(_default_policy(arguments.group or DEFAULT_GROUP, owner_id))
             trio.run(Daemon(lambda: own, arguments.state_directory).serve_one, connection)
             return 0
-        with listening(arguments.socket) as listener:
+        captures, others = kept.separate(systemd.take_inherited(os.environ, os.getpid()))
+        with listening(arguments.socket, others) as listener:
             privileges.restrict_daemon(_kept(arguments.monitor_mode))
-            trio.run(Daemon(partial(_configuration, arguments), arguments.state_directory).serve, listener)
+            daemon = Daemon(partial(_configuration, arguments), arguments.state_directory)
+            trio.run(daemon.serve, listener, captures)
     except (StartError, ServiceManagerError, privileges.PrivilegeError, config.ConfigError) as error:
         print(f"capd: {error}", file=sys.stderr)  # noqa: T201  # before there is a log
         return 1

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 _JOURNAL = Path("/run/systemd/journal/socket")
 #: As for captures.
-_CALLED = {"capture_id": "capture", "interface": "interfaces"}
+_CALLED = {"interface": "interfaces"}
 #: Of texts that a client wrote. Chosen: a line that can be read.
 _MAX_CHARACTERS = 1000
 

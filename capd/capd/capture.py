@@ -5,7 +5,9 @@ subscribers' outboxes, and nothing of it is kept but the counters.
 """
 
 import contextlib
+import itertools
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -23,11 +25,13 @@ from capd.peer import Peer
 from capd.policy import UNBOUND, Grant, Rule, Terms
 from capd.supervisor import Worker
 from capd.wishes import Wishes, cooked_any
-from capd.worker.launch import Launch, LaunchInterface
+from capd.worker.launch import Answer, Flush, Launch, LaunchInterface, Rotate
 from capd_protocol.interfaces import Link
 from capd_protocol.limits import is_cooked_any
 from capd_protocol.messages import (
+    Attached,
     CaptureSummary,
+    Conditions,
     Counters,
     Ended,
     EndReason,
@@ -35,12 +39,14 @@ from capd_protocol.messages import (
     Failed,
     Failure,
     FailureCode,
+    FileClosed,
     FileDeleted,
     FileOpened,
     InterfaceCounters,
     InterfaceRequest,
     InterfaceSkipped,
     Message,
+    PacketCount,
     StartCapture,
 )
 
@@ -53,22 +59,42 @@ class Subscriber:
     def __init__(self) -> None:
         self.outbox = Outbox(limits.MAX_PENDING_EVENTS)
         self._news = trio.Event()
-        self._is_ended = False
+        #: What ``answer`` was given is not on its way yet.
+        self.has_unsent_answer = False
+        #: The capture's last event has come.
+        self.ended = trio.Event()
 
     def put(self, message: Message) -> None:
         """Add a message."""
         self.outbox.put(message)
-        self._is_ended = self._is_ended or isinstance(message, Ended)
+        if isinstance(message, Ended):
+            self.ended.set()
         self._news.set()
+
+    def answer(self, message: Message) -> None:
+        """Add what the client has asked for; it may ask no more before this is on its way, so there is only one."""
+        self.has_unsent_answer = True
+        self.put(message)
 
     async def next_batch(self) -> bytes | None:
         """Return bytes to send as soon as there are any; None after the capture's last event."""
         while not (batch := self.outbox.take()):
-            if self._is_ended:
+            if self.ended.is_set():
                 return None
             self._news = trio.Event()
             await self._news.wait()
+        self.has_unsent_answer = False
         return batch
+
+
+class _Order:
+    """What a worker was told to do and has not answered yet."""
+
+    def __init__(self) -> None:
+        self.is_decided = trio.Event()
+        self.answer: Answer | None = None
+        #: The current one, when the answer came.
+        self.file_name = ""
 
 
 class Capture:
@@ -82,7 +108,9 @@ class Capture:
         *,
         terms: Terms,
         grant: Callable[[InterfaceRequest], Grant],
-        name: str | None = None,
+        reader_group_id: int | None = None,
+        continues: bool = False,
+        first_started_ns: int | None = None,
     ) -> None:
         """Nothing is started yet.
 
@@ -92,17 +120,27 @@ class Capture:
             request: what, within the terms.
             terms: what holds for all of it.
             grant: asked about each interface, those that come later too; what it refuses is left out.
-            name: of a capture that the configuration names.
+            reader_group_id: whose members may see it and read its files, but not end it.
+            continues: files of earlier runs belong to its ring.
+            first_started_ns: when the first of these runs began; its duration counts from there.
         """
         self.capture_id = capture_id
         self.owner = owner
         self.terms = terms
-        self.name = name
+        self.name = request.name
+        self.reader_group_id = reader_group_id
         self._grant = grant
         self.request = request
-        self._started_ns = time.time_ns()
+        self._continues = continues
+        self._first_started_ns = first_started_ns
+        self.started_ns = first_started_ns or time.time_ns()
         self._file_name = request.destination.file_name
         self._files_total = 0
+        self._file_size_bytes = 0
+        self._closed_bytes_total = 0
+        #: As far as they were announced.
+        self._packets_total = 0
+        self._directory_fd: int | None = None
         self._interfaces: tuple[InterfaceCounters, ...] = tuple(
             InterfaceCounters(interface=interface.name) for interface in request.interfaces
         )
@@ -115,12 +153,54 @@ class Capture:
         self._end_reason: EndReason | None = None
         self._stop_reason = EndReason.STOPPED
         self._was_stopped = trio.Event()
+        self._orders: dict[int, _Order] = {}
+        self._order_numbers = itertools.count(1)
+
+    # Who hears of it ----------------------------------------------------------------------------------------------
 
     def subscribe(self) -> Subscriber:
         """Return a subscriber that hears of all that comes from now on."""
         subscriber = Subscriber()
         self._subscribers.append(subscriber)
         return subscriber
+
+    def attach(self) -> tuple[Attached, Subscriber]:
+        """Return where it stands, and a subscriber that hears of the current file, and of all that comes."""
+        attached = Attached(
+            capture=self.summary(),
+            file_format=self.request.file_format,
+            is_ring=self.request.ring is not None,
+            packets_total=self._packets_total,
+            closed_bytes_total=self._closed_bytes_total,
+        )
+        subscriber = self.subscribe()
+        if self.is_started:
+            subscriber.put(FileOpened(self._file_name))
+            subscriber.put(Counters(file_size_bytes=self._file_size_bytes, interfaces=self._interfaces))
+        return attached, subscriber
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """Tell this subscriber nothing more."""
+        self._subscribers.remove(subscriber)
+
+    def open_directory(self) -> int:
+        """Return a further descriptor of the directory of its files.
+
+        Raises:
+            RequestRefused: it does not run now.
+        """
+        if self._directory_fd is None or not self.is_started:
+            raise self._not_running()
+        try:
+            return os.dup(self._directory_fd)
+        except OSError as error:
+            raise no_room(error) from error
+
+    def _not_running(self) -> RequestRefused:
+        if self._end_reason is not None:
+            return RequestRefused(FailureCode.NO_SUCH_CAPTURE, f"the capture {self.capture_id} has ended")
+        text = f"the capture {self.capture_id} does not run yet, or waits to run again: try again later"
+        return RequestRefused(FailureCode.RESOURCES, text)
 
     @property
     def end_reason(self) -> EndReason | None:
@@ -132,6 +212,16 @@ class Capture:
         """Whether its first file has its header."""
         return self._files_total > 0
 
+    @property
+    def stopped_for(self) -> EndReason | None:
+        """Why it was told to end; None while it was not."""
+        return self._stop_reason if self._was_stopped.is_set() else None
+
+    async def wait_stopped(self, timeout_s: float) -> None:
+        """Wait until it is told to end, but no longer than this."""
+        with trio.move_on_after(timeout_s):
+            await self._was_stopped.wait()
+
     def summary(self) -> CaptureSummary:
         """Return the capture's line in the list."""
         return CaptureSummary(
@@ -140,7 +230,7 @@ class Capture:
             name=self.name,
             interfaces=tuple(interface.name for interface in self.request.interfaces),
             file_name=self._file_name,
-            started_ns=self._started_ns,
+            started_ns=self.started_ns,
             files_total=self._files_total,
             packets_total=sum(each.written_total for each in self._interfaces),
             drops_total=sum(each.drops_total for each in self._interfaces),
@@ -183,6 +273,7 @@ class Capture:
             RequestRefused: it could not be started; nothing of it remains.
         """
         status: int | None = None
+        self._directory_fd = directory_fd
         try:
             async with contextlib.AsyncExitStack() as stack:
                 wishes = Wishes(self.request)
@@ -204,6 +295,7 @@ class Capture:
         except OSError as error:
             raise no_room(error) from error
         finally:
+            self._directory_fd = None
             self._say_end()
         if self._end_reason is None:
             _log.error("capture %d: its worker died with status %s", self.capture_id, status)
@@ -299,14 +391,21 @@ class Capture:
             files_fd=files_fd,
             max_disk_bytes=self.terms.max_disk_bytes,
             name=self.name,
-            continues=self.name is not None,
+            continues=self._continues,
             destination=self.request.destination,
             file_format=self.request.file_format,
             ring=self.request.ring,
-            autostop=self.request.autostop,
+            autostop=self._left_of_autostop(),
             update_interval_s=self.request.update_interval_s,
             waits=bool(wishes.patterns) or self.request.wait_for_interfaces,
         )
+
+    def _left_of_autostop(self) -> Conditions:
+        autostop = self.request.autostop
+        if self._first_started_ns is None or autostop.duration_s is None:
+            return autostop
+        left_s = autostop.duration_s - (time.time_ns() - self._first_started_ns) / 1e9
+        return msgspec.structs.replace(autostop, duration_s=max(left_s, 0.001))
 
     async def _watch_start(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
         with trio.move_on_after(limits.START_TIMEOUT_S) as timeout:
@@ -332,14 +431,73 @@ class Capture:
         self._was_stopped.set()
         return True
 
-    def _on_message(self, message: Message) -> None:
+    # Orders -------------------------------------------------------------------------------------------------------
+
+    async def rotate(self) -> str:
+        """Have the ring go on in its next file; return the file's name when it has its header.
+
+        Raises:
+            RequestRefused: there is no next file, or it was not opened, or not in time.
+        """
+        if self.request.ring is None:
+            text = f"the capture {self.capture_id} has a single file, and no next one: only a ring is rotated"
+            raise RequestRefused(FailureCode.INVALID, text, argument="capture")
+        return (await self._have_done(Rotate)).file_name
+
+    async def flush(self) -> None:
+        """Have every packet that the kernel has now written and announced.
+
+        Raises:
+            RequestRefused: they were not, or not in time.
+        """
+        await self._have_done(Flush)
+
+    async def _have_done(self, kind: type[Rotate | Flush]) -> _Order:
+        if self._worker is None or self._directory_fd is None or not self.is_started:
+            raise self._not_running()
+        number, order = next(self._order_numbers), _Order()
+        self._orders[number] = order
+        try:
+            with trio.move_on_after(limits.ORDER_TIMEOUT_S) as timeout:
+                await self._worker.order(kind(number=number))
+                await order.is_decided.wait()
+        finally:
+            del self._orders[number]
+        if timeout.cancelled_caught:
+            text = f"the capture {self.capture_id} has not answered within {limits.ORDER_TIMEOUT_S:g} s: ask again"
+            raise RequestRefused(FailureCode.TIMEOUT, text)
+        if order.answer is None:
+            raise RequestRefused(FailureCode.NO_SUCH_CAPTURE, f"the capture {self.capture_id} has ended meanwhile")
+        if order.answer.failure is not None:
+            failure = order.answer.failure
+            raise RequestRefused(failure.code, failure.text, argument=failure.argument)
+        return order
+
+    def _on_answer(self, answer: Answer) -> None:
+        order = self._orders.get(answer.number)
+        if order is not None:  # who asked may have lost patience
+            order.answer, order.file_name = answer, self._file_name
+            order.is_decided.set()
+
+    # Messages -----------------------------------------------------------------------------------------------------
+
+    def _on_message(self, message: Message | Answer) -> None:
         match message:
+            case Answer():
+                self._on_answer(message)
+                return
             case FileOpened(name):
                 self._files_total += 1
                 self._file_name = name
+                self._file_size_bytes = 0
             case FileDeleted(name=name, reason=reason, size_bytes=size_bytes):
                 _log.info("capture %d: deleted %a (%s, %d bytes)", self.capture_id, name, reason, size_bytes)
-            case Counters(interfaces=interfaces):
+            case FileClosed(size_bytes=size_bytes):
+                self._closed_bytes_total += size_bytes
+            case PacketCount(packets_delta):
+                self._packets_total += packets_delta
+            case Counters(file_size_bytes=size_bytes, interfaces=interfaces):
+                self._file_size_bytes = size_bytes
                 self._interfaces = interfaces
             case Failed(failure=failure):
                 self._failure = failure
@@ -374,6 +532,8 @@ class Capture:
             if self._failure is None:
                 last += [Failed(failure=Failure(code=FailureCode.WORKER_DIED, text=text)), ErrorMessage(text)]
         last.append(Ended(reason=reason, interfaces=self._interfaces))
+        for order in self._orders.values():
+            order.is_decided.set()
         for subscriber in self._subscribers:
             for message in last:
                 subscriber.put(message)

@@ -4,18 +4,20 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import time
 from collections.abc import Generator
 from functools import partial
+from typing import NamedTuple
 
 import trio
 
 from capd import quota
-from capd.capture import Capture
+from capd.capture import Capture, Subscriber
 from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.peer import Peer
 from capd.policy import UNBOUND, Policy, Terms
-from capd_protocol.limits import find_faults
+from capd_protocol.limits import find_faults, is_capture_name
 from capd_protocol.messages import (
     CaptureList,
     EndReason,
@@ -25,12 +27,22 @@ from capd_protocol.messages import (
 
 #: Captures have numbers of five digits, which are easily typed.
 _FIRST_ID, _IDS = 10_000, 90_000
+#: Of what a client called a capture. Chosen: a sentence that can be read.
+_MAX_SHOWN_CHARACTERS = 64
 #: Captures in one frame: with as many interfaces as possible, of the longest names, they stay below its limit.
 _AT_ONCE = 40
 
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class Resumed(NamedTuple):
+    """What a capture goes on with that was interrupted."""
+
+    capture_id: int
+    #: When it began.
+    started_ns: int
 
 
 class Captures:
@@ -40,12 +52,20 @@ class Captures:
         #: For requests from now on; captures that run keep what they were granted.
         self.policy = policy
         self._running: dict[int, Capture] = {}
+        self._followers = 0
         self._stopping = False
         self._all_ended = trio.Event()
 
     @contextlib.contextmanager
-    def granted(self, peer: Peer, request: StartCapture) -> Generator[Capture, None, None]:
+    def granted(
+        self, peer: Peer, request: StartCapture, resumed: Resumed | None = None
+    ) -> Generator[Capture, None, None]:
         """Have a capture that a client asks for in the list for as long as the block lasts.
+
+        Args:
+            peer: who asks.
+            request: what for.
+            resumed: it goes on where an earlier one was interrupted.
 
         Raises:
             RequestRefused: the request is wrong, or not permitted, or one too many.
@@ -62,8 +82,21 @@ class Captures:
         if not self.policy.is_unbound(peer):
             quota.check_memory(request, [capture.request for capture in running], _memory_bytes())
         request = quota.within_duration(terms, request)
+        if resumed is not None:
+            quota.check_time_left(request, (time.time_ns() - resumed.started_ns) / 1e9)
         terms = quota.reserve(terms, request, own)
-        with self._entered(peer, request, terms, self.policy) as capture:
+        grant = partial(self.policy.grant, peer, is_real=True)
+        capture_id = self._new_id() if resumed is None or resumed.capture_id in self._running else resumed.capture_id
+        capture = Capture(
+            capture_id,
+            peer,
+            request,
+            terms=terms,
+            grant=grant,
+            continues=resumed is not None,
+            first_started_ns=resumed.started_ns if resumed is not None else None,
+        )
+        with self._entered(capture):
             yield capture
 
     @contextlib.contextmanager
@@ -75,20 +108,28 @@ class Captures:
         """
         rule = dataclasses.replace(UNBOUND, name="configuration", max_disk_bytes=configured.max_disk_bytes)
         terms = Terms((rule,), None, rule.max_disk_bytes)
-        with self._entered(owner, configured.request, terms, Policy((rule,)), configured.name) as capture:
+        capture = Capture(
+            self._new_id(),
+            owner,
+            configured.request,
+            terms=terms,
+            grant=partial(Policy((rule,)).grant, owner, is_real=True),
+            reader_group_id=configured.group_id,
+            continues=True,
+        )
+        with self._entered(capture):
             yield capture
 
     @contextlib.contextmanager
-    def _entered(
-        self, owner: Peer, request: StartCapture, terms: Terms, policy: Policy, name: str | None = None
-    ) -> Generator[Capture, None, None]:
+    def _entered(self, capture: Capture) -> Generator[None, None, None]:
         if self._stopping:
             raise RequestRefused(FailureCode.STOPPING, "capd is stopping: try again when it runs again")
-        grant = partial(policy.grant, owner, is_real=True)
-        capture = Capture(self._new_id(), owner, request, terms=terms, grant=grant, name=name)
+        if capture.name is not None and self._named(capture.name, capture.owner.user_id):
+            text = f"a capture {capture.name} of this user runs already: choose another name, or attach to that one"
+            raise RequestRefused(FailureCode.NAME_TAKEN, text, argument="name")
         self._running[capture.capture_id] = capture
         try:
-            yield capture
+            yield
         finally:
             del self._running[capture.capture_id]
             self._note_if_all_ended()
@@ -112,9 +153,43 @@ class Captures:
         return [
             capture
             for capture in self._running.values()
-            if self.policy.may_see(peer, capture.owner.user_id)
-            or (capture.name is not None and capture.owner.group_id in groups)
+            if self.may_control(peer, capture) or capture.reader_group_id in groups
         ]
+
+    def may_control(self, peer: Peer, capture: Capture) -> bool:
+        """Whether the peer may end a capture, and order what changes it."""
+        return self.policy.may_see(peer, capture.owner.user_id)
+
+    def _named(self, name: str, owner_id: int) -> Capture | None:
+        named = (each for each in self._running.values() if (each.name, each.owner.user_id) == (name, owner_id))
+        return next(named, None)
+
+    def find(self, peer: Peer, number_or_name: int | str, *, to_control: bool) -> Capture:
+        """Return the capture that a peer means: by name, first of all one of its own.
+
+        Args:
+            peer: who asks.
+            number_or_name: of the capture.
+            to_control: those that the peer can only see do not count.
+
+        Raises:
+            RequestRefused: the peer can see no such capture, or several.
+        """
+        visible = [each for each in self.visible_to(peer) if not to_control or self.may_control(peer, each)]
+        if isinstance(number_or_name, int):
+            found = [each for each in visible if each.capture_id == number_or_name]
+        else:
+            named = [each for each in visible if each.name == number_or_name]
+            found = [each for each in named if each.owner.user_id == peer.user_id] or named
+        if len(found) == 1:
+            return found[0]
+        if found:
+            text = f"several users have a capture {number_or_name}: use its number, as the list shows it"
+            raise RequestRefused(FailureCode.INVALID, text, argument="capture")
+        is_sane = isinstance(number_or_name, int) or is_capture_name(number_or_name)
+        shown = str(number_or_name if is_sane else repr(number_or_name))[:_MAX_SHOWN_CHARACTERS]
+        whose = "" if self.policy.is_unbound(peer) else " of yours"
+        raise RequestRefused(FailureCode.NO_SUCH_CAPTURE, f"there is no capture {shown}{whose}")
 
     def lists_for(self, peer: Peer) -> Generator[CaptureList, None, None]:
         """Give the list of captures that the peer may see, in parts that fit into a frame."""
@@ -122,18 +197,16 @@ class Captures:
         for at in range(0, max(len(shown), 1), _AT_ONCE):
             yield CaptureList(captures=tuple(shown[at : at + _AT_ONCE]), is_last=at + _AT_ONCE >= len(shown))
 
-    def stop(self, peer: Peer, capture_id: int) -> None:
-        """Have a capture end.
-
-        Raises:
-            RequestRefused: the peer can see no such capture.
-        """
-        capture = self._running.get(capture_id)
-        if capture is not None and self.policy.may_see(peer, capture.owner.user_id):
-            capture.stop(EndReason.STOPPED)
-            return
-        whose = "" if self.policy.is_unbound(peer) else " of yours"
-        raise RequestRefused(FailureCode.NO_SUCH_CAPTURE, f"there is no capture {capture_id}{whose}")
+    @contextlib.contextmanager
+    def followed(self, capture: Capture, subscriber: Subscriber) -> Generator[None, None, None]:
+        """Have somebody hear of a capture as long as the block lasts; also its end, when the daemon stops."""
+        self._followers += 1
+        try:
+            yield
+        finally:
+            capture.leave(subscriber)
+            self._followers -= 1
+            self._note_if_all_ended()
 
     def stop_all(self) -> None:
         """Have every capture end, and grant no more: the daemon is stopping."""
@@ -143,9 +216,9 @@ class Captures:
         self._note_if_all_ended()
 
     def _note_if_all_ended(self) -> None:
-        if self._stopping and not self._running:
+        if self._stopping and not self._running and not self._followers:
             self._all_ended.set()
 
     async def wait_all_ended(self) -> None:
-        """Wait until, after ``stop_all``, the last capture has ended and its events are sent."""
+        """Wait until, after ``stop_all``, the last capture has ended and everybody was told."""
         await self._all_ended.wait()

@@ -30,8 +30,6 @@ DEFAULT_PATH = Path("/etc/capd/capd.toml")
 #: What is longer is not read. Chosen: thousands of rules.
 _MAX_BYTES = 1024 * 1024
 _MIB = 1024 * 1024
-#: Of a capture: it becomes the name of a directory and of files.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 #: Less holds hardly more than headers.
@@ -291,16 +289,12 @@ class _Reader:
             capture = self._table(key, table, _Capture)
             if capture is None:
                 continue
-            if not _NAME.fullmatch(name):
-                self._fault(
-                    key, "a name has up to 64 letters, digits, dots, - and _, and begins with a letter or digit"
-                )
             self._check_filter((*key, "capture_filter"), capture.capture_filter)
             request = _request(name, capture)
             for fault in find_faults(request):
                 if fault.argument == "savefile":
                     continue  # it is the capture's name
-                self._fault((*key, fault.argument), fault.text)
+                self._fault(key if fault.argument == "name" else (*key, fault.argument), fault.text)
             group_id = 0
             try:
                 group_id = capture.group if isinstance(capture.group, int) else _group_id(capture.group)
@@ -348,4 +342,5 @@ def _request(name: str, capture: _Capture) -> StartCapture:
         ring=None if ring == Conditions() else ring,
         update_interval_s=capture.update_interval,
         wait_for_interfaces=True,
+        name=name,
     )

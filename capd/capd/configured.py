@@ -7,6 +7,7 @@ the group that the configuration names.
 import contextlib
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -18,15 +19,10 @@ from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.monitor import Monitor
 from capd.peer import Peer
-from capd_protocol.messages import EndReason, FailureCode
+from capd.standing import keep_running, run_to_end
+from capd_protocol.messages import FailureCode
 
 _log = logging.getLogger(__name__)
-
-#: Of a capture that cannot start, or has ended: the pause before the next attempt doubles, up to a minute.
-_FIRST_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 60.0
-#: One that has run so long begins with the first pause again.
-_LASTING_S = 600.0
 
 
 class Configured:
@@ -47,49 +43,26 @@ class Configured:
                 nursery.start_soon(self._keep_running, capture)
 
     async def _keep_running(self, configured: ConfiguredCapture) -> None:
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            started_s = trio.current_time()
-            try:
-                if await self._run(configured) == EndReason.STOPPED:
-                    # By an administrator, until a reload.
-                    self._names.discard(configured.name)
-                    return
-            except RequestRefused as refused:
-                if refused.failure.code == FailureCode.STOPPING:
-                    return
-                _log.error("capture %s: %s", configured.name, refused)
-            except OSError as error:
-                _log.error("capture %s: its directory cannot be used: %s", configured.name, error)
-            if trio.current_time() - started_s > _LASTING_S:
-                pause_s = _FIRST_PAUSE_S
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-    async def _run(self, configured: ConfiguredCapture) -> EndReason | None:
         owner = Peer(os.getpid(), os.geteuid(), configured.group_id, ())
+        listed = partial(self._captures.configured, owner, configured)
+        try:
+            await keep_running(configured.name, listed, partial(self._run, owner, configured))
+        except RequestRefused as refused:
+            if refused.failure.code != FailureCode.STOPPING:
+                _log.error("capture %s: %s", configured.name, refused)
+        # Stopped by an administrator, until a reload.
+        self._names.discard(configured.name)
+
+    async def _run(self, owner: Peer, configured: ConfiguredCapture, capture: Capture) -> None:
         directory_fd = _open_directory(self._state_directory / configured.name, configured.group_id)
         try:
-            with self._captures.configured(owner, configured) as capture:
-                self._audit.granted(owner, configured.request, **capture.grant_record())
-                try:
-                    refused = await self._run_to_end(capture, directory_fd)
-                finally:
-                    self._audit.ended(owner, configured.request, **capture.end_record())
+            self._audit.granted(owner, configured.request, **capture.grant_record())
+            try:
+                await run_to_end(capture, directory_fd, self._monitor)
+            finally:
+                self._audit.ended(owner, configured.request, **capture.end_record())
         finally:
             os.close(directory_fd)
-        if refused is not None:
-            raise refused
-        return capture.end_reason
-
-    async def _run_to_end(self, capture: Capture, directory_fd: int) -> RequestRefused | None:
-        """Run a capture to its end; return why it could not be started, which a nursery would wrap."""
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(capture.run, directory_fd, None, self._monitor)
-            except RequestRefused as refused:
-                return refused
-        return None
 
 
 def _open_directory(path: Path, group_id: int) -> int:

@@ -66,6 +66,16 @@ class Connection:
         """Let one descriptor come with the next request."""
         self._expected = 1
 
+    def expect_no_descriptor(self) -> None:
+        """Let none come with what follows, nor have come.
+
+        Raises:
+            RemoteProtocolError: one has.
+        """
+        self._expected = 0
+        if self._descriptors:
+            raise RemoteProtocolError("a descriptor came that nothing was asked with")
+
     async def take_descriptor(self) -> int:
         """Return the directory's descriptor that came with a request; the caller owns it.
 

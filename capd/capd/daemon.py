@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -15,6 +15,8 @@ from capd.audit import Audit
 from capd.captures import Captures
 from capd.config import Config, ConfigError
 from capd.configured import Configured
+from capd.detached import Detached
+from capd.kept import Kept
 from capd.monitor import Monitor
 from capd.server import Server
 
@@ -40,12 +42,20 @@ class Daemon:
         self._monitor = Monitor()
         self._captures = Captures(self._configuration.policy)
         self._configured = Configured(self._captures, self._monitor, self._audit, state_directory)
-        self._server = Server(self._captures, self._monitor, self._audit)
+        self._detached = Detached(self._captures, self._monitor, self._audit)
+        self._server = Server(self._captures, self._detached, self._monitor, self._audit)
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Serve everybody until told to stop."""
+    async def serve(self, listener: socket.socket, kept: Sequence[Kept] = ()) -> None:
+        """Serve everybody until told to stop.
+
+        Args:
+            listener: where clients connect.
+            kept: detached captures that go on.
+        """
         watchdog_s = systemd.watchdog_interval_s(os.environ, os.getpid())
         async with self._working() as nursery:
+            self._detached.open(nursery)
+            await self._detached.restore(kept)
             self._configured.start(self._configuration.captures, nursery)
             nursery.start_soon(self._server.serve, trio.socket.from_stdlib_socket(listener))
             nursery.start_soon(systemd.keep_status, self._server.status)

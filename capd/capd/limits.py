@@ -14,6 +14,9 @@ MAX_STRANGERS = 64
 MAX_QUESTIONS = 4
 #: Captures at once of one user; a further one is refused. Chosen: each may take tens of MiB for its ring.
 MAX_CAPTURES_PER_USER = 64
+#: Of all users; a further one is refused. Each keeps two descriptors, here and in the service manager's store
+#: (FileDescriptorStoreMax= in the unit is twice this).
+MAX_DETACHED = 256
 #: Of the machine's memory, for the kernel's rings of one user's captures; a capture beyond is refused, and asked to
 #: take smaller ones. Chosen: 64 captures of the usual size on a machine of 8 GiB. Root is not bound.
 RING_SHARE_PER_USER = 0.25
@@ -21,6 +24,9 @@ RING_SHARE_PER_USER = 0.25
 REQUEST_TIMEOUT_S = 10.0
 #: A worker must have its first file by then, or it is killed. Chosen: starting one takes 0.2 s on an idle machine.
 START_TIMEOUT_S = 20.0
+#: What a capture was ordered, it must have done by then, or the one who asked is told that it has not. Chosen: a
+#: flush takes the time that the kernel keeps a block, 0.4 s at most; a slow disk may keep a worker longer.
+ORDER_TIMEOUT_S = 10.0
 #: A worker that was told to end must have done so by then, or it is killed.
 END_TIMEOUT_S = 10.0
 #: When it is told to stop, the daemon waits so long for captures that are ended, or killed, by these limits.

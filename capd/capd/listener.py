@@ -5,11 +5,12 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from capd import systemd
 from capd.errors import StartError
+from capd.systemd import Inherited
 
 DEFAULT_SOCKET = Path("/run/capd/capd.sock")
 #: Everybody may connect: who may capture is decided by who the kernel says is asking.
@@ -55,14 +56,18 @@ def _listen(path: Path) -> socket.socket:
 
 
 @contextlib.contextmanager
-def listening(path: Path) -> Generator[socket.socket, None, None]:
+def listening(path: Path, passed: Sequence[Inherited] = ()) -> Generator[socket.socket, None, None]:
     """Listen while the block lasts.
+
+    Args:
+        path: where, unless a service manager does.
+        passed: what that has passed.
 
     Raises:
         StartError: the socket cannot be there.
         ServiceManagerError: what a service manager has passed is no such socket.
     """
-    inherited = systemd.inherited_listener()
+    inherited = systemd.listener_among(passed)
     if inherited is not None:
         # The socket stays when we go: it is the service manager's.
         with inherited:

@@ -86,6 +86,18 @@ def within_duration(terms: Terms, request: StartCapture) -> StartCapture:
     return msgspec.structs.replace(request, autostop=msgspec.structs.replace(request.autostop, duration_s=duration_s))
 
 
+def check_time_left(request: StartCapture, elapsed_s: float) -> None:
+    """Check whether a capture that goes on has not had its time yet.
+
+    Raises:
+        RequestRefused: it has.
+    """
+    duration_s = request.autostop.duration_s
+    if duration_s is not None and elapsed_s >= duration_s:
+        text = f"the capture was to last {duration_s:g} s, which are over"
+        raise RequestRefused(FailureCode.INVALID, text, argument="autostop_duration")
+
+
 def reserve(terms: Terms, request: StartCapture, running: Sequence[Terms]) -> Terms:
     """Return the terms with the bytes on disk that this capture may take: all that it could, or all that is left.
 

@@ -1,7 +1,7 @@
 """Listens, and serves each client in a task of its own: greeting, one request after another, a capture's events.
 
 A connection that has started a capture belongs to it: its events go there until it ends, and when the client
-closes its side, the capture ends.
+closes its side, the capture ends. One that is attached to a capture only hears of it.
 """
 
 import collections
@@ -21,6 +21,7 @@ from capd.audit import Audit
 from capd.capture import Capture, Subscriber
 from capd.captures import Captures
 from capd.connection import Connection
+from capd.detached import Detached
 from capd.errors import RequestRefused, no_room
 from capd.monitor import Count, Monitor, Watch
 from capd.peer import Peer, peer_of
@@ -29,9 +30,13 @@ from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
 from capd_protocol.limits import MAX_INTERFACE_NAME_BYTES, find_interval_faults
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
+    AttachCapture,
+    Attached,
     EndReason,
     Failure,
     FailureCode,
+    FlushCapture,
+    Flushed,
     GetCapabilities,
     GetDriverCounters,
     Hello,
@@ -42,6 +47,8 @@ from capd_protocol.messages import (
     Permissions,
     Refused,
     Request,
+    RotateCapture,
+    Rotated,
     StartCapture,
     Started,
     StopCapture,
@@ -66,8 +73,9 @@ _WAITING_FILES_BYTES = 6000
 class Server:
     """The daemon's side of all connections."""
 
-    def __init__(self, captures: Captures, monitor: Monitor, audit: Audit) -> None:
+    def __init__(self, captures: Captures, detached: Detached, monitor: Monitor, audit: Audit) -> None:
         self._captures = captures
+        self._detached = detached
         self._monitor = monitor
         self._audit = audit
         self._clients: collections.Counter[int] = collections.Counter()
@@ -100,7 +108,15 @@ class Server:
         try:
             peer = peer_of(cast(Any, connected))
             with self._counted(peer):
-                await _Client(connection, peer, self._captures, self._monitor, self._audit).run()
+                client = _Client(
+                    connection,
+                    peer,
+                    captures=self._captures,
+                    detached=self._detached,
+                    monitor=self._monitor,
+                    audit=self._audit,
+                )
+                await client.run()
         except RequestRefused as refused:
             await _send_last(connection, Refused(failure=refused.failure))
         except RemoteProtocolError as error:
@@ -170,10 +186,23 @@ def _file_sockets() -> Generator[_FileSockets, None, None]:
 class _Client:
     """The conversation with one client."""
 
-    def __init__(self, connection: Connection, peer: Peer, captures: Captures, monitor: Monitor, audit: Audit) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        peer: Peer,
+        *,
+        captures: Captures,
+        detached: Detached,
+        monitor: Monitor,
+        audit: Audit,
+    ) -> None:
         self._connection = connection
         self._peer = peer
         self._captures = captures
+        self._detached = detached
+        #: Something is carried out that takes a while.
+        self._is_ordering = False
+        self._violation: RemoteProtocolError | None = None
         self._monitor = monitor
         self._audit = audit
 
@@ -216,13 +245,19 @@ class _Client:
     async def _answer(self, request: Request) -> bool:
         """Carry out a request and reply. Return whether the conversation is over."""
         match request:
+            case StartCapture(detached=True):
+                return await self._capture_detached(request)
             case StartCapture():
                 return await self._capture(request)
-            case StopCapture(capture_id=capture_id):
-                if capture_id is None:
-                    raise RequestRefused(FailureCode.INVALID, "this connection has no capture: name one by its id")
-                self._captures.stop(self._peer, capture_id)
-                await self._connection.send_in_time(encode(Stopping()))
+            case AttachCapture():
+                await self._attach(request)
+                return True
+            case StopCapture() | RotateCapture() | FlushCapture():
+                if request.capture is None:
+                    text = "this connection has no capture: say its number or name"
+                    raise RequestRefused(FailureCode.INVALID, text, argument="capture")
+                capture = self._captures.find(self._peer, request.capture, to_control=True)
+                await self._connection.send_in_time(encode(await _carry_out(request, capture)))
             case ListCaptures():
                 for captures in self._captures.lists_for(self._peer):
                     await self._connection.send_in_time(encode(captures))
@@ -266,6 +301,7 @@ class _Client:
         """Send what a view has to tell until the client leaves."""
         self._audit.granted(self._peer, request)
         try:
+            self._connection.expect_no_descriptor()
             await self._connection.send_in_time(encode(Watching()))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_from, view, nursery.cancel_scope)
@@ -312,7 +348,8 @@ class _Client:
         async with trio.open_nursery() as connection_tasks:
             all_sent = trio.Event()
             async with trio.open_nursery() as capture_task:
-                connection_tasks.start_soon(self._read_during, capture, subscriber, capture_task.cancel_scope)
+                scope = capture_task.cancel_scope
+                connection_tasks.start_soon(self._read_during, capture, subscriber, connection_tasks, scope)
                 try:
                     await capture_task.start(capture.run, directory_fd, files.of_worker.fileno(), self._monitor)
                 except RequestRefused as refused:
@@ -330,21 +367,51 @@ class _Client:
             connection_tasks.cancel_scope.cancel()
         return None
 
-    async def _read_during(self, capture: Capture, subscriber: Subscriber, start: trio.CancelScope) -> None:
+    async def _read_during(
+        self, capture: Capture, subscriber: Subscriber, nursery: trio.Nursery, start: trio.CancelScope
+    ) -> None:
         """Wait for the client's wish to stop, or its leaving."""
-        try:
-            while (message := await self._connection.receive()) is not None:
-                if not isinstance(message, StopCapture) or message.capture_id not in (None, capture.capture_id):
-                    raise RemoteProtocolError(f"a {type(message).__name__} while this connection captures")
-                if capture.stop(EndReason.STOPPED):
-                    subscriber.put(Stopping())
-        except RemoteProtocolError as error:
-            failure = Failure(code=FailureCode.PROTOCOL, text=f"capd did not understand the client: {error}")
-            subscriber.put(Refused(failure=failure))
+        await self._obey(capture, subscriber, nursery)
+        if self._violation is not None:
+            text = f"capd did not understand the client: {self._violation}"
+            subscriber.put(Refused(failure=Failure(code=FailureCode.PROTOCOL, text=text)))
         if capture.is_started:
             capture.stop(EndReason.CLIENT_LEFT)
         else:
             start.cancel()
+
+    async def _obey(self, capture: Capture, subscriber: Subscriber, nursery: trio.Nursery) -> None:
+        """Do what a client wants of the capture that it hears of, until it leaves or breaks the protocol."""
+        own = (None, capture.capture_id, capture.name)
+        try:
+            while (message := await self._connection.receive()) is not None:
+                if not isinstance(message, StopCapture | RotateCapture | FlushCapture) or message.capture not in own:
+                    raise RemoteProtocolError(f"a {type(message).__name__} while this connection captures")
+                if isinstance(message, StopCapture) and self._captures.may_control(self._peer, capture):
+                    if capture.stop(EndReason.STOPPED):
+                        subscriber.put(Stopping())
+                elif self._is_ordering or subscriber.has_unsent_answer:
+                    raise RemoteProtocolError(f"a {type(message).__name__} before the answer to what was asked before")
+                else:
+                    self._is_ordering = True
+                    nursery.start_soon(self._order, message, capture, subscriber)
+        except RemoteProtocolError as error:
+            self._violation = error
+
+    async def _order(
+        self, request: StopCapture | RotateCapture | FlushCapture, capture: Capture, subscriber: Subscriber
+    ) -> None:
+        """Carry out what takes a while, and answer among the events."""
+        reply: Message
+        try:
+            self._captures.find(self._peer, capture.capture_id, to_control=True)
+            reply = await _carry_out(request, capture)
+            self._audit.granted(self._peer, request, capture=capture.capture_id)
+        except RequestRefused as refused:
+            self._audit.refused(self._peer, request, refused.failure)
+            reply = Refused(failure=refused.failure)
+        subscriber.answer(reply)
+        self._is_ordering = False
 
     async def _write_during(self, capture: Capture, subscriber: Subscriber, all_sent: trio.Event) -> None:
         """Send events until the last one."""
@@ -354,3 +421,88 @@ class _Client:
             if not is_there:
                 capture.stop(EndReason.CLIENT_LEFT)
         all_sent.set()
+
+    # One that stays -----------------------------------------------------------------------------------------------
+
+    async def _capture_detached(self, request: StartCapture) -> bool:
+        """Start a capture that stays, and tell of it. Return whether the conversation is over."""
+        directory_fd = await self._connection.take_descriptor()
+        refused: RequestRefused | None = None
+        try:
+            following = await self._detached.start(self._peer, request, directory_fd)
+            capture, subscriber = following.capture, following.subscriber
+            with self._captures.followed(capture, subscriber):
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._obey_until_left, capture, subscriber, nursery)
+                        refused = await following.wait_settled()
+                        if refused is None:
+                            await self._tell_of(following.attached, subscriber, directory_fd)
+                        nursery.cancel_scope.cancel()
+                finally:
+                    following.give_up()
+        finally:
+            os.close(directory_fd)
+        if self._violation is not None:
+            raise self._violation
+        if refused is not None:
+            await self._connection.send_in_time(encode(Refused(failure=refused.failure)))
+        return refused is None
+
+    async def _attach(self, request: AttachCapture) -> None:
+        """Tell of a capture that runs until it ends or the client leaves."""
+        self._connection.expect_no_descriptor()
+        capture = self._captures.find(self._peer, request.capture, to_control=False)
+        directory_fd = capture.open_directory()
+        try:
+            attached, subscriber = capture.attach()
+            with self._captures.followed(capture, subscriber):
+                which = {"capture": capture.capture_id, "name": capture.name}
+                self._audit.granted(self._peer, request, **which)
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._obey_until_left, capture, subscriber, nursery)
+                        await self._tell_of(attached, subscriber, directory_fd)
+                        nursery.cancel_scope.cancel()
+                finally:
+                    self._audit.ended(self._peer, request, **which)
+        finally:
+            os.close(directory_fd)
+        if self._violation is not None:
+            raise self._violation
+
+    async def _obey_until_left(self, capture: Capture, subscriber: Subscriber, nursery: trio.Nursery) -> None:
+        await self._obey(capture, subscriber, nursery)
+        nursery.cancel_scope.cancel()
+
+    async def _tell_of(self, attached: Attached, subscriber: Subscriber, directory_fd: int) -> None:
+        """Send what a subscriber hears until the capture's end, for which a client has only so much time."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_after_end, subscriber, nursery.cancel_scope)
+            is_there = await self._connection.send(encode(attached), directory_fd)
+            while is_there and (batch := await subscriber.next_batch()) is not None:
+                is_there = await self._connection.send(batch)
+            nursery.cancel_scope.cancel()
+
+
+async def _cancel_after_end(subscriber: Subscriber, scope: trio.CancelScope) -> None:
+    await subscriber.ended.wait()
+    await trio.sleep(limits.LAST_EVENTS_TIMEOUT_S)
+    scope.cancel()
+
+
+async def _carry_out(request: StopCapture | RotateCapture | FlushCapture, capture: Capture) -> Message:
+    """Return the reply when it is done.
+
+    Raises:
+        RequestRefused: it cannot be.
+    """
+    match request:
+        case StopCapture():
+            capture.stop(EndReason.STOPPED)
+            return Stopping()
+        case RotateCapture():
+            return Rotated(file_name=await capture.rotate())
+        case FlushCapture():
+            await capture.flush()
+            return Flushed()

@@ -17,13 +17,18 @@ import trio
 from capd import limits
 from capd.packet_socket import open_packet_socket
 from capd.worker.launch import (
+    Answer,
     Attach,
     Detach,
+    Flush,
     Launch,
     LaunchInterface,
+    Rotate,
+    decode_answer,
     encode_attach,
     encode_detach,
     encode_launch,
+    encode_order,
 )
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
@@ -59,7 +64,7 @@ class Worker:
         self._is_launched = trio.Event()
         self._sending = trio.Lock()
 
-    async def run(self, on_message: Callable[[Message], None]) -> int | None:
+    async def run(self, on_message: Callable[[Message | Answer], None]) -> int | None:
         """Start the process, give its messages as they come, and return its exit status; None if it cannot be killed.
 
         After cancellation the process has ended: well, if it could within ``limits.END_TIMEOUT_S``.
@@ -116,6 +121,10 @@ class Worker:
         """Have the worker give up an interface."""
         await self._tell(encode_detach(Detach(index=index)))
 
+    async def order(self, order: Rotate | Flush) -> None:
+        """Have the worker do what it answers with an ``Answer``."""
+        await self._tell(encode_order(order))
+
     async def stop(self) -> None:
         """Tell the worker to end the capture well. Its last messages come as the others did."""
         await self._is_launched.wait()
@@ -128,13 +137,13 @@ class Worker:
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._control.send_all(frame)
 
-    async def _receive(self, control: trio.SocketStream, on_message: Callable[[Message], None]) -> None:
+    async def _receive(self, control: trio.SocketStream, on_message: Callable[[Message | Answer], None]) -> None:
         decoder = FrameDecoder()
         while data := await control.receive_some(_RECEIVE_BYTES):
             decoder.feed(data)
             try:
                 while (frame := decoder.next_frame()) is not None:
-                    on_message(decode(frame))
+                    on_message(decode_answer(frame) or decode(frame))
             except RemoteProtocolError as error:
                 # It runs with a user's rights: whatever it says, it can only end its own capture.
                 _log.error("worker of user %d breaks the protocol: %s", self._launch.user_id, error)

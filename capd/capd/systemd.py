@@ -1,11 +1,12 @@
 """What passes between a service manager and the daemon: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3)."""
 
+import array
 import contextlib
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
 from typing import NamedTuple
 
 import trio
@@ -33,13 +34,19 @@ def notify(state: str) -> None:
         _log.warning("the service manager at %s is not told %s: %s", os.environ["NOTIFY_SOCKET"], state, error)
 
 
-def _send(state: str) -> None:
+def has_manager() -> bool:
+    """Whether a service manager listens."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
+def _send(state: str, descriptors: Sequence[int] = ()) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as notifier:
         # A leading @ means the abstract namespace.
-        notifier.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
+        notifier.sendmsg([state.encode()], rights, 0, "\0" + address[1:] if address[0] == "@" else address)
 
 
 @contextlib.contextmanager
@@ -91,7 +98,25 @@ async def feed_watchdog(interval_s: float) -> None:
         await trio.sleep(interval_s)
 
 
-# Sockets that it has opened ----------------------------------------------------------------------------------------
+# Descriptors that it keeps -----------------------------------------------------------------------------------------
+
+
+def store(name: str, descriptors: Sequence[int]) -> None:
+    """Have descriptors kept for the next process of this service.
+
+    Raises:
+        OSError: the manager does not take them.
+    """
+    # FDPOLL: what only names a directory cannot be polled, and the manager would refuse it for that.
+    _send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", descriptors)
+
+
+def remove_stored(name: str) -> None:
+    """Have all descriptors of this name kept no longer."""
+    notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+
+# Descriptors that it has passed -------------------------------------------------------------------------------------
 
 
 class Inherited(NamedTuple):
@@ -114,13 +139,12 @@ def take_inherited(environment: MutableMapping[str, str], process_id: int) -> li
     return [Inherited(_FIRST_FD + i, names[i] if i < len(names) else "") for i in range(_number(passed, "LISTEN_FDS"))]
 
 
-def inherited_listener() -> socket.socket | None:
+def listener_among(inherited: Sequence[Inherited]) -> socket.socket | None:
     """Return the socket that the service manager listens on for us; None where it passes none.
 
     Raises:
         ServiceManagerError: it passes something else, or more than one.
     """
-    inherited = take_inherited(os.environ, os.getpid())
     if not inherited:
         return None
     if len(inherited) > 1:

@@ -16,13 +16,15 @@ from capd_client.errors import (
     DumpcapError,
     InterfaceError,
     InvalidArgument,
+    NameTaken,
     NoEvents,
+    NoSuchCapture,
     NotPermitted,
     ReadError,
     ResourceError,
     UnsupportedError,
 )
-from capd_client.inquiry import list_captures, stop_capture, who_am_i
+from capd_client.inquiry import flush_capture, list_captures, rotate_capture, stop_capture, who_am_i
 from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities, get_driver_counters
 from capd_client.options import CaptureInterface
 from capd_client.reading import read
@@ -50,17 +52,21 @@ __all__ = [
     "InvalidArgument",
     "LinkLayerType",
     "LiveInterfaceStats",
+    "NameTaken",
     "NoEvents",
+    "NoSuchCapture",
     "NotPermitted",
     "ReadError",
     "ResourceError",
     "RingFile",
     "UnsupportedError",
     "files",
+    "flush_capture",
     "get_capabilities",
     "get_driver_counters",
     "list_captures",
     "read",
+    "rotate_capture",
     "stop_capture",
     "who_am_i",
 ]

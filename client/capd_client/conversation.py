@@ -7,17 +7,19 @@ and the async session are two ways to carry the bytes.
 from collections import deque
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, ChildError, error_for
-from capd_client.options import Place
 from capd_client.rings import RingFile
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
+from capd_protocol.index import ring_of
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
+    AttachCapture,
+    Attached,
     BadFilter,
     Counters,
     Drops,
@@ -30,6 +32,8 @@ from capd_protocol.messages import (
     FileClosed,
     FileDeleted,
     FileOpened,
+    FlushCapture,
+    Flushed,
     Hello,
     InterfaceAttached,
     InterfaceCounters,
@@ -39,6 +43,8 @@ from capd_protocol.messages import (
     Message,
     PacketCount,
     Refused,
+    RotateCapture,
+    Rotated,
     StartCapture,
     Started,
     StopCapture,
@@ -80,10 +86,18 @@ MAX_FILES = 20_000
 Event = tuple[int, Any]
 
 
+class Place(Protocol):
+    """Where the files are."""
+
+    def path_of(self, file_name: str) -> str:
+        """Return a file's path as the user is told it."""
+        ...
+
+
 class Conversation:
     """What one connection says, and what is known from it."""
 
-    def __init__(self, request: StartCapture, place: Place) -> None:
+    def __init__(self, request: StartCapture | AttachCapture, place: Place) -> None:
         self._request = request
         self._place = place
         self._decoder = FrameDecoder()
@@ -91,7 +105,13 @@ class Conversation:
         self._is_closed = False
         self._is_refused = False
         self._error: CaptureError | None = None
+        self._answer: Rotated | Flushed | Refused | None = None
+        #: Something was asked that is not answered yet.
+        self.is_asking = False
+        #: The end was asked for, and not refused.
+        self.is_stopping = False
         self.capture_id: int | None = None
+        self.name: str | None = None
         self.failure: Failure | None = None
         self.end_reason: EndReason | None = None
         self.interfaces: tuple[InterfaceCounters, ...] = ()
@@ -100,10 +120,13 @@ class Conversation:
         #: Of the current file; nothing until it has been told of, and after it was closed.
         self._open_bytes = 0
         self.packets_total = 0
+        self.packets_before = 0
         self.files: deque[FileClosed] = deque(maxlen=MAX_FILES)
         #: By a ring, of those that are remembered.
         self.deleted: dict[str, None] = {}
         self.current_file: str | None = None
+        #: What the files of the ring are named after, where the daemon has told.
+        self.ring: str | None = None
 
     # Bytes out ----------------------------------------------------------------------------------------------------
 
@@ -114,7 +137,26 @@ class Conversation:
 
     def stopping(self) -> bytes:
         """Return the bytes that ask for the end."""
+        self.is_stopping = True
         return encode(StopCapture())
+
+    def asking(self, request: RotateCapture | FlushCapture) -> bytes:
+        """Return the bytes that ask for something that is answered among the events: one thing at a time."""
+        self.is_asking, self._answer = True, None
+        return encode(request)
+
+    def answer(self) -> Rotated | Flushed | None:
+        """Return the answer to what was asked last, or None until more bytes have come.
+
+        Raises:
+            ChildError: it was refused.
+            BrokenPipe: no answer will come: the capture has ended, or the daemon has gone.
+        """
+        if isinstance(self._answer, Refused):
+            raise error_for(self._answer.failure)
+        if self._answer is None and self._is_closed:
+            raise self._final_error()
+        return self._answer
 
     # Bytes in -----------------------------------------------------------------------------------------------------
 
@@ -141,6 +183,15 @@ class Conversation:
                     self._fail(Failure(code=FailureCode.PROTOCOL, text=text))
             case Started(capture_id=capture_id):
                 self.capture_id = capture_id
+            case Attached(
+                capture=capture, is_ring=is_ring, packets_total=packets_total, closed_bytes_total=closed_bytes
+            ):
+                self.capture_id, self.name = capture.capture_id, capture.name
+                self.ring = ring_of(capture.file_name) if is_ring else None
+                self.packets_total = self.packets_before = packets_total
+                self._closed_bytes = closed_bytes
+            case Rotated() | Flushed() | Refused() if self.is_asking:
+                self.is_asking, self._answer = False, message
             case Refused(failure=failure):
                 self._fail(failure)
             case FileOpened(name):
@@ -193,6 +244,7 @@ class Conversation:
     def _fail(self, failure: Failure) -> None:
         """Take note of a refusal; one of the capture itself is the last thing that matters."""
         self.failure = failure
+        self.is_stopping = False
         if self.capture_id is None:
             self._is_refused = self._is_closed = True
         event = SP_BAD_FILTER if failure.code == FailureCode.BAD_FILTER else SP_ERROR_MSG

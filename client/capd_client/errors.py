@@ -124,6 +124,14 @@ class ResourceError(ChildError):
     """The daemon or the machine has no room for that now. Ask for less, or later."""
 
 
+class NoSuchCapture(ChildError):
+    """There is no such capture, or none that this user may see. Look at the list."""
+
+
+class NameTaken(ChildError):
+    """This user has a capture of that name. Choose another one, or attach to it."""
+
+
 _BY_CODE: dict[FailureCode, type[ChildError]] = {
     FailureCode.INVALID: InvalidArgument,
     FailureCode.BAD_FILTER: BadFilterError,
@@ -135,6 +143,9 @@ _BY_CODE: dict[FailureCode, type[ChildError]] = {
     FailureCode.DESTINATION: DestinationError,
     FailureCode.DISK: DiskError,
     FailureCode.RESOURCES: ResourceError,
+    FailureCode.NO_SUCH_CAPTURE: NoSuchCapture,
+    FailureCode.NAME_TAKEN: NameTaken,
+    FailureCode.TIMEOUT: ResourceError,
     FailureCode.STOPPING: ResourceError,
 }
 

@@ -4,8 +4,10 @@ import os
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import TypeVar
 
-from capd_client.errors import BrokenPipe, CaptureError, error_for
+from capd_client.errors import BrokenPipe, error_for
+from capd_client.options import checked_capture
 from capd_client.transport import Transport, connect
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
@@ -13,12 +15,16 @@ from capd_protocol.messages import (
     PROTOCOL_VERSION,
     CaptureList,
     CaptureSummary,
+    FlushCapture,
+    Flushed,
     Hello,
     ListCaptures,
     Message,
     Permissions,
     Refused,
     Request,
+    RotateCapture,
+    Rotated,
     StopCapture,
     Stopping,
     WhoAmI,
@@ -27,6 +33,7 @@ from capd_protocol.messages import (
 )
 
 SocketPath = str | os.PathLike[str] | None
+_Expected = TypeVar("_Expected", bound=Message)
 
 _REPLY_TIMEOUT_S = 30.0
 
@@ -119,6 +126,13 @@ def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ..
     return tuple(found)
 
 
+def _ask_one(request: Request, expected: type[_Expected], socket_path: SocketPath) -> _Expected:
+    reply = next(ask(request, socket_path))
+    if not isinstance(reply, expected):
+        raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
+    return reply
+
+
 def who_am_i(*, socket_path: SocketPath = None) -> Permissions:
     """Return who this process is to the daemon, and what policy lets it do.
 
@@ -126,18 +140,54 @@ def who_am_i(*, socket_path: SocketPath = None) -> Permissions:
         DaemonUnavailable: there is no daemon.
         BrokenPipe: it does not answer.
     """
-    reply = next(ask(WhoAmI(), socket_path))
-    if not isinstance(reply, Permissions):
-        raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
-    return reply
+    return _ask_one(WhoAmI(), Permissions, socket_path)
 
 
-def stop_capture(capture_id: int, *, socket_path: SocketPath = None) -> None:
-    """Have a capture end; its own session gets the last events.
+def stop_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:
+    """Have a capture end; sessions that hear of it get the last events.
+
+    Args:
+        capture: its number or name. Of several of that name (for root), this user's own.
+        socket_path: where the daemon listens.
 
     Raises:
-        CaptureError: this user has no such capture, or there is no daemon.
+        NoSuchCapture: this user has no such capture.
+        InvalidArgument: it is neither number nor name; or others' names, of which there are several.
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
     """
-    reply = next(ask(StopCapture(capture_id=capture_id), socket_path))
-    if not isinstance(reply, Stopping):
-        raise CaptureError(f"capd answered with a {type(reply).__name__}")
+    _ask_one(StopCapture(capture=checked_capture(capture)), Stopping, socket_path)
+
+
+def rotate_capture(capture: int | str, *, socket_path: SocketPath = None) -> str:
+    """Have a ring go on in its next file; return that file's name when it has its header.
+
+    Args:
+        capture: as for ``stop_capture``.
+        socket_path: where the daemon listens.
+
+    Raises:
+        InvalidArgument: the capture has a single file, or this is its last one; else as ``stop_capture``.
+        ResourceError: the capture did not do it in time.
+        NoSuchCapture: likewise; or it has ended meanwhile.
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
+    """
+    return _ask_one(RotateCapture(capture=checked_capture(capture)), Rotated, socket_path).file_name
+
+
+def flush_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:
+    """Return when every packet that the kernel had before is in the capture's file.
+
+    Args:
+        capture: as for ``stop_capture``.
+        socket_path: where the daemon listens.
+
+    Raises:
+        ResourceError: the capture did not do it in time.
+        NoSuchCapture: this user has no such capture, or it has ended meanwhile.
+        InvalidArgument: as for ``stop_capture``.
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
+    """
+    _ask_one(FlushCapture(capture=checked_capture(capture)), Flushed, socket_path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from capd_client.errors import DestinationError, InvalidArgument
-from capd_protocol.limits import find_faults, is_pattern
+from capd_protocol.limits import find_faults, is_capture_name, is_pattern
 from capd_protocol.messages import (
     MAX_SNAPLEN_BYTES,
     Conditions,
@@ -78,6 +78,10 @@ class CaptureArguments(TypedDict, total=False):
         wait_for_interfaces: interfaces need not be there, or be up, yet, and the capture goes on when the last one
             is gone (False). They are attached when they come, and again when they come back, by name.
         update_interval: a packet is in its file and announced within about so many seconds (0.1); from 0.005.
+        name: what to call the capture, for this user's programs: up to 64 letters, digits, dots, - and _, the first a
+            letter. No two of a user's captures that run have the same.
+        detach: the capture stays when the session is left, until it is stopped or reaches a limit (False). It needs a
+            ``name``, a ``savefile``, and a daemon that stays.
     """
 
     interfaces: str | CaptureInterface | Iterable[str | CaptureInterface]
@@ -109,10 +113,12 @@ class CaptureArguments(TypedDict, total=False):
     separate_threads: bool | None
     update_interval: float | None
     wait_for_interfaces: bool | None
+    name: str | None
+    detach: bool | None
 
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    **dict.fromkeys(("capture_filter", "link_layer_type", "wifi_channel"), ((str,), "a text")),
+    **dict.fromkeys(("capture_filter", "link_layer_type", "wifi_channel", "name"), ((str,), "a text")),
     **dict.fromkeys(
         (
             "snaplen",
@@ -143,6 +149,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
             "use_libpcap",
             "separate_threads",
             "wait_for_interfaces",
+            "detach",
         ),
         ((bool,), "True or False"),
     ),
@@ -322,8 +329,23 @@ def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
         ),
         wait_for_interfaces=bool(arguments.get("wait_for_interfaces")),
         update_interval_s=0.1 if update_interval is None else update_interval,
+        name=arguments.get("name"),
+        detached=bool(arguments.get("detach")),
     )
     faults = find_faults(request)
     if faults:
         raise InvalidArgument("; ".join(fault.text for fault in faults), argument=faults[0].argument)
     return request, place
+
+
+def checked_capture(capture: object) -> int | str:
+    """Return what names a capture: its number, or the name that its owner gave to it.
+
+    Raises:
+        InvalidArgument: it is neither.
+    """
+    is_number = isinstance(capture, int) and not isinstance(capture, bool) and 0 <= capture < 2**63
+    if is_number or (isinstance(capture, str) and is_capture_name(capture)):
+        return capture  # type: ignore[return-value]
+    text = f"{capture!r:.80} is no capture: say its number or its name, as in the list"
+    raise InvalidArgument(text, argument="capture")

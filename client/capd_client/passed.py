@@ -1,8 +1,10 @@
 """The files of a capture, as its worker passes them: open for reading, wherever they lie."""
 
 import contextlib
+import errno
 import os
 import socket
+import stat
 import sys
 from collections import OrderedDict
 
@@ -27,7 +29,78 @@ def receive(connection: socket.socket, size_bytes: int) -> tuple[bytes, int | No
     return data, None
 
 
-class FileReceiver:
+class CaptureFiles:
+    """Where the files of a capture can be had."""
+
+    def open(self, name: str) -> int | None:
+        """Return a new descriptor of a file, at its beginning; None: it must be opened by its path.
+
+        Raises:
+            OSError: it cannot be had at all.
+        """
+        raise NotImplementedError
+
+    def take(self) -> None:
+        """Take what has come."""
+
+    def close(self) -> None:
+        """Close everything; descriptors that were returned stay open."""
+        raise NotImplementedError
+
+
+def files_from(descriptor: int) -> CaptureFiles:
+    """Return what a descriptor that came from the daemon gives; it is taken over."""
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        return Directory(descriptor)
+    return FileReceiver(socket.socket(fileno=descriptor))
+
+
+class Directory(CaptureFiles):
+    """The directory of the files, as the daemon passes it: they are opened with this program's own rights."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over a descriptor that names the directory."""
+        self._descriptor = descriptor
+        self._path: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Where it is here; empty if no path leads there."""
+        if self._path is None:
+            path = os.readlink(f"/proc/self/fd/{self._descriptor}")  # noqa: PTH115
+            try:
+                is_there = os.path.samestat(os.stat(path), os.fstat(self._descriptor))  # noqa: PTH116
+            except OSError:
+                is_there = False
+            self._path = path if is_there else ""
+        return self._path
+
+    def open(self, name: str) -> int | None:
+        """Return a new descriptor of a file.
+
+        The directory is its owner's, who may not be this user: what bears the name must be a regular file, and links
+        are not followed.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(os.path.basename(name), flags, dir_fd=self._descriptor)  # noqa: PTH119
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", name)
+
+    def duplicate(self) -> int:
+        """Return a further descriptor of it, which is the caller's."""
+        return os.dup(self._descriptor)
+
+    def close(self) -> None:
+        """Close the directory."""
+        os.close(self._descriptor)
+
+
+class FileReceiver(CaptureFiles):
     """Owns the socket, and the descriptors that came on it."""
 
     def __init__(self, connection: socket.socket) -> None:

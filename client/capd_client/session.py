@@ -9,21 +9,25 @@ from typing import Any, BinaryIO, Unpack
 
 from capd_client import conversation
 from capd_client.conversation import Conversation, Event
-from capd_client.errors import CaptureEnded, NoEvents
-from capd_client.options import CaptureArguments, make_request
-from capd_client.passed import FileReceiver
-from capd_client.rings import RingFile, Time, span_of
+from capd_client.errors import BrokenPipe, CaptureEnded, NoEvents
+from capd_client.options import CaptureArguments, checked_capture, make_request
+from capd_client.passed import CaptureFiles, Directory
+from capd_client.rings import RingFile, Time, of_directory, span_of
 from capd_client.transport import Transport, connect
 from capd_protocol.messages import (
+    AttachCapture,
     EndReason,
     FileClosed,
+    FlushCapture,
+    Flushed,
     InterfaceCounters,
+    RotateCapture,
+    Rotated,
     StartCapture,
 )
 
-#: A daemon ends a capture within its own limits, which are shorter.
+#: A daemon ends a capture, and answers, within its own limits, which are shorter.
 END_TIMEOUT_S = 30.0
-_REPLY_TIMEOUT_S = 10.0
 
 Handler = Callable[[Any], object]
 
@@ -58,9 +62,18 @@ class SessionBase:
     SP_LAGGED = conversation.SP_LAGGED
     SP_ENDED = conversation.SP_ENDED
 
-    _conversation: Conversation
+    def __init__(self, request: StartCapture | AttachCapture, place: conversation.Place | None) -> None:
+        """Prepare.
 
-    def __init__(self) -> None:
+        Args:
+            request: what is asked for.
+            place: where the files are; None: in the directory that the daemon names.
+        """
+        self._request = request
+        self._place: conversation.Place = place or _PassedPlace(self._files)
+        #: Leaving the session leaves the capture alone.
+        self._stays = isinstance(request, AttachCapture) or request.detached
+        self._conversation = Conversation(request, self._place)
         self._handlers: dict[int, Handler] = {}
 
     def register_eventhandler(self, event_type: int, func: Handler) -> None:
@@ -93,6 +106,11 @@ class SessionBase:
         return self._conversation.packets_total
 
     @property
+    def packetcount_before(self) -> int:
+        """Those of them that were there before this session: of a capture that it is attached to."""
+        return self._conversation.packets_before
+
+    @property
     def dropcount(self) -> int:
         """Packets lost so far, of all interfaces: by the kernel for lack of room, or because of the disk."""
         return sum(each.drops_total for each in self._conversation.interfaces)
@@ -108,7 +126,10 @@ class SessionBase:
         return tuple(self._conversation.files)
 
     def ring_files(self, start: Time | None = None, end: Time | None = None) -> tuple[RingFile, ...]:
-        """Return the files that are there and may have packets of a span, oldest first, as far as events were received.
+        """Return the files that are there and may have packets of a span, oldest first.
+
+        Of a capture that was attached to, or that is detached, all that its ring has; else as far as events were
+        received.
 
         Args:
             start: only those with packets of that time or later.
@@ -116,9 +137,20 @@ class SessionBase:
 
         Raises:
             InvalidArgument: a time is none, or the span ends before it begins.
+            ReadError: the ring's index cannot be read.
         """
         span = span_of(start, end)
-        return tuple(file for file in self._conversation.ring_files() if file.may_have(span))
+        found = self._indexed_files()
+        if found is None:
+            found = tuple(self._conversation.ring_files())
+        return tuple(file for file in found if file.may_have(span))
+
+    def _indexed_files(self) -> tuple[RingFile, ...] | None:
+        """Return what the index says, where the daemon has passed the directory: it knows of files of before, too."""
+        files, ring = self._files(), self._conversation.ring
+        if ring is None or not isinstance(files, Directory):
+            return None
+        return of_directory(files.duplicate(), files.path, ring)
 
     def open_file(self, path: str) -> BinaryIO:
         """Open one of the capture's files for reading, from its beginning; also the one that is being written.
@@ -136,7 +168,7 @@ class SessionBase:
         descriptor = files.open(os.path.basename(path)) if files is not None else None  # noqa: PTH119
         return open(path if descriptor is None else descriptor, "rb")  # noqa: PTH123  # the caller closes it
 
-    def _files(self) -> FileReceiver | None:
+    def _files(self) -> CaptureFiles | None:
         raise NotImplementedError
 
     @property
@@ -155,6 +187,11 @@ class SessionBase:
         return self._conversation.capture_id
 
     @property
+    def name(self) -> str | None:
+        """What its owner calls a capture that this session is attached to, or has detached."""
+        return self._conversation.name
+
+    @property
     def end_reason(self) -> EndReason | None:
         """Why the capture ended; None while it runs."""
         return self._conversation.end_reason
@@ -167,7 +204,8 @@ class CaptureSession(SessionBase):
     has its header. A capture that is refused has ``SP_ERROR_MSG`` or ``SP_BAD_FILTER`` as its only event; see
     ``wait_started`` for learning that before anything else.
 
-    The capture ends with the session: leave the ``with`` block, or call ``terminate``.
+    The capture ends with the session: leave the ``with`` block, or call ``terminate``. With ``detach=True``, or where
+    the session is attached to a capture, it goes on; ``stop`` ends it.
 
     Example:
         with CaptureSession(interfaces=["eth0"], capture_filter="udp port 53", savefile="dns.pcapng") as capture:
@@ -192,27 +230,64 @@ class CaptureSession(SessionBase):
             DestinationError: the directory of ``savefile`` cannot be entered.
             DaemonUnavailable: there is no daemon.
         """
-        super().__init__()
         request, place = make_request(arguments)
-        self._conversation = Conversation(request, place)
-        self._receiving = threading.Lock()
-        #: How often something was received.
-        self._rounds = 0
         directory_fd = place.open()
         try:
-            self._transport = connect_for(request, socket_path)
-            self._transport.send(self._conversation.opening(), directory_fd)
+            self._begin(request, place, socket_path, directory_fd)
         finally:
             os.close(directory_fd)
 
-    def _files(self) -> FileReceiver | None:
+    def _begin(
+        self,
+        request: StartCapture | AttachCapture,
+        place: conversation.Place | None,
+        socket_path: str | os.PathLike[str] | None,
+        directory_fd: int | None,
+    ) -> None:
+        super().__init__(request, place)
+        self._receiving = threading.Lock()
+        #: Around what is asked among events, and its answer.
+        self._asking = threading.Lock()
+        #: How often something was received.
+        self._rounds = 0
+        self._transport = connect_for(request, socket_path)
+        self._transport.send(self._conversation.opening(), directory_fd)
+
+    @classmethod
+    def attach(cls, capture: int | str, *, socket_path: str | os.PathLike[str] | None = None) -> "CaptureSession":
+        """Return a session that hears of a capture that runs, whoever started it.
+
+        Its first event is the current file; the counts begin with what was captured before. Leaving the session leaves
+        the capture alone; ``stop`` ends it, if it is this user's.
+
+        Args:
+            capture: its number or name. Of several of that name (for root), this user's own.
+            socket_path: where the daemon listens.
+
+        Raises:
+            InvalidArgument: it is neither number nor name; or others' name, of which there are several.
+            NoSuchCapture: this user can see no such capture.
+            ResourceError: it waits to run again: try again later.
+            DaemonUnavailable: there is no daemon.
+            BrokenPipe: it went away.
+        """
+        session = cls.__new__(cls)
+        session._begin(AttachCapture(capture=checked_capture(capture)), None, socket_path, None)
+        try:
+            session.wait_started(END_TIMEOUT_S)
+        except BaseException:
+            session.abandon()
+            raise
+        return session
+
+    def _files(self) -> CaptureFiles | None:
         return None if self._transport.is_closed else self._transport.files
 
     def __enter__(self) -> "CaptureSession":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """End the capture and wait until it has: its files are complete then."""
+        """End the capture, unless it stays, and wait until it has: its files are complete then."""
         self.terminate()
 
     def wait_started(self, timeout: float | None = None) -> None:
@@ -297,6 +372,49 @@ class CaptureSession(SessionBase):
         if not self._conversation.is_over:
             self._transport.send(self._conversation.stopping())
 
+    def rotate(self) -> str:
+        """Have the ring go on in its next file; return that file's path when it has its header.
+
+        Events that come meanwhile are kept.
+
+        Raises:
+            InvalidArgument: the capture has a single file, or this is its last one.
+            NoSuchCapture: it is not this user's.
+            ResourceError: the capture did not do it in time.
+            NoEvents: the daemon does not answer.
+            ChildError: the capture was refused, or has failed.
+            BrokenPipe: the capture has ended, or the daemon went away.
+        """
+        answer = self._ask(RotateCapture())
+        return self._place.path_of(answer.file_name if isinstance(answer, Rotated) else "")
+
+    def flush(self) -> None:
+        """Return when every packet that the kernel had before is in the file, and in ``packetcount``.
+
+        Events that come meanwhile are kept.
+
+        Raises:
+            CaptureError: as ``rotate``.
+        """
+        self._ask(FlushCapture())
+
+    def _ask(self, request: RotateCapture | FlushCapture) -> Rotated | Flushed:
+        deadline_s = time.monotonic() + END_TIMEOUT_S
+        self.wait_started(END_TIMEOUT_S)
+        with self._asking:
+            self._wait_answered(deadline_s)  # if whoever asked before was interrupted
+            if not self._conversation.is_over:
+                self._transport.send(self._conversation.asking(request))
+            self._wait_answered(deadline_s)
+            answer = self._conversation.answer()
+            if answer is None:
+                raise BrokenPipe("capd has gone away")
+            return answer
+
+    def _wait_answered(self, deadline_s: float) -> None:
+        while self._conversation.is_asking and not self._conversation.is_over:
+            self._receive(deadline_s)
+
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the capture has ended by itself; its events can be had afterwards.
 
@@ -311,16 +429,22 @@ class CaptureSession(SessionBase):
             self._receive(deadline_s)
 
     def abandon(self) -> None:
-        """Leave at once, without waiting for anything: the daemon ends the capture, and its files, by itself."""
+        """Leave at once, without waiting for anything: the daemon ends a capture that does not stay by itself."""
         self._conversation.receive(b"")
         self._transport.close(wait=False)
 
     def terminate(self) -> None:
-        """End the capture, wait until its files are complete, and close the connection. Safe to call again."""
+        """End the capture, wait until its files are complete, and close the connection. Safe to call again.
+
+        A capture that stays is left alone; if it was told to stop, its end is waited for.
+        """
         if self._transport.is_closed:
             return
-        self._transport.leave()
+        deadline_s = time.monotonic() + END_TIMEOUT_S
         try:
+            while self._stays and self._conversation.is_stopping and not self._conversation.is_over:
+                self._receive(deadline_s)
+            self._transport.leave()
             self.wait(END_TIMEOUT_S)
         except (NoEvents, OSError):
             pass  # closing the connection, below, leaves the daemon no choice
@@ -329,8 +453,22 @@ class CaptureSession(SessionBase):
             self._transport.close()
 
 
-def connect_for(request: StartCapture, socket_path: str | os.PathLike[str] | None) -> Transport:
+class _PassedPlace:
+    """The directory that the daemon names, as soon as it has."""
+
+    def __init__(self, files: Callable[[], CaptureFiles | None]) -> None:
+        self._files = files
+
+    def path_of(self, file_name: str) -> str:
+        """Return a file's path; its bare name where no path leads there from here."""
+        files = self._files()
+        return os.path.join(files.path, file_name) if isinstance(files, Directory) else file_name  # noqa: PTH118
+
+
+def connect_for(request: StartCapture | AttachCapture, socket_path: str | os.PathLike[str] | None) -> Transport:
     """Connect for a capture, to a private daemon where that is the way."""
+    if isinstance(request, AttachCapture) or request.detached:
+        return connect(socket_path)
     needs_radio = any(each.monitor_mode or each.wifi_channel for each in request.interfaces)
     return connect(socket_path, may_start=True, monitor_mode=needs_radio)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capd_client.errors import DaemonUnavailable
-from capd_client.passed import FileReceiver, receive
+from capd_client.passed import CaptureFiles, files_from, receive
 
 DEFAULT_SOCKET = "/run/capd/capd.sock"
 #: Names another socket than the default.
@@ -38,8 +38,8 @@ class Transport:
 
     socket: socket.socket
     _daemon: subprocess.Popen[bytes] | None = None
-    #: On which a worker passes its files; came with the daemon's word that the capture runs.
-    files: FileReceiver | None = None
+    #: Came with the daemon's word that the capture runs.
+    files: CaptureFiles | None = None
 
     @property
     def is_private(self) -> bool:
@@ -75,7 +75,7 @@ class Transport:
         except ConnectionResetError:
             return b""
         if descriptor is not None:
-            self.files = FileReceiver(socket.socket(fileno=descriptor))
+            self.files = files_from(descriptor)
         if self.files is not None:
             self.files.take()
         return data

@@ -4,6 +4,7 @@ Client and daemon ask the same function: the client so that its user learns at o
 no client. Arguments are called by the names that ``CaptureSession`` gives them.
 """
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ MAX_FILE_NAME_BYTES = 255
 RING_SUFFIX_BYTES = 21
 #: Chosen: libpcap's own time to compile grows with it, and 4096 instructions are the kernel's limit anyway.
 MAX_FILTER_BYTES = 16 * 1024
+#: Of a capture: no number, no path, no option. Captures of the configuration have directories of these names.
+_CAPTURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 #: dumpcap's RINGBUFFER_MAX_NUM_FILES.
 MAX_RING_FILES = 100_000
 
@@ -153,6 +156,21 @@ def _file_name_faults(name: str, ring: bool) -> Iterator[Fault]:
 _SWITCHING = "ringbuffer_duration, ringbuffer_interval, ringbuffer_filesize or ringbuffer_packets"
 
 
+def is_capture_name(name: str) -> bool:
+    """Whether a capture may be called so."""
+    return _CAPTURE_NAME.fullmatch(name) is not None
+
+
+def _stay_faults(request: StartCapture) -> Iterator[Fault]:
+    if request.name is not None and not is_capture_name(request.name):
+        text = "up to 64 letters, digits, dots, - and _, and begins with a letter"
+        yield Fault("name", f"{_quoted(request.name)} is no name for a capture: one has {text}")
+    if request.detached and request.name is None:
+        yield Fault("name", "a detached capture needs a name, to find it again")
+    if request.detached and request.destination.exclusive:
+        yield Fault("savefile", "a detached capture needs a savefile: a temporary one would be nobody's")
+
+
 def _ring_faults(ring: Conditions, autostop: Conditions) -> Iterator[Fault]:
     yield from _out_of_range("ringbuffer_duration", ring.duration_s)
     yield from _out_of_range("ringbuffer_filesize", ring.filesize_kb)
@@ -214,6 +232,7 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
             yield Fault("interfaces", f"the interface {_quoted(interface.name)} is named twice")
         seen.add(interface.name)
     yield from _file_name_faults(request.destination.file_name, ring is not None)
+    yield from _stay_faults(request)
     yield from _out_of_range("update_interval", request.update_interval_s)
     yield from _out_of_range("autostop_duration", autostop.duration_s)
     yield from _out_of_range("autostop_filesize", autostop.filesize_kb)

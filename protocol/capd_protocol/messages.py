@@ -182,7 +182,10 @@ class Conditions(_Json, frozen=True):
 
 
 class StartCapture(_Json, frozen=True, tag="start"):
-    """Capture, until stopped or until the connection closes. Comes with one descriptor: the directory."""
+    """Capture, until stopped or until the connection closes. Comes with one descriptor: the directory.
+
+    The reply is ``Started``, or ``Attached`` to one that is detached.
+    """
 
     interfaces: tuple[InterfaceRequest, ...]
     destination: Destination
@@ -193,12 +196,34 @@ class StartCapture(_Json, frozen=True, tag="start"):
     update_interval_s: float = 0.1
     #: Interfaces need not be there yet, and the capture goes on when the last one is gone.
     wait_for_interfaces: bool = False
+    #: By which its owner may mean it, beside its number.
+    name: str | None = None
+    #: It stays when the connection closes, until it is stopped or reaches a limit.
+    detached: bool = False
 
 
 class StopCapture(_Json, frozen=True, tag="stop"):
-    """End a capture well. Without an id: the one that this connection started."""
+    """End a capture well. Without number or name: the one that this connection started or is attached to."""
 
-    capture_id: int | None = None
+    capture: int | str | None = None
+
+
+class AttachCapture(_Json, frozen=True, tag="attach"):
+    """Hear of a capture that runs, until it ends or the connection closes, which ends nothing else."""
+
+    capture: int | str
+
+
+class RotateCapture(_Json, frozen=True, tag="rotate"):
+    """Have a ring go on in its next file. Without number or name: as ``StopCapture``."""
+
+    capture: int | str | None = None
+
+
+class FlushCapture(_Json, frozen=True, tag="flush"):
+    """Have every packet that the kernel has now be in the file. Without number or name: as ``StopCapture``."""
+
+    capture: int | str | None = None
 
 
 class ListCaptures(_Json, frozen=True, tag="list"):
@@ -240,6 +265,9 @@ class WatchStatistics(_Json, frozen=True, tag="watch_statistics"):
 Request = (
     StartCapture
     | StopCapture
+    | AttachCapture
+    | RotateCapture
+    | FlushCapture
     | ListCaptures
     | WhoAmI
     | ListInterfaces
@@ -267,6 +295,8 @@ class FailureCode(enum.StrEnum):
     DISK = "disk"  #: make room; what was written is whole
     RESOURCES = "resources"  #: ask for less, or later
     NO_SUCH_CAPTURE = "no_such_capture"  #: look at the list
+    NAME_TAKEN = "name_taken"  #: choose another name, or attach to the capture that has it
+    TIMEOUT = "timeout"  #: the capture did not answer: ask again
     PROTOCOL = "protocol"  #: the request was not understood: a bug, or two versions
     WORKER_DIED = "worker_died"  #: see the daemon's log; files up to the last event are readable
     STOPPING = "stopping"  #: the daemon is on its way down: connect again later
@@ -300,7 +330,17 @@ class Started(_Json, frozen=True, tag="started"):
 
 
 class Stopping(_Json, frozen=True, tag="stopping"):
-    """The capture was told to end; its own connection carries its last events."""
+    """The capture was told to end; connections that hear of it carry its last events."""
+
+
+class Rotated(_Json, frozen=True, tag="rotated"):
+    """The next file has its header."""
+
+    file_name: str
+
+
+class Flushed(_Json, frozen=True, tag="flushed"):
+    """What was asked for is in the file, and where this connection hears of the capture, it has been told."""
 
 
 class Refused(_Json, frozen=True, tag="refused"):
@@ -320,8 +360,22 @@ class CaptureSummary(_Json, frozen=True):
     files_total: int
     packets_total: int
     drops_total: int
-    #: Of a capture that the configuration names.
     name: str | None = None
+
+
+class Attached(_Json, frozen=True, tag="attached"):
+    """This connection hears of the capture from now on; of its current file and counters first.
+
+    Comes with one descriptor, which names the directory of the files (O_PATH | O_DIRECTORY).
+    """
+
+    capture: CaptureSummary
+    file_format: Literal["pcapng", "pcap"]
+    is_ring: bool
+    #: Announced before; further ones come as events.
+    packets_total: int
+    #: Of the files before the current one, those that the ring has deleted too.
+    closed_bytes_total: int
 
 
 class CaptureList(_Json, frozen=True, tag="captures"):
@@ -388,7 +442,18 @@ class Watching(_Json, frozen=True, tag="watching"):
 
 
 Reply = (
-    Started | Stopping | Refused | CaptureList | Permissions | InterfaceList | Capabilities | DriverCounters | Watching
+    Started
+    | Stopping
+    | Rotated
+    | Flushed
+    | Attached
+    | Refused
+    | CaptureList
+    | Permissions
+    | InterfaceList
+    | Capabilities
+    | DriverCounters
+    | Watching
 )
 
 

@@ -29,7 +29,10 @@ COMMANDS = (
     "files",
     "extract",
     "list",
+    "attach",
     "stop",
+    "rotate",
+    "flush",
     "whoami",
     "interfaces",
     "linktypes",
@@ -533,12 +536,12 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
             lambda: all(e.packets_total == 1234 for e in list_captures(socket_path=bench.daemon.socket_path)), "counted"
         )
         header, *rows = done(command(bench, "list")).stdout.splitlines()
-        assert header.split() == ["ID", "UID", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE"]
+        assert header.split() == ["ID", "USER", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE"]
         now = time.strftime("%H:%M")
         for row, capture, name in zip(rows, (first, second), ("a.pcapng", "b.pcapng"), strict=True):
             cells = row.split()
             since = cells.pop(2)
-            assert cells == [str(capture.capture_id), "0", "1,234", "0", bench.interface, name]
+            assert cells == [str(capture.capture_id), "root", "1,234", "0", bench.interface, name]
             assert re.fullmatch(r"\d\d:\d\d:\d\d", since)
             assert since[:5] <= now or now == "00:00"
         listed = [json.loads(line) for line in done(command(bench, "list", "--json")).stdout.splitlines()]
@@ -565,6 +568,42 @@ def test_stop_ends_all_that_there_are_and_tells_of_the_others(bench: Bench) -> N
         capture.wait(PATIENCE_S)
 
 
+def test_a_detached_capture_is_left_shown_rotated_flushed_and_stopped(bench: Bench) -> None:
+    options = ("-i", bench.interface, "-w", str(bench.directory / "r.pcapng"), "-b", "packets:1000", "--name", "stays")
+    started = done(command(bench, "capture", *options, "--detach"))
+    assert (started.returncode, started.stderr) == (0, "")
+    file_line, line = started.stdout.splitlines()
+    assert file_line.startswith(f"File: {bench.directory}/r_00001_")
+    (listed,) = list_captures(socket_path=bench.daemon.socket_path)
+    said = f"The capture stays goes on as number {listed.capture_id}: 'capctl stop stays' ends it."
+    assert line == said
+    again = done(command(bench, "capture", *options, "--detach", "--json"))
+    assert (again.returncode, json.loads(again.stdout)["code"]) == (1, "name_taken")
+    header, row = done(command(bench, "list")).stdout.splitlines()
+    assert header.split() == ["ID", "NAME", "USER", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE"]
+    assert row.split()[:3] == [str(listed.capture_id), "stays", "root"]
+    bench.send(5)
+    flushed = done(command(bench, "flush", "stays"))
+    assert (flushed.returncode, flushed.stdout, flushed.stderr) == (0, "", "")
+    assert list_captures(socket_path=bench.daemon.socket_path)[0].packets_total == 5
+    rotated = done(command(bench, "rotate", "stays", "nobodys", str(listed.capture_id)))
+    assert rotated.returncode == 1
+    assert [name[:8] for name in rotated.stdout.splitlines()] == ["r_00002_", "r_00003_"]
+    assert rotated.stderr == "capctl: there is no capture nobodys\n"
+    with subprocess.Popen(command(bench, "attach", "--json", "stays"), stdout=subprocess.PIPE, text=True) as attached:
+        assert attached.stdout is not None
+        first, file_event = (json.loads(attached.stdout.readline()) for _ in range(2))
+        assert first == {"event": "started", "capture_id": listed.capture_id}
+        assert Path(file_event["path"]).name.startswith("r_00003_")
+        bench.send(2)
+        assert json.loads(attached.stdout.readline())["packets_total"] in (6, 7)
+        attached.send_signal(signal.SIGINT)
+        assert attached.wait(PATIENCE_S) == 130
+    stopped = done(command(bench, "stop", "stays"))
+    assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, "", "")
+    wait_until(lambda: nothing_runs(bench), "it has ended")
+
+
 @pytest.mark.long
 def test_a_list_fits_the_terminal(bench: Bench) -> None:
     name = "a-name-that-would-not-fit-into-the-line-if-it-were-not-made-shorter-than-it-is.pcapng"
@@ -579,7 +618,7 @@ def test_a_list_fits_the_terminal(bench: Bench) -> None:
                 assert session.wait_ended() == 0
             assert session.screen.wraps == 0
             header, row = session.screen.lines
-            assert header.split() == ["ID", "UID", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE"]
+            assert header.split() == ["ID", "USER", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE"]
             # What is too long is made shorter where it stands; names differ at their ends.
             *_, interfaces, file_name = row.split()
             assert len(row.split()) == 7
@@ -640,8 +679,8 @@ def test_what_is_wrong_is_told_in_a_sentence(
         (("capture", "-i", "lo", "-b", "packets:many"), "-b packets:many: 'many' is not a whole number"),
         (("capture", "-i", "lo", "-b", "duration:"), "-b duration:: '' is not a number"),
         (("capture", "-i", "lo", "--brew"), "unrecognized arguments: --brew"),
-        (("stop",), "the following arguments are required: ID"),
-        (("stop", "one"), "argument ID: invalid int value: 'one'"),
+        (("stop",), "the following arguments are required: CAPTURE"),
+        (("stop", "/one"), "'/one' is no capture: say its number or its name"),
     ],
 )
 def test_wrong_options_are_explained(bench: Bench, words: tuple[str, ...], said: str) -> None:

@@ -15,13 +15,23 @@ from typing import Any
 
 import pytest
 
-from capd_client import CaptureInterface, CaptureSession, DiskError, InterfaceError, InvalidArgument, UnsupportedError
+from capd_client import (
+    CaptureInterface,
+    CaptureSession,
+    DiskError,
+    InterfaceError,
+    InvalidArgument,
+    NameTaken,
+    UnsupportedError,
+    list_captures,
+    stop_capture,
+)
 from capd_client.options import CaptureArguments, make_request
 from capd_protocol import pcapng
 from capd_protocol.limits import MAX_INTERFACES
 from capd_protocol.messages import Conditions, DeletionReason, EndReason, FileDeleted
 from tests.client.conftest import Bench
-from tests.client.helpers import PATIENCE_S, drain, of_type, pcap_linktype_and_sizes, read_complete, rings
+from tests.client.helpers import PATIENCE_S, drain, of_type, pcap_linktype_and_sizes, read_complete, rings, wait_until
 from tests.support.namespace import veth_pair
 from tests.support.tools import capinfos, ip_json
 from tests.support.traffic import build_frames, send
@@ -397,6 +407,26 @@ def separate_threads(bench: Bench) -> None:
     refused("separate_threads", "one process reads", separate_threads=True)
 
 
+def name(bench: Bench) -> None:
+    with bench.running(name="dns") as capture:
+        (listed,) = list_captures(socket_path=bench.daemon.socket_path)
+        assert (listed.capture_id, listed.name) == (capture.capture_id, "dns")
+        with bench.session(name="dns", savefile=bench.directory / "b") as second, pytest.raises(NameTaken):
+            second.wait_started(PATIENCE_S)
+    refused("name", "begins with a letter", name="1st")
+
+
+def detach(bench: Bench) -> None:
+    with bench.running(detach=True, name="dns"):
+        pass
+    (listed,) = list_captures(socket_path=bench.daemon.socket_path)
+    assert listed.name == "dns"
+    stop_capture("dns", socket_path=bench.daemon.socket_path)
+    wait_until(lambda: list_captures(socket_path=bench.daemon.socket_path) == (), "it has ended")
+    refused("name", "needs a name", detach=True)
+    refused("savefile", "needs a savefile", detach=True, name="dns", savefile=None)
+
+
 EFFECTS: dict[str, Callable[[Bench], None]] = {
     function.__name__: function
     for function in (
@@ -429,6 +459,8 @@ EFFECTS: dict[str, Callable[[Bench], None]] = {
         separate_threads,
         update_interval,
         wait_for_interfaces,
+        name,
+        detach,
     )
 }
 
@@ -546,6 +578,8 @@ WRONG: dict[str, tuple[str, list[Any]]] = {
     "separate_threads": (YES_OR_NO, [0]),
     "wait_for_interfaces": (YES_OR_NO, [1]),
     "update_interval": (SECONDS, ["0.1"]),
+    "name": (TEXT, [1]),
+    "detach": (YES_OR_NO, [1]),
     "interfaces": ("names", [5, [5], b"lo", [None], [CaptureInterface(name=5)]]),  # type: ignore[arg-type]
 }
 

@@ -120,8 +120,8 @@ MISUSES: dict[str, tuple[bytes, str]] = {
     "a request without a type": (HELLO + _json("{}"), "understand"),
     "a request of an unknown type": (HELLO + _json('{"type":"reboot"}'), "understand"),
     "an unknown field": (HELLO + _json('{"type":"list","verbose":true}'), "understand"),
-    "a field of the wrong type": (HELLO + _json('{"type":"stop","capture_id":"1"}'), "understand"),
-    "a fraction for a whole number": (HELLO + _json('{"type":"stop","capture_id":1.5}'), "understand"),
+    "a field of the wrong type": (HELLO + _json('{"type":"stop","capture":{}}'), "understand"),
+    "a fraction for a whole number": (HELLO + _json('{"type":"stop","capture":1.5}'), "understand"),
     "bytes that are no UTF-8": (HELLO + _json(b'{"type":"\xff"}'), "understand"),
     "half a surrogate pair": (
         HELLO + _json(b'{"type":"start","interfaces":[{"name":"\\ud800"}],' + _DESTINATION + b"}"),
@@ -194,7 +194,7 @@ def test_a_value_of_any_size_is_refused(abused: Daemon, user_dir: Path, bomb: st
 
 def test_a_number_of_a_capture_may_have_any_size(abused: Daemon) -> None:
     with RawClient(abused.socket_path) as client:
-        client.send(_json('{"type":"stop","capture_id":' + "9" * 4000 + "}"))
+        client.send(_json('{"type":"stop","capture":' + "9" * 4000 + "}"))
         assert client.refusal().code in (FailureCode.NO_SUCH_CAPTURE, FailureCode.PROTOCOL)
     assert _answers(abused)
 
@@ -458,7 +458,7 @@ def test_a_conversation_goes_on_after_refusals(abused: Daemon, veth: tuple[str, 
     with opened(user_dir) as directory, RawClient(abused.socket_path) as client:
         client.send(StopCapture())
         assert client.refusal().code == FailureCode.INVALID
-        client.send(StopCapture(capture_id=4_000_000_000))
+        client.send(StopCapture(capture=4_000_000_000))
         assert client.refusal().code == FailureCode.NO_SUCH_CAPTURE
         client.send(request_for("nosuch0"), [directory])
         assert client.refusal().code == FailureCode.NO_SUCH_INTERFACE
@@ -575,7 +575,7 @@ def test_a_client_that_vanishes_while_capturing_leaves_a_whole_file(
 
 # Anything at all ------------------------------------------------------------------------------------------------
 
-_VALID = HELLO + encode(ListCaptures()) + encode(request_for("nosuch0")) + encode(StopCapture(capture_id=7))
+_VALID = HELLO + encode(ListCaptures()) + encode(request_for("nosuch0")) + encode(StopCapture(capture=7))
 
 
 @st.composite

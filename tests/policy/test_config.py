@@ -135,7 +135,8 @@ group = "root"
         ":19: rule[2].max_capture: there is no such key: did you mean max_captures?",
         ":20: rule[2].max_disk_bytes: Expected a whole number >= 1000000",
         ":21: rule[2].users: Expected an array, got a whole number",
-        ":23: captures.../x: a name has up to 64 letters, digits, dots, - and _, and begins with a letter or digit",
+        ":23: captures.../x: '../x' is no name for a capture: one has up to 64 letters, digits, dots, - and _, "
+        "and begins with a letter",
         ":25: captures.../x.group: there is no group 'no such group': its files would be nobody's",
         ":26: captures.../x.ringbuffer_files: a ring needs to know when to switch: give ringbuffer_duration, "
         "ringbuffer_interval, ringbuffer_filesize or ringbuffer_packets",

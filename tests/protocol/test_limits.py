@@ -41,6 +41,28 @@ def ring_file(name: str) -> StartCapture:
     return request(destination=Destination(file_name=name), ring=Conditions(packets=1))
 
 
+# Names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a", "Z9", "dns.of-eth0_2", "a" * 64])
+def test_a_name_may_be(name: str) -> None:
+    assert find_faults(request(name=name, detached=True)) == []
+
+
+@pytest.mark.parametrize("name", ["", "1", "12345", "-a", ".a", "_a", "a/b", "a b", "a\n", "ä", "a" * 65, "\ud800"])
+def test_a_name_is_no_number_and_no_path(name: str) -> None:
+    (fault,) = find_faults(request(name=name))
+    assert fault.argument == "name"
+
+
+def test_what_is_detached_has_a_name_and_a_file_of_its_own() -> None:
+    (nameless,) = find_faults(request(detached=True))
+    assert nameless.argument == "name"
+    temporary = Destination(file_name="a", exclusive=True)
+    (nobodys,) = find_faults(request(detached=True, name="a", destination=temporary))
+    assert nobodys.argument == "savefile"
+
+
 # Numbers --------------------------------------------------------------------------------------------------------
 
 

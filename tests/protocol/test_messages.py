@@ -27,6 +27,8 @@ from capd_protocol.interfaces import (
     TimestampType,
 )
 from capd_protocol.messages import (
+    AttachCapture,
+    Attached,
     BadFilter,
     Capabilities,
     CaptureList,
@@ -46,6 +48,8 @@ from capd_protocol.messages import (
     FileClosed,
     FileDeleted,
     FileOpened,
+    FlushCapture,
+    Flushed,
     GetCapabilities,
     GetDriverCounters,
     Hello,
@@ -66,6 +70,8 @@ from capd_protocol.messages import (
     Permission,
     Permissions,
     Refused,
+    RotateCapture,
+    Rotated,
     StartCapture,
     Started,
     Statistics,
@@ -115,6 +121,28 @@ LO_JSON = {
 NO_CONDITIONS = dict.fromkeys(
     ("duration_s", "filesize_kb", "packets", "files", "interval_s", "total_kb", "age_s", "free_kb")
 )
+SUMMARY = CaptureSummary(
+    capture_id=1,
+    user_id=1000,
+    interfaces=("lo", "eth0"),
+    file_name="a.pcapng",
+    started_ns=1_700_000_000_123_456_789,
+    files_total=2,
+    packets_total=3,
+    drops_total=4,
+    name="dns",
+)
+SUMMARY_JSON: dict[str, Any] = {
+    "capture_id": 1,
+    "user_id": 1000,
+    "interfaces": ["lo", "eth0"],
+    "file_name": "a.pcapng",
+    "started_ns": 1_700_000_000_123_456_789,
+    "files_total": 2,
+    "packets_total": 3,
+    "drops_total": 4,
+    "name": "dns",
+}
 FAILURE = Failure(code=FailureCode.DISK, text="full")
 FAILURE_JSON = {
     "code": "disk",
@@ -151,6 +179,8 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             "autostop": NO_CONDITIONS,
             "update_interval_s": 0.1,
             "wait_for_interfaces": False,
+            "name": None,
+            "detached": False,
         },
     ),
     (
@@ -183,6 +213,8 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             autostop=Conditions(files=2**31 - 1),
             update_interval_s=60,
             wait_for_interfaces=True,
+            name="dns",
+            detached=True,
         ),
         "r",
         {
@@ -224,10 +256,16 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             "autostop": {**NO_CONDITIONS, "files": 2**31 - 1},
             "update_interval_s": 60,
             "wait_for_interfaces": True,
+            "name": "dns",
+            "detached": True,
         },
     ),
-    (StopCapture(), "r", {"type": "stop", "capture_id": None}),
-    (StopCapture(capture_id=7), "r", {"type": "stop", "capture_id": 7}),
+    (StopCapture(), "r", {"type": "stop", "capture": None}),
+    (StopCapture(capture=7), "r", {"type": "stop", "capture": 7}),
+    (StopCapture(capture="dns"), "r", {"type": "stop", "capture": "dns"}),
+    (AttachCapture(capture="dns"), "r", {"type": "attach", "capture": "dns"}),
+    (RotateCapture(capture=7), "r", {"type": "rotate", "capture": 7}),
+    (FlushCapture(), "r", {"type": "flush", "capture": None}),
     (ListCaptures(), "r", {"type": "list"}),
     (WhoAmI(), "r", {"type": "whoami"}),
     (
@@ -293,43 +331,39 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
         },
     ),
     (Started(capture_id=7), "a", {"type": "started", "capture_id": 7}),
+    (
+        Rotated(file_name="a_00002_20260131120000.pcapng"),
+        "a",
+        {"type": "rotated", "file_name": "a_00002_20260131120000.pcapng"},
+    ),
+    (Flushed(), "a", {"type": "flushed"}),
     (Stopping(), "a", {"type": "stopping"}),
     (Refused(failure=FAILURE), "a", {"type": "refused", "failure": FAILURE_JSON}),
     (CaptureList(captures=(), is_last=False), "a", {"type": "captures", "captures": [], "is_last": False}),
     (
         CaptureList(
-            captures=(
-                CaptureSummary(
-                    capture_id=1,
-                    user_id=1000,
-                    interfaces=("lo", "eth0"),
-                    file_name="a.pcapng",
-                    started_ns=1_700_000_000_123_456_789,
-                    files_total=2,
-                    packets_total=3,
-                    drops_total=4,
-                    name="dns",
-                ),
-            ),
+            captures=(SUMMARY,),
             is_last=True,
         ),
         "a",
         {
             "type": "captures",
             "captures": [
-                {
-                    "capture_id": 1,
-                    "user_id": 1000,
-                    "interfaces": ["lo", "eth0"],
-                    "file_name": "a.pcapng",
-                    "started_ns": 1_700_000_000_123_456_789,
-                    "files_total": 2,
-                    "packets_total": 3,
-                    "drops_total": 4,
-                    "name": "dns",
-                }
+                SUMMARY_JSON,
             ],
             "is_last": True,
+        },
+    ),
+    (
+        Attached(capture=SUMMARY, file_format="pcapng", is_ring=True, packets_total=7, closed_bytes_total=8),
+        "a",
+        {
+            "type": "attached",
+            "capture": SUMMARY_JSON,
+            "file_format": "pcapng",
+            "is_ring": True,
+            "packets_total": 7,
+            "closed_bytes_total": 8,
         },
     ),
     (
@@ -668,7 +702,7 @@ def test_what_is_left_out_has_its_default(indicator: str, value: object, message
 
 WORDS = {
     FailureCode: "invalid bad_filter not_permitted no_such_interface interface_down interface_lost unsupported "
-    "destination disk resources no_such_capture protocol worker_died stopping",
+    "destination disk resources no_such_capture name_taken timeout protocol worker_died stopping",
     InterfaceChange: "added removed renamed up down changed",
     DeletionReason: "files total age free_space policy",
     EndReason: "stopped client_left daemon_stopping duration filesize files packets disk_limit failed",

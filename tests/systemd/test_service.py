@@ -275,7 +275,9 @@ def test_a_capture_of_the_configuration_is_read_by_its_group(service: Machine) -
         for name in listed:
             service.run("sum", f"/var/lib/capd/kept/{name}", user="capd-alice")
             assert service.done("sum", f"/var/lib/capd/kept/{name}", user="capd-bob").returncode == 1
-        assert "kept/kept_00003_" in service.run("capctl", "list", user="capd-alice")
+        (line,) = service.run("capctl", "list", user="capd-alice").splitlines()[1:]
+        assert line.split()[1:3] == ["kept", "capd"]
+        assert "kept_00003_" in line
         assert service.run("capctl", "list", user="capd-bob") == "No capture runs.\n"
     finally:
         configuration.unlink()

@@ -15,6 +15,7 @@ import trio.testing
 from capd import limits, systemd
 from capd.audit import Audit
 from capd.captures import Captures
+from capd.detached import Detached
 from capd.monitor import Monitor
 from capd.peer import Peer
 from capd.policy import Policy
@@ -61,15 +62,13 @@ def test_a_number_of_descriptors_that_is_none_is_refused(number: str) -> None:
         take_inherited(passed(LISTEN_FDS=number), PROCESS_ID)
 
 
-def test_two_sockets_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**passed(LISTEN_FDS="2"), "LISTEN_PID": str(os.getpid())}.items():
-        monkeypatch.setenv(name, value)
+def test_two_sockets_are_refused() -> None:
     with pytest.raises(ServiceManagerError):
-        systemd.inherited_listener()
+        systemd.listener_among([Inherited(3, "capd.socket"), Inherited(4, "other")])
 
 
 def test_without_a_socket_the_daemon_makes_its_own() -> None:
-    assert systemd.inherited_listener() is None
+    assert systemd.listener_among([]) is None
 
 
 def test_a_listener_is_taken_and_not_passed_on() -> None:
@@ -233,7 +232,8 @@ def test_a_manager_that_is_gone_is_worth_a_warning(
 
 async def test_the_status_counts_captures_and_their_users() -> None:
     captures = Captures(Policy(owner_id=1000))
-    server = Server(captures, Monitor(), Audit())
+    monitor, audit = Monitor(), Audit()
+    server = Server(captures, Detached(captures, monitor, audit), monitor, audit)
     assert server.status() == "0 captures of 0 users, 0 clients"
     root, user = (Peer(1, user_id, user_id, ()) for user_id in (0, 1000))
     with captures.granted(root, request_for("lo")):
@@ -249,3 +249,9 @@ def test_the_unit_leaves_time_to_end_captures() -> None:
     found = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
     assert found is not None
     assert int(found[1]) >= limits.STOP_TIMEOUT_S + limits.END_TIMEOUT_S
+
+
+def test_the_unit_has_room_for_all_detached_captures() -> None:
+    found = re.search(r"^FileDescriptorStoreMax=(\d+)$", UNIT.read_text(), re.MULTILINE)
+    assert found is not None
+    assert int(found[1]) == 2 * limits.MAX_DETACHED

@@ -5,14 +5,24 @@ import contextlib
 import os
 import socket
 
-from capd.worker.launch import Attach, Detach, Launch, decode_attach, decode_detach, decode_launch
+from capd.worker.launch import (
+    Attach,
+    Detach,
+    Flush,
+    Launch,
+    Rotate,
+    decode_attach,
+    decode_detach,
+    decode_launch,
+    decode_order,
+)
 from capd_protocol.frames import Frame, FrameDecoder
 from capd_protocol.messages import StopCapture, decode
 
 _RECEIVE_BYTES = 65536
 _MAX_DESCRIPTORS = 64
 
-Order = StopCapture | Detach | tuple[Attach, socket.socket]
+Order = StopCapture | Detach | Rotate | Flush | tuple[Attach, socket.socket]
 
 
 class Control:
@@ -65,9 +75,9 @@ class Control:
         if attach is not None:
             # The descriptor came with the frame's first byte, so it is here.
             return attach, socket.socket(fileno=self._descriptors.pop(0))
-        detach = decode_detach(frame)
-        if detach is not None:
-            return detach
+        order = decode_detach(frame) or decode_order(frame)
+        if order is not None:
+            return order
         message = decode(frame)
         return message if isinstance(message, StopCapture) else None
 

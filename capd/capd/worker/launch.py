@@ -2,20 +2,24 @@
 
 The daemon writes one ``Launch`` frame on the worker's control socket; the worker answers with the messages of
 ``capd_protocol.messages`` and takes ``StopCapture`` from it, ``Attach`` for interfaces that come later, and ``Detach``.
-When the socket closes, the capture ends.
+Each ``Rotate`` and ``Flush`` has its ``Answer``, unless the capture ends before. When the socket closes, it ends.
 """
 
 from typing import Literal
 
 import msgspec
 
+from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, encode_frame
 from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, by_name
-from capd_protocol.messages import Conditions, Destination, InterfaceRequest
+from capd_protocol.messages import Conditions, Destination, Failure, InterfaceRequest
 
 _LAUNCH = ord("l")
 _ATTACH = ord("t")
 _DETACH = ord("u")
+_ROTATE = ord("v")
+_FLUSH = ord("w")
+_ANSWER = ord("x")
 
 
 class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,9 +102,31 @@ class Detach(msgspec.Struct, frozen=True, kw_only=True):
     index: int
 
 
+class Rotate(msgspec.Struct, frozen=True, kw_only=True):
+    """Go on in the next file of the ring."""
+
+    number: int
+
+
+class Flush(msgspec.Struct, frozen=True, kw_only=True):
+    """Write and announce every packet that the kernel has by now."""
+
+    number: int
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """To the order of this number: done, or why not. What was done has been announced before."""
+
+    number: int
+    failure: Failure | None = None
+
+
 _launch_decoder = msgspec.json.Decoder(Launch)
 _attach_decoder = msgspec.json.Decoder(Attach)
 _detach_decoder = msgspec.json.Decoder(Detach)
+_rotate_decoder = msgspec.json.Decoder(Rotate)
+_flush_decoder = msgspec.json.Decoder(Flush)
+_answer_decoder = msgspec.json.Decoder(Answer)
 
 
 def encode_attach(attach: Attach) -> bytes:
@@ -121,6 +147,37 @@ def encode_detach(detach: Detach) -> bytes:
 def decode_detach(frame: Frame) -> Detach | None:
     """Return the interface that a frame takes away, or None if it says something else."""
     return _detach_decoder.decode(frame.payload) if frame.indicator == _DETACH else None
+
+
+def encode_order(order: Rotate | Flush) -> bytes:
+    """Return the frame of an order that is answered."""
+    return encode_frame(_ROTATE if isinstance(order, Rotate) else _FLUSH, msgspec.json.encode(order))
+
+
+def decode_order(frame: Frame) -> Rotate | Flush | None:
+    """Return the order in a frame, or None if it says something else."""
+    if frame.indicator == _ROTATE:
+        return _rotate_decoder.decode(frame.payload)
+    return _flush_decoder.decode(frame.payload) if frame.indicator == _FLUSH else None
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """Return the frame of an answer."""
+    return encode_frame(_ANSWER, msgspec.json.encode(answer))
+
+
+def decode_answer(frame: Frame) -> Answer | None:
+    """Return the answer in a frame, or None if it says something else.
+
+    Raises:
+        RemoteProtocolError: it is no answer that can be understood.
+    """
+    if frame.indicator != _ANSWER:
+        return None
+    try:
+        return _answer_decoder.decode(frame.payload)
+    except ValueError as error:
+        raise RemoteProtocolError("an answer that is none") from error
 
 
 def encode_launch(launch: Launch) -> bytes:

@@ -18,7 +18,7 @@ import numpy as np
 from capd.worker.control import Control
 from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed
-from capd.worker.launch import Detach, Launch, LaunchInterface
+from capd.worker.launch import Answer, Detach, Flush, Launch, LaunchInterface, Rotate
 from capd.worker.order import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder, Waiting
 from capd.worker.report import Report
 from capd.worker.rotation import is_full, room_for
@@ -44,6 +44,9 @@ _DRAIN_S = 2.0
 
 #: How often an interface that went down is looked at: the kernel does not tell when it is deleted after that.
 _LOOK_S = 0.5
+
+#: How often it is looked whether what was to be flushed is in the file: nobody wakes a worker for it.
+_FLUSH_LOOK_S = 0.005
 
 #: Ends by a limit: what is still in the rings then is excess, and not written.
 _LIMITS = (EndReason.PACKETS, EndReason.FILESIZE, EndReason.FILES, EndReason.DISK_LIMIT)
@@ -89,6 +92,8 @@ class Capture:
         self._is_full = False
         self._failure: Failure | None = None
         self._coming: deque[tuple[LaunchInterface, socket.socket]] = deque()
+        #: With the times at which they came.
+        self._orders: deque[tuple[Rotate | Flush, int]] = deque()
         self._ready: set[int] = set()
         self._epoll = select.epoll()
         self._numbers: dict[int, int] = {}
@@ -109,6 +114,7 @@ class Capture:
             self._write_in_order()
             self._let_go()
             self._take_in()
+            self._carry_out()
             self._look_at_time()
         self._finish()
 
@@ -149,6 +155,8 @@ class Capture:
             deadlines_s.append(self._started_s + self._autostop.duration_s)
         if any(source.was_down and source.ring is not None for source in self._sources):
             deadlines_s.append(self._looked_s + _LOOK_S)
+        if self._orders:
+            deadlines_s.append(now_s + _FLUSH_LOOK_S)
         if self._coming or any(source.is_lost for source in self._sources):
             deadlines_s.append(now_s + self._hold_s)
         return max(min(deadlines_s) - now_s, 0)
@@ -164,6 +172,8 @@ class Capture:
                 self._end = EndReason.STOPPED
             elif isinstance(order, Detach):
                 self._lose(order.index)
+            elif isinstance(order, Rotate | Flush):
+                self._orders.append((order, time.time_ns()))
             else:
                 attach, packet_socket = order
                 self._coming.append((attach.interface, packet_socket))
@@ -381,6 +391,41 @@ class Capture:
         except DestinationError as error:
             self._fail_destination(error)
 
+    # Orders -------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self) -> None:
+        """Carry out what was ordered and can be done by now, in order. What is left at the end has no answer."""
+        while self._orders and self._end is None:
+            order, asked_ns = self._orders[0]
+            asked_ns = min(asked_ns, time.time_ns())  # the clock may have been set back
+            self._orders[0] = order, asked_ns
+            failure: Failure | None = None
+            if isinstance(order, Rotate):
+                failure = self._rotate()
+            elif self._has_written_until(asked_ns):
+                self._announce()
+            else:
+                return
+            if self._end is None:
+                self._report.answer(Answer(number=order.number, failure=failure))
+                self._orders.popleft()
+
+    def _rotate(self) -> Failure | None:
+        if self._launch.ring is None:
+            text = "the capture has a single file, and no next one: only a ring is rotated"
+        elif self._autostop.files is not None and self._files.opened_total >= self._autostop.files:
+            text = f"this is the last of the {self._autostop.files} files of the capture: stop it instead"
+        else:
+            self._switch()
+            return None
+        return Failure(code=FailureCode.INVALID, text=text)
+
+    def _has_written_until(self, time_ns: int) -> bool:
+        """Whether every packet that the kernel had at a time is in the file: as late as the order lets packets go."""
+        rings = [number for number, source in enumerate(self._sources) if source.ring is not None]
+        until_ns = time_ns + round(self._hold_s * 1e9)
+        return all(self._caught_up_ns[number] >= until_ns for number in rings)
+
     def _drops_total(self) -> dict[str, int]:
         return {source.name: source.statistics().drops_total for source in self._sources}
 
@@ -425,9 +470,12 @@ class Capture:
         """Announce what is in the file, if the daemon has read what was announced before."""
         self._report.flush()
         if self._is_dirty and self._report.takes_counts:
-            counters = tuple(source.counters() for source in self._sources)
-            self._report.announce(self._files.fill.size_bytes, counters)
-            self._is_dirty = False
+            self._announce()
+
+    def _announce(self) -> None:
+        counters = tuple(source.counters() for source in self._sources)
+        self._report.announce(self._files.fill.size_bytes, counters)
+        self._is_dirty = False
 
     # The end ------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 
+from capd.worker.launch import Answer, encode_answer
 from capd.worker.savefile import SaveFile
 from capd_protocol.messages import (
     BadFilter,
@@ -99,6 +100,10 @@ class Report:
     def interface_skipped(self, name: str, text: str) -> None:
         """Tell that an interface cannot be in the capture."""
         self._send(encode(InterfaceSkipped(interface=name, text=text)))
+
+    def answer(self, answer: Answer) -> None:
+        """Answer an order, after what it has led to."""
+        self._send(encode_answer(answer))
 
     def failed(self, failure: Failure) -> None:
         """Tell why the capture cannot be: typed, and in dumpcap's way."""

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from capd_client.errors import NoEvents
-from capd_client.passed import FileReceiver
+from capd_client.passed import CaptureFiles
 from capd_client.transport import Transport
 
 _Found = TypeVar("_Found")
@@ -26,14 +26,16 @@ class Connection:
         self._transport = transport
         self._take = take
         self._receiving = anyio.Lock()
+        #: Around what is asked among events, and its answer.
+        self.asking = anyio.Lock()
         #: How often something was received.
         self._rounds = 0
         #: Around the task that waits in the socket.
         self._waiting = anyio.CancelScope()
 
     @property
-    def files(self) -> FileReceiver | None:
-        """What the capture's files come on, while the connection lasts."""
+    def files(self) -> CaptureFiles | None:
+        """Where the capture's files can be had, while the connection lasts."""
         return None if self._transport.is_closed else self._transport.files
 
     @classmethod

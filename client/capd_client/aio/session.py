@@ -7,19 +7,21 @@ from typing import Unpack
 import anyio
 
 from capd_client.aio.connection import Connection
-from capd_client.conversation import Conversation, Event
-from capd_client.errors import CaptureEnded
-from capd_client.options import CaptureArguments, make_request
-from capd_client.passed import FileReceiver
+from capd_client.conversation import Event
+from capd_client.errors import BrokenPipe, CaptureEnded
+from capd_client.options import CaptureArguments, Place, checked_capture, make_request
+from capd_client.passed import CaptureFiles
 from capd_client.session import END_TIMEOUT_S, SessionBase, connect_for
 from capd_client.transport import Transport
+from capd_protocol.messages import AttachCapture, FlushCapture, Flushed, RotateCapture, Rotated, StartCapture
 
 
 class CaptureSession(SessionBase):
     """A packet capture, driven by events.
 
     Entering the block asks for the capture and waits until it runs: its rings are armed and its first file has its
-    header. Leaving it, also by cancellation, ends the capture and waits until its files are complete.
+    header. Leaving it, also by cancellation, ends the capture and waits until its files are complete; with
+    ``detach=True``, or where the session is attached to a capture, it goes on, and ``stop`` ends it.
 
     Several tasks may wait for events; each event is given to one of them.
 
@@ -42,13 +44,38 @@ class CaptureSession(SessionBase):
         Raises:
             InvalidArgument: an argument is impossible.
         """
-        super().__init__()
+        request, place = make_request(arguments)
+        self._begin(request, place, socket_path)
+
+    def _begin(
+        self,
+        request: StartCapture | AttachCapture,
+        place: Place | None,
+        socket_path: str | os.PathLike[str] | None,
+    ) -> None:
+        super().__init__(request, place)
+        self._own_place = place
         self._socket_path = socket_path
-        self._request, self._place = make_request(arguments)
-        self._conversation = Conversation(self._request, self._place)
         self._connection: Connection | None = None
         self._was_entered = False
         self._is_terminated = False
+
+    @classmethod
+    def attach(cls, capture: int | str, *, socket_path: str | os.PathLike[str] | None = None) -> "CaptureSession":
+        """Prepare to hear of a capture that runs, whoever started it; entering the block asks for it.
+
+        As with the blocking session, whose exceptions entering the block raises.
+
+        Args:
+            capture: its number or name.
+            socket_path: where the daemon listens.
+
+        Raises:
+            InvalidArgument: it is neither number nor name.
+        """
+        session = cls.__new__(cls)
+        session._begin(AttachCapture(capture=checked_capture(capture)), None, socket_path)
+        return session
 
     async def __aenter__(self) -> "CaptureSession":
         """Start the capture.
@@ -73,19 +100,20 @@ class CaptureSession(SessionBase):
             raise
         return self
 
-    def _files(self) -> FileReceiver | None:
+    def _files(self) -> CaptureFiles | None:
         return None if self._connection is None else self._connection.files
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.terminate()
 
     def _ask(self) -> Transport:
-        directory_fd = self._place.open()
+        directory_fd = None if self._own_place is None else self._own_place.open()
         try:
             transport = connect_for(self._request, self._socket_path)
             transport.send(self._conversation.opening(), directory_fd)
         finally:
-            os.close(directory_fd)
+            if directory_fd is not None:
+                os.close(directory_fd)
         return transport
 
     def _entered(self) -> Connection:
@@ -144,12 +172,51 @@ class CaptureSession(SessionBase):
         if self._connection is not None and not self._conversation.is_over:
             await self._connection.send(self._conversation.stopping())
 
+    async def rotate(self) -> str:
+        """Have the ring go on in its next file; return that file's path when it has its header.
+
+        Raises:
+            CaptureError: as with the blocking session.
+        """
+        answer = await self._asked(RotateCapture())
+        return self._place.path_of(answer.file_name if isinstance(answer, Rotated) else "")
+
+    async def flush(self) -> None:
+        """Return when every packet that the kernel had before is in the file, and in ``packetcount``.
+
+        Raises:
+            CaptureError: as with the blocking session.
+        """
+        await self._asked(FlushCapture())
+
+    async def _asked(self, request: RotateCapture | FlushCapture) -> Rotated | Flushed:
+        connection = self._entered()
+        async with connection.asking:
+            await self._wait_answered(connection)  # if whoever asked before was cancelled
+            if not self._conversation.is_over:
+                with anyio.CancelScope(shield=True):  # what is asked is asked: a few bytes
+                    await connection.send(self._conversation.asking(request))
+            await self._wait_answered(connection)
+            answer = self._conversation.answer()
+            if answer is None:
+                raise BrokenPipe("capd has gone away")
+            return answer
+
+    async def _wait_answered(self, connection: Connection) -> None:
+        def is_answered() -> bool | None:
+            return self._conversation.is_over or not self._conversation.is_asking or None
+
+        await connection.wait_for(is_answered, END_TIMEOUT_S)
+
     async def wait(self) -> None:
         """Wait until the capture has ended by itself; its events can be had afterwards."""
         await self._entered().wait_for(lambda: self._conversation.is_over or None)
 
     async def terminate(self) -> None:
-        """End the capture, wait until its files are complete, and close the connection. Safe to call again."""
+        """End the capture, wait until its files are complete, and close the connection. Safe to call again.
+
+        A capture that stays is left alone; if it was told to stop, its end is waited for.
+        """
         connection = self._connection
         if connection is None or self._is_terminated:
             return
@@ -158,8 +225,9 @@ class CaptureSession(SessionBase):
         try:
             deadline_s = anyio.current_time() + END_TIMEOUT_S
             with anyio.CancelScope(shield=True, deadline=deadline_s) as scope:
-                connection.leave()
                 while not self._conversation.is_over:
+                    if not (self._stays and self._conversation.is_stopping):
+                        connection.leave()
                     try:
                         await connection.receive()
                     except anyio.get_cancelled_exc_class() as error:

@@ -9,6 +9,7 @@ import os
 import pwd
 import signal
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import version
 
@@ -24,7 +25,7 @@ from capd_client.errors import (
     DestinationError,
     InvalidArgument,
 )
-from capd_client.inquiry import list_captures, stop_capture, who_am_i
+from capd_client.inquiry import flush_capture, list_captures, rotate_capture, stop_capture, who_am_i
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, Permission
 
 EXIT_FAILED = 1
@@ -52,28 +53,36 @@ def _list(options: argparse.Namespace) -> int:
     if not captures:
         print("No capture runs.")
         return 0
+    # A column that few need takes no room from the others.
+    names = ("NAME",) if any(each.name for each in captures) else ()
     rows = [
         (
             str(each.capture_id),
-            str(each.user_id),
+            *(each.name or "" for _ in names),
+            _account(each.user_id),
             datetime.fromtimestamp(each.started_ns / 1e9).astimezone().strftime("%H:%M:%S"),
             count(each.packets_total),
             count(each.drops_total),
             ",".join(each.interfaces),
-            each.file_name if each.name is None else f"{each.name}/{each.file_name}",
+            each.file_name,
         )
         for each in captures
     ]
-    header = ("ID", "UID", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE")
-    print("\n".join(table(header, rows, frozenset((0, 1, 3, 4)), width_of(sys.stdout), frozenset((5, 6)))))
+    header = ("ID", *names, "USER", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE")
+    right = frozenset(map(header.index, ("ID", "PACKETS", "DROPPED")))
+    flexible = frozenset(map(header.index, (*names, "INTERFACES", "FILE")))
+    print("\n".join(table(header, rows, right, width_of(sys.stdout), flexible)))
     return 0
 
 
-def _stop(options: argparse.Namespace) -> int:
+def _on_each(options: argparse.Namespace) -> int:
+    """Do something with each capture that is named; what cannot be done with one keeps none of the others."""
     status = 0
-    for capture_id in options.id:
+    for each in options.capture:
         try:
-            stop_capture(capture_id, socket_path=options.socket)
+            result = options.action(each, socket_path=options.socket)
+            if result is not None:
+                print(printable(result))
         except ChildError as error:
             _tell(error, as_json=False)
             status = EXIT_FAILED
@@ -101,10 +110,15 @@ def _whoami(options: argparse.Namespace) -> int:
 
 
 def _user_name(user_id: int) -> str:
+    account = _account(user_id)
+    return f"user {user_id}" if account == str(user_id) else f"{account} (user {user_id})"
+
+
+def _account(user_id: int) -> str:
     try:
-        return f"{pwd.getpwuid(user_id).pw_name} (user {user_id})"
+        return pwd.getpwuid(user_id).pw_name
     except KeyError:
-        return f"user {user_id}"
+        return str(user_id)
 
 
 def _permission_lines(each: Permission) -> list[str]:
@@ -120,6 +134,19 @@ def _permission_lines(each: Permission) -> list[str]:
     lines += [f"    only packets that match '{each.filter}'"] if each.filter else []
     lines += [f"    {text}" for holds, text in bounds if holds]
     return lines
+
+
+#: What is done with captures that are named.
+_ACTIONS: tuple[tuple[str, Callable[..., str | None], str, str], ...] = (
+    ("stop", stop_capture, "end captures", "End captures; their files are complete."),
+    ("rotate", rotate_capture, "have rings go on in their next files", "Have rings go on in their next files."),
+    (
+        "flush",
+        flush_capture,
+        "have what was captured be in the files",
+        "Return when every packet that the kernel has now is in the files.",
+    ),
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,9 +179,23 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="show the captures that run", description="Show the captures that run.")
     listing.add_argument("--json", action="store_true", help="print a line of JSON for each")
     listing.set_defaults(run=_list)
-    stopping = commands.add_parser("stop", help="end captures", description="End captures; their files are complete.")
-    stopping.add_argument("id", type=int, nargs="+", metavar="ID", help="as 'capctl list' shows")
-    stopping.set_defaults(run=_stop)
+    capture.add_attach_arguments(
+        commands.add_parser(
+            "attach",
+            help="show what happens to a capture that runs",
+            description="Show what happens to a capture that runs, until it ends or Ctrl-C, which leaves it alone.",
+        )
+    )
+    for name, action, help_text, description in _ACTIONS:
+        acting = commands.add_parser(name, help=help_text, description=description)
+        acting.add_argument(
+            "capture",
+            nargs="+",
+            type=capture.number_or_name,
+            metavar="CAPTURE",
+            help="name or number, as 'capctl list' shows",
+        )
+        acting.set_defaults(run=_on_each, action=action)
     whoami = commands.add_parser(
         "whoami", help="show what you may capture", description="Show what policy lets you capture, rule by rule."
     )

@@ -12,7 +12,7 @@ import msgspec
 from capd_client.cli.text import count, printable, shorten, si, width_of
 from capd_client.conversation import Event
 from capd_client.errors import CaptureEnded, NoEvents
-from capd_client.options import CaptureArguments
+from capd_client.options import CaptureArguments, checked_capture
 from capd_client.session import CaptureSession
 from capd_protocol.messages import DeletionReason, EndReason, FileClosed
 
@@ -101,7 +101,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--wait", action="store_true", help="interfaces may come later, and come back")
     add("--update-interval", type=float, metavar="SECONDS", help="how soon packets are in the file (0.1)")
+    add("--name", metavar="NAME", help="what to call the capture, as 'capctl list' shows it")
+    add("--detach", action="store_true", help="leave when it runs; the capture stays")
     add("--json", action="store_true", help="print events as lines of JSON")
+
+
+def add_attach_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``capctl attach``."""
+    parser.set_defaults(run=attach)
+    parser.add_argument(
+        "capture", type=number_or_name, metavar="CAPTURE", help="name or number, as 'capctl list' shows"
+    )
+    parser.add_argument("--json", action="store_true", help="print events as lines of JSON")
+
+
+def number_or_name(text: str) -> int | str:
+    """Return what names a capture on the command line; names begin with a letter.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    try:
+        return checked_capture(int(text) if text.isascii() and text.isdecimal() else text)
+    except ValueError as error:  # InvalidArgument too; int() takes only so many digits
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run(options: argparse.Namespace) -> int:
@@ -121,11 +144,15 @@ def run(options: argparse.Namespace) -> int:
         "use_libpcap": options.pcap or None,
         "update_interval": options.update_interval,
         "wait_for_interfaces": options.wait,
+        "name": options.name,
+        "detach": options.detach,
         **cast(CaptureArguments, options.conditions),
     }
     if options.count is not None and "max_packet_count" in options.conditions:
         arguments["max_packet_count"] = min(options.count, options.conditions["max_packet_count"])
     with CaptureSession(socket_path=options.socket, **arguments) as capture:
+        if options.detach:
+            return _leave_running(capture, options.json)
         _stop_on_signals(capture)
         output: _Json | _Text = _Json(capture) if options.json else _Text(capture)
         try:
@@ -135,6 +162,29 @@ def run(options: argparse.Namespace) -> int:
             output.close()
             print("capctl: not waited for: capd completes the files by itself", file=sys.stderr)
             raise
+        finally:
+            output.close()
+        return EXIT_STOPPED if capture.end_reason == EndReason.DAEMON_STOPPING else 0
+
+
+def _leave_running(capture: CaptureSession, as_json: bool) -> int:
+    """Wait until the capture runs, and tell how to find it again."""
+    capture.wait_started()
+    if as_json:
+        _Json(capture).show(capture.wait_for_event())
+        return 0
+    _, path = capture.wait_for_event()
+    print(f"File: {printable(path)}")
+    print(f"The capture {capture.name} goes on as number {capture.capture_id}: 'capctl stop {capture.name}' ends it.")
+    return 0
+
+
+def attach(options: argparse.Namespace) -> int:
+    """Show the events of a capture that runs, until its end or Ctrl-C."""
+    with CaptureSession.attach(options.capture, socket_path=options.socket) as capture:
+        output: _Json | _Text = _Json(capture) if options.json else _Text(capture)
+        try:
+            _follow(capture, output)
         finally:
             output.close()
         return EXIT_STOPPED if capture.end_reason == EndReason.DAEMON_STOPPING else 0
@@ -169,7 +219,8 @@ class _Json:
 
     def __init__(self, capture: CaptureSession) -> None:
         self._capture = capture
-        self._packets_total = 0
+        #: Before any event was taken: what a capture had that was attached to.
+        self._packets_total = capture.packetcount_before
         self._is_started = False
 
     def show(self, event: Event) -> None:
@@ -231,10 +282,13 @@ OPTIONS = {
     **{name: f"-b {key}" for key, (name, _) in _RING.items()},
     "wait_for_interfaces": "--wait",
     "update_interval": "--update-interval",
+    "name": "--name",
+    "detach": "--detach",
 }
 
 _ENDINGS = {
     EndReason.STOPPED: "stopped",
+    EndReason.CLIENT_LEFT: "its program has left",
     EndReason.DAEMON_STOPPING: "capd was stopped",
     EndReason.DURATION: "time is up",
     EndReason.FILESIZE: "the file is full",

@@ -241,6 +241,8 @@ class SessionReader(Reader):
                     yield from self._available()
                     self.close()
                     self._file = self._open(message)
+                    # There is something in it already, if the session has attached to a capture.
+                    yield from self._available()
                 case CaptureSession.SP_PACKET_COUNT:
                     yield from self._available()
                 case CaptureSession.SP_LAGGED:

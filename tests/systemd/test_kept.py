@@ -1,0 +1,128 @@
+"""What a service manager keeps of captures, and what comes back from it; no service manager is needed for it."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from capd import kept
+from capd.kept import Record, keep, separate
+from capd.peer import Peer
+from capd.systemd import Inherited
+from capd_protocol.messages import Conditions
+from tests.support.attack import request_for
+
+RECORD = Record(
+    capture_id=12345,
+    started_ns=1_700_000_000_123_456_789,
+    owner=Peer(1, 1000, 1001, (4, 1001)),
+    request=request_for("eth0", name="dns", detached=True, ring=Conditions(packets=7)),
+    rules=("one", "two"),
+)
+
+
+@pytest.fixture
+def manager(monkeypatch: pytest.MonkeyPatch) -> Generator[socket.socket, None, None]:
+    """The socket of a service manager."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("")
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + manager.getsockname()[1:].decode())
+        yield manager
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Generator[int, None, None]:
+    descriptor = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def stored(manager: socket.socket) -> list[Inherited]:
+    """Return what was given to the manager, as it would give it back."""
+    message, descriptors, _, _ = socket.recv_fds(manager, 4096, 8)
+    assert message == b"FDSTORE=1\nFDPOLL=0\nFDNAME=capture-12345"
+    return [Inherited(descriptor, "capture-12345") for descriptor in descriptors]
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_what_is_kept_comes_back(manager: socket.socket, directory: int) -> None:
+    before = open_descriptors()
+    keep(RECORD, directory)
+    ((record, directory_fd),), others = separate([Inherited(99, "capd.socket"), *stored(manager)])
+    assert record == RECORD
+    assert os.path.samestat(os.fstat(directory_fd), os.fstat(directory))
+    assert not os.get_inheritable(directory_fd)
+    assert others == [Inherited(99, "capd.socket")]
+    os.close(directory_fd)
+    assert open_descriptors() == before
+
+
+def test_the_oldest_comes_first(manager: socket.socket, directory: int) -> None:
+    inherited: list[Inherited] = []
+    for number, started_ns in enumerate((3, 1, 2)):
+        keep(msgspec.structs.replace(RECORD, started_ns=started_ns), directory)
+        inherited += [Inherited(each.descriptor, f"capture-{number}") for each in stored(manager)]
+    captures, _ = separate(inherited)
+    assert [each.record.started_ns for each in captures] == [1, 2, 3]
+    for each in captures:
+        os.close(each.directory_fd)
+
+
+def memory(data: bytes, *, sealed: bool) -> int:
+    descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.write(descriptor, data)
+    if sealed:
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, kept._SEALS)
+    return descriptor
+
+
+RIGHT = msgspec.json.encode(RECORD)
+OF_NO_USE: dict[str, Callable[[int], list[int]]] = {
+    "no file": lambda directory: [os.dup(directory)],
+    "no directory": lambda _: [memory(RIGHT, sealed=True)],
+    "two files": lambda directory: [os.dup(directory), memory(RIGHT, sealed=True), memory(RIGHT, sealed=True)],
+    "two directories": lambda directory: [os.dup(directory), os.dup(directory), memory(RIGHT, sealed=True)],
+    "not sealed": lambda directory: [os.dup(directory), memory(RIGHT, sealed=False)],
+    "empty": lambda directory: [os.dup(directory), memory(b"", sealed=True)],
+    "of another version": lambda directory: [os.dup(directory), memory(b'{"capture_id":1}', sealed=True)],
+    "a pipe": lambda directory: [os.dup(directory), *os.pipe()],
+}
+
+
+@pytest.mark.parametrize("case", OF_NO_USE)
+def test_what_is_of_no_use_is_told_of_and_dropped(
+    manager: socket.socket, directory: int, caplog: pytest.LogCaptureFixture, case: str
+) -> None:
+    before = open_descriptors()
+    inherited = [Inherited(descriptor, "capture-7") for descriptor in OF_NO_USE[case](directory)]
+    assert separate(inherited) == ([], [])
+    assert open_descriptors() == before
+    assert "capture-7 is of no use" in caplog.text
+    assert manager.recv(4096) == b"FDSTOREREMOVE=1\nFDNAME=capture-7"
+
+
+def test_without_a_manager_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, directory: int) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    before = open_descriptors()
+    keep(RECORD, directory)
+    assert open_descriptors() == before
+
+
+def test_a_manager_that_takes_nothing_is_told_of(manager: socket.socket, directory: int) -> None:
+    before = open_descriptors()
+
+    def fill() -> None:
+        for _ in range(10_000):
+            keep(RECORD, directory)
+
+    with pytest.raises(BlockingIOError):
+        fill()
+    assert open_descriptors() == before
