@@ -15,6 +15,7 @@ from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, ChildErro
 from capd_client.rings import RingFile
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
+from capd_protocol.index import ring_of
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
     AttachCapture,
@@ -124,6 +125,8 @@ class Conversation:
         #: By a ring, of those that are remembered.
         self.deleted: dict[str, None] = {}
         self.current_file: str | None = None
+        #: What the files of the ring are named after, where the daemon has told.
+        self.ring: str | None = None
 
     # Bytes out ----------------------------------------------------------------------------------------------------
 
@@ -180,8 +183,11 @@ class Conversation:
                     self._fail(Failure(code=FailureCode.PROTOCOL, text=text))
             case Started(capture_id=capture_id):
                 self.capture_id = capture_id
-            case Attached(capture=capture, packets_total=packets_total, closed_bytes_total=closed_bytes):
+            case Attached(
+                capture=capture, is_ring=is_ring, packets_total=packets_total, closed_bytes_total=closed_bytes
+            ):
                 self.capture_id, self.name = capture.capture_id, capture.name
+                self.ring = ring_of(capture.file_name) if is_ring else None
                 self.packets_total = self.packets_before = packets_total
                 self._closed_bytes = closed_bytes
             case Rotated() | Flushed() | Refused() if self.is_asking:

@@ -91,6 +91,10 @@ class Directory(CaptureFiles):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", name)
 
+    def duplicate(self) -> int:
+        """Return a further descriptor of it, which is the caller's."""
+        return os.dup(self._descriptor)
+
     def close(self) -> None:
         """Close the directory."""
         os.close(self._descriptor)

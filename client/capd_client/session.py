@@ -12,7 +12,7 @@ from capd_client.conversation import Conversation, Event
 from capd_client.errors import BrokenPipe, CaptureEnded, NoEvents
 from capd_client.options import CaptureArguments, checked_capture, make_request
 from capd_client.passed import CaptureFiles, Directory
-from capd_client.rings import RingFile, Time, span_of
+from capd_client.rings import RingFile, Time, of_directory, span_of
 from capd_client.transport import Transport, connect
 from capd_protocol.messages import (
     AttachCapture,
@@ -126,7 +126,10 @@ class SessionBase:
         return tuple(self._conversation.files)
 
     def ring_files(self, start: Time | None = None, end: Time | None = None) -> tuple[RingFile, ...]:
-        """Return the files that are there and may have packets of a span, oldest first, as far as events were received.
+        """Return the files that are there and may have packets of a span, oldest first.
+
+        Of a capture that was attached to, or that is detached, all that its ring has; else as far as events were
+        received.
 
         Args:
             start: only those with packets of that time or later.
@@ -134,9 +137,20 @@ class SessionBase:
 
         Raises:
             InvalidArgument: a time is none, or the span ends before it begins.
+            ReadError: the ring's index cannot be read.
         """
         span = span_of(start, end)
-        return tuple(file for file in self._conversation.ring_files() if file.may_have(span))
+        found = self._indexed_files()
+        if found is None:
+            found = tuple(self._conversation.ring_files())
+        return tuple(file for file in found if file.may_have(span))
+
+    def _indexed_files(self) -> tuple[RingFile, ...] | None:
+        """Return what the index says, where the daemon has passed the directory: it knows of files of before, too."""
+        files, ring = self._files(), self._conversation.ring
+        if ring is None or not isinstance(files, Directory):
+            return None
+        return of_directory(files.duplicate(), files.path, ring)
 
     def open_file(self, path: str) -> BinaryIO:
         """Open one of the capture's files for reading, from its beginning; also the one that is being written.

@@ -6,6 +6,7 @@ Where the writer was killed the last line may be torn: it does not count. Nor do
 that a later version may add some.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,10 @@ from capd_protocol.messages import DeletionReason
 
 #: What is longer is read by nobody. Chosen: a ring of as many files as there can be has about 50 MB.
 MAX_INDEX_BYTES = 256 * 1024 * 1024
+
+
+#: ``base_00001_20260131235959.pcapng``, where the last dot splits.
+_RING_FILE = re.compile(r"(.+)_[0-9]{5}_[0-9]{14}(\.[^.]*)?", re.DOTALL)
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +111,12 @@ class Contents:
 def index_name(file_name: str) -> str:
     """Return the name of a ring's index."""
     return f"{file_name}.index"
+
+
+def ring_of(name: str) -> str | None:
+    """Return what the ring is named after to which a file of this name belongs; None if it is no name of a ring's."""
+    match = _RING_FILE.fullmatch(name)
+    return None if match is None else f"{match[1]}{match[2] or ''}"
 
 
 def encode_line(line: Line) -> bytes:

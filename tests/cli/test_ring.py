@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from capd_client import CaptureSession, list_captures, stop_capture
 from capd_client.cli.dissect import dissect, to_text
 from capd_protocol import pcapng
+from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, wait_until
 from tests.support.rings import Frame, opened_files, write_ring
 from tests.support.tools import capinfos, tshark_fields
@@ -102,6 +104,39 @@ def test_times_ago_are_no_options(tmp_path: Path) -> None:
         found = done("extract", *words, tmp_path / "a.pcapng")
         assert (found.returncode, found.stderr) == (0, "")
         assert len(found.stdout.splitlines()) == packets
+
+
+# By name ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_capture_that_runs_is_named_or_numbered(bench: Bench, tmp_path: Path) -> None:
+    ring = {"ringbuffer_packets": 4, "ringbuffer_files": 4}
+    with bench.running(name="kept", detach=True, **ring) as capture:
+        capture_id = capture.capture_id
+    socket = ("--socket", bench.daemon.socket_path)
+    try:
+        bench.send(18)
+        with CaptureSession.attach("kept", socket_path=bench.daemon.socket_path) as attached:
+            attached.flush()
+            # Also those that were there before anybody attached.
+            assert [each.packets for each in attached.ring_files()] == [4, 4, 4, None]
+        for word in ("kept", str(capture_id)):
+            listed = [json.loads(line) for line in done("files", *socket, word, "--json").stdout.splitlines()]
+            assert [each["packets"] for each in listed] == [4, 4, 4, None]
+            assert all(Path(each["path"]).parent == bench.directory for each in listed)
+            shown = done("extract", *socket, word)
+            assert (shown.returncode, shown.stderr) == (0, "")
+            assert len(shown.stdout.splitlines()) == 14
+        # Where there is such a path, that is meant.
+        write_ring(tmp_path / "kept", [[Frame(T, "eth0", UDP)]], ["eth0"])
+        assert len(done("extract", *socket, "kept", cwd=tmp_path).stdout.splitlines()) == 1
+    finally:
+        stop_capture("kept", socket_path=bench.daemon.socket_path)
+    wait_until(lambda: list_captures(socket_path=bench.daemon.socket_path) == (), "it has ended")
+    gone = done("files", *socket, "kept")
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "there is no capture kept" in gone.stderr
+    assert len(done("extract", bench.directory / "a.pcapng").stdout.splitlines()) == 14
 
 
 # extract ----------------------------------------------------------------------------------------------------------

@@ -232,6 +232,9 @@ FILTERS: dict[str, Bad] = {
 _MORE_NUMBERS: dict[str, tuple[int, ...]] = {"max_buffered_bytes": (0, -1, 2 * 1024 * MIB, HUGE)}
 _WITH = {
     "ringbuffer_files": {"ringbuffer_packets": 1},
+    "ringbuffer_total_filesize": {"ringbuffer_packets": 1},
+    "ringbuffer_age": {"ringbuffer_packets": 1},
+    "ringbuffer_free_space": {"ringbuffer_packets": 1},
     "autostop_files": {"ringbuffer_packets": 1},
 }
 
@@ -242,7 +245,7 @@ def _numbers() -> dict[str, Bad]:
         if name not in CaptureArguments.__annotations__:
             continue
         values: list[float] = [0, -1, least - 1, greatest + 1, HUGE, -HUGE]
-        if name.endswith(("duration", "interval")):
+        if name.endswith(("duration", "interval", "age")):
             values += [math.nan, math.inf, -math.inf, 5e-324]
         for value in dict.fromkeys(values):
             shown = "HUGE" if abs(value) == HUGE else str(value)
@@ -264,6 +267,9 @@ CONTRADICTIONS: dict[str, Bad] = {
     "a ring that never switches": _invalid("ringbuffer_files", "switch", ringbuffer_files=5),
     "a ring without a name": Bad(
         {"ringbuffer_packets": 5, "savefile": None}, InvalidArgument, ("ring", "savefile"), "savefile"
+    ),
+    "a ring of less than two files": _invalid(
+        "ringbuffer_total_filesize", "first file", ringbuffer_filesize=5, ringbuffer_total_filesize=5
     ),
     "files without a ring": _invalid("autostop_files", "ring", autostop_files=5),
     "one file's size in a ring": _invalid("autostop_filesize", "ring", autostop_filesize=5, ringbuffer_packets=5),
@@ -308,6 +314,10 @@ WRONG_TYPES: dict[str, Bad] = {
         "ringbuffer_filesize": "1",
         "ringbuffer_packets": 1.0,
         "ringbuffer_files": {},
+        "ringbuffer_interval": "1",
+        "ringbuffer_total_filesize": 1.0,
+        "ringbuffer_age": True,
+        "ringbuffer_free_space": "1",
         "use_pcapng": "yes",
         "use_libpcap": 1,
         "max_buffered_packets": "5",
@@ -457,7 +467,14 @@ def test_bad_input_is_named_and_leaves_nothing(daemon: Daemon, user_dir: Path, n
 def _changed(name: str, value: Any) -> StartCapture:
     """Return a request with one number changed."""
     kind, _, rest = name.partition("_")
-    condition = {"duration": "duration_s", "filesize": "filesize_kb"}.get(rest, rest)
+    condition = {
+        "duration": "duration_s",
+        "filesize": "filesize_kb",
+        "interval": "interval_s",
+        "total_filesize": "total_kb",
+        "age": "age_s",
+        "free_space": "free_kb",
+    }.get(rest, rest)
     if name in ("snaplen", "kernel_buffer_size"):
         changed = {f"{name}_bytes": value * MIB if kind == "kernel" else value}
         return request_for(UP, interfaces=(InterfaceRequest(name=UP, **changed),))
@@ -511,6 +528,11 @@ RAW: dict[str, tuple[StartCapture, str]] = {
     "a channel": (request_for(UP, interfaces=(InterfaceRequest(name=UP, wifi_channel="x"),)), "wifi_channel"),
     "a ring that never switches": (request_for(UP, ring=Conditions(files=2)), "ringbuffer_files"),
     "files without a ring": (request_for(UP, autostop=Conditions(files=2)), "autostop_files"),
+    "an end by age": (request_for(UP, autostop=Conditions(age_s=1)), "autostop"),
+    "a ring of less than two files": (
+        request_for(UP, ring=Conditions(filesize_kb=5, total_kb=5)),
+        "ringbuffer_total_filesize",
+    ),
     "a file's size in a ring": (
         request_for(UP, autostop=Conditions(filesize_kb=2), ring=Conditions(packets=1)),
         "autostop_filesize",

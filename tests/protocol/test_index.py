@@ -15,6 +15,7 @@ from capd_protocol.index import (
     encode_line,
     index_name,
     read_index,
+    ring_of,
 )
 from capd_protocol.limits import MAX_FILE_NAME_BYTES, RING_SUFFIX_BYTES
 from capd_protocol.messages import DeletionReason
@@ -152,6 +153,23 @@ def test_compacted_it_says_the_same(lines: list[Line]) -> None:
     after = read_index(data)
     assert (after.files, after.last) == (before.files, before.last)
     assert len(data) <= len(text(*lines)) + len(text(DELETED))
+
+
+@pytest.mark.parametrize(
+    ("name", "ring"),
+    [
+        ("a_00001_20260131235959.pcapng", "a.pcapng"),
+        ("a_00001_20260131235959", "a"),
+        (".a_00001_20260131235959", ".a"),
+        ("a.b_12345_20260131235959.pcapng", "a.b.pcapng"),
+        ("a_00001_20260131235959_00002_20260131235959.", "a_00001_20260131235959."),
+        ("a.pcapng", None),
+        ("_00001_20260131235959.pcapng", None),
+        ("a_0001_20260131235959.pcapng", None),
+    ],
+)
+def test_the_name_of_a_file_says_which_ring_it_may_belong_to(name: str, ring: str | None) -> None:
+    assert ring_of(name) == ring
 
 
 def test_names_of_indexes_are_never_too_long() -> None:

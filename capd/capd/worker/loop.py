@@ -395,9 +395,6 @@ class Capture:
         except DestinationError as error:
             self._fail_destination(error)
 
-    def _drops_total(self) -> dict[str, int]:
-        return {source.name: source.statistics().drops_total for source in self._sources}
-
     # Orders -------------------------------------------------------------------------------------------------------
 
     def _carry_out(self) -> None:
@@ -432,6 +429,9 @@ class Capture:
         rings = [number for number, source in enumerate(self._sources) if source.ring is not None]
         until_ns = time_ns + round(self._hold_s * 1e9)
         return all(self._caught_up_ns[number] >= until_ns for number in rings)
+
+    def _drops_total(self) -> dict[str, int]:
+        return {source.name: source.statistics().drops_total for source in self._sources}
 
     def _fail_disk(self, error: WriteError) -> None:
         advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"

@@ -16,7 +16,10 @@ from capd_client.cli import read
 from capd_client.cli.text import count, printable, si, table, width_of
 from capd_client.errors import DestinationError, InvalidArgument
 from capd_client.rings import RingFile, of_path, span_of
+from capd_client.session import CaptureSession
 from capd_protocol import pcapng
+from capd_protocol.index import index_name
+from capd_protocol.limits import is_capture_name
 
 if TYPE_CHECKING:
     from capd_client.extraction import Extraction
@@ -28,6 +31,8 @@ OPTIONS = {"start": "--from", "end": "--to", "overwrite": "--overwrite", "write"
 EXIT_NOTHING = 1
 #: What else may stand behind an option though it begins with a hyphen: -10m, -1h30m.
 _TIME_AGO = re.compile(r"-\d[\d.dhms]*")
+#: A daemon answers at once.
+_ATTACH_TIMEOUT_S = 30.0
 _WRITTEN_AT_ONCE_BYTES = 1024 * 1024
 
 
@@ -53,11 +58,27 @@ def add_extract_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_ring_and_span(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("ring", nargs="+", metavar="PATH", help="of a ring, as it was given to -w; or of a capture file")
+    add(
+        "ring",
+        nargs="+",
+        metavar="RING",
+        help="a path, as it was given to -w, or that of a capture file; or the name or number of a capture that runs",
+    )
     add("--from", dest="start", metavar="TIME", help="only from then on, such as 12:00, -10m or 2026-01-31T12:00")
     add("--to", dest="end", metavar="TIME", help="only before then")
     # argparse takes what begins with a hyphen for an option, unless it looks like a number.
     parser._negative_number_matcher = _TIME_AGO  # pyright: ignore[reportPrivateUsage]
+
+
+def _files_of(word: str, socket_path: str | None) -> tuple[RingFile, ...]:
+    """Return the files of the ring that is meant: where there is no such path, of a capture of that name or number."""
+    is_number = word.isascii() and word.isdecimal()
+    is_there = any(map(os.path.lexists, (word, index_name(word))))
+    if is_there or not (is_number or is_capture_name(word)):
+        return of_path(word)
+    with CaptureSession.attach(int(word) if is_number else word, socket_path=socket_path) as capture:
+        capture.wait_started(_ATTACH_TIMEOUT_S)
+        return capture.ring_files()
 
 
 # Files ------------------------------------------------------------------------------------------------------------
@@ -66,7 +87,7 @@ def _add_ring_and_span(parser: argparse.ArgumentParser) -> None:
 def run_files(options: argparse.Namespace) -> int:
     """Show the files of rings that may have packets of a span."""
     span = span_of(options.start, options.end)
-    found = [file for ring in options.ring for file in of_path(ring) if file.may_have(span)]
+    found = [file for ring in options.ring for file in _files_of(ring, options.socket) if file.may_have(span)]
     if options.json:
         for file in found:
             print(json.dumps(_json_of(file)))
@@ -120,7 +141,7 @@ def run_extract(options: argparse.Namespace) -> int:
     if options.write == "-" and sys.stdout.isatty():
         raise InvalidArgument("pcapng is not for a terminal: name a file, or a program behind it", argument="write")
     span = span_of(options.start, options.end)
-    found = [file for ring in options.ring for file in of_path(ring)]
+    found = [file for ring in options.ring for file in _files_of(ring, options.socket)]
     _step_back()
     from capd_client.extraction import Extraction  # noqa: PLC0415  # numpy takes a while, which others need not
 
