@@ -27,9 +27,9 @@ from capd.spawner import Spawner
 from capd.supervisor import Worker
 from capd.tally import Counts, Gauges
 from capd.wishes import Wishes, cooked_any
-from capd.worker.launch import Answer, Flush, Launch, LaunchInterface, Rotate
+from capd.worker.launch import Answer, Flush, Launch, LaunchInterface, NumberedOrder, Rotate, Snapshot
 from capd_protocol.interfaces import Link
-from capd_protocol.limits import is_cooked_any
+from capd_protocol.limits import find_snapshot_faults, is_cooked_any
 from capd_protocol.messages import (
     Attached,
     CaptureSummary,
@@ -49,7 +49,10 @@ from capd_protocol.messages import (
     InterfaceSkipped,
     Message,
     PacketCount,
+    Recording,
+    SnapshotFailed,
     StartCapture,
+    Triggered,
 )
 
 _log = logging.getLogger(__name__)
@@ -141,6 +144,9 @@ class Capture:
         self.started_ns = first_started_ns or time.time_ns()
         self._file_name = request.destination.file_name
         self._files_total = 0
+        self._is_file_open = False
+        #: Of a recorder that runs.
+        self._recording: Recording | None = None
         self._file_size_bytes = self._disk_bytes = 0
         self._closed_bytes_total = 0
         #: As far as they were announced.
@@ -182,8 +188,11 @@ class Capture:
             closed_bytes_total=self._closed_bytes_total,
         )
         subscriber = self.subscribe()
+        if self._recording is not None:
+            subscriber.put(self._recording)
         if self.is_started:
-            subscriber.put(FileOpened(self._file_name))
+            if self._is_file_open or self._recording is None:
+                subscriber.put(FileOpened(self._file_name))
             subscriber.put(Counters(file_size_bytes=self._file_size_bytes, interfaces=self._interfaces))
         return attached, subscriber
 
@@ -217,8 +226,8 @@ class Capture:
 
     @property
     def is_started(self) -> bool:
-        """Whether its first file has its header."""
-        return self._files_total > 0
+        """Whether its first file has its header, or packets are recorded in memory."""
+        return self._files_total > 0 or self._recording is not None
 
     @property
     def stopped_for(self) -> EndReason | None:
@@ -437,6 +446,7 @@ class Capture:
             destination=self.request.destination,
             file_format=self.request.file_format,
             ring=self.request.ring,
+            recorder=self.request.recorder,
             autostop=self._left_of_autostop(),
             update_interval_s=self.request.update_interval_s,
             waits=bool(wishes.patterns) or self.request.wait_for_interfaces,
@@ -452,6 +462,8 @@ class Capture:
     def _needs_live_handles(self, interfaces: Sequence[LaunchInterface]) -> bool:
         """Whether filters mention what only a live handle compiles well, or there is more than one link-layer type."""
         texts = [request.capture_filter for request in self.request.interfaces]
+        if self.request.recorder is not None:
+            texts.append(self.request.recorder.trigger_filter)
         return (
             any("vlan" in text for text in [*texts, *(rule.filter for rule in self.terms.rules)])
             or any(request.link_layer_type for request in self.request.interfaces)
@@ -490,10 +502,13 @@ class Capture:
         Raises:
             RequestRefused: there is no next file, or it was not opened, or not in time.
         """
+        if self.request.recorder is not None:
+            text = f"the capture {self.capture_id} is a recorder, which has no file to switch: take a snapshot"
+            raise RequestRefused(FailureCode.INVALID, text, argument="capture")
         if self.request.ring is None:
             text = f"the capture {self.capture_id} has a single file, and no next one: only a ring is rotated"
             raise RequestRefused(FailureCode.INVALID, text, argument="capture")
-        return (await self._have_done(Rotate)).file_name
+        return (await self._have_done(lambda number: Rotate(number=number))).file_name
 
     async def flush(self) -> None:
         """Have every packet that the kernel has now written and announced.
@@ -501,21 +516,42 @@ class Capture:
         Raises:
             RequestRefused: they were not, or not in time.
         """
-        await self._have_done(Flush)
+        await self._have_done(lambda number: Flush(number=number))
 
-    async def _have_done(self, kind: type[Rotate | Flush]) -> _Order:
+    async def snapshot(self, after_s: float | None) -> str:
+        """Have the recorder write what it has, and what comes within so many seconds; return the complete file's name.
+
+        Raises:
+            RequestRefused: it has none, or the time is impossible, or a snapshot is being written already, or this one
+                was not completed, or not in time.
+        """
+        recorder = self.request.recorder
+        if recorder is None:
+            text = f"the capture {self.capture_id} is no recorder: its packets are in its files"
+            raise RequestRefused(FailureCode.INVALID, text, argument="capture")
+        for fault in find_snapshot_faults(after_s):
+            raise RequestRefused(FailureCode.INVALID, fault.text, argument=fault.argument)
+        window_s = recorder.after_s if after_s is None else after_s
+        order = await self._have_done(
+            lambda number: Snapshot(number=number, after_s=window_s), window_s + limits.SNAPSHOT_TIMEOUT_S
+        )
+        return order.file_name
+
+    async def _have_done(
+        self, make: Callable[[int], NumberedOrder], timeout_s: float = limits.ORDER_TIMEOUT_S
+    ) -> _Order:
         if self._worker is None or self._directory_fd is None or not self.is_started:
             raise self._not_running()
         number, order = next(self._order_numbers), _Order()
         self._orders[number] = order
         try:
-            with trio.move_on_after(limits.ORDER_TIMEOUT_S) as timeout:
-                await self._worker.order(kind(number=number))
+            with trio.move_on_after(timeout_s) as timeout:
+                await self._worker.order(make(number))
                 await order.is_decided.wait()
         finally:
             del self._orders[number]
         if timeout.cancelled_caught:
-            text = f"the capture {self.capture_id} has not answered within {limits.ORDER_TIMEOUT_S:g} s: ask again"
+            text = f"the capture {self.capture_id} has not answered within {timeout_s:g} s: ask again"
             raise RequestRefused(FailureCode.TIMEOUT, text)
         if order.answer is None:
             raise RequestRefused(FailureCode.NO_SUCH_CAPTURE, f"the capture {self.capture_id} has ended meanwhile")
@@ -527,7 +563,7 @@ class Capture:
     def _on_answer(self, answer: Answer) -> None:
         order = self._orders.get(answer.number)
         if order is not None:  # who asked may have lost patience
-            order.answer, order.file_name = answer, self._file_name
+            order.answer, order.file_name = answer, answer.file_name or self._file_name
             order.is_decided.set()
 
     # Messages -----------------------------------------------------------------------------------------------------
@@ -539,12 +575,20 @@ class Capture:
                 return
             case FileOpened(name):
                 self._files_total += 1
+                self._is_file_open = True
                 self._file_name = name
             case FileDeleted(name=name, reason=reason, size_bytes=size_bytes):
                 _log.info("capture %d: deleted %a (%s, %d bytes)", self.capture_id, name, reason, size_bytes)
             case FileClosed(size_bytes=size_bytes):
                 self._closed_bytes_total += size_bytes
                 self._file_size_bytes = 0
+                self._is_file_open = False
+            case Recording():
+                self._recording = message
+            case Triggered(reason=reason, interface=interface):
+                _log.info("capture %d: a snapshot is triggered (%s, %s)", self.capture_id, reason, interface or "all")
+            case SnapshotFailed(failure=failure):
+                _log.error("capture %d: a snapshot failed: %s", self.capture_id, failure.text)
             case PacketCount(packets_delta):
                 self._packets_total += packets_delta
             case Counters(file_size_bytes=size_bytes, disk_bytes=disk_bytes, interfaces=interfaces):

@@ -84,6 +84,7 @@ class Captures:
         running = [capture for capture in self._running.values() if capture.owner.user_id == peer.user_id]
         own = [capture.terms for capture in running]
         quota.check_number(terms, own)
+        quota.check_recorder(request, _memory_bytes())
         if not self.policy.is_unbound(peer):
             quota.check_memory(request, [capture.request for capture in running], _memory_bytes())
         request = quota.within_duration(terms, request)

@@ -17,8 +17,8 @@ MAX_CAPTURES_PER_USER = 64
 #: Of all users; a further one is refused. Each keeps two descriptors, here and in the service manager's store
 #: (FileDescriptorStoreMax= in the unit is twice this).
 MAX_DETACHED = 256
-#: Of the machine's memory, for the kernel's rings of one user's captures; a capture beyond is refused, and asked to
-#: take smaller ones. Chosen: 64 captures of the usual size on a machine of 8 GiB. Root is not bound.
+#: Of the machine's memory, for kernel's rings and recorders of one user's captures; a capture beyond is refused, and
+#: asked to take smaller ones. Chosen: 64 captures of the usual size on a machine of 8 GiB. Root is not bound.
 RING_SHARE_PER_USER = 0.25
 #: A client that has connected must have said what it wants by then, or it is cut off.
 REQUEST_TIMEOUT_S = 10.0
@@ -33,6 +33,12 @@ START_TIMEOUT_S = 20.0
 #: What a capture was ordered, it must have done by then, or the one who asked is told that it has not. Chosen: a
 #: flush takes the time that the kernel keeps a block, 0.4 s at most; a slow disk may keep a worker longer.
 ORDER_TIMEOUT_S = 10.0
+#: The same for a snapshot, beyond the time that it covers. Chosen: it is written at the pace of the disk, and the
+#: greatest recorder takes two minutes at 500 MB/s.
+SNAPSHOT_TIMEOUT_S = 300.0
+#: Of the machine's memory, for one recorder, root's too. Chosen: while it writes a snapshot to a slow disk it may take
+#: twice what it was granted.
+RECORDER_SHARE = 0.5
 #: A worker that was told to end must have done so by then, or it is killed.
 END_TIMEOUT_S = 10.0
 #: When it is told to stop, the daemon waits so long for captures that are ended, or killed, by these limits.

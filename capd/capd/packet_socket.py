@@ -1,4 +1,4 @@
-"""The packet socket that a ring needs: the one thing that takes CAP_NET_RAW."""
+"""Packet sockets, for rings and for triggers: the one thing that takes CAP_NET_RAW."""
 
 import ctypes
 import os
@@ -8,10 +8,15 @@ import struct
 #: A protocol number that no frame carries: IANA keeps it reserved, and the kernel uses it for nothing. A packet socket
 #: that is bound to it receives nothing more.
 ETH_P_NONE = 0xFFFF
+#: Every protocol.
+ETH_P_ALL = 0x0003
 #: The index that stands for every interface, as in packet(7).
 ALL_INTERFACES = 0
 #: struct sockaddr_ll: family, protocol, ifindex, hatype, pkttype, halen, addr.
 _ADDRESS = struct.Struct("=HHiHBB8s")
+
+_SO_ATTACH_FILTER = 26
+_SO_LOCK_FILTER = 44
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,3 +47,19 @@ def bind(descriptor: int, protocol: int, interface_index: int) -> None:
     if _libc.bind(descriptor, address, len(address)) < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
+
+
+def attach_filter(packet_socket: socket.socket, program: bytes) -> None:
+    """Attach a classic BPF program: an array of struct sock_filter.
+
+    Raises:
+        OSError: EINVAL, where the kernel does not take the program (more than 4096 instructions, say).
+    """
+    code = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    packet_socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+
+
+def lock_filter(packet_socket: socket.socket) -> None:
+    """Let nobody change the filter any more, whoever gets hold of the socket."""
+    packet_socket.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)

@@ -47,8 +47,28 @@ def ring_bytes(request: StartCapture) -> int:
     return of_named + (MAX_INTERFACES - len(named)) * max(of_several, default=0)
 
 
+def recorder_bytes(request: StartCapture) -> int:
+    """Return what a capture may keep in memory, but for its rings."""
+    return request.recorder.memory_bytes if request.recorder is not None else 0
+
+
+def check_recorder(request: StartCapture, memory_bytes: int) -> None:
+    """Check whether the machine, with so much memory, may have such a recorder at all.
+
+    Raises:
+        RequestRefused: it is too large.
+    """
+    allowed_bytes = round(memory_bytes * limits.RECORDER_SHARE)
+    if recorder_bytes(request) > allowed_bytes:
+        text = (
+            f"a recorder of {recorder_bytes(request) // _MIB:,} MiB is more than a machine with "
+            f"{memory_bytes // _MIB:,} MiB of memory may have, {allowed_bytes // _MIB:,}: ask for a smaller one"
+        )
+        raise RequestRefused(FailureCode.RESOURCES, text, argument="recorder_memory")
+
+
 def check_memory(request: StartCapture, running: Sequence[StartCapture], memory_bytes: int) -> None:
-    """Check whether there is room for the rings beside those of the same user.
+    """Check whether there is room for rings and recorder beside those of the same user.
 
     Args:
         request: what is asked for.
@@ -59,15 +79,18 @@ def check_memory(request: StartCapture, running: Sequence[StartCapture], memory_
         RequestRefused: there is not.
     """
     allowed_bytes = round(memory_bytes * limits.RING_SHARE_PER_USER)
-    needed_bytes = ring_bytes(request)
-    left_bytes = allowed_bytes - sum(map(ring_bytes, running))
+    needed_bytes = ring_bytes(request) + recorder_bytes(request)
+    left_bytes = allowed_bytes - sum(ring_bytes(each) + recorder_bytes(each) for each in running)
     if needed_bytes > left_bytes:
+        what, argument = "the kernel's rings of this capture", "kernel_buffer_size"
+        if recorder_bytes(request) > ring_bytes(request):
+            what, argument = "the recorder and the kernel's rings of this capture", "recorder_memory"
         text = (
-            f"the kernel's rings of this capture may take {needed_bytes // _MIB:,} MiB, and "
+            f"{what} may take {needed_bytes // _MIB:,} MiB, and "
             f"{max(left_bytes, 0) // _MIB:,} are left of the {allowed_bytes // _MIB:,} that a user may have here: "
-            "ask for a smaller kernel_buffer_size, or stop a capture"
+            f"ask for a smaller {argument}, or stop a capture"
         )
-        raise RequestRefused(FailureCode.RESOURCES, text, argument="kernel_buffer_size")
+        raise RequestRefused(FailureCode.RESOURCES, text, argument=argument)
 
 
 def within_duration(terms: Terms, request: StartCapture) -> StartCapture:

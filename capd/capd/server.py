@@ -49,6 +49,8 @@ from capd_protocol.messages import (
     Request,
     RotateCapture,
     Rotated,
+    SnapshotCapture,
+    SnapshotTaken,
     StartCapture,
     Started,
     StopCapture,
@@ -59,6 +61,9 @@ from capd_protocol.messages import (
     WhoAmI,
     encode,
 )
+
+#: What is asked of a capture that runs.
+_OrderRequest = StopCapture | RotateCapture | FlushCapture | SnapshotCapture
 
 _log = logging.getLogger(__name__)
 
@@ -249,7 +254,7 @@ class _Client:
             case AttachCapture():
                 await self._attach(request)
                 return True
-            case StopCapture() | RotateCapture() | FlushCapture():
+            case StopCapture() | RotateCapture() | FlushCapture() | SnapshotCapture():
                 if request.capture is None:
                     text = "this connection has no capture: say its number or name"
                     raise RequestRefused(FailureCode.INVALID, text, argument="capture")
@@ -391,7 +396,7 @@ class _Client:
         own = (None, capture.capture_id, capture.name)
         try:
             while (message := await self._connection.receive()) is not None:
-                if not isinstance(message, StopCapture | RotateCapture | FlushCapture) or message.capture not in own:
+                if not isinstance(message, _OrderRequest) or message.capture not in own:
                     raise RemoteProtocolError(f"a {type(message).__name__} while this connection captures")
                 if isinstance(message, StopCapture) and self._captures.may_control(self._peer, capture):
                     if capture.stop(EndReason.STOPPED):
@@ -404,9 +409,7 @@ class _Client:
         except RemoteProtocolError as error:
             self._violation = error
 
-    async def _order(
-        self, request: StopCapture | RotateCapture | FlushCapture, capture: Capture, subscriber: Subscriber
-    ) -> None:
+    async def _order(self, request: _OrderRequest, capture: Capture, subscriber: Subscriber) -> None:
         """Carry out what takes a while, and answer among the events."""
         reply: Message
         try:
@@ -497,7 +500,7 @@ async def _cancel_after_end(subscriber: Subscriber, scope: trio.CancelScope) -> 
     scope.cancel()
 
 
-async def _carry_out(request: StopCapture | RotateCapture | FlushCapture, capture: Capture) -> Message:
+async def _carry_out(request: _OrderRequest, capture: Capture) -> Message:
     """Return the reply when it is done.
 
     Raises:
@@ -512,3 +515,5 @@ async def _carry_out(request: StopCapture | RotateCapture | FlushCapture, captur
         case FlushCapture():
             await capture.flush()
             return Flushed()
+        case SnapshotCapture(after_s=after_s):
+            return SnapshotTaken(file_name=await capture.snapshot(after_s))

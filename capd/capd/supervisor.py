@@ -20,10 +20,9 @@ from capd.worker.launch import (
     Answer,
     Attach,
     Detach,
-    Flush,
     Launch,
     LaunchInterface,
-    Rotate,
+    NumberedOrder,
     decode_answer,
     encode_attach,
     encode_detach,
@@ -78,19 +77,25 @@ class Worker:
         return process.returncode
 
     async def attach(self, interface: LaunchInterface) -> None:
-        """Give the worker an interface more, with the inert socket that it can no longer open itself.
+        """Give the worker an interface more, with the inert sockets that it can no longer open itself.
 
         Raises:
-            OSError: the socket cannot be opened.
+            OSError: a socket cannot be opened.
         """
-        with open_packet_socket(cooked=interface.is_cooked) as packet_socket:
-            await self._tell(encode_attach(Attach(interface=interface)), [packet_socket.fileno()])
+        recorder = self._launch.recorder
+        has_trigger = recorder is not None and bool(recorder.trigger_filter)
+        with contextlib.ExitStack() as stack:
+            opened = [
+                stack.enter_context(open_packet_socket(cooked=interface.is_cooked)) for _ in range(1 + has_trigger)
+            ]
+            attach = Attach(interface=interface, has_trigger=has_trigger)
+            await self._tell(encode_attach(attach), [each.fileno() for each in opened])
 
     async def detach(self, index: int) -> None:
         """Have the worker give up an interface."""
         await self._tell(encode_detach(Detach(index=index)))
 
-    async def order(self, order: Rotate | Flush) -> None:
+    async def order(self, order: NumberedOrder) -> None:
         """Have the worker do what it answers with an ``Answer``."""
         await self._tell(encode_order(order))
 

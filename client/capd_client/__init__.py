@@ -24,7 +24,7 @@ from capd_client.errors import (
     ResourceError,
     UnsupportedError,
 )
-from capd_client.inquiry import flush_capture, list_captures, rotate_capture, stop_capture, who_am_i
+from capd_client.inquiry import flush_capture, list_captures, rotate_capture, snapshot_capture, stop_capture, who_am_i
 from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities, get_driver_counters
 from capd_client.options import CaptureInterface
 from capd_client.reading import read
@@ -67,6 +67,7 @@ __all__ = [
     "list_captures",
     "read",
     "rotate_capture",
+    "snapshot_capture",
     "stop_capture",
     "who_am_i",
 ]

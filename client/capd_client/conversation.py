@@ -42,13 +42,18 @@ from capd_protocol.messages import (
     Lagged,
     Message,
     PacketCount,
+    Recording,
     Refused,
     RotateCapture,
     Rotated,
+    SnapshotCapture,
+    SnapshotFailed,
+    SnapshotTaken,
     StartCapture,
     Started,
     StopCapture,
     Success,
+    Triggered,
     decode,
     encode,
 )
@@ -75,6 +80,12 @@ SP_INTERFACE_LOST = ord("i")
 SP_INTERFACE_ATTACHED = ord("a")
 #: Beyond wirepy. An interface that belongs to the capture cannot be in it; the message is a sentence.
 SP_INTERFACE_SKIPPED = ord("k")
+#: Beyond wirepy. A recorder runs, and has no file yet; the message is a ``Recording``.
+SP_RECORDING = ord("r")
+#: Beyond wirepy. A recorder begins with a snapshot of its own accord; the message is a ``Triggered``.
+SP_TRIGGERED = ord("t")
+#: Beyond wirepy. Such a snapshot was not written, or not all of it; the message is a sentence.
+SP_SNAPSHOT_FAILED = ord("s")
 #: Beyond wirepy. This program read too slowly; the message says how many file events it will not get.
 SP_LAGGED = ord("l")
 #: Beyond wirepy. The capture has ended; the message is an ``EndReason``.
@@ -84,6 +95,10 @@ SP_ENDED = ord("z")
 MAX_FILES = 20_000
 
 Event = tuple[int, Any]
+
+#: What is asked among the events, and what answers it.
+Asked = RotateCapture | FlushCapture | SnapshotCapture
+Answered = Rotated | Flushed | SnapshotTaken
 
 
 class Place(Protocol):
@@ -105,7 +120,7 @@ class Conversation:
         self._is_closed = False
         self._is_refused = False
         self._error: CaptureError | None = None
-        self._answer: Rotated | Flushed | Refused | None = None
+        self._answer: Answered | Refused | None = None
         #: Something was asked that is not answered yet.
         self.is_asking = False
         #: The end was asked for, and not refused.
@@ -140,12 +155,12 @@ class Conversation:
         self.is_stopping = True
         return encode(StopCapture())
 
-    def asking(self, request: RotateCapture | FlushCapture) -> bytes:
+    def asking(self, request: Asked) -> bytes:
         """Return the bytes that ask for something that is answered among the events: one thing at a time."""
         self.is_asking, self._answer = True, None
         return encode(request)
 
-    def answer(self) -> Rotated | Flushed | None:
+    def answer(self) -> Answered | None:
         """Return the answer to what was asked last, or None until more bytes have come.
 
         Raises:
@@ -190,7 +205,7 @@ class Conversation:
                 self.ring = ring_of(capture.file_name) if is_ring else None
                 self.packets_total = self.packets_before = packets_total
                 self._closed_bytes = closed_bytes
-            case Rotated() | Flushed() | Refused() if self.is_asking:
+            case Rotated() | Flushed() | SnapshotTaken() | Refused() if self.is_asking:
                 self.is_asking, self._answer = False, message
             case Refused(failure=failure):
                 self._fail(failure)
@@ -225,6 +240,12 @@ class Conversation:
                 self._events.append((SP_INTERFACE_ATTACHED, interface))
             case InterfaceSkipped(interface=interface, text=text):
                 self._events.append((SP_INTERFACE_SKIPPED, f"{interface}: {text}"))
+            case Recording():
+                self._events.append((SP_RECORDING, message))
+            case Triggered():
+                self._events.append((SP_TRIGGERED, message))
+            case SnapshotFailed(failure=failure):
+                self._events.append((SP_SNAPSHOT_FAILED, failure.text))
             case Lagged(events=events):
                 self._events.append((SP_LAGGED, events))
             case Failed(failure=failure):

@@ -7,10 +7,12 @@ from importlib.metadata import version
 from typing import TypeVar
 
 from capd_client.errors import BrokenPipe, error_for
-from capd_client.options import checked_capture
+from capd_client.options import checked_capture, checked_snapshot
+from capd_client.session import SNAPSHOT_TIMEOUT_S
 from capd_client.transport import Transport, connect
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
+from capd_protocol.limits import RANGES
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
     CaptureList,
@@ -25,6 +27,7 @@ from capd_protocol.messages import (
     Request,
     RotateCapture,
     Rotated,
+    SnapshotTaken,
     StopCapture,
     Stopping,
     WhoAmI,
@@ -89,7 +92,9 @@ def open_stream(request: Request, socket_path: SocketPath, *, may_start: bool) -
     return stream, transport
 
 
-def ask(request: Request, socket_path: SocketPath, *, may_start: bool = False) -> Iterator[Message]:
+def ask(
+    request: Request, socket_path: SocketPath, *, may_start: bool = False, timeout_s: float = _REPLY_TIMEOUT_S
+) -> Iterator[Message]:
     """Ask, and yield the messages of the answer; whoever asks knows which one is the last.
 
     Raises:
@@ -98,12 +103,12 @@ def ask(request: Request, socket_path: SocketPath, *, may_start: bool = False) -
         DaemonUnavailable: there is none.
     """
     stream, transport = open_stream(request, socket_path, may_start=may_start)
-    deadline_s = time.monotonic() + _REPLY_TIMEOUT_S
+    deadline_s = time.monotonic() + timeout_s
     try:
         while True:
             data = transport.receive(max(0, deadline_s - time.monotonic()))
             if data is None:
-                raise BrokenPipe(f"capd did not answer within {_REPLY_TIMEOUT_S:g} s")
+                raise BrokenPipe(f"capd did not answer within {timeout_s:g} s")
             yield from stream.receive(data)
     finally:
         transport.close()
@@ -126,8 +131,10 @@ def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ..
     return tuple(found)
 
 
-def _ask_one(request: Request, expected: type[_Expected], socket_path: SocketPath) -> _Expected:
-    reply = next(ask(request, socket_path))
+def _ask_one(
+    request: Request, expected: type[_Expected], socket_path: SocketPath, timeout_s: float = _REPLY_TIMEOUT_S
+) -> _Expected:
+    reply = next(ask(request, socket_path, timeout_s=timeout_s))
     if not isinstance(reply, expected):
         raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
     return reply
@@ -191,3 +198,25 @@ def flush_capture(capture: int | str, *, socket_path: SocketPath = None) -> None
         BrokenPipe: it does not answer.
     """
     _ask_one(FlushCapture(capture=checked_capture(capture)), Flushed, socket_path)
+
+
+def snapshot_capture(capture: int | str, *, after: float | None = None, socket_path: SocketPath = None) -> str:
+    """Have a recorder write what it has; return the name of the file when it is complete.
+
+    Args:
+        capture: as for ``stop_capture``.
+        after: and what comes within so many seconds; None: as the recorder was told.
+        socket_path: where the daemon listens.
+
+    Raises:
+        InvalidArgument: the time is impossible, or the capture is no recorder; else as ``stop_capture``.
+        ResourceError: another snapshot is being written; or this one would exceed a limit, or the disk was too slow.
+        DiskError: the disk is full. What was written is whole.
+        DestinationError: the file cannot be created.
+        NoSuchCapture: this user has no such capture, or it has ended meanwhile.
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
+    """
+    request = checked_snapshot(checked_capture(capture), after)
+    timeout_s = (RANGES["after"].greatest if after is None else after) + SNAPSHOT_TIMEOUT_S
+    return _ask_one(request, SnapshotTaken, socket_path, timeout_s).file_name

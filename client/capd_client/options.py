@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from capd_client.errors import DestinationError, InvalidArgument
-from capd_protocol.limits import find_faults, is_capture_name, is_pattern
+from capd_protocol.limits import find_faults, find_snapshot_faults, is_capture_name, is_pattern
 from capd_protocol.messages import (
+    DEFAULT_RECORDER_BYTES,
     MAX_SNAPLEN_BYTES,
     Conditions,
     Destination,
     InterfaceRequest,
+    Recorder,
+    SnapshotCapture,
     StartCapture,
 )
 
@@ -69,6 +72,16 @@ class CaptureArguments(TypedDict, total=False):
             long ago, if it has no packets.
         ringbuffer_free_space: keep so many kB free on the file system, likewise. Where a limit leaves no room and no
             complete file is left to delete, the capture ends well, with ``disk_limit``.
+        recorder_duration: keep the last so many seconds in memory, and write no file but snapshots of them
+            (``snapshot``), which are named as a ring's files are. This or ``recorder_memory`` makes a recorder.
+        recorder_memory: keep as much as so many MiB hold (64). Up to twice as much is taken while a snapshot is
+            written to a slow disk.
+        recorder_after: a snapshot goes on for so many seconds after what has triggered it (0).
+        recorder_trigger_filter: a packet that matches it triggers a snapshot, whether ``capture_filter`` takes it or
+            not.
+        recorder_trigger_rate: so many packets within a second, of all interfaces, trigger one.
+        recorder_trigger_link_down: an interface that goes down or away, or loses its link, triggers one (False).
+            While a snapshot is written, and for a second after, nothing triggers another one.
         use_pcapng: write pcapng (True).
         use_libpcap: write pcap with nanosecond timestamps (False); one interface only.
         max_buffered_packets: refused: packets wait only in the kernel's ring, whose bound is in bytes.
@@ -108,6 +121,12 @@ class CaptureArguments(TypedDict, total=False):
     ringbuffer_total_filesize: int | None
     ringbuffer_age: float | None
     ringbuffer_free_space: int | None
+    recorder_duration: float | None
+    recorder_memory: int | None
+    recorder_after: float | None
+    recorder_trigger_filter: str | None
+    recorder_trigger_rate: int | None
+    recorder_trigger_link_down: bool | None
     use_pcapng: bool | None
     use_libpcap: bool | None
     max_buffered_packets: int | None
@@ -120,8 +139,19 @@ class CaptureArguments(TypedDict, total=False):
     detach: bool | None
 
 
+_RECORDER_ARGUMENTS = (
+    "recorder_duration",
+    "recorder_memory",
+    "recorder_after",
+    "recorder_trigger_filter",
+    "recorder_trigger_rate",
+    "recorder_trigger_link_down",
+)
+
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    **dict.fromkeys(("capture_filter", "link_layer_type", "wifi_channel", "name"), ((str,), "a text")),
+    **dict.fromkeys(
+        ("capture_filter", "link_layer_type", "wifi_channel", "name", "recorder_trigger_filter"), ((str,), "a text")
+    ),
     **dict.fromkeys(
         (
             "snaplen",
@@ -134,13 +164,23 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
             "ringbuffer_files",
             "ringbuffer_total_filesize",
             "ringbuffer_free_space",
+            "recorder_memory",
+            "recorder_trigger_rate",
             "max_buffered_packets",
             "max_buffered_bytes",
         ),
         ((int,), "a whole number"),
     ),
     **dict.fromkeys(
-        ("autostop_duration", "ringbuffer_duration", "ringbuffer_interval", "ringbuffer_age", "update_interval"),
+        (
+            "autostop_duration",
+            "ringbuffer_duration",
+            "ringbuffer_interval",
+            "ringbuffer_age",
+            "recorder_duration",
+            "recorder_after",
+            "update_interval",
+        ),
         ((int, float), "a number of seconds"),
     ),
     **dict.fromkeys(
@@ -154,6 +194,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
             "wait_for_interfaces",
             "pass_files",
             "detach",
+            "recorder_trigger_link_down",
         ),
         ((bool,), "True or False"),
     ),
@@ -259,6 +300,27 @@ def _ring(arguments: CaptureArguments) -> Conditions | None:
     return ring
 
 
+def _recorder(arguments: CaptureArguments) -> Recorder | None:
+    given = [name for name in _RECORDER_ARGUMENTS if arguments.get(name) is not None]
+    if not given:
+        return None
+    duration, memory_mib = arguments.get("recorder_duration"), arguments.get("recorder_memory")
+    if duration is None and memory_mib is None:
+        text = f"{given[0]} is about a recorder: say what it keeps, with recorder_duration or recorder_memory"
+        raise InvalidArgument(text, argument=given[0])
+    if arguments.get("savefile") is None:
+        text = "a recorder needs a savefile, which its snapshots are named after"
+        raise InvalidArgument(text, argument="savefile")
+    return Recorder(
+        duration_s=duration,
+        memory_bytes=DEFAULT_RECORDER_BYTES if memory_mib is None else memory_mib * _MIB,
+        after_s=arguments.get("recorder_after") or 0.0,
+        trigger_filter=arguments.get("recorder_trigger_filter") or "",
+        trigger_pps=arguments.get("recorder_trigger_rate"),
+        trigger_link_down=bool(arguments.get("recorder_trigger_link_down")),
+    )
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the files go: a directory, as a path for the user and as the client opens it."""
@@ -325,6 +387,7 @@ def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
         ),
         file_format=file_format,
         ring=_ring(arguments),
+        recorder=_recorder(arguments),
         autostop=Conditions(
             duration_s=arguments.get("autostop_duration"),
             filesize_kb=arguments.get("autostop_filesize"),
@@ -354,3 +417,16 @@ def checked_capture(capture: object) -> int | str:
         return capture  # type: ignore[return-value]
     text = f"{capture!r:.80} is no capture: say its number or its name, as in the list"
     raise InvalidArgument(text, argument="capture")
+
+
+def checked_snapshot(capture: int | str | None, after: object) -> SnapshotCapture:
+    """Return the request for a snapshot.
+
+    Raises:
+        InvalidArgument: the time is impossible.
+    """
+    if after is not None and (isinstance(after, bool) or not isinstance(after, int | float)):
+        raise InvalidArgument(f"after is {after!r}; it must be a number of seconds", argument="after")
+    for fault in find_snapshot_faults(after):
+        raise InvalidArgument(fault.text, argument=fault.argument)
+    return SnapshotCapture(capture=capture, after_s=after)

@@ -8,26 +8,30 @@ from math import inf
 from typing import Any, BinaryIO, Unpack
 
 from capd_client import conversation
-from capd_client.conversation import Conversation, Event
+from capd_client.conversation import Answered, Asked, Conversation, Event
 from capd_client.errors import BrokenPipe, CaptureEnded, NoEvents
-from capd_client.options import CaptureArguments, checked_capture, make_request
+from capd_client.options import CaptureArguments, checked_capture, checked_snapshot, make_request
 from capd_client.passed import CaptureFiles, Directory
 from capd_client.rings import RingFile, Time, of_directory, span_of
 from capd_client.transport import Transport, connect
+from capd_protocol.limits import RANGES
 from capd_protocol.messages import (
     AttachCapture,
     EndReason,
     FileClosed,
     FlushCapture,
-    Flushed,
     InterfaceCounters,
     RotateCapture,
     Rotated,
+    SnapshotCapture,
+    SnapshotTaken,
     StartCapture,
 )
 
 #: A daemon ends a capture, and answers, within its own limits, which are shorter.
 END_TIMEOUT_S = 30.0
+#: The same for a snapshot, beyond the time that it covers.
+SNAPSHOT_TIMEOUT_S = 330.0
 
 Handler = Callable[[Any], object]
 
@@ -40,6 +44,9 @@ _BEYOND_WIREPY = (
     conversation.SP_INTERFACE_LOST,
     conversation.SP_INTERFACE_ATTACHED,
     conversation.SP_INTERFACE_SKIPPED,
+    conversation.SP_RECORDING,
+    conversation.SP_TRIGGERED,
+    conversation.SP_SNAPSHOT_FAILED,
     conversation.SP_LAGGED,
     conversation.SP_ENDED,
 )
@@ -59,6 +66,9 @@ class SessionBase:
     SP_INTERFACE_LOST = conversation.SP_INTERFACE_LOST
     SP_INTERFACE_ATTACHED = conversation.SP_INTERFACE_ATTACHED
     SP_INTERFACE_SKIPPED = conversation.SP_INTERFACE_SKIPPED
+    SP_RECORDING = conversation.SP_RECORDING
+    SP_TRIGGERED = conversation.SP_TRIGGERED
+    SP_SNAPSHOT_FAILED = conversation.SP_SNAPSHOT_FAILED
     SP_LAGGED = conversation.SP_LAGGED
     SP_ENDED = conversation.SP_ENDED
 
@@ -171,6 +181,19 @@ class SessionBase:
 
     def _files(self) -> CaptureFiles | None:
         raise NotImplementedError
+
+    def _snapshot_request(self, after: float | None) -> tuple[SnapshotCapture, float]:
+        """Return what to ask for, and how long the answer may take at most.
+
+        Raises:
+            InvalidArgument: the time is impossible.
+        """
+        request = checked_snapshot(None, after)
+        longest_s = after
+        if longest_s is None:
+            own = self._request.recorder if isinstance(self._request, StartCapture) else None
+            longest_s = own.after_s if own is not None else RANGES["after"].greatest
+        return request, longest_s + SNAPSHOT_TIMEOUT_S
 
     @property
     def file_size_bytes(self) -> int:
@@ -399,8 +422,31 @@ class CaptureSession(SessionBase):
         """
         self._ask(FlushCapture())
 
-    def _ask(self, request: RotateCapture | FlushCapture) -> Rotated | Flushed:
-        deadline_s = time.monotonic() + END_TIMEOUT_S
+    def snapshot(self, after: float | None = None) -> str:
+        """Have a recorder write what it has; return the path of the file when it is complete.
+
+        Events that come meanwhile are kept.
+
+        Args:
+            after: and what comes within so many seconds; None: as ``recorder_after`` says.
+
+        Raises:
+            InvalidArgument: the time is impossible, or the capture is no recorder.
+            ResourceError: another snapshot is being written; or this one would exceed a limit, or the disk was too slow
+                for it.
+            DiskError: the disk is full. What was written is whole.
+            DestinationError: the file cannot be created.
+            NoSuchCapture: it is not this user's.
+            NoEvents: the daemon does not answer.
+            ChildError: the capture was refused, or has failed.
+            BrokenPipe: the capture has ended, or the daemon went away.
+        """
+        request, timeout_s = self._snapshot_request(after)
+        answer = self._ask(request, timeout_s)
+        return self._place.path_of(answer.file_name if isinstance(answer, SnapshotTaken) else "")
+
+    def _ask(self, request: Asked, timeout_s: float = END_TIMEOUT_S) -> Answered:
+        deadline_s = time.monotonic() + timeout_s
         self.wait_started(END_TIMEOUT_S)
         with self._asking:
             self._wait_answered(deadline_s)  # if whoever asked before was interrupted

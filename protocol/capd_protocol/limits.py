@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, by_name
-from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, InterfaceRequest, StartCapture
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, InterfaceRequest, Recorder, StartCapture
 
 MAX_INTERFACES = 64
 #: IFNAMSIZ, less its NUL (linux/if.h).
@@ -57,6 +57,12 @@ RANGES = {
     "ringbuffer_total_filesize": Range(1, 2_000_000_000_000, "kB"),
     "ringbuffer_age": Range(0.001, 315_360_000, "seconds"),
     "ringbuffer_free_space": Range(1, 2_000_000_000_000, "kB"),
+    "recorder_duration": Range(0.1, 86_400, "seconds"),
+    # Eight packets of the greatest size and a little more, to begin with.
+    "recorder_memory": Range(4, 65_536, "MiB"),
+    "recorder_after": Range(0, 3600, "seconds"),
+    "recorder_trigger_rate": Range(1, 2**31 - 1, "packets a second"),
+    "after": Range(0, 3600, "seconds"),
     "update_interval": Range(0.005, 60, "seconds"),
     "interval": Range(0.05, 3600, "seconds"),
 }
@@ -121,18 +127,25 @@ def _wifi_faults(interface: InterfaceRequest) -> Iterator[Fault]:
         yield Fault("wifi_channel", f"wifi_channel type {_quoted(channel_type)} is not one of NOHT, HT20, HT40-, HT40+")
 
 
+def _mib(size_bytes: int) -> float:
+    # Whole numbers that can be divided have a bound too.
+    return max(-(2**64), min(size_bytes, 2**64)) / _MIB
+
+
+def _filter_faults(argument: str, what: str, text: str) -> Iterator[Fault]:
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_FILTER_BYTES:
+        yield Fault(argument, f"{what} is longer than {MAX_FILTER_BYTES} bytes")
+    elif "\0" in text or not text.isascii():
+        yield Fault(argument, f"{what} has a character that is not ASCII, or a NUL")
+
+
 def _interface_faults(interface: InterfaceRequest) -> Iterator[Fault]:
     yield from _name_faults(interface.name)
     yield from _out_of_range("snaplen", interface.snaplen_bytes)
     if interface.kernel_buffer_size_bytes is not None:
-        # Whole numbers that can be divided have a bound too.
-        size_bytes = max(-(2**64), min(interface.kernel_buffer_size_bytes, 2**64))
-        yield from _out_of_range("kernel_buffer_size", size_bytes / _MIB)
+        yield from _out_of_range("kernel_buffer_size", _mib(interface.kernel_buffer_size_bytes))
     yield from _wifi_faults(interface)
-    if len(interface.capture_filter.encode("utf-8", "surrogatepass")) > MAX_FILTER_BYTES:
-        yield Fault("capture_filter", f"the capture filter is longer than {MAX_FILTER_BYTES} bytes")
-    elif "\0" in interface.capture_filter or not interface.capture_filter.isascii():
-        yield Fault("capture_filter", "the capture filter has a character that is not ASCII, or a NUL")
+    yield from _filter_faults("capture_filter", "the capture filter", interface.capture_filter)
     if interface.link_layer_type is not None and by_name(interface.link_layer_type) is None:
         yield Fault(
             "link_layer_type",
@@ -196,6 +209,34 @@ def _ring_faults(ring: Conditions, autostop: Conditions) -> Iterator[Fault]:
         )
 
 
+#: What cannot go together with a recorder, and why.
+_NOT_RECORDED = (
+    ("autostop_filesize", "filesize_kb", "files"),
+    ("autostop_files", "files", "files"),
+    ("max_packet_count", "packets", "packets"),
+)
+
+
+def _recorder_faults(recorder: Recorder, request: StartCapture) -> Iterator[Fault]:
+    yield from _out_of_range("recorder_duration", recorder.duration_s)
+    yield from _out_of_range("recorder_memory", _mib(recorder.memory_bytes))
+    yield from _out_of_range("recorder_after", recorder.after_s)
+    yield from _out_of_range("recorder_trigger_rate", recorder.trigger_pps)
+    yield from _filter_faults("recorder_trigger_filter", "the trigger filter", recorder.trigger_filter)
+    if request.ring is not None:
+        text = "a recorder keeps its packets in memory, a ring in files: ask for one of them"
+        yield Fault("recorder_memory", text)
+    if request.file_format == "pcap":
+        yield Fault("use_libpcap", "a recorder writes pcapng only: leave out use_libpcap")
+    for argument, name, what in _NOT_RECORDED:
+        if getattr(request.autostop, name) is not None:
+            text = f"{argument} counts {what} as they are written, and a recorder writes none until it is asked to"
+            yield Fault(argument, f"{text}: end it with autostop_duration, or stop it")
+    if recorder.trigger_link_down and any(is_cooked_any(each) for each in request.interfaces):
+        text = "the cooked device any has no link that could go down: capture 'any' without a link_layer_type"
+        yield Fault("recorder_trigger_link_down", text)
+
+
 def is_cooked_any(interface: InterfaceRequest) -> bool:
     """Whether libpcap's own device ``any`` is meant, which mixes all interfaces into one."""
     wanted = by_name(interface.link_layer_type) if interface.link_layer_type else None
@@ -216,6 +257,11 @@ def find_interval_faults(interval_s: float) -> list[Fault]:
     return list(_out_of_range("interval", interval_s))
 
 
+def find_snapshot_faults(after_s: float | None) -> list[Fault]:
+    """Return what is wrong with what a snapshot is asked to have."""
+    return list(_out_of_range("after", after_s))
+
+
 def find_faults(request: StartCapture) -> list[Fault]:
     """Return everything that is wrong with a request, whatever the machine; empty when it can be tried."""
     return list(_faults(request))
@@ -231,16 +277,19 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
         if interface.name in seen:
             yield Fault("interfaces", f"the interface {_quoted(interface.name)} is named twice")
         seen.add(interface.name)
-    yield from _file_name_faults(request.destination.file_name, ring is not None)
+    recorder = request.recorder
+    yield from _file_name_faults(request.destination.file_name, ring is not None or recorder is not None)
     yield from _stay_faults(request)
     yield from _out_of_range("update_interval", request.update_interval_s)
     yield from _out_of_range("autostop_duration", autostop.duration_s)
     yield from _out_of_range("autostop_filesize", autostop.filesize_kb)
     yield from _out_of_range("max_packet_count", autostop.packets)
     yield from _out_of_range("autostop_files", autostop.files)
+    if recorder is not None:
+        yield from _recorder_faults(recorder, request)
     if ring is not None:
         yield from _ring_faults(ring, autostop)
-    elif autostop.files is not None:
+    elif autostop.files is not None and recorder is None:
         yield Fault(
             "autostop_files",
             f"autostop_files counts the files of a ring: give {_SWITCHING} too",

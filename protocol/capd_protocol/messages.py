@@ -36,6 +36,8 @@ MAX_SNAPLEN_BYTES = 262_144
 DEFAULT_KERNEL_BUFFER_SIZE_BYTES = 32 * 1024 * 1024
 #: The same for each interface that a pattern matches. Chosen: two hundred interfaces are common where containers run.
 PATTERN_KERNEL_BUFFER_SIZE_BYTES = 4 * 1024 * 1024
+#: What a recorder keeps. Chosen: half a second of a full gigabit, or minutes of what most interfaces carry.
+DEFAULT_RECORDER_BYTES = 64 * 1024 * 1024
 
 
 class Indicator(enum.IntEnum):
@@ -181,6 +183,25 @@ class Conditions(_Json, frozen=True):
         return any(each is not None for each in (self.duration_s, self.interval_s, self.filesize_kb, self.packets))
 
 
+class Recorder(_Json, frozen=True):
+    """What to keep in memory, and when to write it out; beside that, it is written when somebody asks.
+
+    What is written is a snapshot: a file of its own, complete like any other.
+    """
+
+    #: The last so many seconds, as far as the memory reaches; None: as far as it does.
+    duration_s: float | None = None
+    memory_bytes: int = DEFAULT_RECORDER_BYTES
+    #: A snapshot goes on for so long after what has triggered it.
+    after_s: float = 0.0
+    #: A packet that matches it triggers a snapshot, whatever the capture filter says.
+    trigger_filter: str = ""
+    #: So many packets within a second do, of all interfaces.
+    trigger_pps: int | None = None
+    #: An interface does that goes down, loses its link, or goes away.
+    trigger_link_down: bool = False
+
+
 class StartCapture(_Json, frozen=True, tag="start"):
     """Capture, until stopped or until the connection closes. Comes with one descriptor: the directory.
 
@@ -191,6 +212,8 @@ class StartCapture(_Json, frozen=True, tag="start"):
     destination: Destination
     file_format: Literal["pcapng", "pcap"] = "pcapng"
     ring: Conditions | None = None
+    #: Write no file but snapshots.
+    recorder: Recorder | None = None
     autostop: Conditions = Conditions()
     #: A packet is in its file and announced within about this time.
     update_interval_s: float = 0.1
@@ -226,6 +249,14 @@ class FlushCapture(_Json, frozen=True, tag="flush"):
     """Have every packet that the kernel has now be in the file. Without number or name: as ``StopCapture``."""
 
     capture: int | str | None = None
+
+
+class SnapshotCapture(_Json, frozen=True, tag="snapshot"):
+    """Have a recorder write what it has. Without number or name: as ``StopCapture``."""
+
+    capture: int | str | None = None
+    #: And what comes within so many seconds; None: as the recorder was told.
+    after_s: float | None = None
 
 
 class ListCaptures(_Json, frozen=True, tag="list"):
@@ -270,6 +301,7 @@ Request = (
     | AttachCapture
     | RotateCapture
     | FlushCapture
+    | SnapshotCapture
     | ListCaptures
     | WhoAmI
     | ListInterfaces
@@ -343,6 +375,12 @@ class Rotated(_Json, frozen=True, tag="rotated"):
 
 class Flushed(_Json, frozen=True, tag="flushed"):
     """What was asked for is in the file, and where this connection hears of the capture, it has been told."""
+
+
+class SnapshotTaken(_Json, frozen=True, tag="snapshot_taken"):
+    """The snapshot is a complete file."""
+
+    file_name: str
 
 
 class Refused(_Json, frozen=True, tag="refused"):
@@ -448,6 +486,7 @@ Reply = (
     | Stopping
     | Rotated
     | Flushed
+    | SnapshotTaken
     | Attached
     | Refused
     | CaptureList
@@ -546,6 +585,35 @@ class InterfaceSkipped(_Json, frozen=True, tag="interface_skipped"):
     text: str
 
 
+class Recording(_Json, frozen=True, tag="recording"):
+    """A recorder runs: its rings are armed. It has no file until it writes a snapshot."""
+
+    memory_bytes: int
+    duration_s: float | None
+
+
+class TriggerReason(enum.StrEnum):
+    """What has made a recorder write a snapshot of its own accord."""
+
+    FILTER = "filter"  #: a packet that matches
+    RATE = "rate"  #: so many packets within a second
+    LINK_DOWN = "link_down"  #: an interface went down or away, or has lost its link
+
+
+class Triggered(_Json, frozen=True, tag="triggered"):
+    """A recorder begins with a snapshot of its own accord. Its file is told of as any other."""
+
+    reason: TriggerReason
+    #: None where it is about all of them.
+    interface: str | None = None
+
+
+class SnapshotFailed(_Json, frozen=True, tag="snapshot_failed"):
+    """What was triggered was not written, or not all of it; the recorder goes on."""
+
+    failure: Failure
+
+
 class Lagged(_Json, frozen=True, tag="lagged"):
     """This client read too slowly: so many events were not kept for it. Counts were merged, none is missing."""
 
@@ -614,6 +682,9 @@ Event = (
     | InterfaceLost
     | InterfaceAttached
     | InterfaceSkipped
+    | Recording
+    | Triggered
+    | SnapshotFailed
     | Lagged
     | Failed
     | Ended

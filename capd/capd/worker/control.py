@@ -8,21 +8,21 @@ import socket
 from capd.worker.launch import (
     Attach,
     Detach,
-    Flush,
     Launch,
-    Rotate,
+    NumberedOrder,
     decode_attach,
     decode_detach,
     decode_launch,
     decode_order,
 )
+from capd.worker.sources import PacketSockets
 from capd_protocol.frames import Frame, FrameDecoder
 from capd_protocol.messages import StopCapture, decode
 
 _RECEIVE_BYTES = 65536
 _MAX_DESCRIPTORS = 64
 
-Order = StopCapture | Detach | Rotate | Flush | tuple[Attach, socket.socket]
+Order = StopCapture | Detach | NumberedOrder | tuple[Attach, PacketSockets]
 
 
 class Control:
@@ -77,8 +77,10 @@ class Control:
     def _order_of(self, frame: Frame) -> Order | None:
         attach = decode_attach(frame)
         if attach is not None:
-            # The descriptor came with the frame's first byte, so it is here.
-            return attach, socket.socket(fileno=self.take_descriptor())
+            # The descriptors came with the frame's first byte, so they are here.
+            ring = socket.socket(fileno=self.take_descriptor())
+            trigger = socket.socket(fileno=self.take_descriptor()) if attach.has_trigger else None
+            return attach, PacketSockets(ring, trigger)
         order = decode_detach(frame) or decode_order(frame)
         if order is not None:
             return order

@@ -290,6 +290,19 @@ class CaptureFiles:
         self._opened_s, self._opened_at_s = time.monotonic(), time.time()
         self._report.file_opened(file)
 
+    def switch(self, drops_total: Mapping[str, int]) -> DeletionReason | None:
+        """Close the current file and open the next; return which limit stands in the way, if one does.
+
+        Raises:
+            DestinationError: it cannot be created, or an old one cannot be deleted.
+            WriteError: the end of the one or the beginning of the other cannot be written.
+        """
+        self.close(drops_total)
+        obstacle = self.make_room_for_file()
+        if obstacle is None:
+            self.open_next()
+        return obstacle
+
     def _open(self, name: str) -> SaveFile:
         spare, self._spare = self._spare, None
         group_access = self._destination.group_access

@@ -2,8 +2,8 @@
 
 On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame; the worker answers
 with the messages of ``capd_protocol.messages`` and takes ``StopCapture`` from it, ``Attach`` for interfaces that come
-later, and ``Detach``. Each ``Rotate`` and ``Flush`` has its ``Answer``, unless the capture ends before. When the socket
-closes, it ends.
+later, and ``Detach``. Each ``Rotate``, ``Flush`` and ``Snapshot`` has its ``Answer``, unless the capture ends before.
+When the socket closes, it ends.
 """
 
 import struct
@@ -14,7 +14,7 @@ import msgspec
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, encode_frame
 from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, by_name
-from capd_protocol.messages import Conditions, Destination, Failure, InterfaceRequest
+from capd_protocol.messages import Conditions, Destination, Failure, InterfaceRequest, Recorder
 
 #: The worker's process id; or, negative, why there is none: an error number.
 HELLO = struct.Struct("=i")
@@ -25,6 +25,7 @@ _DETACH = ord("u")
 _ROTATE = ord("v")
 _FLUSH = ord("w")
 _ANSWER = ord("x")
+_SNAPSHOT = ord("y")
 
 
 class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +75,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     destination: Destination
     file_format: Literal["pcapng", "pcap"]
     ring: Conditions | None
+    recorder: Recorder | None = None
     autostop: Conditions
     update_interval_s: float
     #: What the files of this destination may take on disk, with those that earlier captures left; None: no limit.
@@ -96,6 +98,8 @@ class Attach(msgspec.Struct, frozen=True, kw_only=True):
     """An interface that has come, or come back; the frame comes with an inert packet socket for it."""
 
     interface: LaunchInterface
+    #: A second one comes along, for the recorder's trigger.
+    has_trigger: bool = False
 
 
 class Detach(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,18 +120,31 @@ class Flush(msgspec.Struct, frozen=True, kw_only=True):
     number: int
 
 
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Write what the recorder has, and what comes within so many seconds."""
+
+    number: int
+    after_s: float
+
+
+#: What is answered.
+NumberedOrder = Rotate | Flush | Snapshot
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """To the order of this number: done, or why not. What was done has been announced before."""
 
     number: int
     failure: Failure | None = None
+    #: Of the snapshot that was asked for.
+    file_name: str = ""
 
 
 _launch_decoder = msgspec.json.Decoder(Launch)
 _attach_decoder = msgspec.json.Decoder(Attach)
 _detach_decoder = msgspec.json.Decoder(Detach)
-_rotate_decoder = msgspec.json.Decoder(Rotate)
-_flush_decoder = msgspec.json.Decoder(Flush)
+_ORDERS: dict[int, type[NumberedOrder]] = {_ROTATE: Rotate, _FLUSH: Flush, _SNAPSHOT: Snapshot}
+_INDICATORS = {kind: indicator for indicator, kind in _ORDERS.items()}
 _answer_decoder = msgspec.json.Decoder(Answer)
 
 
@@ -151,16 +168,15 @@ def decode_detach(frame: Frame) -> Detach | None:
     return _detach_decoder.decode(frame.payload) if frame.indicator == _DETACH else None
 
 
-def encode_order(order: Rotate | Flush) -> bytes:
+def encode_order(order: NumberedOrder) -> bytes:
     """Return the frame of an order that is answered."""
-    return encode_frame(_ROTATE if isinstance(order, Rotate) else _FLUSH, msgspec.json.encode(order))
+    return encode_frame(_INDICATORS[type(order)], msgspec.json.encode(order))
 
 
-def decode_order(frame: Frame) -> Rotate | Flush | None:
+def decode_order(frame: Frame) -> NumberedOrder | None:
     """Return the order in a frame, or None if it says something else."""
-    if frame.indicator == _ROTATE:
-        return _rotate_decoder.decode(frame.payload)
-    return _flush_decoder.decode(frame.payload) if frame.indicator == _FLUSH else None
+    kind = _ORDERS.get(frame.indicator)
+    return None if kind is None else msgspec.json.decode(frame.payload, type=kind)
 
 
 def encode_answer(answer: Answer) -> bytes:

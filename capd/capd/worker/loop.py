@@ -7,7 +7,6 @@ once; every ``update_interval_s`` what is in the file is announced.
 import errno
 import select
 import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -16,15 +15,16 @@ from functools import partial
 import numpy as np
 
 from capd.worker.control import Control
-from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed
-from capd.worker.launch import Answer, Detach, Flush, Launch, LaunchInterface, Rotate
+from capd.worker.launch import Answer, Detach, Flush, Launch, LaunchInterface, Rotate, Snapshot
 from capd.worker.order import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder, Waiting
+from capd.worker.output import Output
+from capd.worker.recorder import RecorderOutput
 from capd.worker.report import Report
 from capd.worker.reuse import Openers
 from capd.worker.rotation import is_full, room_for
 from capd.worker.savefile import DestinationError, WriteError
-from capd.worker.sources import Source, SourceMaker, retire_ms
+from capd.worker.sources import PacketSockets, Source, SourceMaker, retire_ms
 from capd_protocol import pcapng
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.messages import (
@@ -62,16 +62,21 @@ class Capture:
         launch: Launch,
         sources: list[Source],
         maker: SourceMaker,
-        files: CaptureFiles,
+        files: Output,
+        recorder: RecorderOutput | None,
         report: Report,
         control: Control,
         operating_system: str,
     ) -> None:
-        """The rings are armed, the first file is open. Interfaces that come later are added to ``sources``."""
+        """The rings are armed, the first file is open. Interfaces that come later are added to ``sources``.
+
+        Where ``files`` is a recorder, it is given as such, too.
+        """
         self._launch = launch
         self._sources = sources
         self._maker = maker
         self._files = files
+        self._recorder = recorder
         self._report = report
         self._control = control
         self._operating_system = operating_system
@@ -94,7 +99,7 @@ class Capture:
         self._end: EndReason | None = None
         self._is_full = False
         self._failure: Failure | None = None
-        self._coming: deque[tuple[LaunchInterface, socket.socket]] = deque()
+        self._coming: deque[tuple[LaunchInterface, PacketSockets]] = deque()
         #: With the times at which they came.
         self._orders: deque[tuple[Rotate | Flush, int]] = deque()
         self._ready: set[int] = set()
@@ -108,6 +113,8 @@ class Capture:
         """Capture until there is a reason to end, then end well."""
         self._epoll.register(self._control.socket, select.EPOLLIN)
         self._epoll.register(self._openers.socket, select.EPOLLIN)
+        if self._recorder is not None:
+            self._recorder.begin(self._epoll, self._sources, self._has_written_until)
         for number in range(len(self._sources)):
             self._add_ring()
             self._listen_to(number)
@@ -136,6 +143,8 @@ class Capture:
             self._epoll.register(ring.socket, select.EPOLLIN | select.EPOLLET)
             self._numbers[ring.socket.fileno()] = number
             self._ready.add(number)
+            if self._recorder is not None:
+                self._recorder.listen_to(self._sources[number])
 
     def _wait(self) -> None:
         for fd, event in self._epoll.poll(0 if self._ready else self._timeout_s()):
@@ -145,6 +154,8 @@ class Capture:
             if fd == self._openers.socket.fileno():
                 self._openers.clear()
                 self._files.give_way()
+                continue
+            if self._recorder is not None and self._recorder.on_event(fd, event):
                 continue
             number = self._numbers[fd]
             self._ready.add(number)
@@ -184,11 +195,13 @@ class Capture:
                 self._end = EndReason.STOPPED
             elif isinstance(order, Detach):
                 self._lose(order.index)
+            elif isinstance(order, Snapshot):
+                self._snapshot(order)
             elif isinstance(order, Rotate | Flush):
                 self._orders.append((order, time.time_ns()))
             else:
-                attach, packet_socket = order
-                self._coming.append((attach.interface, packet_socket))
+                attach, sockets = order
+                self._coming.append((attach.interface, sockets))
         if self._control.is_over:
             self._end = EndReason.STOPPED
 
@@ -197,6 +210,8 @@ class Capture:
         if source.ring is None:
             return
         source.ring.clear_error()
+        if not source.was_down and self._recorder is not None:
+            self._recorder.went_down(source)
         source.was_down = True
         if not source.is_lost and not source.ring.is_attached():
             source.is_lost = True
@@ -204,9 +219,9 @@ class Capture:
 
     def _lose(self, index: int) -> None:
         """Receive nothing more from an interface."""
-        for interface, packet_socket in [each for each in self._coming if each[0].index == index]:
-            self._coming.remove((interface, packet_socket))
-            packet_socket.close()
+        for interface, sockets in [each for each in self._coming if each[0].index == index]:
+            self._coming.remove((interface, sockets))
+            sockets.close()
         for source in self._sources:
             if source.ring is not None and source.launch.index == index and not source.is_lost:
                 source.ring.disarm()
@@ -227,6 +242,8 @@ class Capture:
 
     def _forget_ring(self, number: int) -> None:
         source = self._sources[number]
+        if self._recorder is not None:
+            self._recorder.forget(source)
         if source.ring is not None:
             self._epoll.unregister(source.ring.socket)
             del self._numbers[source.ring.socket.fileno()]
@@ -237,23 +254,23 @@ class Capture:
     def _take_in(self) -> None:
         """Attach the interfaces that have come; one that is still being let go waits until it is."""
         for _ in range(len(self._coming)):
-            interface, packet_socket = self._coming.popleft()
+            interface, sockets = self._coming.popleft()
             known = next((n for n, s in enumerate(self._sources) if s.name == interface.request.name), None)
             if known is not None and self._sources[known].ring is not None:
                 self._look_at_interface(known)
                 if self._sources[known].is_lost:
-                    self._coming.append((interface, packet_socket))
+                    self._coming.append((interface, sockets))
                 else:
-                    packet_socket.close()
+                    sockets.close()
                     text = "the capture has an interface already that had this name when it was attached"
                     self._report.interface_skipped(interface.request.name, text)
                 continue
-            self._attach(interface, packet_socket, known)
+            self._attach(interface, sockets, known)
 
-    def _attach(self, interface: LaunchInterface, packet_socket: socket.socket, known: int | None) -> None:
+    def _attach(self, interface: LaunchInterface, sockets: PacketSockets, known: int | None) -> None:
         number = len(self._sources) if known is None else known
         try:
-            source = self._maker.make(interface, packet_socket, number)
+            source = self._maker.make(interface, sockets, number)
             self._join(source, number, is_new=known is None)
         except CaptureFailed as error:
             self._report.interface_skipped(interface.request.name, error.failure.text)
@@ -334,6 +351,9 @@ class Capture:
             except DestinationError as error:
                 self._fail_destination(error)
                 return
+            except WriteError as error:
+                self._fail_disk(error)
+                return
             if not has_room:
                 self._end_at_limit(EndReason.DISK_LIMIT)
                 return
@@ -379,11 +399,8 @@ class Capture:
             self._end_at_limit(EndReason.FILES)
             return
         try:
-            self._files.close(self._drops_total())
-            if self._files.make_room_for_file() is not None:
+            if self._files.switch(self._drops_total()) is not None:
                 self._end_at_limit(EndReason.DISK_LIMIT)
-                return
-            self._files.open_next()
         except WriteError as error:
             self._fail_disk(error)
         except DestinationError as error:
@@ -414,6 +431,13 @@ class Capture:
                 self._report.answer(Answer(number=order.number, failure=failure))
                 self._orders.popleft()
 
+    def _snapshot(self, order: Snapshot) -> None:
+        if self._recorder is not None:
+            self._recorder.order(order)
+            return
+        failure = Failure(code=FailureCode.INVALID, text="the capture is no recorder: its packets are in its files")
+        self._report.answer(Answer(number=order.number, failure=failure))
+
     def _rotate(self) -> Failure | None:
         if self._launch.ring is None:
             text = "the capture has a single file, and no next one: only a ring is rotated"
@@ -434,6 +458,11 @@ class Capture:
         return {source.name: source.statistics().drops_total for source in self._sources}
 
     def _fail_disk(self, error: WriteError) -> None:
+        if self._recorder is not None:
+            text = f"there is no memory for more packets: {error}: ask for a smaller recorder"
+            self._fail(FailureCode.RESOURCES, text)
+            self._is_full = True
+            return
         advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"
         text = f"the capture file cannot be written any further: {error}; what is in it is whole: {advice}"
         self._fail(FailureCode.DISK, text)
@@ -499,8 +528,8 @@ class Capture:
             self._fail_disk(error)
         for source in self._sources:
             source.detach()
-        for _, packet_socket in self._coming:
-            packet_socket.close()
+        for _, sockets in self._coming:
+            sockets.close()
         if self._failure is not None:
             self._report.failed(self._failure)
         self._report.ended(self._end or EndReason.STOPPED, counters)

@@ -30,6 +30,9 @@ from capd_protocol.messages import (
     InterfaceLost,
     InterfaceSkipped,
     PacketCount,
+    Recording,
+    SnapshotFailed,
+    Triggered,
     encode,
 )
 
@@ -103,6 +106,10 @@ class Report:
     def interface_skipped(self, name: str, text: str) -> None:
         """Tell that an interface cannot be in the capture."""
         self._send(encode(InterfaceSkipped(interface=name, text=text)))
+
+    def recording(self, recording: Recording | Triggered | SnapshotFailed) -> None:
+        """Tell what a recorder does."""
+        self._send(encode(recording))
 
     def answer(self, answer: Answer) -> None:
         """Answer an order, after what it has led to."""

@@ -7,7 +7,6 @@ Layouts and options: packet(7), linux/if_packet.h, Documentation/networking/pack
 """
 
 import contextlib
-import ctypes
 import errno
 import mmap
 import os
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from capd.packet_socket import ALL_INTERFACES, ETH_P_NONE, bind
+from capd.packet_socket import ALL_INTERFACES, ETH_P_ALL, ETH_P_NONE, attach_filter, bind, lock_filter
 from capd.worker.chain import U32, find_frames
 
 _SOL_PACKET = 263
@@ -30,8 +29,6 @@ _PACKET_RESERVE = 12
 _PACKET_IGNORE_OUTGOING = 23
 _PACKET_MR_PROMISC = 1
 _TPACKET_V3 = 2
-_SO_ATTACH_FILTER = 26
-_ETH_P_ALL = 0x0003
 _TP_STATUS_USER = 1
 #: From a frame's first byte to its first packet byte, before the reserve and without a link-layer header:
 #: TPACKET_ALIGN(TPACKET3_HDRLEN + 16), see tpacket_rcv() in net/packet/af_packet.c.
@@ -64,7 +61,6 @@ _BLOCK_OPENED_NANOSECONDS = 9
 #: struct sock_filter (linux/filter.h), and the instruction that says how much of a packet is kept.
 _INSTRUCTION = np.dtype([("code", "u2"), ("jt", "u1"), ("jf", "u1"), ("k", "u4")])
 _BPF_RET_K = 0x06
-_SO_LOCK_FILTER = 44
 
 
 class RingError(Exception):
@@ -170,14 +166,11 @@ class Ring:
         instructions = np.frombuffer(program, _INSTRUCTION).copy()
         returns = instructions["code"] == _BPF_RET_K
         instructions["k"][returns] = np.minimum(instructions["k"][returns], self._block_bytes - _BLOCK_OVERHEAD_BYTES)
-        program = instructions.tobytes()
-        code = ctypes.create_string_buffer(program, len(program))
-        fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-        self.socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+        attach_filter(self.socket, instructions.tobytes())
 
     def lock_filter(self) -> None:
         """Let nobody change the filter any more, whoever gets hold of the socket."""
-        self.socket.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
+        lock_filter(self.socket)
 
     def arm(self, interface_index: int, *, promiscuous: bool) -> None:
         """Begin to receive, from one interface or from ALL_INTERFACES.
@@ -191,7 +184,7 @@ class Ring:
         if promiscuous and interface_index != ALL_INTERFACES:
             request = struct.pack("=iHH8s", interface_index, _PACKET_MR_PROMISC, 0, b"")
             self.socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
-        bind(self.socket.fileno(), _ETH_P_ALL, interface_index)
+        bind(self.socket.fileno(), ETH_P_ALL, interface_index)
 
     def disarm(self) -> None:
         """Receive nothing more. When this returns, the kernel's counts are final."""

@@ -26,6 +26,11 @@ _writev.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 _writev.restype = ctypes.c_ssize_t
 
 
+#: Of one file that the kernel cannot copy into another (FUSE, say): read and written at once.
+_COPIED_AT_ONCE_BYTES = 256 * 1024
+_CANNOT_SEND = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
 class DestinationError(Exception):
     """The file cannot be created there; the text says why."""
 
@@ -142,6 +147,32 @@ class SaveFile(KeptFile):
             if written != size_bytes:
                 self._write_rest(vectors[start : start + count], start, written)
             self.size_bytes += size_bytes
+
+    def append_from(self, descriptor: int, start: int, size_bytes: int) -> int:
+        """Append bytes of another file; return how many it were, at least one.
+
+        Raises:
+            WriteError: none is in the file.
+        """
+        try:
+            try:
+                appended = os.sendfile(self._fd, descriptor, start, size_bytes)
+            except OSError as error:
+                if error.errno not in _CANNOT_SEND:
+                    raise
+                data = os.pread(descriptor, min(size_bytes, _COPIED_AT_ONCE_BYTES), start)
+                appended = os.write(self._fd, data)
+        except OSError as error:
+            raise WriteError(error) from error
+        if not appended:
+            raise WriteError(OSError(errno.EIO, os.strerror(errno.EIO)))
+        self.size_bytes += appended
+        return appended
+
+    def cut_back_to(self, size_bytes: int) -> None:
+        """Leave so many bytes of what there is."""
+        self.size_bytes = size_bytes
+        self._cut_back()
 
     def _write_rest(self, vectors: U64, before: int, written: int) -> None:
         """Go on where the system stopped: after a signal it takes the rest, on a full disk it says so."""

@@ -6,9 +6,12 @@ import os
 import socket
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
 
 from capd.libpcap import Handle
-from capd.packet_socket import open_packet_socket
+from capd.packet_socket import ETH_P_ALL, attach_filter, bind, lock_filter, open_packet_socket
 from capd.worker import cooked
 from capd.worker.filter_text import words
 from capd.worker.filters import CaptureFailed, Compiler, bad_filter, both
@@ -57,6 +60,21 @@ def _typed(interface: str) -> Generator[None, None, None]:
 
 
 _NOTHING = Statistics(0, 0)
+#: Of a trigger's socket. Chosen: the least that the kernel gives; one packet says it all.
+_TRIGGER_BUFFER_BYTES = 2048
+
+
+class PacketSockets(NamedTuple):
+    """What an interface takes of CAP_NET_RAW: inert packet sockets, for its ring and for a recorder's trigger."""
+
+    ring: socket.socket
+    trigger: socket.socket | None = None
+
+    def close(self) -> None:
+        """Close them."""
+        self.ring.close()
+        if self.trigger is not None:
+            self.trigger.close()
 
 
 @dataclass(slots=True)
@@ -70,6 +88,8 @@ class Source:
     ring: Ring | None
     #: What makes records of the ring's blocks.
     maker: RecordMaker
+    #: Becomes readable when a packet comes that triggers a snapshot.
+    trigger: socket.socket | None = None
     taken_total: int = 0
     written_total: int = 0
     #: Of rings that it had before.
@@ -89,6 +109,8 @@ class Source:
         index = self.launch.index
         with _typed(self.name):
             self.ring.arm(index, promiscuous=bool(self.launch.request.promiscuous))
+            if self.trigger is not None:
+                bind(self.trigger.fileno(), ETH_P_ALL, index)
             # It was granted by its name, and may have got another one since, or another interface its index.
             if index and os.fsencode(socket.if_indextoname(index)) != self.launch.device.encode():
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
@@ -121,10 +143,13 @@ class Source:
         if self.ring is not None:
             self.ring.close()
             self.ring = None
+        if self.trigger is not None:
+            self.trigger.close()
+            self.trigger = None
 
     def take_over(self, other: "Source") -> None:
         """Go on with the interface and the ring of another one, which nobody uses any more."""
-        self.launch, self.ring, self.maker = other.launch, other.ring, other.maker
+        self.launch, self.ring, self.maker, self.trigger = other.launch, other.ring, other.maker, other.trigger
 
     def counters(self, *, unwritten: str | None = None) -> InterfaceCounters:
         """Where its packets are; ``unwritten`` names the counter of those that are in no file at the end."""
@@ -162,16 +187,17 @@ class SourceMaker:
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
+        self._trigger_filter = launch.recorder.trigger_filter if launch.recorder is not None else ""
         self._compilers: dict[tuple[int, int], Compiler] = {}
         self._made = 0
 
-    def open(self) -> list[socket.socket]:
+    def open(self) -> list[PacketSockets]:
         """Open all that needs CAP_NET_RAW; return the inert sockets of the first interfaces.
 
         Raises:
             CaptureFailed: something cannot be opened.
         """
-        sockets: list[socket.socket] = []
+        sockets: list[PacketSockets] = []
         for interface in self._launch.interfaces:
             key = interface.hardware_type, interface.request.snaplen_bytes
             if self._launch.needs_live_handles and key not in self._compilers and interface.is_up:
@@ -181,31 +207,31 @@ class SourceMaker:
                     if not interface.is_optional:
                         raise  # one that has gone already is found out again when it is bound
             with _typed(interface.device):
-                sockets.append(open_packet_socket(cooked=interface.is_cooked))
+                ring = open_packet_socket(cooked=interface.is_cooked)
+                trigger = open_packet_socket(cooked=interface.is_cooked) if self._trigger_filter else None
+                sockets.append(PacketSockets(ring, trigger))
         return sockets
 
-    def make(self, interface: LaunchInterface, packet_socket: socket.socket, interface_id: int) -> Source:
-        """Compile the filter and make the ring; the socket is still inert.
+    def make(self, interface: LaunchInterface, sockets: PacketSockets, interface_id: int) -> Source:
+        """Compile the filters and make the ring; the sockets are still inert.
 
         Raises:
-            CaptureFailed: the filter does not compile, or there is no memory; the socket is closed.
+            CaptureFailed: a filter does not compile, or there is no memory; the sockets are closed.
         """
         try:
-            return self._make(interface, packet_socket, interface_id)
+            return self._make(interface, sockets, interface_id)
         except BaseException:
-            packet_socket.close()
+            sockets.close()
             raise
 
-    def _make(self, interface: LaunchInterface, packet_socket: socket.socket, interface_id: int) -> Source:
+    def _make(self, interface: LaunchInterface, sockets: PacketSockets, interface_id: int) -> Source:
         request = interface.request
         compiler = self._compiler_for(interface)
         link_layer_type = compiler.choose_link_layer_type(interface.wanted_type, request.name)
-        program = compiler.compile(request.capture_filter, request.name, interface_id)
-        if interface.policy_filter:
-            program = both(_compile_policy(compiler, interface, interface_id), program)
-        if link_layer_type.dlt in cooked.HEADER_SIZE_BYTES:
-            program = _cook(program, link_layer_type, interface)
-        ring = Ring(packet_socket)
+        program = self._compile(compiler, request.capture_filter, interface, interface_id, link_layer_type)
+        if sockets.trigger is not None:
+            self._prepare_trigger(sockets.trigger, compiler, interface, interface_id, link_layer_type)
+        ring = Ring(sockets.ring)
         with _typed(request.name):
             ring.configure(
                 size_bytes=request.kernel_buffer_size_bytes or DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
@@ -222,6 +248,7 @@ class SourceMaker:
             link_layer_type=link_layer_type,
             interface_id=interface_id,
             ring=ring,
+            trigger=sockets.trigger,
             maker=RecordMaker(
                 ring=ring,
                 file_format=self._launch.file_format,
@@ -231,12 +258,51 @@ class SourceMaker:
             ),
         )
 
+    def _compile(
+        self,
+        compiler: Compiler,
+        text: str,
+        interface: LaunchInterface,
+        interface_id: int,
+        link_layer_type: LinkLayerType,
+    ) -> bytes:
+        """Return a filter of the user's, and of what it takes, what policy takes too."""
+        program = compiler.compile(text, interface.request.name, interface_id)
+        if interface.policy_filter:
+            program = both(_compile_policy(compiler, interface, interface_id), program)
+        if link_layer_type.dlt in cooked.HEADER_SIZE_BYTES:
+            program = _cook(program, link_layer_type, interface)
+        return program
+
+    def _prepare_trigger(
+        self,
+        trigger: socket.socket,
+        compiler: Compiler,
+        interface: LaunchInterface,
+        interface_id: int,
+        link_layer_type: LinkLayerType,
+    ) -> None:
+        """Give a trigger's socket its filter, for good: what policy keeps from the user triggers nothing either."""
+        try:
+            program = self._compile(compiler, self._trigger_filter, interface, interface_id, link_layer_type)
+            attach_filter(trigger, program)
+        except OSError as error:
+            failure = bad_filter(_too_long(program), interface.request.name, interface_id)
+            raise CaptureFailed(_of_trigger(failure)) from error
+        except CaptureFailed as error:
+            if error.failure.argument != "capture_filter":
+                raise
+            raise CaptureFailed(_of_trigger(error.failure)) from error
+        lock_filter(trigger)
+        trigger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _TRIGGER_BUFFER_BYTES)
+
     def _compiler_for(self, interface: LaunchInterface) -> Compiler:
         request = interface.request
         key = interface.hardware_type, request.snaplen_bytes
         if key in self._compilers:
             return self._compilers[key]
-        if any(word.text == "vlan" for word in words(f"{request.capture_filter} {interface.policy_filter}")):
+        texts = f"{request.capture_filter} {interface.policy_filter} {self._trigger_filter}"
+        if any(word.text == "vlan" for word in words(texts)):
             text = f"'vlan' on {request.name} needs an interface of its kind that was up when the capture began"
             raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=request.name))
         handle = Handle.dead(interface.wanted_type or from_dlt(interface.default_dlt), request.snaplen_bytes)
@@ -261,11 +327,16 @@ def _attach(ring: Ring, program: bytes, interface: str, interface_id: int) -> No
     try:
         ring.attach_filter(program)
     except OSError as error:
-        instructions = len(program) // 8
-        words = (
-            f"the kernel takes filters of up to 4096 instructions, and this one has {instructions}: write it shorter"
-        )
-        raise CaptureFailed(bad_filter(words, interface, interface_id)) from error
+        raise CaptureFailed(bad_filter(_too_long(program), interface, interface_id)) from error
+
+
+def _too_long(program: bytes) -> str:
+    instructions = len(program) // 8
+    return f"the kernel takes filters of up to 4096 instructions, and this one has {instructions}: write it shorter"
+
+
+def _of_trigger(failure: Failure) -> Failure:
+    return msgspec.structs.replace(failure, argument="recorder_trigger_filter")
 
 
 def _cook(program: bytes, link_layer_type: LinkLayerType, interface: LaunchInterface) -> bytes:

@@ -16,13 +16,15 @@ from pathlib import Path
 from capd import libpcap, privileges
 from capd.version import SOFTWARE
 from capd.worker.control import Control
+from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed
 from capd.worker.first_file import open_files
 from capd.worker.heap import keep_freed_memory
 from capd.worker.launch import Launch
 from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
+from capd.worker.recorder import RecorderOutput, open_recorder
 from capd.worker.report import Report
-from capd.worker.sources import Source, SourceMaker
+from capd.worker.sources import PacketSockets, Source, SourceMaker
 from capd_protocol import pcapng
 from capd_protocol.linktypes import dlt_to_linktype
 
@@ -59,7 +61,7 @@ def _header(launch: Launch, sources: list[Source], hardware: str, operating_syst
 
 
 def _make_sources(
-    launch: Launch, maker: SourceMaker, sockets: list[socket.socket]
+    launch: Launch, maker: SourceMaker, sockets: list[PacketSockets]
 ) -> tuple[list[Source], list[tuple[str, str]]]:
     """Return the sources, and which interfaces are left out, with the reason.
 
@@ -98,6 +100,10 @@ def _arm(sources: list[Source]) -> list[tuple[str, str]]:
     return gone
 
 
+def _drops_total(sources: list[Source]) -> int:
+    return sum(source.statistics().drops_total for source in sources)
+
+
 def _capture(launch: Launch, directory_fd: int, control: Control, report: Report) -> None:
     # 1. Open what needs CAP_NET_RAW: sockets of protocol 0, which receive nothing, and libpcap's handles.
     maker = SourceMaker(launch)
@@ -112,14 +118,28 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
     # 5. Bind: from here on packets come and are counted.
     start_ns = time.time_ns()
     skipped += _arm(sources)
-    # 6. The first file, which is announced when its header is on disk.
+    # 6. The first file, which is announced when its header is on disk; or the memory of a recorder.
     header = partial(_header, launch, sources, hardware, operating_system)
     statistics = partial(statistics_blocks, sources, start_ns) if launch.file_format == "pcapng" else bytes
-    files = open_files(launch, directory_fd, report, header=header, statistics=statistics)
+    files: CaptureFiles | RecorderOutput
+    if launch.recorder is None:
+        files = open_files(launch, directory_fd, report, header=header, statistics=statistics)
+    else:
+        drops_total = partial(_drops_total, sources)
+        files = open_recorder(
+            launch,
+            launch.recorder,
+            directory_fd,
+            report,
+            header=header,
+            statistics=statistics,
+            drops_total=drops_total,
+        )
     for name, text in skipped:
         report.interface_skipped(name, text)
-    if control.is_gone():
-        files.abandon()  # whoever asked left before hearing of it
+    if control.is_gone():  # whoever asked left before hearing of it
+        if isinstance(files, CaptureFiles):
+            files.abandon()
         return
     # 7. Capture.
     gc.freeze()
@@ -129,6 +149,7 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
         sources=sources,
         maker=maker,
         files=files,
+        recorder=files if isinstance(files, RecorderOutput) else None,
         report=report,
         control=control,
         operating_system=operating_system,

@@ -7,13 +7,13 @@ from typing import Unpack
 import anyio
 
 from capd_client.aio.connection import Connection
-from capd_client.conversation import Event
+from capd_client.conversation import Answered, Asked, Event
 from capd_client.errors import BrokenPipe, CaptureEnded
 from capd_client.options import CaptureArguments, Place, checked_capture, make_request
 from capd_client.passed import CaptureFiles
 from capd_client.session import END_TIMEOUT_S, SessionBase, connect_for
 from capd_client.transport import Transport
-from capd_protocol.messages import AttachCapture, FlushCapture, Flushed, RotateCapture, Rotated, StartCapture
+from capd_protocol.messages import AttachCapture, FlushCapture, RotateCapture, Rotated, SnapshotTaken, StartCapture
 
 
 class CaptureSession(SessionBase):
@@ -189,24 +189,37 @@ class CaptureSession(SessionBase):
         """
         await self._asked(FlushCapture())
 
-    async def _asked(self, request: RotateCapture | FlushCapture) -> Rotated | Flushed:
+    async def snapshot(self, after: float | None = None) -> str:
+        """Have a recorder write what it has; return the path of the file when it is complete.
+
+        Args:
+            after: and what comes within so many seconds; None: as ``recorder_after`` says.
+
+        Raises:
+            CaptureError: as with the blocking session.
+        """
+        request, timeout_s = self._snapshot_request(after)
+        answer = await self._asked(request, timeout_s)
+        return self._place.path_of(answer.file_name if isinstance(answer, SnapshotTaken) else "")
+
+    async def _asked(self, request: Asked, timeout_s: float = END_TIMEOUT_S) -> Answered:
         connection = self._entered()
         async with connection.asking:
-            await self._wait_answered(connection)  # if whoever asked before was cancelled
+            await self._wait_answered(connection, timeout_s)  # if whoever asked before was cancelled
             if not self._conversation.is_over:
                 with anyio.CancelScope(shield=True):  # what is asked is asked: a few bytes
                     await connection.send(self._conversation.asking(request))
-            await self._wait_answered(connection)
+            await self._wait_answered(connection, timeout_s)
             answer = self._conversation.answer()
             if answer is None:
                 raise BrokenPipe("capd has gone away")
             return answer
 
-    async def _wait_answered(self, connection: Connection) -> None:
+    async def _wait_answered(self, connection: Connection, timeout_s: float) -> None:
         def is_answered() -> bool | None:
             return self._conversation.is_over or not self._conversation.is_asking or None
 
-        await connection.wait_for(is_answered, END_TIMEOUT_S)
+        await connection.wait_for(is_answered, timeout_s)
 
     async def wait(self) -> None:
         """Wait until the capture has ended by itself; its events can be had afterwards."""

@@ -25,7 +25,14 @@ from capd_client.errors import (
     DestinationError,
     InvalidArgument,
 )
-from capd_client.inquiry import flush_capture, list_captures, rotate_capture, stop_capture, who_am_i
+from capd_client.inquiry import (
+    flush_capture,
+    list_captures,
+    rotate_capture,
+    snapshot_capture,
+    stop_capture,
+    who_am_i,
+)
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, Permission
 
 EXIT_FAILED = 1
@@ -87,6 +94,11 @@ def _on_each(options: argparse.Namespace) -> int:
             _tell(error, as_json=False)
             status = EXIT_FAILED
     return status
+
+
+def _snapshot(options: argparse.Namespace) -> int:
+    print(printable(snapshot_capture(options.capture, after=options.after, socket_path=options.socket)))
+    return 0
 
 
 def _whoami(options: argparse.Namespace) -> int:
@@ -196,6 +208,18 @@ def _parser() -> argparse.ArgumentParser:
             help="name or number, as 'capctl list' shows",
         )
         acting.set_defaults(run=_on_each, action=action)
+    snapshot = commands.add_parser(
+        "snapshot",
+        help="have a recorder write what it has",
+        description="Have a recorder write what it has; print the name of the file when it is complete.",
+    )
+    snapshot.add_argument(
+        "capture", type=capture.number_or_name, metavar="CAPTURE", help="name or number, as 'capctl list' shows"
+    )
+    snapshot.add_argument(
+        "--after", type=float, metavar="SECONDS", help="and what comes within this time (as the recorder was told)"
+    )
+    snapshot.set_defaults(run=_snapshot)
     whoami = commands.add_parser(
         "whoami", help="show what you may capture", description="Show what policy lets you capture, rule by rule."
     )

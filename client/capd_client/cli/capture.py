@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import sys
+import threading
 import time
 from typing import Any, cast
 
@@ -11,10 +12,10 @@ import msgspec
 
 from capd_client.cli.text import count, printable, shorten, si, width_of
 from capd_client.conversation import Event
-from capd_client.errors import CaptureEnded, NoEvents
+from capd_client.errors import CaptureEnded, CaptureError, NoEvents
 from capd_client.options import CaptureArguments, checked_capture
 from capd_client.session import CaptureSession
-from capd_protocol.messages import DeletionReason, EndReason, FileClosed
+from capd_protocol.messages import DeletionReason, EndReason, FileClosed, Recording, Triggered, TriggerReason
 
 _REDRAW_S = 0.2
 #: The capture ended, and nobody here wanted it to.
@@ -36,6 +37,34 @@ _RING = {
     "age": ("ringbuffer_age", float),
     "free": ("ringbuffer_free_space", int),
 }
+
+
+_RECORD = {
+    "duration": ("recorder_duration", float),
+    "memory": ("recorder_memory", int),
+    "after": ("recorder_after", float),
+}
+
+
+class _Trigger(argparse.Action):
+    """``--trigger filter:TEXT``, ``rate:N`` or ``link-down``."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        key, colon, value = str(values).partition(":")
+        if key == "filter" and value:
+            namespace.conditions["recorder_trigger_filter"] = value
+        elif key == "rate" and value.isascii() and value.isdecimal():
+            namespace.conditions["recorder_trigger_rate"] = int(value)
+        elif key == "link-down" and not colon:
+            namespace.conditions["recorder_trigger_link_down"] = True
+        else:
+            parser.error(f"{option_string} {values}: say filter:TEXT, rate:NUMBER or link-down")
 
 
 class _Condition(argparse.Action):
@@ -99,6 +128,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="next file after: duration:SECONDS, filesize:KB, packets:N, or at each interval:SECONDS of the clock; "
         "keep files:N, total:KB, age:SECONDS, and free:KB on the disk; may be repeated",
     )
+    add(
+        "--record",
+        action=_Condition,
+        const=_RECORD,
+        metavar="KEY:N",
+        help="keep the last packets in memory, and write them when asked to: duration:SECONDS, memory:MIB, and "
+        "after:SECONDS; may be repeated. SIGUSR1 asks, as 'capctl snapshot' does",
+    )
+    add(
+        "--trigger",
+        action=_Trigger,
+        metavar="KEY[:VALUE]",
+        help="also write them at: filter:TEXT (a packet that matches), rate:N (packets within a second), link-down; "
+        "may be repeated",
+    )
     add("--wait", action="store_true", help="interfaces may come later, and come back")
     add("--update-interval", type=float, metavar="SECONDS", help="how soon packets are in the file (0.1)")
     add("--name", metavar="NAME", help="what to call the capture, as 'capctl list' shows it")
@@ -154,6 +198,8 @@ def run(options: argparse.Namespace) -> int:
         if options.detach:
             return _leave_running(capture, options.json)
         _stop_on_signals(capture)
+        if any(name in arguments for name in ("recorder_duration", "recorder_memory")):
+            _snapshot_on_signal(capture)
         output: _Json | _Text = _Json(capture) if options.json else _Text(capture)
         try:
             _follow(capture, output)
@@ -170,11 +216,12 @@ def run(options: argparse.Namespace) -> int:
 def _leave_running(capture: CaptureSession, as_json: bool) -> int:
     """Wait until the capture runs, and tell how to find it again."""
     capture.wait_started()
+    event = capture.wait_for_event()
     if as_json:
-        _Json(capture).show(capture.wait_for_event())
+        _Json(capture).show(event)
         return 0
-    _, path = capture.wait_for_event()
-    print(f"File: {printable(path)}")
+    kind, message = event
+    print(_recording_line(message) if kind == capture.SP_RECORDING else f"File: {printable(message)}")
     print(f"The capture {capture.name} goes on as number {capture.capture_id}: 'capctl stop {capture.name}' ends it.")
     return 0
 
@@ -198,6 +245,27 @@ def _stop_on_signals(capture: CaptureSession) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+
+
+def _snapshot_on_signal(capture: CaptureSession) -> None:
+    """Have a snapshot taken at SIGUSR1, while events are shown as they come."""
+    is_taking = threading.Lock()
+
+    def take() -> None:
+        try:
+            capture.snapshot()  # its file is told of by events
+        except CaptureError as error:
+            print(f"capctl: no snapshot: {printable(str(error))}", file=sys.stderr)
+        finally:
+            is_taking.release()
+
+    def begin(_number: int, _frame: object) -> None:
+        if is_taking.acquire(blocking=False):
+            threading.Thread(target=take, daemon=True).start()
+        else:
+            print("capctl: no snapshot: one is being written already", file=sys.stderr)
+
+    signal.signal(signal.SIGUSR1, begin)
 
 
 def _follow(capture: CaptureSession, output: "_Json | _Text") -> None:
@@ -225,11 +293,11 @@ class _Json:
 
     def show(self, event: Event) -> None:
         kind, message = event
+        if kind in (CaptureSession.SP_FILE, CaptureSession.SP_RECORDING) and not self._is_started:
+            self._print("started", capture_id=self._capture.capture_id)
+            self._is_started = True
         match kind:
             case CaptureSession.SP_FILE:
-                if not self._is_started:
-                    self._print("started", capture_id=self._capture.capture_id)
-                    self._is_started = True
                 self._print("file", path=message)
             case CaptureSession.SP_PACKET_COUNT:
                 # The session's own count is ahead of the events that wait to be shown.
@@ -247,6 +315,12 @@ class _Json:
             case CaptureSession.SP_INTERFACE_SKIPPED:
                 interface, _, text = message.partition(": ")
                 self._print("interface_skipped", interface=interface, text=text)
+            case CaptureSession.SP_RECORDING:
+                self._print("recording", **msgspec.structs.asdict(message))
+            case CaptureSession.SP_TRIGGERED:
+                self._print("triggered", **msgspec.structs.asdict(message))
+            case CaptureSession.SP_SNAPSHOT_FAILED:
+                self._print("snapshot_failed", text=message)
             case CaptureSession.SP_LAGGED:
                 self._print("lagged", events=message)
             case CaptureSession.SP_ENDED:
@@ -280,6 +354,11 @@ OPTIONS = {
     "use_libpcap": "-P",
     **{name: f"-a {key}" for key, (name, _) in _AUTOSTOP.items() if key != "packets"},
     **{name: f"-b {key}" for key, (name, _) in _RING.items()},
+    **{name: f"--record {key}" for key, (name, _) in _RECORD.items()},
+    "recorder_trigger_filter": "--trigger filter",
+    "recorder_trigger_rate": "--trigger rate",
+    "recorder_trigger_link_down": "--trigger link-down",
+    "after": "--after",
     "wait_for_interfaces": "--wait",
     "update_interval": "--update-interval",
     "name": "--name",
@@ -334,6 +413,13 @@ class _Text:
                 self._line(f"The interface {message} is attached.")
             case CaptureSession.SP_INTERFACE_SKIPPED:
                 self._line(f"Not captured: {message}")
+            case CaptureSession.SP_RECORDING:
+                self._file = "(recording)"
+                self._line(_recording_line(message))
+            case CaptureSession.SP_TRIGGERED:
+                self._line(_triggered_line(message))
+            case CaptureSession.SP_SNAPSHOT_FAILED:
+                self._line(f"No snapshot: {message}")
             case CaptureSession.SP_ENDED:
                 self._line(_summary(self._capture, message))
             case _:
@@ -379,6 +465,25 @@ class _Text:
     def close(self) -> None:
         """Leave the terminal as it was."""
         self._erase()
+
+
+_TRIGGERS = {
+    TriggerReason.FILTER: "a packet that matches",
+    TriggerReason.RATE: "as many packets within a second as were named",
+    TriggerReason.LINK_DOWN: "down, or gone",
+}
+
+
+def _recording_line(recording: Recording) -> str:
+    memory = f"{count(recording.memory_bytes // (1024 * 1024))} MiB of memory"
+    if recording.duration_s is None:
+        return f"Recording: what {memory} hold"
+    return f"Recording: the last {recording.duration_s:g} s, in up to {memory}"
+
+
+def _triggered_line(triggered: Triggered) -> str:
+    place = f"{triggered.interface}: " if triggered.interface is not None else ""
+    return f"Triggered: {place}{_TRIGGERS.get(triggered.reason, triggered.reason)}"
 
 
 def _closed_line(closed: FileClosed) -> str:
