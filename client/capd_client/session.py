@@ -269,7 +269,9 @@ class CaptureSession(SessionBase):
         directory_fd: int | None,
     ) -> None:
         super().__init__(request, place)
-        self._receiving = threading.Lock()
+        #: Around the two below it. One thread receives, and all that wait hear of it.
+        self._received = threading.Condition()
+        self._is_receiving = False
         #: Around what is asked among events, and its answer.
         self._asking = threading.Lock()
         #: How often something was received.
@@ -377,19 +379,26 @@ class CaptureSession(SessionBase):
 
     def _receive(self, deadline_s: float | None) -> None:
         """Receive more; several threads may, and each returns when there is something new."""
-        rounds = self._rounds
-        if not self._receiving.acquire(timeout=-1 if deadline_s is None else _left(deadline_s)):
-            raise NoEvents("no event came in time")
+        with self._received:
+            if self._is_receiving:
+                rounds, timeout_s = self._rounds, None if deadline_s is None else _left(deadline_s)
+                if not self._received.wait_for(lambda: self._rounds != rounds, timeout_s):
+                    raise NoEvents("no event came in time")
+                return
+            self._is_receiving = True
         try:
-            if self._rounds != rounds or self._conversation.is_over:
+            if self._conversation.is_over:
                 return
             data = self._transport.receive(None if deadline_s is None else _left(deadline_s))
             if data is None:
                 raise NoEvents("no event came in time")
             self._conversation.receive(data)
-            self._rounds += 1
         finally:
-            self._receiving.release()
+            # Also where nothing came: another one that waits has to receive now.
+            with self._received:
+                self._is_receiving = False
+                self._rounds += 1
+                self._received.notify_all()
 
     def stop(self) -> None:
         """Have the capture end. Its last events still come, then iteration ends; returns at once."""

@@ -203,11 +203,9 @@ class Memory:
         """Give all that was written since then, and a little before."""
         for segment in self._segments:
             # Nothing of it, if even its last packets are older.
-            begin: Place | None = None
-            if segment.last_s >= start_s:
-                begin = next((each for each in reversed(segment.places) if each.before_s < start_s), None)
-            if begin is not None:
-                yield part_of(segment, begin)
+            if segment.places and segment.last_s >= start_s:
+                older = (place for place in reversed(segment.places) if place.before_s < start_s)
+                yield part_of(segment, next(older, segment.places[0]))
 
     def rest(self, offset: int, packets_before: int) -> Part | None:
         """Return what the current segment has beyond a place; None if that is nothing."""

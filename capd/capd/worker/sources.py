@@ -285,14 +285,15 @@ class SourceMaker:
         """Give a trigger's socket its filter, for good: what policy keeps from the user triggers nothing either."""
         try:
             program = self._compile(compiler, self._trigger_filter, interface, interface_id, link_layer_type)
-            attach_filter(trigger, program)
-        except OSError as error:
-            failure = bad_filter(_too_long(program), interface.request.name, interface_id)
-            raise CaptureFailed(_of_trigger(failure)) from error
         except CaptureFailed as error:
             if error.failure.argument != "capture_filter":
                 raise
             raise CaptureFailed(_of_trigger(error.failure)) from error
+        try:
+            attach_filter(trigger, program)
+        except OSError as error:
+            failure = bad_filter(_too_long(program), interface.request.name, interface_id)
+            raise CaptureFailed(_of_trigger(failure)) from error
         lock_filter(trigger)
         trigger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _TRIGGER_BUFFER_BYTES)
 
