@@ -19,6 +19,7 @@ from capd_client import (
     DiskError,
     InvalidArgument,
     ResourceError,
+    aio,
     list_captures,
     snapshot_capture,
     stop_capture,
@@ -699,3 +700,73 @@ def test_a_recorder_that_stays_is_asked_for_snapshots_by_others(
     finally:
         stop_capture("staying", socket_path=daemon.socket_path)
     eventually(lambda: list_captures(socket_path=daemon.socket_path) == (), "it has ended")
+
+
+async def test_an_async_session_takes_snapshots(daemon: Daemon, veth: tuple[str, str], tmp_path: Path) -> None:
+    tx, rx = veth
+    async with aio.CaptureSession(
+        interfaces=[rx], savefile=tmp_path / "r.pcapng", recorder_duration=5, socket_path=daemon.socket_path
+    ) as capture:
+        send(tx, FRAMES, 100)
+        path = await capture.snapshot(after=0.1)
+        assert len(read_file(path).packets) == 100
+        assert [closed.name for closed in capture.files] == [path]
+        with pytest.raises(InvalidArgument):
+            await capture.snapshot(after=-1)
+
+
+# On the command line --------------------------------------------------------------------------------------------
+
+
+def capctl(daemon: Daemon, *words: str) -> list[str]:
+    return [sys.executable, "-m", "capd_client.cli", "--socket", daemon.socket_path, *words]
+
+
+def test_capctl_records_and_takes_snapshots(daemon: Daemon, veth: tuple[str, str], tmp_path: Path) -> None:
+    tx, rx = veth
+    words = ["capture", "-i", rx, "-w", "r.pcapng", "--record", "duration:30", "--record", "memory:16"]
+    words += ["--record", "after:0.1", "--trigger", "filter:udp", "--name", "typed"]
+    with subprocess.Popen(
+        capctl(daemon, *words), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "Recording: the last 30 s, in up to 16 MiB of memory\n"
+            send(tx, FRAMES, 100)
+            words = capctl(daemon, "snapshot", "typed", "--after", "0.2")
+            asked = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+            assert (asked.returncode, asked.stderr) == (0, "")
+            assert asked.stdout.startswith("r_00001_")
+            assert len(read_file(tmp_path / asked.stdout.strip()).packets) == 100
+            assert process.stdout.readline() == f"File: {asked.stdout}"
+            assert process.stdout.readline().startswith("  complete: 100 packets, ")
+            process.send_signal(signal.SIGUSR1)
+            assert process.stdout.readline().startswith("File: r_00002_")
+            assert process.stdout.readline().startswith("  complete: 100 packets, ")
+            eventually(lambda: triggered(tx, process, daemon), "a packet triggers")
+            process.send_signal(signal.SIGINT)
+            rest, errors = process.communicate(timeout=20)
+            assert f"Triggered: {rx}: a packet that matches\nFile: r_00003_" in rest
+            assert errors == ""
+            assert process.returncode == 0
+        finally:
+            process.kill()
+
+
+def triggered(interface: str, process: subprocess.Popen[str], daemon: Daemon) -> bool:
+    """Whether a packet has led to a third snapshot: not within a second of the last one."""
+    assert process.poll() is None
+    send(interface, build_frames((64,)), 1)
+    (summary,) = list_captures(socket_path=daemon.socket_path)
+    return summary.files_total == 3
+
+
+@pytest.mark.parametrize(
+    "words", [["--trigger", "filter:"], ["--trigger", "rate:x"], ["--trigger", "link-down:1"], ["--record", "size:1"]]
+)
+def test_capctl_refuses_what_it_does_not_know(daemon: Daemon, words: list[str]) -> None:
+    done = subprocess.run(
+        capctl(daemon, "capture", "-i", "eth0", *words), capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2
+    assert words[1] in done.stderr

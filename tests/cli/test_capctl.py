@@ -33,6 +33,7 @@ COMMANDS = (
     "stop",
     "rotate",
     "flush",
+    "snapshot",
     "whoami",
     "interfaces",
     "linktypes",

@@ -86,6 +86,7 @@ def test_constants_have_the_values_of_wirepy(session_class: type[CaptureSession 
     }
     own = {
         *("SP_FILE_CLOSED", "SP_FILE_DELETED", "SP_LAGGED", "SP_ENDED"),
+        *("SP_RECORDING", "SP_TRIGGERED", "SP_SNAPSHOT_FAILED"),
         *("SP_INTERFACE_LOST", "SP_INTERFACE_ATTACHED", "SP_INTERFACE_SKIPPED"),
     }
     constants = {name: getattr(session_class, name) for name in dir(session_class) if name.startswith("SP_")}

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capd_protocol.frames import Frame
-from capd_protocol.limits import RANGES, Fault, find_faults, find_interval_faults
-from capd_protocol.messages import Conditions, Destination, InterfaceRequest, StartCapture, decode
+from capd_protocol.limits import RANGES, Fault, find_faults, find_interval_faults, find_snapshot_faults
+from capd_protocol.messages import Conditions, Destination, InterfaceRequest, Recorder, StartCapture, decode
 
 LO = InterfaceRequest(name="lo")
 MIB = 1024 * 1024
@@ -31,6 +31,10 @@ def autostop(**changes: Any) -> StartCapture:
 
 def ring(**changes: Any) -> StartCapture:
     return request(ring=Conditions(**{"packets": 1, **changes}))
+
+
+def recorder(**changes: Any) -> StartCapture:
+    return request(recorder=Recorder(**changes))
 
 
 def file(name: str) -> StartCapture:
@@ -104,6 +108,17 @@ NUMBERS = {
     ),
     "ringbuffer_age": Number(lambda s: find_faults(ring(age_s=s)), 0.001, ABOUT_TEN_YEARS_S, 0.0009, MORE_S),
     "ringbuffer_free_space": Number(lambda n: find_faults(ring(free_kb=n)), 1, 2_000_000_000_000, 0, 2_000_000_000_001),
+    "recorder_duration": Number(
+        lambda s: find_faults(recorder(duration_s=s)), 0.1, 86_400, 0.0999, math.nextafter(86_400, math.inf)
+    ),
+    "recorder_memory": Number(
+        lambda n: find_faults(recorder(memory_bytes=n)), 4 * MIB, 65_536 * MIB, 4 * MIB - 1, 65_536 * MIB + 1, unit=MIB
+    ),
+    "recorder_after": Number(
+        lambda s: find_faults(recorder(after_s=s)), 0, 3600, -0.001, math.nextafter(3600, math.inf)
+    ),
+    "recorder_trigger_rate": Number(lambda n: find_faults(recorder(trigger_pps=n)), 1, 2**31 - 1, 0, 2**31),
+    "after": Number(find_snapshot_faults, 0, 3600, -0.001, math.nextafter(3600, math.inf)),
     "update_interval": Number(
         lambda s: find_faults(request(update_interval_s=s)), 0.005, 60, 0.0049, math.nextafter(60, math.inf)
     ),
