@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import tempfile
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 from capd_client import (
     CaptureInterface,
     CaptureSession,
+    ChildError,
     DiskError,
     InterfaceError,
     InvalidArgument,
@@ -29,7 +31,7 @@ from capd_client import (
 from capd_client.options import CaptureArguments, make_request
 from capd_protocol import pcapng
 from capd_protocol.limits import MAX_INTERFACES
-from capd_protocol.messages import Conditions, DeletionReason, EndReason, FileDeleted
+from capd_protocol.messages import Conditions, DeletionReason, EndReason, FileDeleted, Triggered, TriggerReason
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, drain, of_type, pcap_linktype_and_sizes, read_complete, rings, wait_until
 from tests.support.namespace import veth_pair
@@ -443,6 +445,69 @@ def detach(bench: Bench) -> None:
     refused("savefile", "needs a savefile", detach=True, name="dns", savefile=None)
 
 
+def snapshot_of(bench: Bench, **arguments: Any) -> int:
+    """Return how many packets are in the snapshot that a recorder takes when it has got ten."""
+    with bench.running(**arguments) as capture:
+        bench.send(10)
+        path = capture.snapshot()
+    return len(read_complete(path).packets)
+
+
+def recorder_duration(bench: Bench) -> None:
+    assert snapshot_of(bench, recorder_duration=20) == 10
+    with bench.running(recorder_duration=0.2) as capture:
+        bench.send(10)
+        capture.flush()
+        time.sleep(0.3)
+        assert read_complete(capture.snapshot()).packets == []
+
+
+def recorder_memory(bench: Bench) -> None:
+    assert snapshot_of(bench, recorder_memory=4) == 10
+    with bench.running(recorder_memory=5) as capture:
+        assert capture.wait_for_event(timeout=PATIENCE_S)[1].memory_bytes == 5 * MIB
+
+
+def recorder_after(bench: Bench) -> None:
+    with bench.running(recorder_memory=4, recorder_after=0.5) as capture:
+        began_s = time.monotonic()
+        capture.snapshot()
+        assert 0.5 < time.monotonic() - began_s < 5
+    refused("recorder_after", "say what it keeps", recorder_after=1)
+
+
+def triggered(bench: Bench, packets: int, **arguments: Any) -> Triggered:
+    with bench.running(recorder_memory=4, **arguments) as capture:
+        bench.send(packets)
+        while True:
+            kind, message = capture.wait_for_event(timeout=PATIENCE_S)
+            if kind == capture.SP_TRIGGERED:
+                assert isinstance(message, Triggered)
+                return message
+
+
+def recorder_trigger_filter(bench: Bench) -> None:
+    assert triggered(bench, 1, recorder_trigger_filter="udp").reason == TriggerReason.FILTER
+    with bench.session(recorder_memory=4, recorder_trigger_filter="port x") as wrong, pytest.raises(ChildError):
+        wrong.wait_started(PATIENCE_S)
+
+
+def recorder_trigger_rate(bench: Bench) -> None:
+    assert triggered(bench, 100, recorder_trigger_rate=100).reason == TriggerReason.RATE
+
+
+def recorder_trigger_link_down(bench: Bench) -> None:
+    with (
+        other_veth() as other,
+        bench.running(
+            interfaces=[bench.interface, other], recorder_memory=4, recorder_trigger_link_down=True
+        ) as capture,
+    ):
+        subprocess.run(["ip", "link", "set", other, "down"], check=True, timeout=10)
+        events = [capture.wait_for_event(timeout=PATIENCE_S) for _ in range(2)]
+        assert events[1] == (capture.SP_TRIGGERED, Triggered(reason=TriggerReason.LINK_DOWN, interface=other))
+
+
 EFFECTS: dict[str, Callable[[Bench], None]] = {
     function.__name__: function
     for function in (
@@ -468,6 +533,12 @@ EFFECTS: dict[str, Callable[[Bench], None]] = {
         ringbuffer_total_filesize,
         ringbuffer_age,
         ringbuffer_free_space,
+        recorder_duration,
+        recorder_memory,
+        recorder_after,
+        recorder_trigger_filter,
+        recorder_trigger_rate,
+        recorder_trigger_link_down,
         use_pcapng,
         use_libpcap,
         max_buffered_packets,
@@ -588,6 +659,12 @@ WRONG: dict[str, tuple[str, list[Any]]] = {
     "ringbuffer_total_filesize": (NUMBER, [1.0]),
     "ringbuffer_age": (SECONDS, [True]),
     "ringbuffer_free_space": (NUMBER, ["1"]),
+    "recorder_duration": (SECONDS, ["1", True]),
+    "recorder_memory": (NUMBER, [1.5]),
+    "recorder_after": (SECONDS, ["1"]),
+    "recorder_trigger_filter": (TEXT, [1]),
+    "recorder_trigger_rate": (NUMBER, [1.5]),
+    "recorder_trigger_link_down": (YES_OR_NO, [1]),
     "use_pcapng": (YES_OR_NO, [1]),
     "use_libpcap": (YES_OR_NO, ["yes"]),
     "max_buffered_packets": (NUMBER, ["1"]),

@@ -172,6 +172,9 @@ def test_what_is_just_outside_is_named_with_what_is_possible(name: str, side: st
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 0.0, -0.0, 1e300])
 @pytest.mark.parametrize("name", SECONDS)
 def test_seconds_are_numbers(name: str, value: float) -> None:
+    if value == 0 and NUMBERS[name].least == 0:
+        assert NUMBERS[name].faults(value) == []
+        return
     fault = only(NUMBERS[name].faults(value))
     assert fault.argument == name
     shown = float(words_of_range(fault)[0])
