@@ -54,6 +54,7 @@ from capd_protocol.messages import (
     Rotated,
     StopCapture,
     WatchInterfaces,
+    encode,
 )
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, drain, of_type, read_complete, wait_for_packets, wait_until
@@ -592,8 +593,7 @@ def test_who_asks_for_more_before_an_answer_breaks_the_protocol(bench: Bench) ->
     with staying(bench), RawClient(bench.daemon.socket_path) as client:
         client.send(AttachCapture(capture="stays"))
         assert isinstance(client.receive(Attached), Attached)
-        for _ in range(50):
-            client.send(FlushCapture())
+        client.socket.sendall(encode(FlushCapture()) * 50)
         (failure,) = [message.failure for message in client.rest() if isinstance(message, Refused)]
         assert failure.code == FailureCode.PROTOCOL
         assert len(listed(bench)) == 1
