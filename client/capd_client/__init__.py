@@ -22,12 +22,14 @@ from capd_client.errors import (
     NotPermitted,
     ReadError,
     ResourceError,
+    StreamOverrun,
     UnsupportedError,
 )
 from capd_client.inquiry import flush_capture, list_captures, rotate_capture, snapshot_capture, stop_capture, who_am_i
 from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities, get_driver_counters
 from capd_client.options import CaptureInterface
-from capd_client.reading import read
+from capd_client.reading import read, stream
+from capd_client.reading.gap import Gap
 from capd_client.rings import RingFile, files
 from capd_client.session import CaptureSession
 from capd_client.stats import LiveInterfaceStats
@@ -45,6 +47,7 @@ __all__ = [
     "DestinationError",
     "DiskError",
     "DumpcapError",
+    "Gap",
     "Interface",
     "InterfaceChanged",
     "InterfaceError",
@@ -59,6 +62,7 @@ __all__ = [
     "ReadError",
     "ResourceError",
     "RingFile",
+    "StreamOverrun",
     "UnsupportedError",
     "files",
     "flush_capture",
@@ -69,5 +73,6 @@ __all__ = [
     "rotate_capture",
     "snapshot_capture",
     "stop_capture",
+    "stream",
     "who_am_i",
 ]

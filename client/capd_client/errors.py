@@ -50,6 +50,23 @@ class ReadError(CaptureError):
         return f"{self.file}: at byte {self.offset_bytes}: {self.text}"
 
 
+class StreamOverrun(CaptureError):
+    """The reader of a live stream was too slow, and has asked to be told so. Begin anew, or allow for more.
+
+    Attributes:
+        behind_bytes: how far behind it was.
+        max_behind_bytes: how far it may be.
+    """
+
+    def __init__(self, behind_bytes: int, max_behind_bytes: int) -> None:
+        super().__init__(behind_bytes, max_behind_bytes)
+        self.behind_bytes = behind_bytes
+        self.max_behind_bytes = max_behind_bytes
+
+    def __str__(self) -> str:
+        return f"the reader is {self.behind_bytes:,} bytes behind, and may be {self.max_behind_bytes:,}"
+
+
 class ChildError(CaptureError):
     """The daemon refused the capture, or the capture failed.
 

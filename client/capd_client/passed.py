@@ -84,12 +84,7 @@ class Directory(CaptureFiles):
         Raises:
             OSError: it cannot be opened.
         """
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(os.path.basename(name), flags, dir_fd=self._descriptor)  # noqa: PTH119
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return descriptor
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", name)
+        return open_regular(os.path.basename(name), self._descriptor)  # noqa: PTH119
 
     def duplicate(self) -> int:
         """Return a further descriptor of it, which is the caller's."""
@@ -98,6 +93,24 @@ class Directory(CaptureFiles):
     def close(self) -> None:
         """Close the directory."""
         os.close(self._descriptor)
+
+
+def open_regular(name: str, directory_fd: int) -> int:
+    """Open a regular file for reading, and nothing else: no link is followed, no FIFO is waited for.
+
+    One that its capture is just writing over an older one is given when it has been made ready, in a moment: the kernel
+    keeps who opens it waiting, at most for ``/proc/sys/fs/lease-break-time``.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
 
 
 class FileReceiver(CaptureFiles):

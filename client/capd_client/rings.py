@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from capd_client.errors import InvalidArgument, ReadError
+from capd_client.passed import open_regular
 from capd_client.times import parse_time
 from capd_protocol.index import MAX_INDEX_BYTES, IndexedFile, index_name, read_index
 
@@ -114,9 +115,8 @@ class _Directory:
         return os.path.join(self._path, name)  # noqa: PTH118  # as it was given
 
     def open(self, name: str) -> int:
-        """Open a file for reading; never wait for a writer."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return os.open(name, flags, dir_fd=self._descriptor)
+        """Open a file for reading."""
+        return open_regular(name, self._descriptor)
 
     def status(self, name: str) -> os.stat_result:
         """Return what is known of a file."""

@@ -104,7 +104,7 @@ def test_exceptions_have_the_family_of_wirepy() -> None:
     assert issubclass(InvalidArgument, ValueError)
     everything = {getattr(capd_client, name) for name in capd_client.__all__}
     errors = {each for each in everything if isinstance(each, type) and issubclass(each, Exception)}
-    assert len(errors) == 17
+    assert len(errors) == 18
     assert all(issubclass(error, CaptureError) for error in errors)
 
 

@@ -337,7 +337,8 @@ def test_bytes_on_disk_are_never_more_than_allowed(daemon: Daemon, sender: Sende
         packets = read_complete(path).packets
         assert len(packets) == session.packetcount
         (counters,) = session.interface_counters
-        assert counters.received_total == 2000 == counters.written_total + counters.excess_total
+        # What is sent after the end is received by nobody.
+        assert counters.received_total == counters.written_total + counters.excess_total <= 2000
         return session.end_reason
 
     assert as_user(single, CAROL) == EndReason.DISK_LIMIT

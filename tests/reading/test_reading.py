@@ -372,6 +372,7 @@ def test_files_that_a_ring_has_deleted_are_read_or_missed_aloud(
         ringbuffer_packets=100,
         ringbuffer_files=2,
         max_packet_count=len(frames),
+        pass_files=True,
     ) as capture:
         send(sender, frames, len(frames), 4000)
         # All is written, and nothing was read: the ring has deleted all but two, of which the session keeps two more.

@@ -9,7 +9,7 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -22,6 +22,7 @@ from capd.worker.output import Output
 from capd.worker.recorder import RecorderOutput
 from capd.worker.report import Report
 from capd.worker.reuse import Openers
+from capd.worker.ring import Block
 from capd.worker.rotation import is_full, room_for
 from capd.worker.savefile import DestinationError, WriteError
 from capd.worker.sources import PacketSockets, Source, SourceMaker, retire_ms
@@ -126,8 +127,10 @@ class Capture:
             self._take_blocks()
             self._write_in_order()
             self._let_go()
-            self._take_in()
-            self._carry_out()
+            if self._coming:
+                self._take_in()
+            if self._orders:
+                self._carry_out()
             self._look_at_time()
         self._finish()
 
@@ -313,19 +316,23 @@ class Capture:
         """Take one block of each ring that has one."""
         looked_ns = time.time_ns()
         for number, source in enumerate(self._sources):
-            block = source.take()
-            if block is None or source.ring is None:
-                self._ready.discard(number)
-                open_since_ns = source.ring.open_since_ns() if source.ring is not None else None
-                self._caught_up_ns[number] = looked_ns if open_since_ns is None else min(looked_ns, open_since_ns)
+            block, ring = source.take(), source.ring
+            if block is not None and ring is not None:
+                self._add(number, source, block, partial(ring.release, block))
+            # Looked at here rather than found out the next time round: that costs as much as all else for a block.
+            if ring is not None and (ring.is_ready() or (source.is_lost and block is not None)):
+                self._ready.add(number)
                 continue
-            self._ready.add(number)  # there may be more
-            if not len(block.frames):
-                source.ring.release(block)
-                continue
-            source.taken_total += len(block.frames)
-            waiting = Waiting(source.maker.make(block), partial(source.ring.release, block))
-            self._order.add(number, waiting)
+            self._ready.discard(number)
+            open_since_ns = ring.open_since_ns() if ring is not None else None
+            self._caught_up_ns[number] = looked_ns if open_since_ns is None else min(looked_ns, open_since_ns)
+
+    def _add(self, number: int, source: Source, block: Block, release: Callable[[], None]) -> None:
+        if not len(block.frames):
+            release()
+            return
+        source.taken_total += len(block.frames)
+        self._order.add(number, Waiting(source.maker.make(block), release))
 
     def _write_in_order(self) -> None:
         # From a ring whose interface is gone no more comes once all that it has counted was taken.

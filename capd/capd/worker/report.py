@@ -112,8 +112,9 @@ class Report:
         self._send(encode(recording))
 
     def answer(self, answer: Answer) -> None:
-        """Answer an order, after what it has led to."""
+        """Answer an order, after what it has led to; at once, since it is waited for."""
         self._send(encode_answer(answer))
+        self.flush()
 
     def failed(self, failure: Failure) -> None:
         """Tell why the capture cannot be: typed, and in dumpcap's way."""

@@ -252,6 +252,13 @@ class Ring:
         self._taken += 1
         return Block(self._taken - 1, frames, first_word + self._block_bytes // 4, not status)
 
+    def is_ready(self) -> bool:
+        """Whether ``take`` would give a block."""
+        if self._taken - self._released == self._blocks:
+            return False
+        first_word = self._taken % self._blocks * self._block_bytes // 4
+        return bool(self._memory[first_word + _BLOCK_STATUS] & _TP_STATUS_USER)
+
     def open_since_ns(self) -> int | None:
         """Return since when the kernel has had packets in a block that it has not closed; None where it has none.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from capd_client.session import CaptureSession
 
 if TYPE_CHECKING:
+    from capd_client.reading.live import Overflow, Stream
     from capd_client.reading.reader import Reader
 
 
@@ -40,3 +41,49 @@ def read(source: "str | os.PathLike[str] | int | BinaryIO | CaptureSession", *, 
     from capd_client.reading.reader import FileReader, SessionReader  # noqa: PLC0415  # numpy
 
     return SessionReader(source) if isinstance(source, CaptureSession) else FileReader(source, follow)
+
+
+#: How far the reader of a live stream may be behind. Chosen: some tenths of a second at 1 Gbit/s.
+DEFAULT_BEHIND_BYTES = 64 * 1024 * 1024
+
+
+def stream(
+    session: CaptureSession,
+    *,
+    overflow: "Overflow" = "drop_oldest",
+    max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
+    as_bytes: bool = False,
+) -> "Stream":
+    """Give the packets of a capture that runs as they come, about an ``update_interval`` behind.
+
+    They come from the capture's files, which both sides have in memory: nothing is sent, and a reader that is slow
+    costs neither the capture nor others anything. Each file is opened when it is told of, and read also when its ring
+    has deleted it; with ``pass_files=True`` none is missed for that, as long as the stream is read.
+
+    Example:
+        ring = {"savefile": "/dev/shm/live.pcapng", "ringbuffer_filesize": 10_000, "ringbuffer_files": 3}
+        with CaptureSession(interfaces="eth0", pass_files=True, **ring) as capture, stream(capture) as packets:
+            for item in packets:
+                if isinstance(item, Gap):
+                    print(f"{item.packets} packets missed: {item.reason}")
+                else:
+                    print(len(item.timestamps_ns), "packets")
+
+    Args:
+        session: whose events the stream takes. Of one that is attached to a capture, from the beginning of its
+            current file.
+        overflow: what happens where the reader is further behind than it may be: ``drop_oldest`` leaves out what is
+            oldest, and tells how much; ``disconnect`` raises ``StreamOverrun``; ``wait`` lets the files wait, as long
+            as they are there.
+        max_behind_bytes: how far it may be, in bytes of the files.
+        as_bytes: give pcapng (or pcap) bytes instead of batches, whole records at a time and each file from its
+            beginning; only whole files are left out then.
+
+    Returns:
+        An iterator of ``model.Batch`` (or ``memoryview``) and of ``Gap``, with the number of packets that are in
+        the capture and are not given; see ``live.Stream``.
+    """
+    from capd_client.reading.live import LiveFiles, Stream  # noqa: PLC0415  # numpy
+
+    files = LiveFiles(session.open_file, max_behind_bytes=max_behind_bytes, overflow=overflow, as_bytes=as_bytes)
+    return Stream(session, files)

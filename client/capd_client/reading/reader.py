@@ -4,10 +4,10 @@ import itertools
 import mmap
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NoReturn, Self, cast
+from typing import BinaryIO, NamedTuple, NoReturn, Self, cast
 
 import numpy as np
 
@@ -29,7 +29,19 @@ _LARGE_WINDOW_BYTES = 8 * 1024 * 1024
 _POLL_S = 0.05
 
 
-class _File:
+class Piece(NamedTuple):
+    """Some records of a file that follow one another.
+
+    Attributes:
+        data: their bytes, in the mapped file.
+        batches: the packets among them.
+    """
+
+    data: memoryview
+    batches: tuple[Batch, ...]
+
+
+class File:
     """A capture file, read from its beginning as far as it is whole."""
 
     def __init__(self, descriptor: int, name: str) -> None:
@@ -41,20 +53,34 @@ class _File:
 
     @property
     def interfaces(self) -> list[FileInterface]:
+        """What the file has described so far."""
         return self._parser.interfaces if self._parser is not None else []
 
     @property
     def is_open(self) -> bool:
+        """Whether it was not closed."""
         return self.descriptor >= 0
 
     def size_bytes(self) -> int:
+        """Return its size now, or when it was closed."""
         return os.fstat(self.descriptor).st_size if self.is_open else self._size_at_close
 
     def rest_bytes(self) -> int:
+        """Return how much is there and was not given."""
         return max(0, self.size_bytes() - self.at)
 
     def batches(self) -> Iterator[Batch]:
-        """Give what is there and was not given yet."""
+        """Give the packets that are there and were not given yet."""
+        for _, _, batches in self._windows():
+            yield from batches
+
+    def pieces(self) -> Iterator[Piece]:
+        """Give what is there and was not given yet, with its bytes."""
+        for window, begin, batches in self._windows():
+            yield Piece(window.data[begin:], tuple(batches))
+
+    def _windows(self) -> Iterator[tuple[U8, int, Iterable[Batch]]]:
+        """Give parts of the file from where records begin to where the last whole one ends."""
         window_bytes = _SMALL_WINDOW_BYTES
         while self.is_open and (size := self.size_bytes()) != self.at:
             if size < self.at:
@@ -73,7 +99,7 @@ class _File:
             is_last = self.at - begin + length == size
             read_bytes = end - begin
             self.at += read_bytes
-            yield from batches
+            yield window[:end], begin, batches
             if not read_bytes:
                 if is_last:
                     return
@@ -104,9 +130,11 @@ class _File:
         return None
 
     def fail(self, offset: int, text: str) -> NoReturn:
+        """Raise what is wrong at a place."""
         raise ReadError(self.name, offset, text)
 
     def close(self) -> None:
+        """Close it; what was given stays valid."""
         if self.descriptor >= 0:
             self._size_at_close = self.size_bytes()
             os.close(self.descriptor)
@@ -126,7 +154,7 @@ class Reader:
     """
 
     def __init__(self) -> None:
-        self._file: _File | None = None
+        self._file: File | None = None
         self._batches = self._read()
         self._packets = itertools.chain.from_iterable(map(self._packets_of, self._batches))
 
@@ -204,10 +232,10 @@ class FileReader(Reader):
                 descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise ReadError(os.fspath(source), 0, f"the file cannot be opened: {error.strerror}") from error
-            self._file = _File(descriptor, os.fspath(source))
+            self._file = File(descriptor, os.fspath(source))
         else:
             number = source if isinstance(source, int) else source.fileno()
-            self._file = _File(os.dup(number), str(getattr(source, "name", f"descriptor {number}")))
+            self._file = File(os.dup(number), str(getattr(source, "name", f"descriptor {number}")))
 
     def _read(self) -> Iterator[Batch]:
         file = self._file
@@ -220,7 +248,7 @@ class FileReader(Reader):
                 file.fail(file.at, "the file was deleted or replaced while it was followed")
             time.sleep(_POLL_S)
 
-    def _is_there(self, file: _File) -> bool:
+    def _is_there(self, file: File) -> bool:
         try:
             return self._path is None or os.path.samestat(Path(self._path).stat(), os.fstat(file.descriptor))
         except OSError:
@@ -261,9 +289,18 @@ class SessionReader(Reader):
     def _available(self) -> Iterator[Batch]:
         return self._file.batches() if self._file is not None else iter(())
 
-    def _open(self, path: str) -> _File:
+    def _open(self, path: str) -> File:
         try:
-            with self._session.open_file(path) as opened:
-                return _File(os.dup(opened.fileno()), path)
+            return open_passed(self._session.open_file, path)
         except OSError as error:
             raise ReadError(path, 0, f"the file cannot be opened: {error.strerror}") from error
+
+
+def open_passed(open_file: Callable[[str], BinaryIO], path: str) -> File:
+    """Open a file of a session.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with open_file(path) as opened:
+        return File(os.dup(opened.fileno()), path)

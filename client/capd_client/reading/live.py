@@ -1,0 +1,303 @@
+"""Packets of a capture that runs, as they come, through its files: the page cache is the memory that both sides share.
+
+What bounds the queue is how far behind its reader may be. Nothing here has an effect on the capture: what is missed
+was in a file that is gone, or is left out on purpose, and is told of.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Literal, Self
+
+from capd_client import conversation
+from capd_client.aio.session import CaptureSession as AsyncSession
+from capd_client.conversation import Event
+from capd_client.errors import CaptureEnded, CaptureError, NoEvents, StreamOverrun
+from capd_client.reading.gap import Gap
+from capd_client.reading.model import Batch, FileInterface
+from capd_client.reading.reader import File, Piece, open_passed
+from capd_client.session import CaptureSession
+
+Overflow = Literal["wait", "drop_oldest", "disconnect"]
+
+#: Files that are held open while they wait to be read; a ring cannot take these away. Chosen: far below the usual 1024
+#: descriptors, and with the default bound enough for files of 1 MB.
+_MAX_OPEN = 64
+
+
+class _Part:
+    """One file of the capture."""
+
+    def __init__(self, path: str, file: File | None) -> None:
+        self.path = path
+        self.file = file
+        #: Given, or left out.
+        self.read = 0
+        #: None: it is not complete.
+        self.packets: int | None = None
+
+    @property
+    def missing(self) -> int:
+        return max(0, (self.packets or 0) - self.read)
+
+
+class LiveFiles:
+    """What is known of a capture's files, and what of them is to be given next. Events come in, packets go out."""
+
+    def __init__(
+        self,
+        open_file: Callable[[str], BinaryIO],
+        *,
+        max_behind_bytes: int,
+        overflow: Overflow,
+        as_bytes: bool,
+    ) -> None:
+        self._open_file = open_file
+        self._max_behind_bytes = max_behind_bytes
+        self._overflow = overflow
+        self._as_bytes = as_bytes
+        self._parts: deque[_Part] = deque()
+        self._pieces: Iterator[Piece] = iter(())
+        self._waiting: deque[Batch | memoryview] = deque()
+        self._told_packets = 0
+        self._has_lagged = False
+        self.interfaces: tuple[FileInterface, ...] = ()
+
+    def take(self, event: Event) -> None:
+        """Learn of an event."""
+        event_type, message = event
+        if event_type == conversation.SP_FILE:
+            is_one_too_many = sum(part.file is not None for part in self._parts) >= _MAX_OPEN
+            self._parts.append(_Part(message, None if is_one_too_many else self._opened(message)))
+        elif event_type == conversation.SP_FILE_CLOSED:
+            for part in self._parts:
+                if part.path == message.name:
+                    part.packets = message.packets
+        elif event_type == conversation.SP_LAGGED:
+            self._has_lagged = True
+
+    def _opened(self, path: str) -> File | None:
+        try:
+            return open_passed(self._open_file, path)
+        except OSError:
+            return None
+
+    @property
+    def behind_bytes(self) -> int:
+        """How much is in files that are open, and was not given."""
+        return sum(part.file.rest_bytes() for part in self._parts if part.file is not None)
+
+    def next_item(self) -> Batch | memoryview | Gap | None:
+        """Return what comes next; None where nothing is there now.
+
+        Raises:
+            StreamOverrun: the reader is too far behind, and wanted to be told.
+            ReadError: a file is damaged.
+        """
+        if self._waiting:
+            return self._waiting.popleft()
+        if self._overflow != "wait" and self.behind_bytes > self._max_behind_bytes:
+            if self._overflow == "disconnect":
+                raise StreamOverrun(self.behind_bytes, self._max_behind_bytes)
+            left_out = self._leave_out()
+            if left_out:
+                self._told_packets += left_out
+                return Gap(left_out, "too_slow")
+        while self._parts:
+            part = self._parts[0]
+            piece = self._next_piece(part)
+            if piece is not None:
+                item = self._give(part, piece)
+                if item is not None:
+                    return item
+                continue
+            if part.packets is None and len(self._parts) == 1:
+                return None
+            missing = self._end_first()
+            if missing:
+                self._told_packets += missing
+                return Gap(missing, "deleted")
+        return None
+
+    def _next_piece(self, part: _Part) -> Piece | None:
+        if part.file is None:
+            part.file = self._opened(part.path)
+            if part.file is None:
+                return None
+        piece = next(self._pieces, None)
+        if piece is None:
+            self._pieces = part.file.pieces()
+            piece = next(self._pieces, None)
+        return piece
+
+    def _give(self, part: _Part, piece: Piece) -> Batch | memoryview | None:
+        packets = sum(len(batch.offsets) for batch in piece.batches)
+        part.read += packets
+        self._told_packets += packets
+        self.interfaces = tuple(part.file.interfaces) if part.file is not None else ()
+        if self._as_bytes:
+            return piece.data
+        self._waiting.extend(piece.batches)
+        return self._waiting.popleft() if self._waiting else None
+
+    def _end_first(self) -> int:
+        """Be done with the first file; return how many of its packets were not given."""
+        part = self._parts.popleft()
+        self._pieces = iter(())
+        if part.file is not None:
+            part.file.close()
+        return part.missing
+
+    def _leave_out(self) -> int:
+        """Leave out what is oldest until half the bound is left; return how many packets that was."""
+        left_out = 0
+        while self.behind_bytes > self._max_behind_bytes // 2:
+            part = self._parts[0]
+            if part.packets is not None and (part.read == 0 or not self._as_bytes):
+                left_out += self._end_first()
+                continue
+            # Of a file that is still written, and of bytes, which need a file's beginning, none are left out unread.
+            if self._as_bytes or (piece := self._next_piece(part)) is None:
+                break
+            packets = sum(len(batch.offsets) for batch in piece.batches)
+            part.read += packets
+            left_out += packets
+        return left_out
+
+    def last_gap(self, packets_total: int) -> Gap | None:
+        """Return what is missing when the capture has ended and all was given.
+
+        Args:
+            packets_total: in all its files since the stream began.
+        """
+        missing = packets_total - self._told_packets
+        if not self._has_lagged or missing <= 0:
+            return None
+        self._told_packets = packets_total
+        return Gap(missing, "too_slow")
+
+    def close(self) -> None:
+        """Close all files; what was given stays valid."""
+        while self._parts:
+            self._end_first()
+
+
+class Stream:
+    """A live stream, blocking; see ``capd_client.stream``. An iterator, and a context manager that closes its files."""
+
+    def __init__(self, session: CaptureSession, files: LiveFiles) -> None:
+        self._session = session
+        self._files = files
+        self._items = self._read()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._files.close()
+
+    def __iter__(self) -> "Iterator[Batch | memoryview | Gap]":
+        """Iterate until the capture has ended.
+
+        Raises:
+            StreamOverrun: the reader is too far behind, with ``overflow="disconnect"``.
+            ReadError: a file is damaged, or was cut.
+            CaptureError: the capture failed, or the daemon went away; all that was written was given.
+        """
+        return self._items
+
+    @property
+    def interfaces(self) -> tuple[FileInterface, ...]:
+        """What the interface ids of the last batch mean."""
+        return self._files.interfaces
+
+    @property
+    def behind_bytes(self) -> int:
+        """How much was announced and not given."""
+        return self._files.behind_bytes
+
+    def _read(self) -> "Iterator[Batch | memoryview | Gap]":
+        error: CaptureError | None = None
+        while True:
+            # What has come meanwhile first: it says how far behind we are, and a file may be gone soon.
+            while error is None:
+                try:
+                    self._files.take(self._session.wait_for_event(block=False))
+                except NoEvents:
+                    break
+                except CaptureError as ended:
+                    error = ended
+            item = self._files.next_item()
+            if item is not None:
+                yield item
+            elif error is None:
+                try:
+                    self._files.take(self._session.wait_for_event())
+                except CaptureError as ended:
+                    error = ended
+            else:
+                gap = self._files.last_gap(self._session.packetcount - self._session.packetcount_before)
+                if gap is not None:
+                    yield gap
+                if isinstance(error, CaptureEnded):
+                    return
+                raise error
+
+
+class AsyncStream:
+    """The same for trio and asyncio; see ``capd_client.aio.stream``."""
+
+    def __init__(self, session: AsyncSession, files: LiveFiles) -> None:
+        self._session = session
+        self._files = files
+        self._error: CaptureError | None = None
+        self._is_over = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._files.close()
+
+    def __aiter__(self) -> Self:
+        """Iterate until the capture has ended; raises what ``Stream`` raises."""
+        return self
+
+    @property
+    def interfaces(self) -> tuple[FileInterface, ...]:
+        """What the interface ids of the last batch mean."""
+        return self._files.interfaces
+
+    @property
+    def behind_bytes(self) -> int:
+        """How much was announced and not given."""
+        return self._files.behind_bytes
+
+    async def __anext__(self) -> "Batch | memoryview | Gap":
+        """Return what comes next. After cancellation nothing is lost."""
+        while not self._is_over:
+            await self._take(block=False)
+            item = self._files.next_item()
+            if item is not None:
+                return item
+            if self._error is None:
+                await self._take(block=True)
+                continue
+            self._is_over = True
+            gap = self._files.last_gap(self._session.packetcount - self._session.packetcount_before)
+            if gap is not None:
+                return gap
+        if isinstance(self._error, CaptureEnded) or self._error is None:
+            raise StopAsyncIteration
+        error, self._error = self._error, None
+        raise error
+
+    async def _take(self, *, block: bool) -> None:
+        while self._error is None:
+            try:
+                self._files.take(await self._session.wait_for_event(block=block))
+            except NoEvents:
+                return
+            except CaptureError as ended:
+                self._error = ended
+            if block:
+                return
