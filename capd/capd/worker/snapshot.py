@@ -5,6 +5,7 @@ has done it tells by an eventfd, and the capture's own thread asks for it.
 """
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,16 @@ from capd.worker.savefile import DestinationError, SaveFile, WriteError
 
 #: Copied at once: so soon it is seen that a snapshot is given up.
 _CHUNK_BYTES = 1024 * 1024
+
+
+def _ends(blocks: bytes) -> list[int]:
+    """Return where each of several pcapng blocks ends."""
+    ends: list[int] = []
+    at = 0
+    while at < len(blocks):
+        at += int.from_bytes(blocks[at + 4 : at + 8], sys.byteorder)
+        ends.append(at)
+    return ends
 
 
 class SnapshotWriter:
@@ -32,6 +43,8 @@ class SnapshotWriter:
         """
         self._create = create
         self._header = header
+        #: How many interfaces are described in the file: all blocks but the one that begins it.
+        self._described = len(_ends(header)) - 1
         self._told_fd = told_fd
         self._changed = threading.Condition()
         self._waiting: deque[Part | bytes] = deque()
@@ -57,13 +70,13 @@ class SnapshotWriter:
     # For the capture's own thread ---------------------------------------------------------------------------------
 
     def append(self, what: Part | bytes) -> None:
-        """Have records, or a block, appended."""
+        """Have records, or the description of an interface, appended."""
         with self._changed:
             self._waiting.append(what)
             self._changed.notify()
 
     def end(self, statistics: bytes) -> None:
-        """Have the file ended."""
+        """Have the file ended, with a block for each interface; those that the file does not describe are left out."""
         with self._changed:
             self._rest = statistics
             self._is_last = True
@@ -134,6 +147,7 @@ class SnapshotWriter:
             while is_wanted and (what := self._next()) is not None:
                 if isinstance(what, bytes):
                     file.write(what)
+                    self._described += 1
                 else:
                     is_wanted = self._copy(file, what)
                 self.size_bytes = file.size_bytes
@@ -142,7 +156,8 @@ class SnapshotWriter:
             self.error = error
             self._tell()
         # Where there is no room for more, there may be room for these.
-        file.write(self._wait_for_rest())
+        statistics = self._wait_for_rest()
+        file.write(statistics[: ([0, *_ends(statistics)])[self._described]])
         self.is_whole = self.error is None and not self._is_given_up
 
     def _next(self) -> Part | bytes | None:
