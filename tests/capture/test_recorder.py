@@ -211,6 +211,20 @@ def test_a_recorder_tells_that_it_runs_and_writes_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_snapshots_of_two_recorders_of_one_name_do_not_meet(
+    daemon: Daemon, veth: tuple[str, str], tmp_path: Path
+) -> None:
+    with (
+        recorded(daemon, veth[1], tmp_path / "r.pcapng", recorder_memory=4) as one,
+        recorded(daemon, veth[1], tmp_path / "r.pcapng", recorder_memory=4) as other,
+    ):
+        paths = [capture.snapshot() for _ in range(3) for capture in (one, other)]
+        assert len(set(paths)) == 6 == len(list(tmp_path.iterdir()))
+        assert [closed.name for closed in one.files] == paths[::2]
+        end(one)
+        end(other)
+
+
 def test_a_further_snapshot_is_refused_while_one_is_written(
     daemon: Daemon, veth: tuple[str, str], tmp_path: Path
 ) -> None:

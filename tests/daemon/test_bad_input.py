@@ -26,7 +26,7 @@ from capd_client import (
 )
 from capd_client.options import CaptureArguments
 from capd_protocol.limits import MAX_FILTER_BYTES, MAX_INTERFACES, RANGES
-from capd_protocol.messages import Conditions, Destination, FailureCode, InterfaceRequest, StartCapture
+from capd_protocol.messages import Conditions, Destination, FailureCode, InterfaceRequest, Recorder, StartCapture
 from tests.support.attack import (
     PATIENCE_S,
     RawClient,
@@ -236,6 +236,8 @@ _WITH = {
     "ringbuffer_age": {"ringbuffer_packets": 1},
     "ringbuffer_free_space": {"ringbuffer_packets": 1},
     "autostop_files": {"ringbuffer_packets": 1},
+    "recorder_after": {"recorder_memory": 4},
+    "recorder_trigger_rate": {"recorder_memory": 4},
 }
 
 
@@ -248,6 +250,8 @@ def _numbers() -> dict[str, Bad]:
         if name.endswith(("duration", "interval", "age")):
             values += [math.nan, math.inf, -math.inf, 5e-324]
         for value in dict.fromkeys(values):
+            if least <= value <= greatest:
+                continue
             shown = "HUGE" if abs(value) == HUGE else str(value)
             words = (name,) if abs(value) == HUGE else (name, shown)
             found[f"{name}={shown}"] = Bad({name: value, **_WITH.get(name, {})}, InvalidArgument, words, name)
@@ -482,6 +486,10 @@ def _changed(name: str, value: Any) -> StartCapture:
         return request_for(UP, update_interval_s=value)
     if name == "max_packet_count":
         return request_for(UP, autostop=Conditions(packets=value))
+    if kind == "recorder":
+        of_recorder = {"recorder_trigger_rate": "trigger_pps", "recorder_memory": "memory_bytes"}
+        changed = {of_recorder.get(name, f"{rest}_s"): value * MIB if rest == "memory" else value}
+        return request_for(UP, recorder=Recorder(**changed))
     conditions = {condition: value}
     if kind == "ringbuffer":
         return request_for(UP, ring=Conditions(**{"packets": 1, **conditions}))
@@ -492,7 +500,7 @@ def _changed(name: str, value: Any) -> StartCapture:
 @pytest.mark.parametrize("name", [name for name in RANGES if name in CaptureArguments.__annotations__])
 def test_the_daemon_checks_every_number_itself(daemon: Daemon, user_dir: Path, name: str, side: str) -> None:
     least, greatest, _ = RANGES[name]
-    value = least / 2 if side == "below" else greatest * 2
+    value = (least / 2 or -1) if side == "below" else greatest * 2
     request = _changed(name, value if name.endswith(("duration", "interval")) else int(value))
     with (
         leaving_nothing(daemon, UP, directory=user_dir),

@@ -289,8 +289,7 @@ class Capture:
         if is_new:
             block = source.description_block(self._operating_system)
             if not self._files.make_room(len(block) + len(statistics_blocks([source], 0))):
-                if source.ring is not None:
-                    source.ring.close()
+                source.detach()
                 text = f"the limits of bytes on disk leave no room to describe {source.name} in the file"
                 raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, interface=source.name))
             self._files.add_block(block)
@@ -298,8 +297,7 @@ class Capture:
             self._add_ring()
         elif source.link_layer_type != self._sources[number].link_layer_type:
             text = f"{source.name} came back with another link-layer type, {source.link_layer_type}"
-            if source.ring is not None:
-                source.ring.close()
+            source.detach()
             raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=source.name))
         else:
             self._sources[number].take_over(source)

@@ -20,7 +20,7 @@ from capd.worker.memory import Memory, Part
 from capd.worker.order import Slice
 from capd.worker.records import U64
 from capd.worker.report import Report
-from capd.worker.rotation import Fill, is_ring_file, ring_file_name
+from capd.worker.rotation import Fill, is_ring_file, number_of, ring_file_name
 from capd.worker.savefile import DestinationError, SaveFile, WriteError, create_file, earlier_files
 from capd.worker.snapshot import SnapshotWriter
 from capd.worker.sources import Source
@@ -44,6 +44,8 @@ _LOOK_S = 0.005
 #: worker after 10 s, of which the last packets may take 2.
 _END_S = 5.0
 _GIVE_UP_S = 2.0
+#: Tried, where others have taken them. Chosen: recorders of one name that begin within a second.
+_MOST_NAMES = 100
 #: While it is being written, so many times its memory.
 _MOST_MEMORY = 2
 
@@ -121,6 +123,7 @@ class RecorderOutput:
         self._has_written_until: Callable[[int], bool] = lambda _: True
         #: When triggers are looked at again.
         self._listen_s = inf
+        self._number = 0
         self.opened_total = 0
 
     # The loop -----------------------------------------------------------------------------------------------------
@@ -286,9 +289,10 @@ class RecorderOutput:
         size_bytes = len(header) + sum(part.end - part.start for part in parts)
         if not self._is_allowed(size_bytes):
             return self._no_room(size_bytes)
-        name = ring_file_name(self._destination.file_name, self.opened_total + 1, time.localtime())
+        number, opened = self._number + 1, time.localtime()
+        name = ring_file_name(self._destination.file_name, number, opened)
         try:
-            writer = SnapshotWriter(lambda: self._create(name), header, self._told_fd)
+            writer = SnapshotWriter(lambda: self._create(number, opened), header, self._told_fd)
         except RuntimeError:
             text = "this user has as many processes and threads as it may have: end some, and ask again"
             return Failure(code=FailureCode.RESOURCES, text=text)
@@ -313,8 +317,18 @@ class RecorderOutput:
         self._listen_s = inf
         return None
 
-    def _create(self, name: str) -> SaveFile:
-        return create_file(self._directory_fd, name, group_access=self._destination.group_access, exclusive=True)
+    def _create(self, number: int, opened: time.struct_time) -> SaveFile:
+        """Create the file of a snapshot, under the next number that no other recorder has used within this second."""
+        destination = self._destination
+        for each in range(number, number + _MOST_NAMES):
+            name = ring_file_name(destination.file_name, each, opened)
+            try:
+                return create_file(self._directory_fd, name, group_access=destination.group_access, exclusive=True)
+            except DestinationError as error:
+                if not isinstance(error.__cause__, FileExistsError):
+                    raise
+        name = ring_file_name(destination.file_name, number, opened)
+        raise DestinationError(f"{name} and {_MOST_NAMES - 1} others after it exist already")
 
     def _is_allowed(self, size_bytes: int) -> bool:
         """Whether a snapshot of this size, and its end, are within what policy allows on the disk."""
@@ -403,6 +417,8 @@ class RecorderOutput:
         opened = snapshot.writer.take_opened()
         if opened is not None:
             snapshot.is_opened = True
+            snapshot.name = opened.name
+            self._number = number_of(self._destination.file_name, opened.name)
             self._report.file_opened(opened)
 
     def _count(self, snapshot: _Snapshot, packets: int, last_ns: int) -> None:
