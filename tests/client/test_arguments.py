@@ -363,7 +363,7 @@ def update_interval(bench: Bench) -> None:
             announcements.append(len(of_type(drain(capture), capture.SP_PACKET_COUNT)))
     often, seldom = announcements
     assert often > 10
-    assert seldom <= 4
+    assert seldom <= 6  # a slow sender takes longer
 
 
 def pass_files(bench: Bench) -> None:
