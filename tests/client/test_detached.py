@@ -238,7 +238,7 @@ def test_a_client_that_leaves_before_it_runs_leaves_nothing(own_bench: Bench) ->
     wait_until(lambda: bench.daemon.workers() == [], "no process is left")
     wait_until(lambda: listed(bench) == (), "it is not in the list")
     assert not bench.savefile.exists()
-    wait_until(lambda: descriptors(bench) == before, "all are closed")
+    wait_until(lambda: descriptors(bench) <= before, "all are closed")
 
 
 def test_the_daemon_ends_it_well_when_it_is_stopped(own_bench: Bench) -> None:
@@ -653,7 +653,7 @@ def test_clients_that_come_and_go_leave_nothing(own_bench: Bench) -> None:
                     client.send(FlushCapture() if left % 8 > 3 else RotateCapture())
                 if left % 4 > 2:
                     client.receive(Flushed if left % 8 > 3 else Rotated)
-        wait_until(lambda: descriptors(bench) == before, "all are closed")
+        wait_until(lambda: descriptors(bench) <= before, "all are closed")
         with attach(bench, "stays") as capture:
             capture.flush()
     assert "failed" not in bench.daemon.log
