@@ -58,7 +58,7 @@ from capd_protocol.messages import (
 )
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, drain, of_type, read_complete, wait_for_packets, wait_until
-from tests.support.attack import RawClient, beginning_worker, opened, request_for, with_limits
+from tests.support.attack import SLOW_FILTER, RawClient, beginning_worker, opened, request_for, with_limits
 from tests.support.daemon import as_user, running_daemon
 from tests.support.tools import descriptors_of
 
@@ -232,7 +232,7 @@ def test_a_capture_that_does_not_start_is_refused_and_nothing_is_left(bench: Ben
 def test_a_client_that_leaves_before_it_runs_leaves_nothing(own_bench: Bench) -> None:
     bench = own_bench
     before = descriptors(bench)
-    session = bench.session(name="stays", detach=True)
+    session = bench.session(name="stays", detach=True, capture_filter=SLOW_FILTER)
     beginning_worker(bench.daemon)
     session.abandon()
     wait_until(lambda: bench.daemon.workers() == [], "no process is left")

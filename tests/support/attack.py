@@ -58,17 +58,19 @@ def eventually(condition: Callable[[], bool], what: str, timeout_s: float = PATI
 # Daemons --------------------------------------------------------------------------------------------------------
 
 
+#: Takes libpcap some tenths of a second. A large ring takes time too, but a machine has not always memory for it.
+SLOW_FILTER = " or ".join(f"host 10.0.0.{each}" for each in range(200))
+
+
 def slow_request_for(interface: str) -> StartCapture:
-    """Return a request that can be granted, and takes a tenth of a second: the kernel makes a large ring."""
-    ring = InterfaceRequest(name=interface, kernel_buffer_size_bytes=512 << 20)
-    return request_for(interface, interfaces=(ring,))
+    """Return a request that can be granted, and takes some tenths of a second."""
+    return request_for(interface, interfaces=(InterfaceRequest(name=interface, capture_filter=SLOW_FILTER),))
 
 
 def beginning_worker(daemon: Daemon) -> int:
-    """Return the only worker as soon as it knows what to do; with something slow to do, it has not begun yet."""
+    """Return the only worker as soon as it is its user's; where its filter is the slow one, it has not begun yet."""
     deadline_s = time.monotonic() + PATIENCE_S
-    # More than it has to begin with: the directory for its files.
-    while not (workers := daemon.workers()) or len(os.listdir(f"/proc/{workers[0]}/fd")) <= 4:  # noqa: PTH208
+    while not (workers := daemon.workers()) or int(status_of(workers[0])["CapPrm"], 16):
         assert time.monotonic() < deadline_s, "there is no worker"
     (worker,) = workers
     return worker
