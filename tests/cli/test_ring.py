@@ -294,10 +294,10 @@ def packets_in(path: Path) -> list[tuple[int, str, bytes]]:
 
 @pytest.mark.long
 def test_ten_seconds_out_of_two_hundred_files_are_what_tshark_finds_in_all_of_them(tmp_path: Path) -> None:
-    # A file every three seconds, 400 MB in all, on two interfaces that are not quite in step.
-    files, packets, size_bytes = 200, 1400, 1400
+    # A file every three seconds, 2 GB in all, on two interfaces that are not quite in step.
+    files, packets, size_bytes = 200, 700, 14_300
     step_ns = 3 * SECOND_NS // packets
-    body = bytes(range(256)) * 6
+    body = bytes(range(256)) * 56
     path = tmp_path / "big" / "a.pcapng"
     path.parent.mkdir()
     written: list[Path] = []
