@@ -57,6 +57,17 @@ def test_packets_that_look_like_frames_are_not_taken_for_some() -> None:
     assert found == expected
 
 
+@pytest.mark.parametrize("at", [(0,), (70,), (199,), (5, 6), (5, 199), tuple(range(8)), tuple(range(9))])
+def test_a_few_old_headers_between_frames_are_left_out(at: tuple[int, ...]) -> None:
+    # The second one leads to where a frame is; and a frame may hold two of them.
+    old = frame(48) + frame(48 + 8 * 20)
+    found, expected = positions_of([frame(8 * (30 + i % 7), old if i in at else b"") for i in range(200)])
+    assert found == expected
+    old = frame(48)
+    found, expected = positions_of([frame(8 * (30 + i % 7), old if i in at else b"") for i in range(200)])
+    assert found == expected
+
+
 def test_an_imitation_does_not_take_the_place_of_a_frame_with_another_mark() -> None:
     # As many marks as frames, but not the same ones.
     frames = [frame(160) for _ in range(100)] + [frame(208, frame(104)), frame(160, mac=80)] + [frame(160)] * 20

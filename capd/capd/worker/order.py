@@ -72,7 +72,7 @@ class TimeOrder:
         records = waiting.records
         if (records.timestamps_ns[1:] < records.timestamps_ns[:-1]).any():
             order = np.argsort(records.timestamps_ns, kind="stable")
-            records.vectors, records.timestamps_ns = records.vectors[order], records.timestamps_ns[order]
+            records.vectors, records.timestamps_ns = records.vectors.take(order, 0), records.timestamps_ns[order]
         self._waiting[ring].append(waiting)
         self._seen_ns[ring] = int(waiting.records.timestamps_ns[-1])
 
@@ -108,6 +108,7 @@ class TimeOrder:
             if not end
         ]
         horizon_ns = min(horizons) - self._jitter_ns if horizons else 2**63
+        horizon = np.uint64(max(horizon_ns, 0))
         # The clock that stamps packets has been set back: what is from its future waits for nothing.
         future_ns = now_ns + _SET_BACK_NS if horizons else 2**63
         parts: list[tuple[U64, U64, int]] = []
@@ -115,14 +116,16 @@ class TimeOrder:
         for ring, blocks in enumerate(self._waiting):
             for waiting in blocks:
                 timestamps_ns = waiting.records.timestamps_ns
-                ready = int(np.searchsorted(timestamps_ns, np.uint64(max(horizon_ns, 0)), "right"))
-                if timestamps_ns[-1] > future_ns:
+                latest_ns = int(timestamps_ns[-1])
+                if latest_ns <= horizon_ns or latest_ns > future_ns:
                     ready = len(timestamps_ns)
+                else:
+                    ready = int(timestamps_ns.searchsorted(horizon, "right"))
                 if ready > waiting.done:
                     part = slice(waiting.done, ready)
                     parts.append((waiting.records.vectors[part], timestamps_ns[part], ring))
                     waiting.done = ready
-                if horizon_ns + self._jitter_ns < timestamps_ns[-1] <= future_ns:
+                if horizon_ns + self._jitter_ns < latest_ns <= future_ns:
                     break  # nothing in later blocks is ready either
             while blocks and blocks[0].done == len(blocks[0].records.timestamps_ns):
                 finished.append(blocks.popleft())
@@ -132,7 +135,8 @@ class TimeOrder:
             return Slice(*parts[0]), finished
         timestamps_ns = np.concatenate([part[1] for part in parts])
         order = np.argsort(timestamps_ns, kind="stable")
-        vectors = np.concatenate([part[0] for part in parts])[order]
+        # Rows are taken in a tenth of the time that indexing needs.
+        vectors = np.concatenate([part[0] for part in parts]).take(order, 0)
         rings = np.repeat([part[2] for part in parts], [len(part[1]) for part in parts])[order]
         return Slice(vectors, timestamps_ns[order], rings), finished
 
