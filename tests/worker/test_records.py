@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capd.worker.records import RecordMaker, Records
-from capd.worker.ring import Block, Ring
+from capd.worker.ring import Blocks, Ring
 from capd_protocol import pcapng
 from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
 
@@ -121,7 +121,7 @@ class Layout:
         # Between header and packet, and behind it, is whatever was there before.
         return header + bytes([CANARY]) * (mac - len(header)) + packet.data[:captured]
 
-    def lay_out(self, packets: Sequence[Packet]) -> tuple[Memory, Block]:
+    def lay_out(self, packets: Sequence[Packet]) -> tuple[Memory, Blocks]:
         data = bytearray([CANARY]) * BLOCK_HEADER_BYTES
         positions = []
         for packet in packets:
@@ -134,7 +134,8 @@ class Layout:
         # numpy aligns its memory well enough for words; the kernel aligns to pages.
         memory = Memory(np.frombuffer(bytes(data), np.uint32).copy())
         self.end_word = block_bytes // 4
-        return memory, Block(0, np.array(positions, np.int64) // 4, self.end_word)
+        lasts, ends = np.array([len(positions) - 1]), np.array([self.end_word])
+        return memory, Blocks(0, 1, np.array(positions, np.int64) // 4, lasts, ends)
 
 
 @dataclass
@@ -477,3 +478,30 @@ def test_what_the_kernel_does_when_it_closes_an_open_block_harms_no_record(count
         memory.words[block.frames[-1]] = 0  # tp_next_offset: prb_close_block() in net/packet/af_packet.c
         made = [ctypes.string_at(int(address), int(size)) for address, size in records.vectors]
         assert made == [slow(packet, file_format=file_format) for packet in packets]
+
+
+@both_formats
+@pytest.mark.parametrize("slack_bytes", [0, 4, 8, 64])
+def test_blocks_made_together_are_as_each_by_itself(slack_bytes: int, file_format: FileFormat) -> None:
+    packets = [[Packet(payload(60 + i)) for i in range(count)] for count in (3, 1, 40)]
+    layouts = [Layout(slack_bytes=slack_bytes) for _ in packets]
+    parts = [layout.lay_out(some) for layout, some in zip(layouts, packets, strict=True)]
+    begins = np.cumsum([0, *(layout.end_word for layout in layouts)])
+    tail = np.full(64, 0x5A5A5A5A, np.uint32)
+    memory = Memory(
+        np.concatenate(
+            [part.words[: layout.end_word] for layout, (part, _) in zip(layouts, parts, strict=True)] + [tail]
+        )
+    )
+    frames = np.concatenate([block.frames + begin for begin, (_, block) in zip(begins[:-1], parts, strict=True)])
+    blocks = Blocks(0, 3, frames, np.array([2, 3, 43]), begins[1:])
+    before = memory.words.copy()
+    maker = RecordMaker(
+        ring=cast(Ring, memory), file_format=file_format, interface_id=0, snaplen_bytes=262_144, dlt=DLT_EN10MB
+    )
+    records = maker.make(blocks)
+    made = [ctypes.string_at(int(address), int(size)) for address, size in records.vectors]
+    assert made == [slow(packet, file_format=file_format) for some in packets for packet in some]
+    for begin in begins:  # the descriptors, and what is behind the last block
+        descriptor = slice(begin, begin + BLOCK_HEADER_BYTES // 4)
+        assert np.array_equal(memory.words[descriptor], before[descriptor])

@@ -19,10 +19,11 @@ from capd.worker.filters import CaptureFailed
 from capd.worker.launch import Answer, Detach, Flush, Launch, LaunchInterface, Rotate, Snapshot
 from capd.worker.order import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder, Waiting
 from capd.worker.output import Output
+from capd.worker.pace import Pace
 from capd.worker.recorder import RecorderOutput
 from capd.worker.report import Report
 from capd.worker.reuse import Openers
-from capd.worker.ring import Block
+from capd.worker.ring import Blocks
 from capd.worker.rotation import is_full, room_for
 from capd.worker.savefile import DestinationError, WriteError
 from capd.worker.sources import PacketSockets, Source, SourceMaker, retire_ms
@@ -105,6 +106,9 @@ class Capture:
         self._orders: deque[tuple[Rotate | Flush, int]] = deque()
         self._ready: set[int] = set()
         self._epoll = select.epoll()
+        #: What does not wait while the rings rest.
+        self._urgent = select.epoll()
+        self._pace = Pace(self._interval_s)
         self._openers = Openers()
         self._numbers: dict[int, int] = {}
 
@@ -112,8 +116,9 @@ class Capture:
 
     def run(self) -> None:
         """Capture until there is a reason to end, then end well."""
-        self._epoll.register(self._control.socket, select.EPOLLIN)
-        self._epoll.register(self._openers.socket, select.EPOLLIN)
+        for each in (self._control.socket, self._openers.socket):
+            self._epoll.register(each, select.EPOLLIN)
+            self._urgent.register(each, select.EPOLLIN)
         if self._recorder is not None:
             self._recorder.begin(self._epoll, self._sources, self._has_written_until)
         for number in range(len(self._sources)):
@@ -123,6 +128,7 @@ class Capture:
         self._read_control()  # what came together with the launch
         while self._end is None:
             signal.alarm(WATCHDOG_S)
+            self._rest()
             self._wait()
             self._take_blocks()
             self._write_in_order()
@@ -146,8 +152,14 @@ class Capture:
             self._epoll.register(ring.socket, select.EPOLLIN | select.EPOLLET)
             self._numbers[ring.socket.fileno()] = number
             self._ready.add(number)
+            self._pace.has_ring(ring.size_bytes)
             if self._recorder is not None:
                 self._recorder.listen_to(self._sources[number])
+
+    def _rest(self) -> None:
+        """Let packets gather, where the rings are empty and nobody waits for what is in the file."""
+        if not self._ready and not self._orders and (rest_s := self._pace.rest_s()):
+            self._urgent.poll(min(rest_s, self._timeout_s()))
 
     def _wait(self) -> None:
         for fd, event in self._epoll.poll(0 if self._ready else self._timeout_s()):
@@ -311,26 +323,29 @@ class Capture:
     # Blocks -------------------------------------------------------------------------------------------------------
 
     def _take_blocks(self) -> None:
-        """Take one block of each ring that has one."""
+        """Take some blocks of each ring that has any."""
         looked_ns = time.time_ns()
+        share = 0.0
         for number, source in enumerate(self._sources):
-            block, ring = source.take(), source.ring
-            if block is not None and ring is not None:
-                self._add(number, source, block, partial(ring.release, block))
+            blocks, ring = source.take(), source.ring
+            if blocks is not None and ring is not None:
+                share = max(share, blocks.total / ring.blocks)
+                self._add(number, source, blocks, partial(ring.release, blocks))
             # Looked at here rather than found out the next time round: that costs as much as all else for a block.
-            if ring is not None and (ring.is_ready() or (source.is_lost and block is not None)):
+            if ring is not None and (ring.is_ready() or (source.is_lost and blocks is not None)):
                 self._ready.add(number)
                 continue
             self._ready.discard(number)
             open_since_ns = ring.open_since_ns() if ring is not None else None
             self._caught_up_ns[number] = looked_ns if open_since_ns is None else min(looked_ns, open_since_ns)
+        self._pace.took(share)
 
-    def _add(self, number: int, source: Source, block: Block, release: Callable[[], None]) -> None:
-        if not len(block.frames):
+    def _add(self, number: int, source: Source, blocks: Blocks, release: Callable[[], None]) -> None:
+        if not len(blocks.frames):
             release()
             return
-        source.taken_total += len(block.frames)
-        self._order.add(number, Waiting(source.maker.make(block), release))
+        source.taken_total += len(blocks.frames)
+        self._order.add(number, Waiting(source.maker.make(blocks), release))
 
     def _write_in_order(self) -> None:
         # From a ring whose interface is gone no more comes once all that it has counted was taken.

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from capd.worker import cooked
 from capd.worker.chain import I64, U32
-from capd.worker.ring import Block, Ring
+from capd.worker.ring import Blocks, Ring
 from capd_protocol import pcapng
 from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL
 
@@ -68,8 +68,8 @@ _TAIL_BYTES = 3 + pcapng.PACKET_BLOCK_TRAILER_SIZE_BYTES
 class Records:
     """File records in time order, ready to be written.
 
-    ``vectors`` has a row (address, size in bytes) for each: an array of struct iovec. Valid until the block is
-    released and as long as this object lives.
+    ``vectors`` has a row (address, size in bytes) for each: an array of struct iovec. Valid until the blocks
+    are released and as long as this object lives.
     """
 
     vectors: U64
@@ -122,12 +122,13 @@ class RecordMaker:
         self._record_header_words = _RECORD_HEADER_WORDS if file_format == "pcap" else _BLOCK_HEADER_WORDS
         self._record_headers = _rows(ring.bytes, self._record_header_words)
 
-    def make(self, block: Block) -> Records:
-        """Turn a block's packets into records. Once for each block: what it needs is overwritten."""
-        packets = self._read(block)
+    def make(self, blocks: Blocks) -> Records:
+        """Turn the packets of blocks into records. Once for each block: what it needs is overwritten."""
+        packets = self._read(blocks)
         odd = packets.first & 3 != 0
-        odd[-1] |= packets.first[-1] + packets.captured[-1] + _TAIL_BYTES > block.end_word * 4
-        odd[-2:-1] |= block.is_open  # its trailer may lie where the last frame begins
+        lasts = blocks.lasts
+        odd[lasts] |= packets.first[lasts] + packets.captured[lasts] + _TAIL_BYTES > blocks.ends * 4
+        odd[-2:-1] |= blocks.is_open  # its trailer may lie where the last frame begins
         if not odd.any():
             return Records(self._make_in_place(packets), packets.timestamps_ns, [])
         vectors = np.empty((len(odd), 2), np.uint64)
@@ -139,20 +140,20 @@ class RecordMaker:
         vectors[fast] = self._make_in_place(packets.pick(fast))
         return Records(vectors, packets.timestamps_ns, copies)
 
-    def _read(self, block: Block) -> _Packets:
+    def _read(self, blocks: Blocks) -> _Packets:
         """Read the kernel's headers, and complete the link-layer headers before the packets."""
-        headers = self._frame_headers[block.frames].view(np.uint32).reshape(-1, _HEADER_WORDS)
+        headers = self._frame_headers[blocks.frames].view(np.uint32).reshape(-1, _HEADER_WORDS)
         timestamps_ns = np.multiply(headers[:, _SECONDS], 1_000_000_000, dtype=np.uint64)
         timestamps_ns += headers[:, _NANOSECONDS]
         packets = _Packets(
-            first=block.frames * 4,
+            first=blocks.frames * 4,
             captured=headers[:, _CAPTURED],
             original=headers[:, _ORIGINAL],
             timestamps_ns=timestamps_ns,
         )
         packets.first += headers[:, _MAC_AND_NET] >> _LOW_HALF & 0xFFFF
         if self._dlt in cooked.HEADER_SIZE_BYTES:
-            self._put_cooked_headers(block, headers, packets)
+            self._put_cooked_headers(blocks, headers, packets)
         elif self._dlt == DLT_EN10MB:
             which = _tagged(headers)
             if len(which):
@@ -172,9 +173,9 @@ class RecordMaker:
         packets.first[which] -= _VLAN_TAG_BYTES
         packets.captured[which] += _VLAN_TAG_BYTES
 
-    def _put_cooked_headers(self, block: Block, headers: U32, packets: _Packets) -> None:
+    def _put_cooked_headers(self, blocks: Blocks, headers: U32, packets: _Packets) -> None:
         """Put the header that takes the place of the link layer's before each packet."""
-        at = block.frames * 4 + cooked.ADDRESS_OFFSET_BYTES
+        at = blocks.frames * 4 + cooked.ADDRESS_OFFSET_BYTES
         made = cooked.headers(_windows(self._memory, cooked.ADDRESS_SIZE_BYTES)[at], self._dlt)
         which = _tagged(headers) if self._dlt == DLT_LINUX_SLL else np.empty(0, np.int64)
         others = np.setdiff1d(np.arange(len(made)), which, assume_unique=True)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capd.packet_socket import ALL_INTERFACES, ETH_P_ALL, ETH_P_NONE, attach_filter, bind, lock_filter
-from capd.worker.chain import U32, find_frames
+from capd.worker.chain import I64, U32, find_frames
 
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP = 1
@@ -48,6 +48,9 @@ _PATIENCE_MS = 900
 #: What a block needs beside one packet: its descriptor, the frame's header, alignment. A packet that the kernel
 #: had to cut to the block's size itself would not fit by these, and be dropped.
 _BLOCK_OVERHEAD_BYTES = 512
+#: Blocks that have gathered are worked on together: what is done once for them takes as long as for thousands of
+#: packets. Not all that there are: the kernel gets none of them back before the last one is done.
+_TAKEN_AT_ONCE_BYTES = 4 * 1024 * 1024
 
 #: Words in the block's descriptor (struct tpacket_block_desc, tpacket_hdr_v1).
 _BLOCK_STATUS = 2
@@ -67,17 +70,21 @@ class RingError(Exception):
     """The kernel has no memory for a ring of this size, in pieces however small."""
 
 
-class Block(NamedTuple):
-    """The packets of one block, as the kernel left them.
+class Blocks(NamedTuple):
+    """The packets of some consecutive blocks, as the kernel left them. Valid until they are released.
 
-    ``frames`` are the positions, in 32-bit words of the ring, of their tpacket3_hdr. Valid until the block is
-    released.
+    Positions are in 32-bit words of the ring.
     """
 
+    #: Of the first one, and how many they are.
     number: int
-    frames: npt.NDArray[np.int64]
-    end_word: int
-    #: The kernel's timer has yet to close it, and writes 0 to the first word of the last frame then.
+    total: int
+    #: Where each packet's tpacket3_hdr is.
+    frames: I64
+    #: Of each block that has packets: which of them is its last, and where the block ends.
+    lasts: I64
+    ends: I64
+    #: The kernel's timer has yet to close the last block, and writes 0 to the first word of the last frame then.
     is_open: bool = False
 
 
@@ -224,21 +231,31 @@ class Ring:
         self._drops_total += drops
         return Statistics(self._received_total, self._drops_total)
 
-    def take(self) -> Block | None:
-        """Return the next block that the kernel has closed, or None.
+    def take(self) -> Blocks | None:
+        """Return the next blocks that the kernel has closed, or None where there is none.
 
         At most the whole ring can be held unreleased; the kernel drops packets then, and counts them.
         """
-        return self._take(_TP_STATUS_USER)
+        number, most = self._taken, max(_TAKEN_AT_ONCE_BYTES // self._block_bytes, 1)
+        found: list[tuple[I64, int]] = []
+        while self._taken < number + most and (block := self._find(_TP_STATUS_USER)) is not None:
+            found.append(block)
+            self._taken += 1
+        return self._join(number, found)
 
-    def take_open(self) -> Block | None:
+    def take_open(self) -> Blocks | None:
         """Return the block that the kernel was filling, once ``take`` gives nothing; None where it has no packet.
 
         Only after ``disarm``, which waits for the last packet: the kernel's timer would close it too, but later.
         """
-        return self._take(0)
+        block = self._find(0)
+        if block is None:
+            return None
+        self._taken += 1
+        return self._join(self._taken - 1, [block], is_open=True)
 
-    def _take(self, status: int) -> Block | None:
+    def _find(self, status: int) -> tuple[I64, int] | None:
+        """Return where the frames of the next block are, and where it ends; None where it is not of that status."""
         if self._taken - self._released == self._blocks:
             return None
         first_word = self._taken % self._blocks * self._block_bytes // 4
@@ -248,9 +265,26 @@ class Ring:
             return None
         first_frame = first_word + memory[first_word + _BLOCK_FIRST] // 4
         end_word = first_word + memory[first_word + _BLOCK_LENGTH] // 4
-        frames = find_frames(memory, self.words, first_frame, packets, end_word)
-        self._taken += 1
-        return Block(self._taken - 1, frames, first_word + self._block_bytes // 4, not status)
+        return find_frames(memory, self.words, first_frame, packets, end_word), first_word + self._block_bytes // 4
+
+    def _join(self, number: int, found: list[tuple[I64, int]], *, is_open: bool = False) -> Blocks | None:
+        if not found:
+            return None
+        with_packets = [each for each in found if len(each[0])]
+        lasts = np.cumsum([len(frames) for frames, _ in with_packets], dtype=np.int64) - 1
+        ends = np.array([end for _, end in with_packets], np.int64)
+        frames = found[0][0] if len(found) == 1 else np.concatenate([frames for frames, _ in found])
+        return Blocks(number, len(found), frames, lasts, ends, is_open)
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size, in whole blocks."""
+        return self._blocks * self._block_bytes
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it has."""
+        return self._blocks
 
     def is_ready(self) -> bool:
         """Whether ``take`` would give a block."""
@@ -273,16 +307,17 @@ class Ring:
         seconds = self._memory[first_word + _BLOCK_OPENED_SECONDS]
         return int(seconds) * 1_000_000_000 + int(self._memory[first_word + _BLOCK_OPENED_NANOSECONDS])
 
-    def release(self, block: Block) -> None:
-        """Give the oldest block back to the kernel."""
-        if block.number != self._released:
+    def release(self, blocks: Blocks) -> None:
+        """Give the oldest blocks back to the kernel."""
+        if blocks.number != self._released:
             raise AssertionError("blocks are released in the order in which they came")
-        first_word = block.number % self._blocks * self._block_bytes // 4
-        # The kernel opens a block as soon as the one before is closed, but not where it had to wait for this one:
-        # until its next packet there would still be the number of packets of the last time.
-        self._memory[first_word + _BLOCK_PACKETS] = 0
-        self._memory[first_word + _BLOCK_STATUS] = 0
-        self._released += 1
+        for number in range(blocks.number, blocks.number + blocks.total):
+            first_word = number % self._blocks * self._block_bytes // 4
+            # The kernel opens a block as soon as the one before is closed, but not where it had to wait for this one:
+            # until its next packet there would still be the number of packets of the last time.
+            self._memory[first_word + _BLOCK_PACKETS] = 0
+            self._memory[first_word + _BLOCK_STATUS] = 0
+        self._released += blocks.total
 
     def close(self) -> None:
         """Close the socket: promiscuous mode and the kernel's side of the ring end with it."""

@@ -17,7 +17,7 @@ from capd.worker.filter_text import words
 from capd.worker.filters import CaptureFailed, Compiler, bad_filter, both
 from capd.worker.launch import Launch, LaunchInterface
 from capd.worker.records import RecordMaker
-from capd.worker.ring import Block, Ring, RingError, Statistics
+from capd.worker.ring import Blocks, Ring, RingError, Statistics
 from capd_protocol import pcapng
 from capd_protocol.linktypes import DLT_EN10MB, LinkLayerType, dlt_to_linktype, from_dlt
 from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES, Failure, FailureCode, InterfaceCounters
@@ -124,12 +124,12 @@ class Source:
         now = self.ring.statistics()
         return Statistics(self.past.received_total + now.received_total, self.past.drops_total + now.drops_total)
 
-    def take(self) -> Block | None:
-        """Return the next block; once nothing more comes, also one that the kernel has not closed yet."""
+    def take(self) -> Blocks | None:
+        """Return the next blocks; once nothing more comes, also one that the kernel has not closed yet."""
         if self.ring is None:
             return None
-        block = self.ring.take()
-        return self.ring.take_open() if block is None and self.is_lost else block
+        blocks = self.ring.take()
+        return self.ring.take_open() if blocks is None and self.is_lost else blocks
 
     @property
     def is_drained(self) -> bool:

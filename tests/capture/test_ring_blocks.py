@@ -1,0 +1,74 @@
+"""A real ring: blocks come together, in order, each packet once, and go back to the kernel."""
+
+import select
+import socket
+
+import numpy as np
+import pytest
+
+from capd.packet_socket import open_packet_socket
+from capd.worker.ring import Blocks, Ring
+from tests.support.traffic import build_frames, send
+
+_FRAMES = build_frames((1500,))
+#: Where the UDP payload's sequence number is in a frame, which begins 82 bytes behind its header here.
+_SEQUENCE_AT = 42
+#: In a block of 1 MiB are some 640 of them.
+_COUNT = 5_000
+_SIZE_BYTES = 16 << 20
+_TIMEOUT_S = 5.0
+
+
+def taken_until(ring: Ring, count: int) -> list[Blocks]:
+    """Take blocks until so many packets have come; the kernel's timer closes the last one."""
+    taken: list[Blocks] = []
+    while sum(len(blocks.frames) for blocks in taken) < count:
+        assert select.select([ring.socket], [], [], _TIMEOUT_S)[0], "no block was closed"
+        blocks = ring.take()
+        if blocks is not None:
+            taken.append(blocks)
+    return taken
+
+
+def numbers_in(ring: Ring, taken: list[Blocks]) -> list[int]:
+    """Return the packets' sequence numbers."""
+    at = np.concatenate([blocks.frames for blocks in taken]) * 4
+    first = at + (ring.words[np.concatenate([blocks.frames for blocks in taken]) + 6] & 0xFFFF)
+    return [int.from_bytes(ring.bytes[each + _SEQUENCE_AT :][:8].tobytes(), "big") for each in first.tolist()]
+
+
+def test_blocks_that_have_gathered_come_together(veth: tuple[str, str]) -> None:
+    with open_packet_socket(cooked=False) as packet_socket:
+        ring = Ring(packet_socket)
+        ring.configure(size_bytes=_SIZE_BYTES, retire_ms=20, header_bytes=14, loopback=False)
+        ring.arm(socket.if_nametoindex(veth[1]), promiscuous=False)
+        released = 0
+        for _ in range(5):  # more than once around
+            send(veth[0], _FRAMES, _COUNT, 500_000, sequence_at=_SEQUENCE_AT)
+            taken = taken_until(ring, _COUNT)
+            assert numbers_in(ring, taken) == list(range(_COUNT))
+            assert max(blocks.total for blocks in taken) > 1
+            for blocks in taken:
+                assert len(blocks.lasts) == len(blocks.ends) <= blocks.total
+                assert blocks.number == released
+                ring.release(blocks)
+                released += blocks.total
+        assert ring.take() is None
+        assert ring.statistics() == (5 * _COUNT, 0)
+        ring.close()
+
+
+def test_blocks_go_back_in_the_order_in_which_they_came(veth: tuple[str, str]) -> None:
+    with open_packet_socket(cooked=False) as packet_socket:
+        ring = Ring(packet_socket)
+        ring.configure(size_bytes=_SIZE_BYTES, retire_ms=2, header_bytes=14, loopback=False)
+        ring.arm(socket.if_nametoindex(veth[1]), promiscuous=False)
+        send(veth[0], _FRAMES, 100)
+        first = taken_until(ring, 100)
+        send(veth[0], _FRAMES, 100)
+        second = taken_until(ring, 100)
+        with pytest.raises(AssertionError, match="order"):
+            ring.release(second[0])
+        for blocks in first + second:
+            ring.release(blocks)
+        ring.close()
