@@ -101,6 +101,7 @@ class CaptureFiles:
         elif ring is not None and max_disk_bytes is not None:
             earlier = earlier_files(directory_fd, lambda name: is_ring_file(destination.file_name, name))
             self._left_bytes = sum(file.size_bytes for file in earlier)
+        self._statistics_bytes = 0
         self._file: SaveFile | None = None
         self._packets = 0
         self._first_ns: int | None = None
@@ -182,7 +183,7 @@ class CaptureFiles:
         """
         if not self._is_limited:
             return None
-        return self._look(more_bytes=len(self._header()) + len(self._statistics()), more_files=1)
+        return self._look(more_bytes=len(self._header()) + self._end_bytes(), more_files=1)
 
     def keep_limits(self) -> None:
         """Delete what is too old by now, or stands where free space should be; to be called at ``next_look_s``.
@@ -215,7 +216,7 @@ class CaptureFiles:
         return reason
 
     def _usage(self) -> Usage:
-        set_aside_bytes = len(self._statistics()) if self._file is not None else 0
+        set_aside_bytes = self._end_bytes() if self._file is not None else 0
         index_bytes = self._index.size_bytes if self._index is not None else 0
         free_bytes = None
         if self._limits.free_bytes is not None:
@@ -230,6 +231,12 @@ class CaptureFiles:
             left_bytes=self._left_bytes,
             free_bytes=free_bytes,
         )
+
+    def _end_bytes(self) -> int:
+        """Return the size of what a file ends with: the same until there is one more interface."""
+        if not self._statistics_bytes:
+            self._statistics_bytes = len(self._statistics())
+        return self._statistics_bytes
 
     def _wait_until_freed(self, before: Usage) -> None:
         """Give others the time to close what was deleted, and file systems to free it, before more has to go for it."""
@@ -323,7 +330,7 @@ class CaptureFiles:
         self._room_bytes = 0 if self._is_limited else None
 
     def add_block(self, block: bytes) -> None:
-        """Append a block that is no packet to the current file.
+        """Append a block that is no packet, such as that of a further interface, to the current file.
 
         Raises:
             WriteError: it is not in it.
@@ -331,6 +338,7 @@ class CaptureFiles:
         if self._file is not None:
             self._file.write(block)
             self._look_again()
+        self._statistics_bytes = 0
 
     def write(self, records: Slice) -> None:
         """Append records, at least one, to the current file.

@@ -68,7 +68,6 @@ class Capture:
         recorder: RecorderOutput | None,
         report: Report,
         control: Control,
-        operating_system: str,
     ) -> None:
         """The rings are armed, the first file is open. Interfaces that come later are added to ``sources``.
 
@@ -81,7 +80,6 @@ class Capture:
         self._recorder = recorder
         self._report = report
         self._control = control
-        self._operating_system = operating_system
         self._autostop = launch.autostop
         self._file_conditions = launch.ring or Conditions(filesize_kb=launch.autostop.filesize_kb)
         self._interval_s = launch.update_interval_s
@@ -299,12 +297,11 @@ class Capture:
     def _join(self, source: Source, number: int, *, is_new: bool) -> None:
         """Let a new source, or the new ring of a known one, take part."""
         if is_new:
-            block = source.description_block(self._operating_system)
-            if not self._files.make_room(len(block) + len(statistics_blocks([source], 0))):
+            if not self._files.make_room(len(source.description) + len(statistics_blocks([source], 0))):
                 source.detach()
                 text = f"the limits of bytes on disk leave no room to describe {source.name} in the file"
                 raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, interface=source.name))
-            self._files.add_block(block)
+            self._files.add_block(source.description)
             self._sources.append(source)
             self._add_ring()
         elif source.link_layer_type != self._sources[number].link_layer_type:

@@ -85,6 +85,8 @@ class Source:
     launch: LaunchInterface
     link_layer_type: LinkLayerType
     interface_id: int
+    #: The block that declares it in a pcapng file.
+    description: bytes
     ring: Ring | None
     #: What makes records of the ring's blocks.
     maker: RecordMaker
@@ -149,7 +151,8 @@ class Source:
 
     def take_over(self, other: "Source") -> None:
         """Go on with the interface and the ring of another one, which nobody uses any more."""
-        self.launch, self.ring, self.maker, self.trigger = other.launch, other.ring, other.maker, other.trigger
+        self.launch, self.description = other.launch, other.description
+        self.ring, self.maker, self.trigger = other.ring, other.maker, other.trigger
 
     def counters(self, *, unwritten: str | None = None) -> InterfaceCounters:
         """Where its packets are; ``unwritten`` names the counter of those that are in no file at the end."""
@@ -163,20 +166,6 @@ class Source:
             **rest,
         )
 
-    def description_block(self, operating_system: str) -> bytes:
-        """Return the block that declares it in a pcapng file."""
-        return pcapng.interface_description(
-            linktype=dlt_to_linktype(self.link_layer_type.dlt),
-            snaplen_bytes=self.launch.request.snaplen_bytes,
-            name=self.name,
-            description=self.launch.alias,
-            capture_filter=_filter_text(self.launch),
-            operating_system=operating_system,
-            hardware=self.launch.driver,
-            mac_address=self.launch.mac_address,
-            speed_bits_per_s=self.launch.speed_bits_per_s,
-        )
-
 
 class SourceMaker:
     """Makes sources; holds what that takes from the privileged beginning to the end.
@@ -185,8 +174,9 @@ class SourceMaker:
     that come later and are of a new type, there is no live one, which matters for ``vlan`` alone.
     """
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, operating_system: str) -> None:
         self._launch = launch
+        self._operating_system = operating_system
         self._trigger_filter = launch.recorder.trigger_filter if launch.recorder is not None else ""
         self._compilers: dict[tuple[int, int], Compiler] = {}
         self._made = 0
@@ -247,6 +237,7 @@ class SourceMaker:
             launch=interface,
             link_layer_type=link_layer_type,
             interface_id=interface_id,
+            description=self._describe(interface, link_layer_type),
             ring=ring,
             trigger=sockets.trigger,
             maker=RecordMaker(
@@ -256,6 +247,19 @@ class SourceMaker:
                 snaplen_bytes=request.snaplen_bytes,
                 dlt=link_layer_type.dlt,
             ),
+        )
+
+    def _describe(self, interface: LaunchInterface, link_layer_type: LinkLayerType) -> bytes:
+        return pcapng.interface_description(
+            linktype=dlt_to_linktype(link_layer_type.dlt),
+            snaplen_bytes=interface.request.snaplen_bytes,
+            name=interface.request.name,
+            description=interface.alias,
+            capture_filter=_filter_text(interface),
+            operating_system=self._operating_system,
+            hardware=interface.driver,
+            mac_address=interface.mac_address,
+            speed_bits_per_s=interface.speed_bits_per_s,
         )
 
     def _compile(

@@ -51,13 +51,12 @@ def prepare() -> None:
     _operating_system()
 
 
-def _header(launch: Launch, sources: list[Source], hardware: str, operating_system: str) -> bytes:
+def _header(launch: Launch, sources: list[Source], section: bytes) -> bytes:
     if launch.file_format == "pcap":
         (source,) = sources
         snaplen_bytes = source.launch.request.snaplen_bytes
         return pcapng.pcap_header(linktype=dlt_to_linktype(source.link_layer_type.dlt), snaplen_bytes=snaplen_bytes)
-    section = pcapng.section_header(hardware=hardware, operating_system=operating_system, application=SOFTWARE)
-    return section + b"".join(source.description_block(operating_system) for source in sources)
+    return section + b"".join(source.description for source in sources)
 
 
 def _make_sources(
@@ -106,9 +105,8 @@ def _drops_total(sources: list[Source]) -> int:
 
 def _capture(launch: Launch, directory_fd: int, control: Control, report: Report) -> None:
     # 1. Open what needs CAP_NET_RAW: sockets of protocol 0, which receive nothing, and libpcap's handles.
-    maker = SourceMaker(launch)
+    maker = SourceMaker(launch, _operating_system())
     sockets = maker.open()
-    hardware, operating_system = _cpu_name(), _operating_system()
     # 2. Become the user who asked. What comes after is that user's own doing, and is checked as such.
     # 3. The same call verifies it.
     privileges.become(launch.user_id, launch.group_id, launch.groups)
@@ -119,7 +117,8 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
     start_ns = time.time_ns()
     skipped += _arm(sources)
     # 6. The first file, which is announced when its header is on disk; or the memory of a recorder.
-    header = partial(_header, launch, sources, hardware, operating_system)
+    section = pcapng.section_header(hardware=_cpu_name(), operating_system=_operating_system(), application=SOFTWARE)
+    header = partial(_header, launch, sources, section)
     statistics = partial(statistics_blocks, sources, start_ns) if launch.file_format == "pcapng" else bytes
     files: CaptureFiles | RecorderOutput
     if launch.recorder is None:
@@ -152,7 +151,6 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
         recorder=files if isinstance(files, RecorderOutput) else None,
         report=report,
         control=control,
-        operating_system=operating_system,
     ).run()
 
 
