@@ -40,6 +40,8 @@ from capd_protocol.messages import (
 #: The kernel ends a worker that has not come round its loop for so long: stuck in libpcap, say. Chosen: longer
 #: than a slow disk keeps one write waiting.
 WATCHDOG_S = 60
+#: What happens to files and interfaces is told with the counts, and at least so often where these come more rarely.
+_TELL_S = 0.1
 #: How often an idle worker comes round.
 _IDLE_S = 20.0
 #: How long the last packets may take when a capture ends. Chosen: many times their retire time.
@@ -91,7 +93,7 @@ class Capture:
         self._hold_s = (hold_ns + jitter_ns) / 1e9
         self._started_s = time.monotonic()
         self._ticked_s = 0.0
-        self._tell_s = retire_ms(self._interval_s) / 1000
+        self._tell_s = min(self._interval_s, _TELL_S)
         self._told_s = 0.0
         self._looked_s = 0.0
         self._written_total = 0
@@ -512,10 +514,11 @@ class Capture:
             for number, source in enumerate(self._sources):
                 if source.was_down:
                     self._look_at_interface(number)
-        if self._is_dirty and now_s >= self._ticked_s + self._interval_s:
+        is_tick = self._is_dirty and now_s >= self._ticked_s + self._interval_s
+        if is_tick:
             self._tick()
             self._ticked_s = now_s
-        if self._report.is_unsent and now_s >= self._told_s + self._tell_s:
+        if is_tick or (self._report.is_unsent and now_s >= self._told_s + self._tell_s):
             self._report.flush()
             self._told_s = now_s
 
