@@ -2,13 +2,14 @@
 
 import struct
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.worker.chain import find_frames
+from capd.worker.chain import find_frames, forget_frames
 
 _FIRST_BYTES = 48  # behind the block's descriptor
 _HEADER_BYTES = 48  # struct tpacket3_hdr, linux/if_packet.h
@@ -57,17 +58,6 @@ def test_packets_that_look_like_frames_are_not_taken_for_some() -> None:
     assert found == expected
 
 
-@pytest.mark.parametrize("at", [(0,), (70,), (199,), (5, 6), (5, 199), tuple(range(8)), tuple(range(9))])
-def test_a_few_old_headers_between_frames_are_left_out(at: tuple[int, ...]) -> None:
-    # The second one leads to where a frame is; and a frame may hold two of them.
-    old = frame(48) + frame(48 + 8 * 20)
-    found, expected = positions_of([frame(8 * (30 + i % 7), old if i in at else b"") for i in range(200)])
-    assert found == expected
-    old = frame(48)
-    found, expected = positions_of([frame(8 * (30 + i % 7), old if i in at else b"") for i in range(200)])
-    assert found == expected
-
-
 def test_an_imitation_does_not_take_the_place_of_a_frame_with_another_mark() -> None:
     # As many marks as frames, but not the same ones.
     frames = [frame(160) for _ in range(100)] + [frame(208, frame(104)), frame(160, mac=80)] + [frame(160)] * 20
@@ -83,3 +73,13 @@ def test_frames_of_an_earlier_round_behind_the_last_one_are_not_found() -> None:
 def test_frames_too_large_to_be_looked_for_are_followed() -> None:
     found, expected = positions_of([frame(8 * (600 + i % 5)) for i in range(90)])
     assert found == expected
+
+
+def test_a_frame_that_was_read_is_not_found_again_where_nothing_was_written_over_it() -> None:
+    old = bytearray(frame(48))
+    forget_frames(np.frombuffer(old, np.uint32), np.array([0]))
+    frames = [frame(8 * (30 + i % 7), bytes(old)) for i in range(200)]
+    words = np.frombuffer(b"".join(frames), np.uint32)
+    with patch("capd.worker.chain._follow", side_effect=AssertionError("had to be followed")):
+        found = find_frames(memoryview(words.tobytes()).cast("I"), words, 0, len(frames), len(words))
+    assert found.tolist() == [0, *np.cumsum([len(each) // 4 for each in frames[:-1]]).tolist()]

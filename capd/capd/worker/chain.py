@@ -20,8 +20,6 @@ _MARK = 6
 _WORTH_GUESSING = 64
 #: Looking for marks costs by the words of a block, following by its frames: this is where they cost the same.
 _WORTH_LOOKING_WORDS = 500
-#: To leave out one costs some 10 µs: of so many, less than to follow the frames. One block in six has one.
-_MOST_STRAYS = 8
 
 
 def find_frames(memory: memoryview, words: U32, first: int, count: int, end: int) -> I64:
@@ -39,10 +37,19 @@ def find_frames(memory: memoryview, words: U32, first: int, count: int, end: int
         if guess is not None and _is_chain(words, guess):
             return guess
         if end - first < count * _WORTH_LOOKING_WORDS:
-            guess = _without_strays(words, _with_equal_marks(words, first, end), count)
+            guess = _with_equal_marks(words, first, end)
             if len(guess) == count and _is_chain(words, guess):
                 return guess
     return _follow(memory, first, count)
+
+
+def forget_frames(words: U32, frames: I64) -> None:
+    """Take their marks from frames whose headers have been read.
+
+    The kernel does not write to every byte of a block: of six blocks of mixed packets one had a frame of an earlier
+    round between two of its own, and had to be followed.
+    """
+    words[frames + _MARK] = 0
 
 
 def _is_chain(words: U32, frames: I64) -> bool:
@@ -63,14 +70,6 @@ def _with_equal_marks(words: U32, first: int, end: int) -> I64:
     """Guess that whatever has the mark of the first frame is a frame."""
     marks = words[first + _MARK : end & -_ALIGNMENT_WORDS].view(np.uint64)
     return np.flatnonzero(marks == marks[0]) * _ALIGNMENT_WORDS + first
-
-
-def _without_strays(words: U32, guess: I64, count: int) -> I64:
-    """Leave out what is no frame: between frames stand headers of earlier rounds that nothing was written over."""
-    for _ in range(min(len(guess) - count, _MOST_STRAYS)):
-        strays = np.flatnonzero(guess[:-1] + (words[guess[:-1]] >> 2) != guess[1:]) + 1
-        guess = np.delete(guess, strays[0] if len(strays) else -1)
-    return guess
 
 
 def _follow(memory: memoryview, first: int, count: int) -> I64:

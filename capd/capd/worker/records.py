@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capd.worker import cooked
-from capd.worker.chain import I64, U32
+from capd.worker.chain import I64, U32, forget_frames
 from capd.worker.ring import Blocks, Ring
 from capd_protocol import pcapng
 from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL
@@ -143,6 +143,7 @@ class RecordMaker:
     def _read(self, blocks: Blocks) -> _Packets:
         """Read the kernel's headers, and complete the link-layer headers before the packets."""
         headers = self._frame_headers[blocks.frames].view(np.uint32).reshape(-1, _HEADER_WORDS)
+        forget_frames(self._words, blocks.frames)
         timestamps_ns = np.multiply(headers[:, _SECONDS], 1_000_000_000, dtype=np.uint64)
         timestamps_ns += headers[:, _NANOSECONDS]
         packets = _Packets(
