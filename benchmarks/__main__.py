@@ -80,7 +80,8 @@ def _measure(plan: list[list[Run]], repetitions: int) -> tuple[tables.Readings, 
     failed = 0
     for runs in plan:
         for repetition in range(repetitions):
-            for name, tool, read in runs:
+            first = repetition % len(runs)
+            for name, tool, read in runs[first:] + runs[:first]:
                 _say(f"{name}: {tool}, {repetition + 1} of {repetitions}")
                 try:
                     reading = read()

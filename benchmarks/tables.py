@@ -85,7 +85,8 @@ GOALS = (
     Goal("100 idle captures: % of one processor", "100-captures", "idle_share", 2),
     Goal("CPU per packet: 10 million packets / 1 million", "packets-10M", "cpu_ns", 1.15, "capd", "packets-1M"),
     Goal("CPU per packet: 100 million packets / 1 million", "packets-100M", "cpu_ns", 1.15, "capd", "packets-1M"),
-    Goal("CPU per packet: ring of 1,000 files / of 2", "ring-1000-files", "cpu_ns", 1.15, "capd", "ring-2-files"),
+    Goal("CPU per packet: ring of 10,000 files / of 2", "ring-10000-files", "cpu_ns", 1.15, "capd", "ring-2-files"),
+    Goal("CPU per packet: 50 subscribers / one", "subscribers-50", "cpu_ns", 1.15, "capd", "IMIX"),
     Goal("reading in batches, IMIX: Mpps", "read-batches", "read_pps", 15, is_least=True),
     Goal("reading packet by packet, IMIX: Mpps", "read-packets", "read_pps", 2, is_least=True),
 )

@@ -33,6 +33,7 @@ class Job:
         files: keep so many.
         capture_filter: in libpcap's language.
         update_interval_s: how late a packet may be announced; capd only.
+        subscribers: how many clients hear of the capture; capd only.
     """
 
     interfaces: tuple[str, ...]
@@ -41,6 +42,7 @@ class Job:
     files: int | None = None
     capture_filter: str = ""
     update_interval_s: float | None = None
+    subscribers: int = 1
 
     @property
     def files_directory(self) -> Path:
@@ -136,6 +138,14 @@ class Capd(Tool):
         self._client = threading.Thread(target=self._take_events)
         self._client.start()
         self._client_clock = time.pthread_getcpuclockid(self._client.ident or 0)
+        self._others = [threading.Thread(target=self._subscribe) for _ in range(job.subscribers - 1)]
+        for other in self._others:
+            other.start()
+
+    def _subscribe(self) -> None:
+        with CaptureSession.attach(self.session.capture_id or 0, socket_path=self.daemon.socket_path) as session:
+            for _ in session:
+                pass
 
     def _take_events(self) -> None:
         for event_type, message in self.session:
@@ -154,7 +164,8 @@ class Capd(Tool):
         """End the capture, then the daemon."""
         with self._stack:
             self.session.stop()
-            self._client.join(_END_TIMEOUT_S)
+            for client in (self._client, *self._others):
+                client.join(_END_TIMEOUT_S)
             return Outcome(self.session.packetcount, self.session.dropcount)
 
 
