@@ -2,6 +2,7 @@
 
 import os
 import threading
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ HEADER = pcapng.section_header(hardware="h", operating_system="o", application="
 
 def filled(packets: int) -> Memory:
     """Return a memory with so many packets, in places of a few hundred."""
-    memory = Memory(8 * MIB, None)
+    memory = Memory(8 * MIB, inf)
     memory.begin_segment(0.0, 0)
     for first in range(0, packets, 200):
         records = [

@@ -115,15 +115,15 @@ class Part:
 class Memory:
     """All segments, the oldest first. Records are written to the last one."""
 
-    def __init__(self, memory_bytes: int, duration_s: float | None) -> None:
+    def __init__(self, memory_bytes: int, duration_s: float) -> None:
         """Take no memory yet.
 
         Args:
             memory_bytes: how much may be taken, by segments that no snapshot still needs.
-            duration_s: what is older is let go.
+            duration_s: what is older is let go; may be infinite.
         """
         self._memory_bytes = memory_bytes
-        self._duration_s = inf if duration_s is None else duration_s
+        self._duration_s = duration_s
         self._segment_bytes = max(memory_bytes // _PARTS, _SMALLEST_SEGMENT_BYTES)
         self._segments: deque[Segment] = deque()
         #: Whose memory waits to be written over.
