@@ -99,8 +99,7 @@ def _measure(plan: list[list[Run]], repetitions: int) -> tuple[tables.Readings, 
 def _add_switches(readings: dict[str, dict[str, dict[str, list[float]]]]) -> None:
     """Reckon what a switch of files costs: what a ring costs beyond one file, for each of its files."""
     ring = next(case for case in cases.CASES if case.name == "ring")
-    mean_bytes = sum(size * share for size, share in zip(ring.sizes, ring.ratio, strict=True)) / sum(ring.ratio)
-    packets_per_file = (ring.file_kb or 0) * 1000 / mean_bytes
+    packets_per_file = (ring.file_kb or 0) * 1000 / ring.mean_bytes
     for tool, figures in readings.get("ring", {}).items():
         plain_ns = readings.get("IMIX", {}).get(tool, {}).get("cpu_ns", [])
         both = zip(figures["cpu_ns"], plain_ns, strict=False)

@@ -93,6 +93,11 @@ class Case:
     subscribers: int = 1
     only_capd: bool = False
 
+    @property
+    def mean_bytes(self) -> float:
+        """Of a packet."""
+        return sum(size * share for size, share in zip(self.sizes, self.ratio, strict=True)) / sum(self.ratio)
+
 
 #: Sizes and shares of packets.
 IMIX = (64, 576, 1500), (7, 4, 1)
@@ -199,9 +204,8 @@ def touch_memory(tmpfs: Path, case: Case, packets: int) -> None:
     """
     if case.file_kb is not None:
         return
-    mean_bytes = sum(size * share for size, share in zip(case.sizes, case.ratio, strict=True)) / sum(case.ratio)
     with tempfile.TemporaryFile(prefix="capd-bench-", dir=tmpfs) as file:
-        os.posix_fallocate(file.fileno(), 0, round(packets * (mean_bytes + _AROUND_PACKET_BYTES)))
+        os.posix_fallocate(file.fileno(), 0, round(packets * (case.mean_bytes + _AROUND_PACKET_BYTES)))
 
 
 def make_job(case: Case, directory: Path) -> Job:

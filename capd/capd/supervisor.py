@@ -82,8 +82,7 @@ class Worker:
         Raises:
             OSError: a socket cannot be opened.
         """
-        recorder = self._launch.recorder
-        has_trigger = recorder is not None and bool(recorder.trigger_filter)
+        has_trigger = bool(self._launch.trigger_filter)
         with contextlib.ExitStack() as stack:
             opened = [
                 stack.enter_context(open_packet_socket(cooked=interface.is_cooked)) for _ in range(1 + has_trigger)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +38,13 @@ from tests.capture.helpers import (
     read_file,
     until,
 )
+from tests.client.helpers import PATIENCE_S, wait_until
 from tests.support.daemon import Daemon, as_user, running_daemon, status_of
 from tests.support.namespace import veth_pair
 from tests.support.tools import capinfos, descriptors_of, tshark_fields
 from tests.support.traffic import build_frames, send
 
 MIB = 1024 * 1024
-PATIENCE_S = 20.0
 #: Where the sequence number of a frame without meaning begins: behind its Ethernet header.
 SEQUENCE_AT = 14
 FRAMES = [local_frame(100)]
@@ -97,13 +97,6 @@ def memory_bytes(process_id: int) -> int:
 def recorded(daemon: Daemon, interface: str, path: Path, **arguments: object) -> Generator[CaptureSession, None, None]:
     with capturing(daemon, interfaces=[interface], savefile=path, **arguments) as capture:  # type: ignore[arg-type]
         yield capture
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"waited in vain until {what}"
-        time.sleep(0.01)
 
 
 def under_load(daemon: Daemon, veth: tuple[str, str], directory: Path, seconds: float, memory: int) -> None:
@@ -638,7 +631,7 @@ def test_policy_bounds_all_snapshots_together(veth: tuple[str, str], user_dir: P
         def record() -> tuple[list[int], str]:
             with capturing(daemon, interfaces=[rx], savefile=user_dir / "r.pcapng", recorder_duration=60) as capture:
                 ready.touch()
-                eventually(sent.exists, "packets were sent")
+                wait_until(sent.exists, "packets were sent")
                 sizes = [Path(capture.snapshot()).stat().st_size for _ in range(2)]
                 with pytest.raises(ResourceError) as refused:
                     capture.snapshot()
@@ -686,7 +679,7 @@ def test_a_worker_that_is_killed_leaves_nothing(daemon: Daemon, veth: tuple[str,
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(ChildError):
             capture.snapshot()
-    eventually(lambda: not Path(f"/proc/{worker}").exists(), "the worker is gone")
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker is gone")
     assert not any("capd-recorder" in each for each in descriptors_of(daemon.process.pid))
     assert list(tmp_path.iterdir()) == []
     assert list_captures(socket_path=daemon.socket_path) == ()
@@ -714,7 +707,7 @@ def test_a_recorder_that_stays_is_asked_for_snapshots_by_others(
         assert (summary.name, summary.files_total) == ("staying", 1)
     finally:
         stop_capture("staying", socket_path=daemon.socket_path)
-    eventually(lambda: list_captures(socket_path=daemon.socket_path) == (), "it has ended")
+    wait_until(lambda: list_captures(socket_path=daemon.socket_path) == (), "it has ended")
 
 
 async def test_an_async_session_takes_snapshots(daemon: Daemon, veth: tuple[str, str], tmp_path: Path) -> None:
@@ -758,7 +751,7 @@ def test_capctl_records_and_takes_snapshots(daemon: Daemon, veth: tuple[str, str
             process.send_signal(signal.SIGUSR1)
             assert process.stdout.readline().startswith("File: r_00002_")
             assert process.stdout.readline().startswith("  complete: 100 packets, ")
-            eventually(lambda: triggered(tx, process, daemon), "a packet triggers")
+            wait_until(lambda: triggered(tx, process, daemon), "a packet triggers")
             process.send_signal(signal.SIGINT)
             rest, errors = process.communicate(timeout=20)
             assert f"Triggered: {rx}: a packet that matches\nFile: r_00003_" in rest

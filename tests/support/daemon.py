@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -43,9 +44,12 @@ class Daemon:
         return workers_of(self.process.pid)
 
     def spawner(self) -> int:
-        """Return the process id of what forks its workers."""
-        (spawner,) = (child for child in children_of(self.process.pid) if is_spawner(child))
-        return spawner
+        """Return the process id of what forks its workers, once there is one and one only."""
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while len(found := [child for child in children_of(self.process.pid) if is_spawner(child)]) != 1:
+            assert time.monotonic() < deadline_s, f"{len(found)} processes that fork workers"
+            time.sleep(0.01)
+        return found[0]
 
 
 def workers_of(daemon: int) -> list[int]:

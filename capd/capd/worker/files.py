@@ -19,8 +19,8 @@ from capd.worker.records import U64
 from capd.worker.report import Report
 from capd.worker.retention import OVERHEAD_BLOCKS, Limits, Usage, limits_of, reason_to_delete, room
 from capd.worker.reuse import reuse
-from capd.worker.rotation import Fill, fitting, is_ring_file, number_of, ring_file_name, time_left
-from capd.worker.savefile import DestinationError, KeptFile, SaveFile, WriteError, create_file, earlier_files
+from capd.worker.rotation import Fill, fitting, number_of, ring_file_name, time_left
+from capd.worker.savefile import DestinationError, KeptFile, SaveFile, WriteError, bytes_left, create_file
 from capd_protocol.index import FileWasClosed
 from capd_protocol.messages import Conditions, DeletionReason, Destination, FileClosed, FileDeleted
 
@@ -99,8 +99,7 @@ class CaptureFiles:
                 self._left_bytes = sum(each.file.size_bytes for each in found)
             self._number = number_of(destination.file_name, index.last.name) if index.last is not None else 0
         elif ring is not None and max_disk_bytes is not None:
-            earlier = earlier_files(directory_fd, lambda name: is_ring_file(destination.file_name, name))
-            self._left_bytes = sum(file.size_bytes for file in earlier)
+            self._left_bytes = bytes_left(directory_fd, destination.file_name)
         self._statistics_bytes = 0
         self._file: SaveFile | None = None
         self._packets = 0

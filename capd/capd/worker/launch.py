@@ -93,6 +93,11 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     #: Go on without any interface: others will be attached.
     waits: bool = False
 
+    @property
+    def trigger_filter(self) -> str:
+        """Of a recorder: what triggers a snapshot; empty where no packet does."""
+        return self.recorder.trigger_filter if self.recorder is not None else ""
+
 
 class Attach(msgspec.Struct, frozen=True, kw_only=True):
     """An interface that has come, or come back; the frame comes with an inert packet socket for it."""

@@ -4,7 +4,6 @@ One thread, one wait. A ring is read whenever the kernel has closed a block of i
 once; every ``update_interval_s`` what is in the file is announced.
 """
 
-import errno
 import select
 import signal
 import time
@@ -67,19 +66,15 @@ class Capture:
         sources: list[Source],
         maker: SourceMaker,
         files: Output,
-        recorder: RecorderOutput | None,
         report: Report,
         control: Control,
     ) -> None:
-        """The rings are armed, the first file is open. Interfaces that come later are added to ``sources``.
-
-        Where ``files`` is a recorder, it is given as such, too.
-        """
+        """The rings are armed, the first file is open. Interfaces that come later are added to ``sources``."""
         self._launch = launch
         self._sources = sources
         self._maker = maker
         self._files = files
-        self._recorder = recorder
+        self._recorder = files if isinstance(files, RecorderOutput) else None
         self._report = report
         self._control = control
         self._autostop = launch.autostop
@@ -482,8 +477,7 @@ class Capture:
             self._fail(FailureCode.RESOURCES, text)
             self._is_full = True
             return
-        advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"
-        text = f"the capture file cannot be written any further: {error}; what is in it is whole: {advice}"
+        text = f"the capture file cannot be written any further: {error}; what is in it is whole: {error.advice}"
         self._fail(FailureCode.DISK, text)
         self._is_full = True
 

@@ -5,7 +5,6 @@ until its end: what is there is given to its thread at once, what comes as soon 
 copied yet stay where they are; the memory may take twice as much for it, and then the snapshot is given up.
 """
 
-import errno
 import os
 import select
 import time
@@ -20,8 +19,8 @@ from capd.worker.memory import Memory, Part
 from capd.worker.order import Slice
 from capd.worker.records import U64
 from capd.worker.report import Report
-from capd.worker.rotation import Fill, is_ring_file, number_of, ring_file_name
-from capd.worker.savefile import DestinationError, SaveFile, WriteError, create_file, earlier_files
+from capd.worker.rotation import Fill, number_of, ring_file_name
+from capd.worker.savefile import DestinationError, SaveFile, WriteError, bytes_left, create_file
 from capd.worker.snapshot import SnapshotWriter
 from capd.worker.sources import Source
 from capd.worker.triggers import Trigger, Triggers
@@ -94,7 +93,7 @@ class RecorderOutput:
         statistics: Callable[[], bytes],
         drops_total: Callable[[], int],
     ) -> None:
-        """Open nothing yet.
+        """Begin to record, and tell that it runs; no file is opened yet.
 
         Args:
             launch: what was asked for.
@@ -104,7 +103,13 @@ class RecorderOutput:
             header: returns what a file begins with.
             statistics: returns what a file ends with, counted when it is called.
             drops_total: returns what the kernel has dropped since the beginning.
+
+        Raises:
+            CaptureFailed: snapshots could not be written there.
         """
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory_fd, effective_ids=True):
+            text = f"{launch.destination.file_name} cannot be written there: name another directory"
+            raise CaptureFailed(Failure(code=FailureCode.DESTINATION, text=text, argument="savefile"))
         self._wish = wish
         self._directory_fd = directory_fd
         self._destination = launch.destination
@@ -120,15 +125,14 @@ class RecorderOutput:
         self._complete_bytes = 0
         self._left_bytes = 0
         if launch.max_disk_bytes is not None:
-            name = launch.destination.file_name
-            earlier = earlier_files(directory_fd, lambda each: is_ring_file(name, each))
-            self._left_bytes = sum(file.size_bytes for file in earlier)
+            self._left_bytes = bytes_left(directory_fd, launch.destination.file_name)
         self._triggers: Triggers | None = None
         self._has_written_until: Callable[[int], bool] = lambda _: True
         #: When triggers are looked at again.
         self._listen_s = inf
         self._number = 0
         self.opened_total = 0
+        report.recording(Recording(memory_bytes=wish.memory_bytes, duration_s=wish.duration_s))
 
     # The loop -----------------------------------------------------------------------------------------------------
 
@@ -477,30 +481,5 @@ def _explain(error: DestinationError | WriteError) -> tuple[FailureCode, str]:
     """Say why a snapshot is not what it should be."""
     if isinstance(error, DestinationError):
         return FailureCode.DESTINATION, f"the snapshot cannot be opened: {error}"
-    advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"
-    return FailureCode.DISK, f"the snapshot cannot be written any further: {error}; what is in it is whole: {advice}"
-
-
-def open_recorder(
-    launch: Launch,
-    wish: Recorder,
-    directory_fd: int,
-    report: Report,
-    *,
-    header: Callable[[], bytes],
-    statistics: Callable[[], bytes],
-    drops_total: Callable[[], int],
-) -> RecorderOutput:
-    """Begin to record, and tell that it runs. The arguments are those of ``RecorderOutput``.
-
-    Raises:
-        CaptureFailed: snapshots could not be written there.
-    """
-    if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory_fd, effective_ids=True):
-        text = f"{launch.destination.file_name} cannot be written there: name another directory"
-        raise CaptureFailed(Failure(code=FailureCode.DESTINATION, text=text, argument="savefile"))
-    recorder = RecorderOutput(
-        launch, wish, directory_fd, report, header=header, statistics=statistics, drops_total=drops_total
-    )
-    report.recording(Recording(memory_bytes=wish.memory_bytes, duration_s=wish.duration_s))
-    return recorder
+    text = f"the snapshot cannot be written any further: {error}; what is in it is whole: {error.advice}"
+    return FailureCode.DISK, text

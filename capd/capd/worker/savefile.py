@@ -9,11 +9,11 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Callable
 
 import numpy as np
 
 from capd.worker.records import U64
+from capd.worker.rotation import is_ring_file
 
 #: The kernel's limit of vectors in one call (UIO_MAXIOV, linux/uio.h).
 _VECTORS_AT_ONCE = 1024
@@ -42,6 +42,11 @@ class WriteError(Exception):
         super().__init__(error.strerror or str(error))
         self.errno = error.errno
         self.records_written = records_written
+
+    @property
+    def advice(self) -> str:
+        """What a person can do about it."""
+        return "make room there" if self.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"
 
 
 class KeptFile:
@@ -243,26 +248,24 @@ def file_mode(*, group_access: bool) -> int:
     return 0o640 if group_access else 0o600
 
 
-def earlier_files(directory_fd: int, is_wanted: Callable[[str], bool]) -> list[KeptFile]:
-    """Return the regular files whose names are wanted, oldest first; none of a directory that cannot be read."""
-    found: list[tuple[int, KeptFile]] = []
+def bytes_left(directory_fd: int, file_name: str) -> int:
+    """Return what the ring files of earlier captures to that destination take; 0 in a directory that cannot be read."""
+    size_bytes = 0
     try:
         readable_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
     except OSError:
-        return []
+        return 0
     try:
         with os.scandir(readable_fd) as entries:
             for entry in entries:
-                if is_wanted(entry.name):
+                if is_ring_file(file_name, entry.name):
                     with contextlib.suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
                         if stat.S_ISREG(status.st_mode):
-                            identity = status.st_dev, status.st_ino
-                            file = KeptFile(directory_fd, entry.name, status.st_size, identity)
-                            found.append((status.st_mtime_ns, file))
+                            size_bytes += status.st_size
     finally:
         os.close(readable_fd)
-    return [file for _, file in sorted(found, key=lambda each: (each[0], each[1].name))]
+    return size_bytes
 
 
 def _explain(file_name: str, error: OSError) -> str:

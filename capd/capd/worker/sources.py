@@ -177,7 +177,7 @@ class SourceMaker:
     def __init__(self, launch: Launch, operating_system: str) -> None:
         self._launch = launch
         self._operating_system = operating_system
-        self._trigger_filter = launch.recorder.trigger_filter if launch.recorder is not None else ""
+        self._trigger_filter = launch.trigger_filter
         self._compilers: dict[tuple[int, int], Compiler] = {}
         self._made = 0
 

@@ -22,7 +22,7 @@ from capd.worker.first_file import open_files
 from capd.worker.heap import keep_freed_memory
 from capd.worker.launch import Launch
 from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
-from capd.worker.recorder import RecorderOutput, open_recorder
+from capd.worker.recorder import RecorderOutput
 from capd.worker.report import Report
 from capd.worker.sources import PacketSockets, Source, SourceMaker
 from capd_protocol import pcapng
@@ -125,7 +125,7 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
         files = open_files(launch, directory_fd, report, header=header, statistics=statistics)
     else:
         drops_total = partial(_drops_total, sources)
-        files = open_recorder(
+        files = RecorderOutput(
             launch,
             launch.recorder,
             directory_fd,
@@ -148,7 +148,6 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
         sources=sources,
         maker=maker,
         files=files,
-        recorder=files if isinstance(files, RecorderOutput) else None,
         report=report,
         control=control,
     ).run()
