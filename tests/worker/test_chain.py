@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.worker.chain import find_frames, forget_frames
+from capd.worker.chain import HEADER_WORDS, FrameFinder
+from capd.worker.ring import Block
 
 _FIRST_BYTES = 48  # behind the block's descriptor
 _HEADER_BYTES = 48  # struct tpacket3_hdr, linux/if_packet.h
@@ -26,11 +27,12 @@ def positions_of(frames: Sequence[bytes], *, behind: bytes = b"") -> tuple[list[
     """Return what is found, and what is so, in words, in a block of these frames with something behind the last."""
     data = bytes(_FIRST_BYTES) + b"".join(frames) + behind
     end = _FIRST_BYTES + sum(map(len, frames))
-    buffer = bytearray(data.ljust((len(data) + 7) // 8 * 8 + 64, b"\0"))
-    words = np.frombuffer(buffer, np.uint32)
-    found = find_frames(memoryview(buffer).cast("I"), words, _FIRST_BYTES // 4, len(frames), end // 4)
+    memory = np.frombuffer(bytearray(data.ljust((len(data) + 7) // 8 * 8 + 64, b"\0")), np.uint8)
+    block = Block(_FIRST_BYTES // 4, len(frames), end // 4, len(memory) // 4)
+    found = FrameFinder(memory).find(block)
+    assert [row.tobytes() for row in found.headers] == [each[: 4 * HEADER_WORDS] for each in frames]
     starts = np.cumsum([_FIRST_BYTES, *map(len, frames[:-1])]) // 4
-    return found.tolist(), starts.tolist()
+    return found.positions.tolist(), starts.tolist()
 
 
 _sizes = st.integers(6, 250).map(lambda eighths: 8 * eighths)
@@ -76,10 +78,16 @@ def test_frames_too_large_to_be_looked_for_are_followed() -> None:
 
 
 def test_a_frame_that_was_read_is_not_found_again_where_nothing_was_written_over_it() -> None:
-    old = bytearray(frame(48))
-    forget_frames(np.frombuffer(old, np.uint32), np.array([0]))
-    frames = [frame(8 * (30 + i % 7), bytes(old)) for i in range(200)]
-    words = np.frombuffer(b"".join(frames), np.uint32)
+    old = np.frombuffer(bytearray(frame(48)), np.uint8)
+    FrameFinder(old).find(Block(0, 1, 12, 12))
+    frames = [frame(8 * (30 + i % 7), old.tobytes()) for i in range(200)]
+    memory = np.frombuffer(bytearray(b"".join(frames)), np.uint8)
     with patch("capd.worker.chain._follow", side_effect=AssertionError("had to be followed")):
-        found = find_frames(memoryview(words.tobytes()).cast("I"), words, 0, len(frames), len(words))
-    assert found.tolist() == [0, *np.cumsum([len(each) // 4 for each in frames[:-1]]).tolist()]
+        found = FrameFinder(memory).find(Block(0, len(frames), len(memory) // 4, len(memory) // 4))
+    assert found.positions.tolist() == [0, *np.cumsum([len(each) // 4 for each in frames[:-1]]).tolist()]
+
+
+@pytest.mark.parametrize("other", [0, 1, 99, 198, 199])
+def test_distances_that_only_seem_equal_are_not_taken_for_equal(other: int) -> None:
+    found, expected = positions_of([frame(160 if i == other else 152) for i in range(200)])
+    assert found == expected

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capd.worker.arrays import U8, U32
 from capd.worker.records import RecordMaker, Records
-from capd.worker.ring import Blocks, Ring
+from capd.worker.ring import Block, Blocks, Ring
 from capd_protocol import pcapng
 from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
 
@@ -74,8 +74,8 @@ class Packet:
 class Memory:
     """What a RecordMaker sees of a ring: two blocks, the second one somebody else's."""
 
-    words: npt.NDArray[np.uint32]
-    bytes: npt.NDArray[np.uint8] = field(init=False)
+    words: U32
+    bytes: U8 = field(init=False)
     address: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,8 +134,8 @@ class Layout:
         # numpy aligns its memory well enough for words; the kernel aligns to pages.
         memory = Memory(np.frombuffer(bytes(data), np.uint32).copy())
         self.end_word = block_bytes // 4
-        lasts, ends = np.array([len(positions) - 1]), np.array([self.end_word])
-        return memory, Blocks(0, 1, np.array(positions, np.int64) // 4, lasts, ends)
+        block = Block(positions[0] // 4, len(positions), (block_bytes - self.slack_bytes) // 4, self.end_word)
+        return memory, Blocks(0, 1, (block,))
 
 
 @dataclass
@@ -144,7 +144,7 @@ class Made:
 
     memory: Memory
     records: Records
-    before: npt.NDArray[np.uint8]
+    before: U8
     end_byte: int
 
     @property
@@ -169,7 +169,7 @@ def make(
     layout = layout or Layout()
     memory, block = layout.lay_out(packets)
     before = memory.bytes.copy()
-    # It needs three attributes of a ring.
+    # It needs two attributes of a ring.
     maker = RecordMaker(
         ring=cast(Ring, memory),
         file_format=file_format,
@@ -474,8 +474,11 @@ def test_what_the_kernel_does_when_it_closes_an_open_block_harms_no_record(count
         maker = RecordMaker(
             ring=cast(Ring, memory), file_format=file_format, interface_id=0, snaplen_bytes=262_144, dlt=DLT_EN10MB
         )
+        last = [block.filled[0].first]
+        for _ in range(count - 1):
+            last.append(last[-1] + int(memory.words[last[-1]]) // 4)
         records = maker.make(block._replace(is_open=True))
-        memory.words[block.frames[-1]] = 0  # tp_next_offset: prb_close_block() in net/packet/af_packet.c
+        memory.words[last[-1]] = 0  # tp_next_offset: prb_close_block() in net/packet/af_packet.c
         made = [ctypes.string_at(int(address), int(size)) for address, size in records.vectors]
         assert made == [slow(packet, file_format=file_format) for packet in packets]
 
@@ -493,8 +496,12 @@ def test_blocks_made_together_are_as_each_by_itself(slack_bytes: int, file_forma
             [part.words[: layout.end_word] for layout, (part, _) in zip(layouts, parts, strict=True)] + [tail]
         )
     )
-    frames = np.concatenate([block.frames + begin for begin, (_, block) in zip(begins[:-1], parts, strict=True)])
-    blocks = Blocks(0, 3, frames, np.array([2, 3, 43]), begins[1:])
+    filled = [
+        Block(block.first + begin, block.packets, block.end + begin, block.limit + begin)
+        for begin, (_, blocks) in zip(begins[:-1].tolist(), parts, strict=True)
+        for block in blocks.filled
+    ]
+    blocks = Blocks(0, 3, tuple(filled))
     before = memory.words.copy()
     maker = RecordMaker(
         ring=cast(Ring, memory), file_format=file_format, interface_id=0, snaplen_bytes=262_144, dlt=DLT_EN10MB

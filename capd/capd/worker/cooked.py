@@ -7,11 +7,9 @@ LINKTYPE_LINUX_SLL and LINKTYPE_LINUX_SLL2, and filters whose offsets count from
 import struct
 
 import numpy as np
-import numpy.typing as npt
 
+from capd.worker.arrays import U8
 from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2
-
-U8 = npt.NDArray[np.uint8]
 
 #: From a frame's first byte: struct sockaddr_ll (linux/if_packet.h), behind the tpacket3_hdr.
 ADDRESS_OFFSET_BYTES = 48

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import NamedTuple
 
+from capd.worker.arrays import U64
 from capd.worker.index import RingIndex
 from capd.worker.order import Slice
-from capd.worker.records import U64
 from capd.worker.report import Report
 from capd.worker.retention import OVERHEAD_BLOCKS, Limits, Usage, limits_of, reason_to_delete, room
 from capd.worker.reuse import reuse

@@ -8,8 +8,7 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from capd.worker.pace import Pace
 from capd.worker.recorder import RecorderOutput
 from capd.worker.report import Report
 from capd.worker.reuse import Openers
-from capd.worker.ring import Blocks
+from capd.worker.ring import Blocks, Ring
 from capd.worker.rotation import is_full, room_for
 from capd.worker.savefile import DestinationError, WriteError
 from capd.worker.sources import PacketSockets, Source, SourceMaker, retire_ms
@@ -324,7 +323,7 @@ class Capture:
             blocks, ring = source.take(), source.ring
             if blocks is not None and ring is not None:
                 share = max(share, blocks.total / ring.blocks)
-                self._add(number, source, blocks, partial(ring.release, blocks))
+                self._add(number, ring, blocks)
             # Looked at here rather than found out the next time round: that costs as much as all else for a block.
             if ring is not None and (ring.is_ready() or (source.is_lost and blocks is not None)):
                 self._ready.add(number)
@@ -334,12 +333,20 @@ class Capture:
             self._caught_up_ns[number] = looked_ns if open_since_ns is None else min(looked_ns, open_since_ns)
         self._pace.took(share)
 
-    def _add(self, number: int, source: Source, blocks: Blocks, release: Callable[[], None]) -> None:
-        if not len(blocks.frames):
-            release()
+    def _add(self, number: int, ring: Ring, blocks: Blocks) -> None:
+        if not blocks.packets:
+            ring.release(blocks)
             return
-        source.taken_total += len(blocks.frames)
-        self._order.add(number, Waiting(source.maker.make(blocks), release))
+        source = self._sources[number]
+        source.taken_total += blocks.packets
+        maker = source.maker
+        records = maker.make(blocks)
+
+        def release() -> None:
+            ring.release(blocks)
+            maker.done_with(records)
+
+        self._order.add(number, Waiting(records, release))
 
     def _write_in_order(self) -> None:
         # From a ring whose interface is gone no more comes once all that it has counted was taken.

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from capd.worker.arrays import U64
 from capd.worker.order import Slice
-from capd.worker.records import U64
 from capd.worker.rotation import fitting
 from capd.worker.savefile import SaveFile, WriteError
 from capd_protocol.messages import MAX_SNAPLEN_BYTES

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from capd.worker.chain import I64
-from capd.worker.records import U64, Records
+from capd.worker.arrays import I64, U64
+from capd.worker.records import Records
 
 #: How far a timestamp may lie behind one that entered its ring before it: packets are stamped before they
 #: queue for the ring, and the processor that carries one may be busy with another thing in between.

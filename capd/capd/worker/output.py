@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from capd.worker.arrays import U64
 from capd.worker.order import Slice
-from capd.worker.records import U64
 from capd.worker.rotation import Fill
 from capd_protocol.messages import DeletionReason
 

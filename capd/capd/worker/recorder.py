@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from capd.worker.arrays import U64
 from capd.worker.filters import CaptureFailed
 from capd.worker.launch import Answer, Launch
 from capd.worker.launch import Snapshot as SnapshotOrder
 from capd.worker.memory import Memory, Part
 from capd.worker.order import Slice
-from capd.worker.records import U64
 from capd.worker.report import Report
 from capd.worker.rotation import Fill, number_of, ring_file_name
 from capd.worker.savefile import DestinationError, SaveFile, WriteError, bytes_left, create_file

@@ -2,18 +2,19 @@
 
 The kernel's own header of a frame has been read by then, so the bytes before the packet's first byte become the
 record's header, and the bytes behind its last one padding and trailer. Every field of all packets of a block is
-written by one numpy call; no packet is ever a Python object, and no packet byte is copied, but for two kinds:
+written by one numpy call; no packet is ever a Python object, and no packet byte is copied, but of two kinds:
 
 - the last packet of a block, where its trailer would run into the next block, and the one before it, where the
   kernel may yet write to the last frame;
 - a packet that does not begin on a 32-bit word (a link-layer header of unusual length).
 
-These are laid out in memory of their own. A VLAN tag that the kernel has set aside is put back by moving the two
+These are laid out in memory of their own. So are, by ``runs``, small packets that are all of one size.
+
+A VLAN tag that the kernel has set aside is put back by moving the two
 MAC addresses four bytes down; a cooked header goes before a packet that has none of its own.
 """
 
 import struct
-import sys
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -21,36 +22,35 @@ import numpy as np
 import numpy.typing as npt
 
 from capd.worker import cooked
-from capd.worker.chain import I64, U32, forget_frames
+from capd.worker.arrays import I64, U8, U32, U64
+from capd.worker.chain import (
+    CAPTURED,
+    HIGH_HALF_FIRST,
+    LOW_HALF,
+    MAC_AND_NET,
+    NANOSECONDS,
+    ORIGINAL,
+    SECONDS,
+    STATUS,
+    VLAN_TCI,
+    VLAN_TPID,
+    VLAN_VALID,
+    FrameFinder,
+    Frames,
+    rows,
+)
 from capd.worker.ring import Blocks, Ring
+from capd.worker.runs import Buffer, RunCopier
 from capd_protocol import pcapng
 from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL
 
-U8 = npt.NDArray[np.uint8]
-U64 = npt.NDArray[np.uint64]
 _Item = TypeVar("_Item", np.uint8, np.uint32)
 
-# Words of struct tpacket3_hdr (linux/if_packet.h).
-_SECONDS = 1
-_NANOSECONDS = 2
-_CAPTURED = 3
-_ORIGINAL = 4
-_STATUS = 5
-_MAC_AND_NET = 6
-_VLAN_TCI = 8
-_VLAN_TPID = 9
-_HEADER_WORDS = 10
-
-_VLAN_VALID = 1 << 4
 _VLAN_TPID_VALID = 1 << 6
 _ETHERTYPE_VLAN = 0x8100
 _VLAN_TAG_BYTES = 4
 _MAC_ADDRESSES_BYTES = 12
 
-#: Of two 16-bit fields in one word: how far to shift for the first one.
-_LOW_HALF = 0 if sys.byteorder == "little" else 16
-#: Of the halves of a 64-bit number.
-_HIGH_HALF_FIRST = slice(None, None, -1 if sys.byteorder == "little" else 1)
 _NS_PER_S = np.uint64(1_000_000_000)
 #: By the number of bytes that a packet has in its last word: which bits of that word are its own.
 _OWN_BITS = np.frombuffer(b"".join(b"\xff" * n + b"\0" * (4 - n) for n in (4, 1, 2, 3)), np.uint32)
@@ -75,6 +75,8 @@ class Records:
     vectors: U64
     timestamps_ns: U64
     copies: list[bytes]
+    #: Where they all are, if they were copied by ``runs``.
+    buffer: Buffer | None = None
 
 
 @dataclass(slots=True)
@@ -112,22 +114,36 @@ class RecordMaker:
             dlt: link-layer type; on Ethernet, VLAN tags are put back; the cooked ones get their header.
         """
         self._memory = ring.bytes
-        self._words = ring.words
+        self._words: U32 = ring.bytes.view(np.uint32)
         self._address = ring.address
         self._file_format = file_format
         self._interface_id = interface_id
         self._snaplen_bytes = snaplen_bytes
         self._dlt = dlt
-        self._frame_headers = _rows(ring.bytes, _HEADER_WORDS)
+        self._finder = FrameFinder(ring.bytes)
+        self._copier: RunCopier | None = None
+        if dlt not in cooked.HEADER_SIZE_BYTES:
+            self._copier = RunCopier(
+                memory=ring.bytes,
+                finder=self._finder,
+                file_format=file_format,
+                interface_id=interface_id,
+                snaplen_bytes=snaplen_bytes,
+            )
         self._record_header_words = _RECORD_HEADER_WORDS if file_format == "pcap" else _BLOCK_HEADER_WORDS
-        self._record_headers = _rows(ring.bytes, self._record_header_words)
+        self._record_headers = rows(ring.bytes, self._record_header_words)
 
     def make(self, blocks: Blocks) -> Records:
         """Turn the packets of blocks into records. Once for each block: what it needs is overwritten."""
-        packets = self._read(blocks)
+        copied = self._copier.copy(blocks.filled) if self._copier is not None else None
+        if copied is not None:
+            buffer, timestamps_ns = copied
+            return Records(buffer.vectors[: len(timestamps_ns)], timestamps_ns, [], buffer)
+        packets = self._read(self._find(blocks))
         odd = packets.first & 3 != 0
-        lasts = blocks.lasts
-        odd[lasts] |= packets.first[lasts] + packets.captured[lasts] + _TAIL_BYTES > blocks.ends * 4
+        lasts = np.cumsum([block.packets for block in blocks.filled]) - 1
+        limits = np.array([block.limit for block in blocks.filled], np.int64) * 4
+        odd[lasts] |= packets.first[lasts] + packets.captured[lasts] + _TAIL_BYTES > limits
         odd[-2:-1] |= blocks.is_open  # its trailer may lie where the last frame begins
         if not odd.any():
             return Records(self._make_in_place(packets), packets.timestamps_ns, [])
@@ -140,21 +156,33 @@ class RecordMaker:
         vectors[fast] = self._make_in_place(packets.pick(fast))
         return Records(vectors, packets.timestamps_ns, copies)
 
-    def _read(self, blocks: Blocks) -> _Packets:
+    def done_with(self, records: Records) -> None:
+        """Others may be written over these, which are in the file."""
+        if self._copier is not None and records.buffer is not None:
+            self._copier.give_back(records.buffer)
+
+    def _find(self, blocks: Blocks) -> Frames:
+        found = [self._finder.find(block) for block in blocks.filled]
+        if len(found) == 1:
+            return found[0]
+        return Frames(
+            np.concatenate([each.positions for each in found]), np.concatenate([each.headers for each in found])
+        )
+
+    def _read(self, frames: Frames) -> _Packets:
         """Read the kernel's headers, and complete the link-layer headers before the packets."""
-        headers = self._frame_headers[blocks.frames].view(np.uint32).reshape(-1, _HEADER_WORDS)
-        forget_frames(self._words, blocks.frames)
-        timestamps_ns = np.multiply(headers[:, _SECONDS], 1_000_000_000, dtype=np.uint64)
-        timestamps_ns += headers[:, _NANOSECONDS]
+        headers = frames.headers
+        timestamps_ns = np.multiply(headers[:, SECONDS], 1_000_000_000, dtype=np.uint64)
+        timestamps_ns += headers[:, NANOSECONDS]
         packets = _Packets(
-            first=blocks.frames * 4,
-            captured=headers[:, _CAPTURED],
-            original=headers[:, _ORIGINAL],
+            first=frames.positions * 4,
+            captured=headers[:, CAPTURED],
+            original=headers[:, ORIGINAL],
             timestamps_ns=timestamps_ns,
         )
-        packets.first += headers[:, _MAC_AND_NET] >> _LOW_HALF & 0xFFFF
+        packets.first += headers[:, MAC_AND_NET] >> LOW_HALF & 0xFFFF
         if self._dlt in cooked.HEADER_SIZE_BYTES:
-            self._put_cooked_headers(blocks, headers, packets)
+            self._put_cooked_headers(frames, packets)
         elif self._dlt == DLT_EN10MB:
             which = _tagged(headers)
             if len(which):
@@ -174,16 +202,16 @@ class RecordMaker:
         packets.first[which] -= _VLAN_TAG_BYTES
         packets.captured[which] += _VLAN_TAG_BYTES
 
-    def _put_cooked_headers(self, blocks: Blocks, headers: U32, packets: _Packets) -> None:
+    def _put_cooked_headers(self, frames: Frames, packets: _Packets) -> None:
         """Put the header that takes the place of the link layer's before each packet."""
-        at = blocks.frames * 4 + cooked.ADDRESS_OFFSET_BYTES
+        at = frames.positions * 4 + cooked.ADDRESS_OFFSET_BYTES
         made = cooked.headers(_windows(self._memory, cooked.ADDRESS_SIZE_BYTES)[at], self._dlt)
-        which = _tagged(headers) if self._dlt == DLT_LINUX_SLL else np.empty(0, np.int64)
+        which = _tagged(frames.headers) if self._dlt == DLT_LINUX_SLL else np.empty(0, np.int64)
         others = np.setdiff1d(np.arange(len(made)), which, assume_unique=True)
         self._put_before(packets, others, made[others])
         if len(which):
             parts = np.split(made[which], [cooked.VLAN_OFFSET_BYTES], axis=1)
-            self._put_before(packets, which, np.hstack((parts[0], _tags(headers[which]), parts[1])))
+            self._put_before(packets, which, np.hstack((parts[0], _tags(frames.headers[which]), parts[1])))
 
     def _put_before(self, packets: _Packets, which: I64, made: U8) -> None:
         size = made.shape[1]
@@ -210,7 +238,7 @@ class RecordMaker:
             sizes = (captured + 3 & ~np.uint32(3)) + _AROUND_PACKET_BYTES
             header[:, 0], header[:, 1] = pcapng.ENHANCED_PACKET_BLOCK, sizes
             header[:, 2] = self._interface_id
-            header[:, 3:5] = packets.timestamps_ns.view(np.uint32).reshape(-1, 2)[:, _HIGH_HALF_FIRST]
+            header[:, 3:5] = packets.timestamps_ns.view(np.uint32).reshape(-1, 2)[:, HIGH_HALF_FIRST]
             header[:, 5], header[:, 6] = captured, packets.original
             words[data + ((sizes >> 2) - _AROUND_PACKET_WORDS)] = sizes
         self._record_headers[data - self._record_header_words] = header.view(self._record_headers.dtype)[:, 0]
@@ -229,15 +257,6 @@ class RecordMaker:
         return pcapng.enhanced_packet(self._interface_id, timestamp_ns, data, original)
 
 
-def _rows(memory: U8, words: int) -> npt.NDArray[np.void]:
-    """Return a view whose item ``i`` is the ``words`` 32-bit words from ``i`` on.
-
-    Opaque items: numpy gathers and scatters them by copying bytes, in half the time that rows of integers take.
-    """
-    size_bytes = words * 4
-    return np.ndarray(((len(memory) - size_bytes) // 4 + 1,), np.dtype(f"V{size_bytes}"), memory.data, 0, (4,))
-
-
 def _windows(memory: npt.NDArray[_Item], width: int) -> npt.NDArray[_Item]:
     """Return a view whose row ``i`` is the ``width`` items from ``i`` on: one gather or scatter for all fields."""
     return np.lib.stride_tricks.as_strided(memory, (len(memory) - width + 1, width), memory.strides * 2)
@@ -245,12 +264,12 @@ def _windows(memory: npt.NDArray[_Item], width: int) -> npt.NDArray[_Item]:
 
 def _tagged(headers: U32) -> I64:
     """Return which packets had a VLAN tag that the kernel has set aside."""
-    return np.flatnonzero((headers[:, _STATUS] & _VLAN_VALID != 0) | (headers[:, _VLAN_TCI] != 0))
+    return np.flatnonzero((headers[:, STATUS] & VLAN_VALID != 0) | (headers[:, VLAN_TCI] != 0))
 
 
 def _tags(headers: U32) -> U8:
     """Return the bytes of these packets' tags, as they were on the wire."""
-    tpid = headers[:, _VLAN_TPID] >> _LOW_HALF & 0xFFFF
-    is_told = (tpid != 0) | (headers[:, _STATUS] & _VLAN_TPID_VALID != 0)
-    tags = np.where(is_told, tpid, _ETHERTYPE_VLAN) << 16 | headers[:, _VLAN_TCI] & 0xFFFF
+    tpid = headers[:, VLAN_TPID] >> LOW_HALF & 0xFFFF
+    is_told = (tpid != 0) | (headers[:, STATUS] & _VLAN_TPID_VALID != 0)
+    tags = np.where(is_told, tpid, _ETHERTYPE_VLAN) << 16 | headers[:, VLAN_TCI] & 0xFFFF
     return tags.astype(">u4").view(np.uint8).reshape(-1, _VLAN_TAG_BYTES)

@@ -17,7 +17,7 @@ import socket
 import stat
 import struct
 
-from capd.worker.records import U64
+from capd.worker.arrays import U64
 from capd.worker.savefile import KeptFile, SaveFile, WriteError, file_mode
 
 _RENAME_NOREPLACE = 1  # linux/fs.h

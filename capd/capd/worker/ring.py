@@ -1,4 +1,4 @@
-"""A TPACKET_V3 ring of one interface: the kernel fills blocks, we find the packets in them.
+"""A TPACKET_V3 ring of one interface: the kernel fills blocks, we take them and give them back.
 
 State of a block: the kernel's until it sets TP_STATUS_USER; ours until ``release`` clears it. Blocks come and go
 in order, so two counters say it all: how many were taken, how many were given back.
@@ -15,10 +15,9 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from capd.packet_socket import ALL_INTERFACES, ETH_P_ALL, ETH_P_NONE, attach_filter, bind, lock_filter
-from capd.worker.chain import I64, U32, find_frames
+from capd.worker.arrays import U8
 
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP = 1
@@ -70,22 +69,33 @@ class RingError(Exception):
     """The kernel has no memory for a ring of this size, in pieces however small."""
 
 
-class Blocks(NamedTuple):
-    """The packets of some consecutive blocks, as the kernel left them. Valid until they are released.
+class Block(NamedTuple):
+    """The packets of one block. Positions are in 32-bit words of the ring."""
 
-    Positions are in 32-bit words of the ring.
-    """
+    #: Where the first packet's tpacket3_hdr is.
+    first: int
+    packets: int
+    #: Where the last packet ends, at the latest; the alignment behind it may be counted.
+    end: int
+    #: Where the block itself ends.
+    limit: int
+
+
+class Blocks(NamedTuple):
+    """The packets of some consecutive blocks, as the kernel left them. Valid until they are released."""
 
     #: Of the first one, and how many they are.
     number: int
     total: int
-    #: Where each packet's tpacket3_hdr is.
-    frames: I64
-    #: Of each block that has packets: which of them is its last, and where the block ends.
-    lasts: I64
-    ends: I64
+    #: Those that have packets.
+    filled: tuple[Block, ...]
     #: The kernel's timer has yet to close the last block, and writes 0 to the first word of the last frame then.
     is_open: bool = False
+
+    @property
+    def packets(self) -> int:
+        """How many there are."""
+        return sum(block.packets for block in self.filled)
 
 
 class Statistics(NamedTuple):
@@ -147,8 +157,7 @@ class Ring:
             if self._block_bytes < _SMALLEST_BLOCK_BYTES:
                 raise RingError(f"the kernel has no memory for a ring of {size_bytes} bytes")
         self._map = mmap.mmap(self.socket.fileno(), self._blocks * self._block_bytes)
-        self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
-        self.words: U32 = self.bytes.view(np.uint32)
+        self.bytes: U8 = np.frombuffer(self._map, np.uint8)
         self._memory = memoryview(self._map).cast("I")
         self.address: int = self.bytes.ctypes.data
 
@@ -237,44 +246,33 @@ class Ring:
         At most the whole ring can be held unreleased; the kernel drops packets then, and counts them.
         """
         number, most = self._taken, max(_TAKEN_AT_ONCE_BYTES // self._block_bytes, 1)
-        found: list[tuple[I64, int]] = []
-        while self._taken < number + most and (block := self._find(_TP_STATUS_USER)) is not None:
-            found.append(block)
+        filled: list[Block] = []
+        while self._taken < number + most and self.is_ready():
+            block = self._next()
+            if block.packets:
+                filled.append(block)
             self._taken += 1
-        return self._join(number, found)
+        return Blocks(number, self._taken - number, tuple(filled)) if self._taken > number else None
 
     def take_open(self) -> Blocks | None:
         """Return the block that the kernel was filling, once ``take`` gives nothing; None where it has no packet.
 
         Only after ``disarm``, which waits for the last packet: the kernel's timer would close it too, but later.
         """
-        block = self._find(0)
-        if block is None:
+        if self._taken - self._released == self._blocks or not (block := self._next()).packets:
             return None
         self._taken += 1
-        return self._join(self._taken - 1, [block], is_open=True)
+        return Blocks(self._taken - 1, 1, (block,), is_open=True)
 
-    def _find(self, status: int) -> tuple[I64, int] | None:
-        """Return where the frames of the next block are, and where it ends; None where it is not of that status."""
-        if self._taken - self._released == self._blocks:
-            return None
+    def _next(self) -> Block:
         first_word = self._taken % self._blocks * self._block_bytes // 4
         memory = self._memory
-        packets = memory[first_word + _BLOCK_PACKETS]
-        if memory[first_word + _BLOCK_STATUS] & status != status or not (packets or status):
-            return None
-        first_frame = first_word + memory[first_word + _BLOCK_FIRST] // 4
-        end_word = first_word + memory[first_word + _BLOCK_LENGTH] // 4
-        return find_frames(memory, self.words, first_frame, packets, end_word), first_word + self._block_bytes // 4
-
-    def _join(self, number: int, found: list[tuple[I64, int]], *, is_open: bool = False) -> Blocks | None:
-        if not found:
-            return None
-        with_packets = [each for each in found if len(each[0])]
-        lasts = np.cumsum([len(frames) for frames, _ in with_packets], dtype=np.int64) - 1
-        ends = np.array([end for _, end in with_packets], np.int64)
-        frames = found[0][0] if len(found) == 1 else np.concatenate([frames for frames, _ in found])
-        return Blocks(number, len(found), frames, lasts, ends, is_open)
+        return Block(
+            first=first_word + memory[first_word + _BLOCK_FIRST] // 4,
+            packets=memory[first_word + _BLOCK_PACKETS],
+            end=first_word + memory[first_word + _BLOCK_LENGTH] // 4,
+            limit=first_word + self._block_bytes // 4,
+        )
 
     @property
     def size_bytes(self) -> int:

@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from capd.worker.arrays import U64
 from capd_protocol.messages import Conditions, EndReason
 
 _KB = 1000
@@ -23,7 +23,7 @@ class Fill:
     packets: int
 
 
-def room_for(fill: Fill, conditions: Conditions, sizes_bytes: npt.NDArray[np.uint64]) -> int:
+def room_for(fill: Fill, conditions: Conditions, sizes_bytes: U64) -> int:
     """Return how many of these packets still go into the file; more than given where none of them fills it.
 
     The packet that reaches the size is the last one, as in dumpcap: a file may be larger by less than it.
@@ -67,7 +67,7 @@ def time_left(conditions: Conditions, *, open_for_s: float, opened_at_s: float, 
     return max(min(left_s), 0) if left_s else None
 
 
-def fitting(room_bytes: int, sizes_bytes: npt.NDArray[np.uint64]) -> int:
+def fitting(room_bytes: int, sizes_bytes: U64) -> int:
     """Return how many of these packets take no more than so many bytes."""
     if int(sizes_bytes.sum()) <= room_bytes:
         return len(sizes_bytes)
