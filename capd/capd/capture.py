@@ -23,6 +23,7 @@ from capd.monitor import Monitor
 from capd.outbox import Outbox
 from capd.peer import Peer
 from capd.policy import UNBOUND, Grant, Rule, Terms
+from capd.rings import Rings
 from capd.spawner import Spawner
 from capd.supervisor import Worker
 from capd.tally import Counts, Gauges
@@ -330,14 +331,16 @@ class Capture:
                 wishes = Wishes(self.request)
                 interfaces = await self._look_up(stack, wishes)
                 descriptors = [directory_fd] if files_fd is None else [directory_fd, files_fd]
-                self._worker = Worker(self._launch(interfaces, wishes, passes_files=files_fd is not None), descriptors)
+                launch = self._launch(interfaces, wishes, passes_files=files_fd is not None)
+                self._worker, rings = Worker(launch, descriptors), Rings(launch)
                 async with trio.open_nursery() as nursery:
+                    nursery.start_soon(rings.run)
                     nursery.start_soon(self._watch_start, self._worker, task_status)
                     nursery.start_soon(self._watch_stop, self._worker)
                     if wishes.may_grow or UNBOUND not in self.terms.rules:
                         nursery.start_soon(self._watch_interfaces, wishes, self._worker, monitor)
                     try:
-                        status = await self._worker.run(self._spawner, self._on_message)
+                        status = await self._worker.run(self._spawner, rings, self._on_message)
                     except OSError as error:
                         self._failure = no_room(error).failure
                     self._started.set()

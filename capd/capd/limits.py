@@ -12,6 +12,9 @@ MAX_STRANGERS = 64
 #: Processes at once that ask libpcap for somebody's curiosity; further questions wait. Chosen: each keeps a processor
 #: busy for 0.2 s, and a queue of all clients is answered within the time that one waits for its answer.
 MAX_QUESTIONS = 4
+#: Rings at once that the kernel makes; further ones wait. Chosen: each keeps a thread waiting for 8 to 20 ms, and the
+#: most that one capture may have, 64, are there within a tenth of a second.
+MAX_RINGS_BEING_MADE = 16
 #: Captures at once of one user; a further one is refused. Chosen: each may take tens of MiB for its ring.
 MAX_CAPTURES_PER_USER = 64
 #: Of all users; a further one is refused. Each keeps two descriptors, here and in the service manager's store

@@ -42,10 +42,15 @@ class WorkerProcess:
             if self._pidfd is not None:
                 await trio.lowlevel.wait_readable(self._pidfd)
                 os.close(self._pidfd)
-            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            while os.waitid(os.P_PID, self.pid, options) is None:  # noqa: ASYNC110, ASYNC222  # it does not block
+            while not self._is_to_be_reaped():  # noqa: ASYNC110  # nobody tells
                 await trio.sleep(_LOOK_S)
             self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])  # noqa: ASYNC222  # nor this
+
+    def _is_to_be_reaped(self) -> bool:
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return False  # it has ended before the process in between has: it becomes ours when that one ends
 
     def kill(self) -> None:
         """Kill it.

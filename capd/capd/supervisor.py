@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import trio
 
 from capd import limits
-from capd.packet_socket import open_packet_socket
 from capd.processes import command, environment
+from capd.rings import Rings, make
 from capd.spawner import Spawner, WorkerProcess
 from capd.worker.launch import (
     Answer,
@@ -28,6 +28,7 @@ from capd.worker.launch import (
     encode_detach,
     encode_launch,
     encode_order,
+    encode_ring,
 )
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
@@ -55,10 +56,11 @@ class Worker:
         self._is_launched = trio.Event()
         self._sending = trio.Lock()
 
-    async def run(self, spawner: Spawner, on_message: Callable[[Message | Answer], None]) -> int | None:
+    async def run(self, spawner: Spawner, rings: Rings, on_message: Callable[[Message | Answer], None]) -> int | None:
         """Start the process, give its messages as they come, and return its exit status; None if it cannot be killed.
 
-        After cancellation the process has ended: well, if it could within ``limits.END_TIMEOUT_S``.
+        The rings that it begins with are being made meanwhile. After cancellation the process has ended: well, if it
+        could within ``limits.END_TIMEOUT_S``.
 
         Raises:
             OSError: it could not be started.
@@ -66,10 +68,14 @@ class Worker:
         process, control = await spawner.spawn()
         self._process, self._control = process, control
         try:
-            # It may end without reading; its exit status tells.
+            # It may end without reading. What it said before, if anything, or its exit status tells why.
             with contextlib.suppress(trio.BrokenResourceError):
                 await self._send(control, encode_launch(self._launch), self._descriptors)
-                self._is_launched.set()
+                for number in range(len(self._launch.interfaces)):
+                    with contextlib.closing(await rings.take(number)) as ring:
+                        await self._send(control, encode_ring(ring.made), ring.descriptors)
+            self._is_launched.set()
+            with contextlib.suppress(trio.BrokenResourceError):
                 await self._receive(control, on_message)
         finally:
             with trio.CancelScope(shield=True):
@@ -77,18 +83,9 @@ class Worker:
         return process.returncode
 
     async def attach(self, interface: LaunchInterface) -> None:
-        """Give the worker an interface more, with the inert sockets that it can no longer open itself.
-
-        Raises:
-            OSError: a socket cannot be opened.
-        """
-        has_trigger = bool(self._launch.trigger_filter)
-        with contextlib.ExitStack() as stack:
-            opened = [
-                stack.enter_context(open_packet_socket(cooked=interface.is_cooked)) for _ in range(1 + has_trigger)
-            ]
-            attach = Attach(interface=interface, has_trigger=has_trigger)
-            await self._tell(encode_attach(attach), [each.fileno() for each in opened])
+        """Give the worker an interface more, with its ring."""
+        with contextlib.closing(await make(interface, self._launch)) as ring:
+            await self._tell(encode_attach(Attach(interface=interface, ring=ring.made)), ring.descriptors)
 
     async def detach(self, index: int) -> None:
         """Have the worker give up an interface."""

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -415,3 +416,42 @@ def test_an_old_kernel_will_do(where: Path, veth: tuple[str, str], user_dir: Pat
             os.kill(worker, signal.SIGKILL)
             eventually(lambda: capture.end_reason is not None or not daemon.workers(), "its end")
         eventually(lambda: "died with status -9" in daemon.log, "the status")
+
+
+#: A worker that has ended while the process between it and the daemon has not: its parent is that process until then.
+_ENDED_TOO_EARLY = """
+import os, trio
+from capd.privileges import adopt_orphans
+from capd.spawner import WorkerProcess
+
+adopt_orphans()
+ours, theirs = os.pipe()
+told, tells = os.pipe()
+if (between := os.fork()) == 0:
+    if (worker := os.fork()) == 0:
+        os._exit(3)
+    os.write(tells, worker.to_bytes(4, "little"))
+    os.close(theirs)
+    os.read(ours, 1)
+    os._exit(0)
+
+async def main():
+    process = WorkerProcess(int.from_bytes(os.read(told, 4), "little"))
+    os.waitid(os.P_PID, between, os.WNOHANG | os.WEXITED)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.wait)
+            await trio.sleep(0.1)
+            assert process.returncode is None
+            os.close(theirs)
+    print(process.returncode)
+
+trio.run(main)
+"""
+
+
+def test_a_worker_that_ends_before_the_process_in_between_is_waited_for() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _ENDED_TOO_EARLY], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.stdout, done.stderr) == ("3\n", "")

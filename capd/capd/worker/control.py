@@ -3,26 +3,34 @@
 import array
 import contextlib
 import os
+import select
 import socket
 
 from capd.worker.launch import (
-    Attach,
     Detach,
     Launch,
+    LaunchInterface,
     NumberedOrder,
+    RingMade,
     decode_attach,
     decode_detach,
     decode_launch,
     decode_order,
+    decode_ring,
 )
 from capd.worker.sources import PacketSockets
+from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, FrameDecoder
-from capd_protocol.messages import StopCapture, decode
+from capd_protocol.messages import Failure, StopCapture, decode
 
 _RECEIVE_BYTES = 65536
 _MAX_DESCRIPTORS = 64
 
-Order = StopCapture | Detach | NumberedOrder | tuple[Attach, PacketSockets]
+Order = StopCapture | Detach | NumberedOrder | tuple[LaunchInterface, PacketSockets | Failure]
+
+
+class DaemonGone(Exception):
+    """The daemon has closed its side: what it had to say is not to come any more."""
 
 
 class Control:
@@ -32,15 +40,39 @@ class Control:
         self.socket = control
         self._decoder = FrameDecoder()
         self._descriptors: list[int] = []
+        #: What came between the frames that a capture begins with.
+        self._orders: list[Order] = []
         self.is_over = False
 
-    def read_launch(self) -> Launch | None:
-        """Wait for what to do; None if the daemon has changed its mind."""
+    def read_launch(self) -> Launch:
+        """Wait for what to do.
+
+        Raises:
+            DaemonGone: it has changed its mind.
+        """
+        return decode_launch(self._next_frame())
+
+    def read_ring(self) -> PacketSockets | Failure:
+        """Wait for the ring of the next interface of those to begin with; or why there is none.
+
+        Raises:
+            DaemonGone: it has changed its mind.
+        """
+        while True:
+            frame = self._next_frame()
+            ring = decode_ring(frame)
+            if ring is not None:
+                return self._take_sockets(ring)
+            if (order := self._order_of(frame)) is not None:
+                self._orders.append(order)
+
+    def _next_frame(self) -> Frame:
         while (frame := self._decoder.next_frame()) is None:
-            self._receive(0)
             if self.is_over:
-                return None
-        return decode_launch(frame)
+                raise DaemonGone
+            select.select([self.socket], [], [])  # what tells the daemon has made it non-blocking
+            self._receive(0)
+        return frame
 
     def take_descriptor(self) -> int:
         """Return the next descriptor of those that came along, which is the caller's now."""
@@ -67,7 +99,7 @@ class Control:
         """
         with contextlib.suppress(BlockingIOError):  # something may have come with what was read before
             self._receive(socket.MSG_DONTWAIT)
-        orders: list[Order] = []
+        orders, self._orders = self._orders, []
         while (frame := self._decoder.next_frame()) is not None:
             order = self._order_of(frame)
             if order is not None:
@@ -77,15 +109,22 @@ class Control:
     def _order_of(self, frame: Frame) -> Order | None:
         attach = decode_attach(frame)
         if attach is not None:
-            # The descriptors came with the frame's first byte, so they are here.
-            ring = socket.socket(fileno=self.take_descriptor())
-            trigger = socket.socket(fileno=self.take_descriptor()) if attach.has_trigger else None
-            return attach, PacketSockets(ring, trigger)
+            return attach.interface, self._take_sockets(attach.ring)
         order = decode_detach(frame) or decode_order(frame)
         if order is not None:
             return order
         message = decode(frame)
         return message if isinstance(message, StopCapture) else None
+
+    def _take_sockets(self, made: RingMade) -> PacketSockets | Failure:
+        if made.failure is not None:
+            return made.failure
+        if made.memory is None:
+            raise RemoteProtocolError("a ring that is none")
+        # The descriptors came with the frame's first byte, so they are here.
+        ring = socket.socket(fileno=self.take_descriptor())
+        trigger = socket.socket(fileno=self.take_descriptor()) if made.has_trigger else None
+        return PacketSockets(ring, made.memory, trigger)
 
     def is_gone(self) -> bool:
         """Whether the daemon has closed its side."""

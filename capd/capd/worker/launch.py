@@ -1,9 +1,9 @@
 """The contract between daemon and worker: what to capture, as whom, where to.
 
-On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame; the worker answers
-with the messages of ``capd_protocol.messages`` and takes ``StopCapture`` from it, ``Attach`` for interfaces that come
-later, and ``Detach``. Each ``Rotate``, ``Flush`` and ``Snapshot`` has its ``Answer``, unless the capture ends before.
-When the socket closes, it ends.
+On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame, then a ``RingMade``
+for each of its interfaces, in their order; the worker answers with the messages of ``capd_protocol.messages`` and takes
+``StopCapture`` from it, ``Attach`` for interfaces that come later, and ``Detach``. Each ``Rotate``, ``Flush`` and
+``Snapshot`` has its ``Answer``, unless the capture ends before. When the socket closes, it ends.
 """
 
 import struct
@@ -11,13 +11,16 @@ from typing import Literal
 
 import msgspec
 
+from capd.packet_ring import RingMemory
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, encode_frame
-from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, by_name
+from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, by_name
 from capd_protocol.messages import Conditions, Destination, Failure, InterfaceRequest, Recorder
 
 #: The worker's process id; or, negative, why there is none: an error number.
 HELLO = struct.Struct("=i")
+
+_ETHERNET_HEADER_BYTES = 14
 
 _LAUNCH = ord("l")
 _ATTACH = ord("t")
@@ -26,6 +29,7 @@ _ROTATE = ord("v")
 _FLUSH = ord("w")
 _ANSWER = ord("x")
 _SNAPSHOT = ord("y")
+_RING = ord("z")
 
 
 class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,10 +63,18 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
         return by_name(self.request.link_layer_type) if self.request.link_layer_type else None
 
     @property
+    def _dlt(self) -> int:
+        return wanted.dlt if (wanted := self.wanted_type) else self.default_dlt
+
+    @property
     def is_cooked(self) -> bool:
         """Whether its packets come without their link-layer headers."""
-        wanted = self.wanted_type
-        return (wanted.dlt if wanted else self.default_dlt) in (DLT_LINUX_SLL, DLT_LINUX_SLL2)
+        return self._dlt in (DLT_LINUX_SLL, DLT_LINUX_SLL2)
+
+    @property
+    def header_bytes(self) -> int:
+        """How long its link-layer header is, as far as it matters to how packets lie in memory."""
+        return _ETHERNET_HEADER_BYTES if self._dlt == DLT_EN10MB else 0
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,12 +111,21 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         return self.recorder.trigger_filter if self.recorder is not None else ""
 
 
+class RingMade(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of an interface's ring. The frame comes with its packet socket, which is inert."""
+
+    memory: RingMemory | None = None
+    #: Why there is none.
+    failure: Failure | None = None
+    #: A second socket comes along, for the recorder's trigger.
+    has_trigger: bool = False
+
+
 class Attach(msgspec.Struct, frozen=True, kw_only=True):
-    """An interface that has come, or come back; the frame comes with an inert packet socket for it."""
+    """An interface that has come, or come back; the frame comes with what its ring's would come with."""
 
     interface: LaunchInterface
-    #: A second one comes along, for the recorder's trigger.
-    has_trigger: bool = False
+    ring: RingMade
 
 
 class Detach(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,10 +168,21 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 _launch_decoder = msgspec.json.Decoder(Launch)
 _attach_decoder = msgspec.json.Decoder(Attach)
+_ring_decoder = msgspec.json.Decoder(RingMade)
 _detach_decoder = msgspec.json.Decoder(Detach)
 _ORDERS: dict[int, type[NumberedOrder]] = {_ROTATE: Rotate, _FLUSH: Flush, _SNAPSHOT: Snapshot}
 _INDICATORS = {kind: indicator for indicator, kind in _ORDERS.items()}
 _answer_decoder = msgspec.json.Decoder(Answer)
+
+
+def encode_ring(ring: RingMade) -> bytes:
+    """Return the frame that brings a ring."""
+    return encode_frame(_RING, msgspec.json.encode(ring))
+
+
+def decode_ring(frame: Frame) -> RingMade | None:
+    """Return the ring that a frame brings, or None if it says something else."""
+    return _ring_decoder.decode(frame.payload) if frame.indicator == _RING else None
 
 
 def encode_attach(attach: Attach) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from capd.packet_ring import retire_ms
 from capd.worker.control import Control
 from capd.worker.filters import CaptureFailed
 from capd.worker.launch import Answer, Detach, Flush, Launch, LaunchInterface, Rotate, Snapshot
@@ -24,7 +25,7 @@ from capd.worker.reuse import Openers
 from capd.worker.ring import Blocks, Ring
 from capd.worker.rotation import is_full, room_for
 from capd.worker.savefile import DestinationError, WriteError
-from capd.worker.sources import PacketSockets, Source, SourceMaker, retire_ms
+from capd.worker.sources import PacketSockets, Source, SourceMaker
 from capd_protocol import pcapng
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.messages import (
@@ -209,8 +210,11 @@ class Capture:
             elif isinstance(order, Rotate | Flush):
                 self._orders.append((order, time.time_ns()))
             else:
-                attach, sockets = order
-                self._coming.append((attach.interface, sockets))
+                interface, sockets = order
+                if isinstance(sockets, Failure):
+                    self._report.interface_skipped(interface.request.name, sockets.text)
+                else:
+                    self._coming.append((interface, sockets))
         if self._control.is_over:
             self._end = EndReason.STOPPED
 
@@ -279,7 +283,7 @@ class Capture:
     def _attach(self, interface: LaunchInterface, sockets: PacketSockets, known: int | None) -> None:
         number = len(self._sources) if known is None else known
         try:
-            source = self._maker.make(interface, sockets, number)
+            source = self._maker.make(self._maker.plan(interface, number), sockets, number)
             self._join(source, number, is_new=known is None)
         except CaptureFailed as error:
             self._report.interface_skipped(interface.request.name, error.failure.text)

@@ -7,7 +7,6 @@ Layouts and options: packet(7), linux/if_packet.h, Documentation/networking/pack
 """
 
 import contextlib
-import errno
 import mmap
 import os
 import socket
@@ -16,34 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from capd.packet_ring import RingMemory
 from capd.packet_socket import ALL_INTERFACES, ETH_P_ALL, ETH_P_NONE, attach_filter, bind, lock_filter
 from capd.worker.arrays import U8
 
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP = 1
-_PACKET_RX_RING = 5
 _PACKET_STATISTICS = 6
-_PACKET_VERSION = 10
-_PACKET_RESERVE = 12
-_PACKET_IGNORE_OUTGOING = 23
 _PACKET_MR_PROMISC = 1
-_TPACKET_V3 = 2
 _TP_STATUS_USER = 1
-#: From a frame's first byte to its first packet byte, before the reserve and without a link-layer header:
-#: TPACKET_ALIGN(TPACKET3_HDRLEN + 16), see tpacket_rcv() in net/packet/af_packet.c.
-_NETWORK_OFFSET_BYTES = 96
-_FRAME_SIZE_BYTES = 2048
-_SMALLEST_BLOCK_BYTES = 64 * 1024
-#: A block costs some 100 µs, whatever is in it: up to here larger ones save that. Beyond, they would no longer fit
-#: into a processor's own cache together with what is made of them.
-_LARGEST_BLOCK_BYTES = 1024 * 1024
-#: Down to here, smaller ones are worth it, for the sake of patience.
-_PATIENT_BLOCK_BYTES = 256 * 1024
-_BLOCK_OF_SMALL_RING_BYTES = 128 * 1024
-_SMALL_RING_BYTES = 16 * 1024 * 1024
-#: How long a worker may be kept waiting before packets are lost, however few they are. Chosen: longer than a busy
-#: machine does so.
-_PATIENCE_MS = 900
 #: What a block needs beside one packet: its descriptor, the frame's header, alignment. A packet that the kernel
 #: had to cut to the block's size itself would not fit by these, and be dropped.
 _BLOCK_OVERHEAD_BYTES = 512
@@ -63,10 +43,6 @@ _BLOCK_OPENED_NANOSECONDS = 9
 #: struct sock_filter (linux/filter.h), and the instruction that says how much of a packet is kept.
 _INSTRUCTION = np.dtype([("code", "u2"), ("jt", "u1"), ("jf", "u1"), ("k", "u4")])
 _BPF_RET_K = 0x06
-
-
-class RingError(Exception):
-    """The kernel has no memory for a ring of this size, in pieces however small."""
 
 
 class Block(NamedTuple):
@@ -105,73 +81,30 @@ class Statistics(NamedTuple):
     drops_total: int
 
 
-def block_size(size_bytes: int, retire_ms: int) -> int:
-    """Choose the size of a ring's blocks.
-
-    The kernel uses up one at each retire time, with however few packets: their number says how long a ring lasts.
-    """
-    if size_bytes < _SMALL_RING_BYTES:
-        return _BLOCK_OF_SMALL_RING_BYTES
-    size = _LARGEST_BLOCK_BYTES
-    while size > _PATIENT_BLOCK_BYTES and size_bytes // size * retire_ms < _PATIENCE_MS:
-        size //= 2
-    return size
-
-
 class Ring:
     """One interface's packet socket and the memory that it shares with the kernel.
 
     The socket is inert until ``arm``: made with protocol 0 it gets no packets, so nothing is counted or missed
-    from before the ring and the filter were in place.
+    from before the filter was in place.
     """
 
-    def __init__(self, packet_socket: socket.socket) -> None:
-        """Take over a packet socket that ``open_packet_socket`` made."""
+    def __init__(self, packet_socket: socket.socket, memory: RingMemory) -> None:
+        """Take over a packet socket, and map the ring that ``make_ring`` gave it.
+
+        Raises:
+            OSError: there is no room for it in this process.
+        """
         self.socket = packet_socket
+        self._block_bytes, self._blocks = memory
         self._taken = 0
         self._released = 0
         self._received_total = 0
         self._drops_total = 0
         self._interface_index = 0
-
-    def configure(self, *, size_bytes: int, retire_ms: int, header_bytes: int, loopback: bool) -> None:
-        """Make the ring.
-
-        Args:
-            size_bytes: its size, rounded up to whole blocks.
-            retire_ms: how long the kernel may keep a block that is not full.
-            header_bytes: length of the interface's link-layer header, so that packets begin on a 32-bit word.
-            loopback: leave out the outgoing copy of each packet, as libpcap does there.
-
-        Raises:
-            RingError: there is no memory for it.
-        """
-        self.socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
-        self.socket.setsockopt(_SOL_PACKET, _PACKET_RESERVE, (header_bytes - _NETWORK_OFFSET_BYTES) % 4)
-        if loopback:
-            self.socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-        self._block_bytes = block_size(size_bytes, retire_ms)
-        while not self._try_size(size_bytes, retire_ms):
-            # The kernel needs each block in one piece; memory may be there in smaller ones.
-            self._block_bytes //= 2
-            if self._block_bytes < _SMALLEST_BLOCK_BYTES:
-                raise RingError(f"the kernel has no memory for a ring of {size_bytes} bytes")
         self._map = mmap.mmap(self.socket.fileno(), self._blocks * self._block_bytes)
         self.bytes: U8 = np.frombuffer(self._map, np.uint8)
         self._memory = memoryview(self._map).cast("I")
         self.address: int = self.bytes.ctypes.data
-
-    def _try_size(self, size_bytes: int, retire_ms: int) -> bool:
-        self._blocks = max(-(-size_bytes // self._block_bytes), 2)
-        frames = self._blocks * (self._block_bytes // _FRAME_SIZE_BYTES)
-        request = struct.pack("=7I", self._block_bytes, self._blocks, _FRAME_SIZE_BYTES, frames, retire_ms, 0, 0)
-        try:
-            self.socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, request)
-        except OSError as error:
-            if error.errno == errno.ENOMEM:
-                return False
-            raise
-        return True
 
     def attach_filter(self, program: bytes) -> None:
         """Attach a classic BPF program: an array of struct sock_filter. What it keeps of a packet fits into a block.

@@ -11,35 +11,17 @@ from typing import NamedTuple
 import msgspec
 
 from capd.libpcap import Handle
-from capd.packet_socket import ETH_P_ALL, attach_filter, bind, lock_filter, open_packet_socket
+from capd.packet_ring import RingMemory, kernel_failure
+from capd.packet_socket import ETH_P_ALL, attach_filter, bind, lock_filter
 from capd.worker import cooked
 from capd.worker.filter_text import words
 from capd.worker.filters import CaptureFailed, Compiler, bad_filter, both
 from capd.worker.launch import Launch, LaunchInterface
 from capd.worker.records import RecordMaker
-from capd.worker.ring import Blocks, Ring, RingError, Statistics
+from capd.worker.ring import Blocks, Ring, Statistics
 from capd_protocol import pcapng
-from capd_protocol.linktypes import DLT_EN10MB, LinkLayerType, dlt_to_linktype, from_dlt
-from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES, Failure, FailureCode, InterfaceCounters
-
-_ETHERNET_HEADER_BYTES = 14
-
-#: What the kernel says of an interface that has changed since the daemon looked; all else is unsupported.
-_CODES = {
-    errno.ENODEV: FailureCode.NO_SUCH_INTERFACE,
-    errno.ENXIO: FailureCode.NO_SUCH_INTERFACE,
-    errno.ENETDOWN: FailureCode.INTERFACE_DOWN,
-}
-
-
-def retire_ms(update_interval_s: float) -> int:
-    """How long the kernel may keep a block: 15 % of the interval, so that a packet is told of soon after it.
-
-    A block may be kept twice as long, and the packets of several interfaces wait as long for each other. Not below
-    2 ms: each time uses up a block, however little is in it, and the ring must outlast a worker that is kept
-    waiting. Not above 100 ms: nobody shall wait longer for the packets that an interval begins with.
-    """
-    return min(max(2, round(update_interval_s * 150)), 100)
+from capd_protocol.linktypes import LinkLayerType, dlt_to_linktype, from_dlt
+from capd_protocol.messages import Failure, FailureCode, InterfaceCounters
 
 
 @contextlib.contextmanager
@@ -47,16 +29,8 @@ def _typed(interface: str) -> Generator[None, None, None]:
     """Turn what the kernel says about an interface into the typed failure."""
     try:
         yield
-    except RingError as error:
-        text = f"{error}: ask for a smaller kernel_buffer_size"
-        raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text)) from error
-    except PermissionError as error:
-        text = "capd itself may not open a packet socket: it lacks CAP_NET_RAW"
-        raise CaptureFailed(Failure(code=FailureCode.NOT_PERMITTED, text=text, interface=interface)) from error
     except OSError as error:
-        code = _CODES.get(error.errno or 0, FailureCode.UNSUPPORTED)
-        text = f"the kernel does not capture on {interface}: {error.strerror}"
-        raise CaptureFailed(Failure(code=code, text=text, interface=interface)) from error
+        raise CaptureFailed(kernel_failure(error, interface)) from error
 
 
 _NOTHING = Statistics(0, 0)
@@ -65,9 +39,10 @@ _TRIGGER_BUFFER_BYTES = 2048
 
 
 class PacketSockets(NamedTuple):
-    """What an interface takes of CAP_NET_RAW: inert packet sockets, for its ring and for a recorder's trigger."""
+    """What an interface takes of CAP_NET_RAW: inert packet sockets, with its ring and for a recorder's trigger."""
 
     ring: socket.socket
+    memory: RingMemory
     trigger: socket.socket | None = None
 
     def close(self) -> None:
@@ -167,6 +142,15 @@ class Source:
         )
 
 
+class Plan(NamedTuple):
+    """How an interface is captured: its link-layer type, and its filters as programs."""
+
+    interface: LaunchInterface
+    link_layer_type: LinkLayerType
+    program: bytes
+    trigger_program: bytes
+
+
 class SourceMaker:
     """Makes sources; holds what that takes from the privileged beginning to the end.
 
@@ -181,55 +165,64 @@ class SourceMaker:
         self._compilers: dict[tuple[int, int], Compiler] = {}
         self._made = 0
 
-    def open(self) -> list[PacketSockets]:
-        """Open all that needs CAP_NET_RAW; return the inert sockets of the first interfaces.
+    def open_handles(self) -> None:
+        """Open libpcap's live handles, where they are needed: this takes CAP_NET_RAW.
 
         Raises:
-            CaptureFailed: something cannot be opened.
+            CaptureFailed: one cannot be opened.
         """
-        sockets: list[PacketSockets] = []
+        if not self._launch.needs_live_handles:
+            return
         for interface in self._launch.interfaces:
             key = interface.hardware_type, interface.request.snaplen_bytes
-            if self._launch.needs_live_handles and key not in self._compilers and interface.is_up:
+            if key not in self._compilers and interface.is_up:
                 try:
                     self._compilers[key] = Compiler(interface.device, interface.request.snaplen_bytes)
                 except CaptureFailed:
                     if not interface.is_optional:
                         raise  # one that has gone already is found out again when it is bound
-            with _typed(interface.device):
-                ring = open_packet_socket(cooked=interface.is_cooked)
-                trigger = open_packet_socket(cooked=interface.is_cooked) if self._trigger_filter else None
-                sockets.append(PacketSockets(ring, trigger))
-        return sockets
 
-    def make(self, interface: LaunchInterface, sockets: PacketSockets, interface_id: int) -> Source:
-        """Compile the filters and make the ring; the sockets are still inert.
+    def plan(self, interface: LaunchInterface, interface_id: int) -> Plan:
+        """Compile the filters of an interface; ``interface_id`` is told with what is wrong with them.
 
         Raises:
-            CaptureFailed: a filter does not compile, or there is no memory; the sockets are closed.
+            CaptureFailed: one does not compile.
         """
-        try:
-            return self._make(interface, sockets, interface_id)
-        except BaseException:
-            sockets.close()
-            raise
-
-    def _make(self, interface: LaunchInterface, sockets: PacketSockets, interface_id: int) -> Source:
         request = interface.request
         compiler = self._compiler_for(interface)
         link_layer_type = compiler.choose_link_layer_type(interface.wanted_type, request.name)
         program = self._compile(compiler, request.capture_filter, interface, interface_id, link_layer_type)
+        trigger_program = b""
+        if self._trigger_filter:
+            try:
+                text = self._trigger_filter
+                trigger_program = self._compile(compiler, text, interface, interface_id, link_layer_type)
+            except CaptureFailed as error:
+                if error.failure.argument != "capture_filter":
+                    raise
+                raise CaptureFailed(_of_trigger(error.failure)) from error
+        return Plan(interface, link_layer_type, program, trigger_program)
+
+    def make(self, plan: Plan, sockets: PacketSockets, interface_id: int) -> Source:
+        """Give the sockets their filters, and map the ring; they are still inert.
+
+        Raises:
+            CaptureFailed: the kernel does not take a filter; the sockets are closed.
+        """
+        try:
+            return self._make(plan, sockets, interface_id)
+        except BaseException:
+            sockets.close()
+            raise
+
+    def _make(self, plan: Plan, sockets: PacketSockets, interface_id: int) -> Source:
+        interface, link_layer_type = plan.interface, plan.link_layer_type
+        request = interface.request
         if sockets.trigger is not None:
-            self._prepare_trigger(sockets.trigger, compiler, interface, interface_id, link_layer_type)
-        ring = Ring(sockets.ring)
+            _prepare_trigger(sockets.trigger, plan.trigger_program, request.name, interface_id)
         with _typed(request.name):
-            ring.configure(
-                size_bytes=request.kernel_buffer_size_bytes or DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
-                retire_ms=retire_ms(self._launch.update_interval_s),
-                header_bytes=_ETHERNET_HEADER_BYTES if link_layer_type.dlt == DLT_EN10MB else 0,
-                loopback=interface.loopback,
-            )
-        _attach(ring, program, request.name, interface_id)
+            ring = Ring(sockets.ring, sockets.memory)
+        _attach(ring, plan.program, request.name, interface_id)
         if interface.policy_filter:
             ring.lock_filter()
         return Source(
@@ -278,29 +271,6 @@ class SourceMaker:
             program = _cook(program, link_layer_type, interface)
         return program
 
-    def _prepare_trigger(
-        self,
-        trigger: socket.socket,
-        compiler: Compiler,
-        interface: LaunchInterface,
-        interface_id: int,
-        link_layer_type: LinkLayerType,
-    ) -> None:
-        """Give a trigger's socket its filter, for good: what policy keeps from the user triggers nothing either."""
-        try:
-            program = self._compile(compiler, self._trigger_filter, interface, interface_id, link_layer_type)
-        except CaptureFailed as error:
-            if error.failure.argument != "capture_filter":
-                raise
-            raise CaptureFailed(_of_trigger(error.failure)) from error
-        try:
-            attach_filter(trigger, program)
-        except OSError as error:
-            failure = bad_filter(_too_long(program), interface.request.name, interface_id)
-            raise CaptureFailed(_of_trigger(failure)) from error
-        lock_filter(trigger)
-        trigger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _TRIGGER_BUFFER_BYTES)
-
     def _compiler_for(self, interface: LaunchInterface) -> Compiler:
         request = interface.request
         key = interface.hardware_type, request.snaplen_bytes
@@ -326,6 +296,16 @@ def _compile_policy(compiler: Compiler, interface: LaunchInterface, interface_id
 def _filter_text(interface: LaunchInterface) -> str:
     texts = [text for text in (interface.policy_filter, interface.request.capture_filter) if text]
     return texts[0] if len(texts) == 1 else " and ".join(f"({text})" for text in texts)
+
+
+def _prepare_trigger(trigger: socket.socket, program: bytes, interface: str, interface_id: int) -> None:
+    """Give a trigger's socket its filter, for good: what policy keeps from the user triggers nothing either."""
+    try:
+        attach_filter(trigger, program)
+    except OSError as error:
+        raise CaptureFailed(_of_trigger(bad_filter(_too_long(program), interface, interface_id))) from error
+    lock_filter(trigger)
+    trigger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _TRIGGER_BUFFER_BYTES)
 
 
 def _attach(ring: Ring, program: bytes, interface: str, interface_id: int) -> None:

@@ -1,4 +1,4 @@
-"""A worker's start, in order: open, drop privileges, verify, compile filters, bind, first file, capture.
+"""A worker's start, in order: open, drop privileges, verify, compile filters, take rings, bind, first file, capture.
 
 Everything is imported before it is forked: after the drop the interpreter's own files may be unreadable.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from capd import libpcap, privileges
 from capd.version import SOFTWARE
-from capd.worker.control import Control
+from capd.worker.control import Control, DaemonGone
 from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed
 from capd.worker.first_file import open_files
@@ -24,9 +24,10 @@ from capd.worker.launch import Launch
 from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
 from capd.worker.recorder import RecorderOutput
 from capd.worker.report import Report
-from capd.worker.sources import PacketSockets, Source, SourceMaker
+from capd.worker.sources import PacketSockets, Plan, Source, SourceMaker
 from capd_protocol import pcapng
 from capd_protocol.linktypes import dlt_to_linktype
+from capd_protocol.messages import Failure
 
 
 @cache
@@ -59,19 +60,36 @@ def _header(launch: Launch, sources: list[Source], section: bytes) -> bytes:
     return section + b"".join(source.description for source in sources)
 
 
-def _make_sources(
-    launch: Launch, maker: SourceMaker, sockets: list[PacketSockets]
-) -> tuple[list[Source], list[tuple[str, str]]]:
+def _plan(launch: Launch, maker: SourceMaker) -> list[Plan | CaptureFailed]:
+    """Return how each interface is captured, or, of those that a pattern matched, why it is left out.
+
+    Raises:
+        CaptureFailed: one that was named cannot be captured.
+    """
+    plans: list[Plan | CaptureFailed] = []
+    for number, interface in enumerate(launch.interfaces):
+        try:
+            plans.append(maker.plan(interface, number))
+        except CaptureFailed as error:
+            if not interface.is_optional:
+                raise
+            plans.append(error)
+    return plans
+
+
+def _make_sources(launch: Launch, maker: SourceMaker, control: Control) -> tuple[list[Source], list[tuple[str, str]]]:
     """Return the sources, and which interfaces are left out, with the reason.
 
     Raises:
         CaptureFailed: one that was named cannot be captured, or none of those that a pattern matched.
+        DaemonGone: it does not want the capture any more.
     """
     sources: list[Source] = []
     skipped: list[tuple[str, CaptureFailed]] = []
-    for interface, opened in zip(launch.interfaces, sockets, strict=True):
+    for interface, plan in zip(launch.interfaces, _plan(launch, maker), strict=True):
+        sockets = control.read_ring()
         try:
-            sources.append(maker.make(interface, opened, len(sources)))
+            sources.append(_make_source(maker, plan, sockets, len(sources)))
         except CaptureFailed as error:
             if not interface.is_optional:
                 raise
@@ -79,6 +97,18 @@ def _make_sources(
     if skipped and not sources:
         raise skipped[0][1]
     return sources, [(name, error.failure.text) for name, error in skipped]
+
+
+def _make_source(
+    maker: SourceMaker, plan: Plan | CaptureFailed, sockets: PacketSockets | Failure, interface_id: int
+) -> Source:
+    if isinstance(plan, CaptureFailed):
+        if not isinstance(sockets, Failure):
+            sockets.close()
+        raise plan
+    if isinstance(sockets, Failure):
+        raise CaptureFailed(sockets)
+    return maker.make(plan, sockets, interface_id)
 
 
 def _arm(sources: list[Source]) -> list[tuple[str, str]]:
@@ -104,15 +134,17 @@ def _drops_total(sources: list[Source]) -> int:
 
 
 def _capture(launch: Launch, directory_fd: int, control: Control, report: Report) -> None:
-    # 1. Open what needs CAP_NET_RAW: sockets of protocol 0, which receive nothing, and libpcap's handles.
+    # 1. Open what needs CAP_NET_RAW: libpcap's handles. The daemon makes the rings meanwhile.
     maker = SourceMaker(launch, _operating_system())
-    sockets = maker.open()
+    maker.open_handles()
     # 2. Become the user who asked. What comes after is that user's own doing, and is checked as such.
     # 3. The same call verifies it.
     privileges.become(launch.user_id, launch.group_id, launch.groups)
     os.umask(0)  # the mode of files is said in full where they are made
-    # 4. Compile the filters: the first text of the user that is looked at.
-    sources, skipped = _make_sources(launch, maker, sockets)
+    gc.freeze()
+    keep_freed_memory()
+    # 4. Compile the filters: the first text of the user that is looked at. Then take the rings.
+    sources, skipped = _make_sources(launch, maker, control)
     # 5. Bind: from here on packets come and are counted.
     start_ns = time.time_ns()
     skipped += _arm(sources)
@@ -141,8 +173,6 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
             files.abandon()
         return
     # 7. Capture.
-    gc.freeze()
-    keep_freed_memory()
     Capture(
         launch=launch,
         sources=sources,
@@ -158,9 +188,14 @@ def run(control_socket: socket.socket) -> None:
     signal.alarm(WATCHDOG_S)
     time.tzset()  # the system's time zone, which is in the names of files, may be another one by now
     control = Control(control_socket)
-    launch = control.read_launch()
-    if launch is None:
+    try:
+        _run(control)
+    except DaemonGone:
         return
+
+
+def _run(control: Control) -> None:
+    launch = control.read_launch()
     directory_fd = control.take_descriptor()
     files = socket.socket(fileno=control.take_descriptor()) if launch.passes_files else None
     report = Report(control.socket, files)
