@@ -2,8 +2,8 @@
 
 #: Connections at once; a further one is told to come later.
 MAX_CLIENTS = 256
-#: What the daemon asks the kernel for: more than the usual 1024. A client takes four while it captures, and twice as
-#: many while that starts.
+#: What the daemon asks the kernel for: more than the usual 1024. A client takes four while it captures; twice as many,
+#: and one or two for each interface, while that starts.
 DESCRIPTORS = 4096
 #: Of one user, so that one cannot keep the others out.
 MAX_CLIENTS_PER_USER = 128

@@ -8,7 +8,7 @@ is used here of what a client asked for is numbers, which are within the limits.
 import socket
 from collections.abc import Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import trio
 
@@ -19,26 +19,36 @@ from capd.worker.launch import Launch, LaunchInterface, RingMade
 from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES
 
 _making = trio.CapacityLimiter(limits.MAX_RINGS_BEING_MADE)
+_closing = trio.CapacityLimiter(limits.MAX_RINGS_BEING_MADE)
 
 
-class Ring(NamedTuple):
-    """What has become of a ring, and its socket; with a trigger that one's, too. With a failure there is none."""
+class NewRing(NamedTuple):
+    """What has become of a ring, and its socket; with a trigger that one's, too. With a failure there is none.
+
+    A context manager for handing it over: at the end our own descriptors are closed.
+    """
 
     made: RingMade
     sockets: tuple[socket.socket, ...] = ()
 
     @property
     def descriptors(self) -> list[int]:
-        """What goes along to the worker; it stays ours."""
+        """What goes along to the worker."""
         return [each.fileno() for each in self.sockets]
 
-    def close(self) -> None:
-        """Close our descriptors. The last of a ring takes a grace period, too."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            # Nobody else has it, so closing it takes a grace period again.
+            await _close(self.sockets)
+            return
         for each in self.sockets:
             each.close()
 
 
-async def make(interface: LaunchInterface, launch: Launch) -> Ring:
+async def make(interface: LaunchInterface, launch: Launch) -> NewRing:
     """Make the ring of an interface, and open what triggers a recorder's snapshots there."""
     sockets: list[socket.socket] = []
     try:
@@ -58,17 +68,17 @@ async def make(interface: LaunchInterface, launch: Launch) -> Ring:
             )
     except (OSError, RingError) as error:
         await _close(sockets)
-        return Ring(RingMade(failure=kernel_failure(error, interface.request.name)))
+        return NewRing(RingMade(failure=kernel_failure(error, interface.request.name)))
     except BaseException:
         await _close(sockets)
         raise
-    return Ring(RingMade(memory=memory, has_trigger=len(sockets) > 1), tuple(sockets))
+    return NewRing(RingMade(memory=memory, has_trigger=len(sockets) > 1), tuple(sockets))
 
 
 async def _close(sockets: Iterable[socket.socket]) -> None:
     with trio.CancelScope(shield=True):
         for each in sockets:
-            await trio.to_thread.run_sync(each.close)
+            await trio.to_thread.run_sync(each.close, limiter=_closing)
 
 
 class Rings:
@@ -77,7 +87,7 @@ class Rings:
     def __init__(self, launch: Launch) -> None:
         """Make none yet."""
         self._launch = launch
-        self._rings: dict[int, Ring] = {}
+        self._rings: dict[int, NewRing] = {}
         self._are_made = [trio.Event() for _ in launch.interfaces]
 
     async def run(self) -> None:
@@ -94,7 +104,7 @@ class Rings:
         self._rings[number] = await make(self._launch.interfaces[number], self._launch)
         self._are_made[number].set()
 
-    async def take(self, number: int) -> Ring:
-        """Wait for the ring of an interface, which is the caller's to close from now on."""
+    async def take(self, number: int) -> NewRing:
+        """Wait for the ring of an interface, which is the caller's from now on."""
         await self._are_made[number].wait()
         return self._rings.pop(number)

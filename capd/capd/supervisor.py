@@ -72,7 +72,7 @@ class Worker:
             with contextlib.suppress(trio.BrokenResourceError):
                 await self._send(control, encode_launch(self._launch), self._descriptors)
                 for number in range(len(self._launch.interfaces)):
-                    with contextlib.closing(await rings.take(number)) as ring:
+                    async with await rings.take(number) as ring:
                         await self._send(control, encode_ring(ring.made), ring.descriptors)
             self._is_launched.set()
             with contextlib.suppress(trio.BrokenResourceError):
@@ -84,8 +84,10 @@ class Worker:
 
     async def attach(self, interface: LaunchInterface) -> None:
         """Give the worker an interface more, with its ring."""
-        with contextlib.closing(await make(interface, self._launch)) as ring:
-            await self._tell(encode_attach(Attach(interface=interface, ring=ring.made)), ring.descriptors)
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async with await make(interface, self._launch) as ring:
+                attach = Attach(interface=interface, ring=ring.made)
+                await self._send(self._running_control(), encode_attach(attach), ring.descriptors)
 
     async def detach(self, index: int) -> None:
         """Have the worker give up an interface."""
@@ -100,11 +102,15 @@ class Worker:
         await self._is_launched.wait()
         await self._tell(encode(StopCapture()))
 
-    async def _tell(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
-        if self._control is not None:
-            # Where the socket is closed it has ended already.
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._send(self._control, frame, descriptors)
+    async def _tell(self, frame: bytes) -> None:
+        # Where the socket is closed it has ended already.
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._send(self._running_control(), frame, ())
+
+    def _running_control(self) -> trio.SocketStream:
+        if self._control is None:
+            raise trio.ClosedResourceError("there is no worker yet")
+        return self._control
 
     async def _send(self, control: trio.SocketStream, frame: bytes, descriptors: Sequence[int]) -> None:
         """Send a frame, and descriptors with its first byte.

@@ -79,7 +79,8 @@ async def test_what_nobody_takes_is_closed(descriptors: Callable[[], int]) -> No
     with trio.fail_after(_TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rings.run)
-            (await rings.take(3)).close()
+            async with await rings.take(3):
+                pass
             nursery.cancel_scope.cancel()
     assert descriptors() == before
 
@@ -102,7 +103,34 @@ async def test_a_recorder_with_a_trigger_has_a_second_socket() -> None:
     ring = await make(interface(), with_trigger)
     assert ring.made.has_trigger
     assert len(ring.descriptors) == 2
-    ring.close()
+    async with ring:
+        pass
+    assert [each.fileno() for each in ring.sockets] == [-1, -1]
+
+
+async def test_one_that_cannot_be_handed_over_is_closed_where_nobody_waits_for_it(
+    descriptors: Callable[[], int],
+) -> None:
+    await trio.to_thread.run_sync(lambda: None)
+    before = descriptors()
+    ring = await make(interface(), launch())
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        with pytest.raises(trio.BrokenResourceError):
+            async with ring:
+                raise trio.BrokenResourceError
+        nursery.cancel_scope.cancel()
+    # Closing waits for the kernel, milliseconds, and the event loop goes on meanwhile.
+    assert turns > 10
+    assert descriptors() == before
 
 
 async def test_without_descriptors_there_is_a_typed_failure() -> None:
