@@ -104,6 +104,7 @@ IMIX = (64, 576, 1500), (7, 4, 1)
 CASES = (
     Case("64-B", (64,)),
     Case("IMIX", *IMIX),
+    Case("64-B-fastest", (64,), packets=2_000_000, rate_pps=None),
     Case("64-B-slower", (64,), rate_pps=SLOWER_PPS),
     Case("IMIX-slower", *IMIX, rate_pps=SLOWER_PPS),
     Case("1500-B", (1500,), rate_pps=SLOWER_PPS),

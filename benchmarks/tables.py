@@ -62,6 +62,8 @@ _PEERS = ("dumpcap", "tcpdump", "netsniff-ng")
 GOALS = (
     Goal("CPU per packet, 64 B: capd / tcpdump", "64-B", "cpu_ns", 0.9, "tcpdump"),
     Goal("CPU per packet, 64 B: capd / dumpcap", "64-B", "cpu_ns", 0.2, "dumpcap"),
+    Goal("CPU per packet, 64 B, as fast as they are sent: capd / tcpdump", "64-B-fastest", "cpu_ns", 0.9, "tcpdump"),
+    Goal("CPU per packet, 64 B, as fast as they are sent: capd / dumpcap", "64-B-fastest", "cpu_ns", 0.2, "dumpcap"),
     Goal("CPU per packet, IMIX: capd / tcpdump", "IMIX", "cpu_ns", 0.7, "tcpdump"),
     Goal("CPU per packet, IMIX: capd / dumpcap", "IMIX", "cpu_ns", 0.5, "dumpcap"),
     Goal("share kept, 1500 B saturated, ring on tmpfs: %", "saturated-tmpfs", "kept", 100, is_least=True),

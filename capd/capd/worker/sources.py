@@ -143,12 +143,15 @@ class Source:
 
 
 class Plan(NamedTuple):
-    """How an interface is captured: its link-layer type, and its filters as programs."""
+    """How an interface is captured: all that can be known without its ring."""
 
     interface: LaunchInterface
     link_layer_type: LinkLayerType
+    #: Its filters.
     program: bytes
     trigger_program: bytes
+    #: The block that declares it in a pcapng file.
+    description: bytes
 
 
 class SourceMaker:
@@ -201,7 +204,8 @@ class SourceMaker:
                 if error.failure.argument != "capture_filter":
                     raise
                 raise CaptureFailed(_of_trigger(error.failure)) from error
-        return Plan(interface, link_layer_type, program, trigger_program)
+        description = self._describe(interface, link_layer_type)
+        return Plan(interface, link_layer_type, program, trigger_program, description)
 
     def make(self, plan: Plan, sockets: PacketSockets, interface_id: int) -> Source:
         """Give the sockets their filters, and map the ring; they are still inert.
@@ -230,7 +234,7 @@ class SourceMaker:
             launch=interface,
             link_layer_type=link_layer_type,
             interface_id=interface_id,
-            description=self._describe(interface, link_layer_type),
+            description=plan.description,
             ring=ring,
             trigger=sockets.trigger,
             maker=RecordMaker(

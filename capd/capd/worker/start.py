@@ -172,6 +172,7 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
         if isinstance(files, CaptureFiles):
             files.abandon()
         return
+    report.flush()
     # 7. Capture.
     Capture(
         launch=launch,
