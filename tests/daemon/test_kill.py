@@ -440,7 +440,7 @@ def test_a_user_who_stops_the_worker_before_it_began_harms_nobody_else(
     ):
         (others,) = daemon.workers()
         stopper.hear()
-        client.send(request_for(veth[1], "stopped.pcapng"), [directory])
+        client.send(slow_request_for(veth[1]), [directory])
         assert client.refusal().code == FailureCode.WORKER_DIED
         assert daemon.workers() == [others]
         send(veth[0], FRAMES, 10)

@@ -54,7 +54,20 @@ class Daemon:
 
 def workers_of(daemon: int) -> list[int]:
     """Return the process ids of a daemon's workers, and of those who answer questions about interfaces."""
-    return [child for child in children_of(daemon) if not is_spawner(child)]
+    # A worker is the daemon's child as soon as the process in between has ended, which may be behind its first word.
+    found: list[int] = []
+    for spawner in filter(is_spawner, children_of(daemon)):
+        for between in _children_of_one_that_may_end(spawner):
+            found += _children_of_one_that_may_end(between)
+    found += [child for child in children_of(daemon) if not is_spawner(child)]
+    return list(dict.fromkeys(found))
+
+
+def _children_of_one_that_may_end(process_id: int) -> list[int]:
+    try:
+        return children_of(process_id)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def is_spawner(process_id: int, root: Path = Path("/")) -> bool:

@@ -119,6 +119,7 @@ class Capture:
         for number in range(len(self._sources)):
             self._add_ring()
             self._listen_to(number)
+        self._report.flush()
         self._read_control()  # what came together with the launch
         while self._end is None:
             signal.alarm(WATCHDOG_S)

@@ -172,7 +172,6 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
         if isinstance(files, CaptureFiles):
             files.abandon()
         return
-    report.flush()
     # 7. Capture.
     Capture(
         launch=launch,
