@@ -10,9 +10,9 @@ import socket
 import struct
 from typing import NamedTuple
 
+from capd.packet_socket import SOL_PACKET
 from capd_protocol.messages import Failure, FailureCode
 
-_SOL_PACKET = 263
 _PACKET_RX_RING = 5
 _PACKET_VERSION = 10
 _PACKET_RESERVE = 12
@@ -98,10 +98,10 @@ def make_ring(
         RingError: there is no memory for it.
         OSError: the kernel refuses it for another reason.
     """
-    packet_socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
-    packet_socket.setsockopt(_SOL_PACKET, _PACKET_RESERVE, (header_bytes - _NETWORK_OFFSET_BYTES) % 4)
+    packet_socket.setsockopt(SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
+    packet_socket.setsockopt(SOL_PACKET, _PACKET_RESERVE, (header_bytes - _NETWORK_OFFSET_BYTES) % 4)
     if loopback:
-        packet_socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        packet_socket.setsockopt(SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
     block_bytes = block_size(size_bytes, retire_ms)
     while block_bytes >= _SMALLEST_BLOCK_BYTES:
         memory = RingMemory(block_bytes, max(-(-size_bytes // block_bytes), 2))
@@ -116,7 +116,7 @@ def _try(packet_socket: socket.socket, memory: RingMemory, retire_ms: int) -> bo
     frames = memory.blocks * (memory.block_bytes // _FRAME_SIZE_BYTES)
     request = struct.pack("=7I", *memory, _FRAME_SIZE_BYTES, frames, retire_ms, 0, 0)
     # Python's own setsockopt keeps other threads waiting meanwhile.
-    if _libc.setsockopt(packet_socket.fileno(), _SOL_PACKET, _PACKET_RX_RING, request, len(request)) == 0:
+    if _libc.setsockopt(packet_socket.fileno(), SOL_PACKET, _PACKET_RX_RING, request, len(request)) == 0:
         return True
     error = ctypes.get_errno()
     if error == errno.ENOMEM:

@@ -5,6 +5,8 @@ import os
 import socket
 import struct
 
+#: The level of packet sockets' options (linux/socket.h); Python has no name for it.
+SOL_PACKET = 263
 #: A protocol number that no frame carries: IANA keeps it reserved, and the kernel uses it for nothing. A packet socket
 #: that is bound to it receives nothing more.
 ETH_P_NONE = 0xFFFF

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from capd.worker.arrays import I64, U8, U32
+from capd.worker.arrays import I64, U8, U32, U64
 from capd.worker.ring import Block
 
 #: Words of a frame's header, struct tpacket3_hdr (linux/if_packet.h). Where the packet begins, and what is behind its
@@ -26,7 +26,7 @@ VLAN_TCI = 8
 VLAN_TPID = 9
 HEADER_WORDS = 10
 #: In STATUS: there was a VLAN tag, which the kernel has set aside.
-VLAN_VALID = 1 << 4
+_VLAN_VALID = 1 << 4
 #: Of two 16-bit fields in one word: how far to shift for the first one.
 LOW_HALF = 0 if sys.byteorder == "little" else 16
 #: Of the halves of a 64-bit number.
@@ -69,6 +69,10 @@ class FrameFinder:
             return None
         return step if self._memory[block.first + (block.packets - 2) * step + NEXT_OFFSET] >> 2 == step else None
 
+    def first_captured_bytes(self, block: Block) -> int:
+        """Return how much there is of a block's first packet."""
+        return self._memory[block.first + CAPTURED]
+
     def headers(self, block: Block, step: int) -> U32 | None:
         """Return the headers of frames at equal distances; None if they are not."""
         stop = block.first + (block.packets - 1) * step + 1
@@ -104,6 +108,17 @@ class FrameFinder:
         headers = _numbers(self._rows[positions])
         is_chain = ((positions[1:] - positions[:-1]) << 2 == headers[:-1, NEXT_OFFSET]).all()
         return Frames(positions, headers) if is_chain else None
+
+
+def read_times(headers: U32, timestamps_ns: U64) -> None:
+    """Write when packets came, by their frames' headers."""
+    np.multiply(headers[:, SECONDS], 1_000_000_000, out=timestamps_ns, dtype=np.uint64)
+    timestamps_ns += headers[:, NANOSECONDS]
+
+
+def tagged(headers: U32) -> I64:
+    """Return which packets had a VLAN tag that the kernel has set aside."""
+    return np.flatnonzero((headers[:, STATUS] & _VLAN_VALID != 0) | (headers[:, VLAN_TCI] != 0))
 
 
 def rows(memory: U8, words: int) -> npt.NDArray[np.void]:

@@ -28,16 +28,15 @@ from capd.worker.chain import (
     HIGH_HALF_FIRST,
     LOW_HALF,
     MAC_AND_NET,
-    NANOSECONDS,
     ORIGINAL,
-    SECONDS,
     STATUS,
     VLAN_TCI,
     VLAN_TPID,
-    VLAN_VALID,
     FrameFinder,
     Frames,
+    read_times,
     rows,
+    tagged,
 )
 from capd.worker.ring import Blocks, Ring
 from capd.worker.runs import Buffer, RunCopier
@@ -172,8 +171,8 @@ class RecordMaker:
     def _read(self, frames: Frames) -> _Packets:
         """Read the kernel's headers, and complete the link-layer headers before the packets."""
         headers = frames.headers
-        timestamps_ns = np.multiply(headers[:, SECONDS], 1_000_000_000, dtype=np.uint64)
-        timestamps_ns += headers[:, NANOSECONDS]
+        timestamps_ns = np.empty(len(headers), np.uint64)
+        read_times(headers, timestamps_ns)
         packets = _Packets(
             first=frames.positions * 4,
             captured=headers[:, CAPTURED],
@@ -184,7 +183,7 @@ class RecordMaker:
         if self._dlt in cooked.HEADER_SIZE_BYTES:
             self._put_cooked_headers(frames, packets)
         elif self._dlt == DLT_EN10MB:
-            which = _tagged(headers)
+            which = tagged(headers)
             if len(which):
                 self._restore_tags(which, _tags(headers[which]), packets)
         np.minimum(packets.captured, self._snaplen_bytes, out=packets.captured)
@@ -206,7 +205,7 @@ class RecordMaker:
         """Put the header that takes the place of the link layer's before each packet."""
         at = frames.positions * 4 + cooked.ADDRESS_OFFSET_BYTES
         made = cooked.headers(_windows(self._memory, cooked.ADDRESS_SIZE_BYTES)[at], self._dlt)
-        which = _tagged(frames.headers) if self._dlt == DLT_LINUX_SLL else np.empty(0, np.int64)
+        which = tagged(frames.headers) if self._dlt == DLT_LINUX_SLL else np.empty(0, np.int64)
         others = np.setdiff1d(np.arange(len(made)), which, assume_unique=True)
         self._put_before(packets, others, made[others])
         if len(which):
@@ -260,11 +259,6 @@ class RecordMaker:
 def _windows(memory: npt.NDArray[_Item], width: int) -> npt.NDArray[_Item]:
     """Return a view whose row ``i`` is the ``width`` items from ``i`` on: one gather or scatter for all fields."""
     return np.lib.stride_tricks.as_strided(memory, (len(memory) - width + 1, width), memory.strides * 2)
-
-
-def _tagged(headers: U32) -> I64:
-    """Return which packets had a VLAN tag that the kernel has set aside."""
-    return np.flatnonzero((headers[:, STATUS] & VLAN_VALID != 0) | (headers[:, VLAN_TCI] != 0))
 
 
 def _tags(headers: U32) -> U8:

@@ -16,10 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from capd.packet_ring import RingMemory
-from capd.packet_socket import ALL_INTERFACES, ETH_P_ALL, ETH_P_NONE, attach_filter, bind, lock_filter
+from capd.packet_socket import ALL_INTERFACES, ETH_P_ALL, ETH_P_NONE, SOL_PACKET, attach_filter, bind, lock_filter
 from capd.worker.arrays import U8
 
-_SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP = 1
 _PACKET_STATISTICS = 6
 _PACKET_MR_PROMISC = 1
@@ -132,7 +131,7 @@ class Ring:
         self._interface_index = interface_index
         if promiscuous and interface_index != ALL_INTERFACES:
             request = struct.pack("=iHH8s", interface_index, _PACKET_MR_PROMISC, 0, b"")
-            self.socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
+            self.socket.setsockopt(SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
         bind(self.socket.fileno(), ETH_P_ALL, interface_index)
 
     def disarm(self) -> None:
@@ -168,7 +167,7 @@ class Ring:
 
     def statistics(self) -> Statistics:
         """Return the running totals. The kernel's own counts begin anew at each read, and are 32 bits wide."""
-        received, drops, _freezes = struct.unpack("=3I", self.socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 12))
+        received, drops, _freezes = struct.unpack("=3I", self.socket.getsockopt(SOL_PACKET, _PACKET_STATISTICS, 12))
         self._received_total += received  # the kernel counts the dropped ones here too
         self._drops_total += drops
         return Statistics(self._received_total, self._drops_total)

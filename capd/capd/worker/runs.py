@@ -16,13 +16,11 @@ from capd.worker.chain import (
     HIGH_HALF_FIRST,
     LOW_HALF,
     MAC_AND_NET,
-    NANOSECONDS,
     ORIGINAL,
-    SECONDS,
-    STATUS,
     VLAN_TCI,
-    VLAN_VALID,
     FrameFinder,
+    read_times,
+    tagged,
 )
 from capd.worker.ring import Block
 from capd_protocol import pcapng
@@ -33,7 +31,7 @@ _LARGEST_BYTES = 768
 _FEWEST = 256
 #: The pairs of words of a frame's header, from ORIGINAL on, that are the same in packets that are alike.
 _PAIRS = (ORIGINAL // 2, MAC_AND_NET // 2, VLAN_TCI // 2)
-_NS_PER_S = 1_000_000_000
+_NS_PER_S = np.uint64(1_000_000_000)
 
 
 class Kind(NamedTuple):
@@ -68,7 +66,7 @@ class Buffer:
         """Fill in when packets came."""
         records = self.records
         if "seconds" in (records.dtype.names or ()):
-            records["seconds"][part], records["nanoseconds"][part] = np.divmod(timestamps_ns, np.uint64(_NS_PER_S))
+            records["seconds"][part], records["nanoseconds"][part] = np.divmod(timestamps_ns, _NS_PER_S)
         else:
             halves = timestamps_ns.view(np.uint32).reshape(-1, 2)[:, HIGH_HALF_FIRST]
             records["high"][part], records["low"][part] = halves[:, 0], halves[:, 1]
@@ -129,7 +127,8 @@ class RunCopier:
         The buffer may be longer. It is the caller's until it is given back.
         """
         count = sum(block.packets for block in blocks)
-        if count < _FEWEST:
+        # Asked first: large packets of one size are a usual case, and their headers need not be read for this.
+        if count < _FEWEST or self._kept_bytes(self._finder.first_captured_bytes(blocks[0])) > _LARGEST_BYTES:
             return None
         steps = [step for block in blocks if (step := self._finder.distance(block)) is not None]
         if len(steps) < len(blocks):
@@ -145,8 +144,7 @@ class RunCopier:
             if buffer is None:
                 buffer = self._buffer(kind, count)
             part = slice(at, at + block.packets)
-            np.multiply(headers[:, SECONDS], _NS_PER_S, out=timestamps_ns[part], dtype=np.uint64)
-            timestamps_ns[part] += headers[:, NANOSECONDS]
+            read_times(headers, timestamps_ns[part])
             buffer.set_times(part, timestamps_ns[part])
             first_byte = block.first * 4 + kind.offset_bytes
             form = np.dtype(f"V{kind.captured_bytes}")
@@ -159,11 +157,14 @@ class RunCopier:
         """Take back records that are written, to write others over them."""
         self._spare = buffer
 
+    def _kept_bytes(self, captured_bytes: int) -> int:
+        return min(captured_bytes, self._snaplen_bytes)
+
     def _kind_of(self, headers: U32) -> Kind | None:
         """Return what kind of packets they are, if all are of one that is worth copying."""
         first: list[int] = headers[0].tolist()
-        captured_bytes = min(first[CAPTURED], self._snaplen_bytes)
-        if not 0 < captured_bytes <= _LARGEST_BYTES or first[STATUS] & VLAN_VALID or first[VLAN_TCI]:
+        captured_bytes = self._kept_bytes(first[CAPTURED])
+        if not 0 < captured_bytes <= _LARGEST_BYTES or len(tagged(headers[:1])):
             return None
         pairs = headers.view(np.uint64)
         values: list[int] = pairs[0, _PAIRS].tolist()

@@ -166,7 +166,6 @@ class SourceMaker:
         self._operating_system = operating_system
         self._trigger_filter = launch.trigger_filter
         self._compilers: dict[tuple[int, int], Compiler] = {}
-        self._made = 0
 
     def open_handles(self) -> None:
         """Open libpcap's live handles, where they are needed: this takes CAP_NET_RAW.

@@ -188,10 +188,8 @@ def run(control_socket: socket.socket) -> None:
     signal.alarm(WATCHDOG_S)
     time.tzset()  # the system's time zone, which is in the names of files, may be another one by now
     control = Control(control_socket)
-    try:
+    with contextlib.suppress(DaemonGone):
         _run(control)
-    except DaemonGone:
-        return
 
 
 def _run(control: Control) -> None:
