@@ -59,7 +59,7 @@ def _runs(wanted: Callable[[str], bool], tools: list[type[Tool]], place: Place, 
             )
     for name, (own_tools, read) in cases.SPECIAL.items():
         if wanted(name):
-            times = _STARTS if name == "start" else 1
+            times = _STARTS if name.endswith("start") else 1
             plan.append(
                 [Run(name, tool.name, partial(read, tool, place)) for tool in own_tools if tool in tools] * times
             )

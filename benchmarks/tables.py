@@ -64,8 +64,12 @@ GOALS = (
     Goal("CPU per packet, 64 B: capd / dumpcap", "64-B", "cpu_ns", 0.2, "dumpcap"),
     Goal("CPU per packet, 64 B, as fast as they are sent: capd / tcpdump", "64-B-fastest", "cpu_ns", 0.9, "tcpdump"),
     Goal("CPU per packet, 64 B, as fast as they are sent: capd / dumpcap", "64-B-fastest", "cpu_ns", 0.2, "dumpcap"),
+    Goal("CPU per packet, 64 B, the same into a ring: capd / tcpdump", "saturated-64-B", "cpu_ns", 0.9, "tcpdump"),
+    Goal("CPU per packet, 64 B, the same into a ring: capd / dumpcap", "saturated-64-B", "cpu_ns", 0.2, "dumpcap"),
     Goal("CPU per packet, IMIX: capd / tcpdump", "IMIX", "cpu_ns", 0.7, "tcpdump"),
     Goal("CPU per packet, IMIX: capd / dumpcap", "IMIX", "cpu_ns", 0.5, "dumpcap"),
+    Goal("CPU per packet, IMIX, as fast, into a ring: capd / tcpdump", "saturated-IMIX", "cpu_ns", 0.7, "tcpdump"),
+    Goal("CPU per packet, IMIX, as fast, into a ring: capd / dumpcap", "saturated-IMIX", "cpu_ns", 0.5, "dumpcap"),
     Goal("share kept, 1500 B saturated, ring on tmpfs: %", "saturated-tmpfs", "kept", 100, is_least=True),
     *(
         Goal(
@@ -82,6 +86,7 @@ GOALS = (
     Goal("CPU per packet: with a filter / without", "filter", "cpu_ns", 1.15, "capd", "IMIX"),
     Goal("CPU per packet: ring of 1 MB files / one file", "ring", "cpu_ns", 1.15, "capd", "IMIX"),
     Goal("start: capd's request to first file / dumpcap's spawn to first F", "start", "start_s", 1, "dumpcap"),
+    Goal("first start: the same, none before for a minute", "first-start", "start_s", 1, "dumpcap"),
     Goal("packet to event, 99 %, prompt: ms", "latency", "latency_p99_s", 10),
     Goal("private memory of one of 100 captures, ring apart: MiB", "100-captures", "private_bytes", 8),
     Goal("100 idle captures: % of one processor", "100-captures", "idle_share", 2),

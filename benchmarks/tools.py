@@ -20,6 +20,8 @@ from tests.support.daemon import running_daemon
 BUFFER_MIB = 32
 _START_TIMEOUT_S = 20.0
 _END_TIMEOUT_S = 60.0
+#: As a program does that captures again and again, or a person at a prompt who is quick.
+_BETWEEN_CAPTURES_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Job:
         capture_filter: in libpcap's language.
         update_interval_s: how late a packet may be announced; capd only.
         subscribers: how many clients hear of the capture; capd only.
+        earlier: how many captures its daemon has had before this one; capd only.
     """
 
     interfaces: tuple[str, ...]
@@ -43,6 +46,7 @@ class Job:
     capture_filter: str = ""
     update_interval_s: float | None = None
     subscribers: int = 1
+    earlier: int = 0
 
     @property
     def files_directory(self) -> Path:
@@ -116,19 +120,12 @@ class Capd(Tool):
         """Start a daemon, and a capture when it is ready."""
         self._stack = contextlib.ExitStack()
         self.daemon = self._stack.enter_context(running_daemon(job.directory))
+        for _ in range(job.earlier):
+            with self._capture(job) as earlier:
+                earlier.wait_started(_START_TIMEOUT_S)
+            time.sleep(_BETWEEN_CAPTURES_S)
         began_s = time.monotonic()
-        self.session = self._stack.enter_context(
-            CaptureSession(
-                socket_path=self.daemon.socket_path,
-                interfaces=job.interfaces,
-                capture_filter=job.capture_filter or None,
-                savefile=job.files_directory / "capd.pcapng",
-                ringbuffer_filesize=job.file_kb,
-                ringbuffer_files=job.files,
-                kernel_buffer_size=BUFFER_MIB,
-                update_interval=job.update_interval_s,
-            )
-        )
+        self.session = self._stack.enter_context(self._capture(job))
         event_type, _ = self.session.wait_for_event(timeout=_START_TIMEOUT_S)
         self.start_s = time.monotonic() - began_s
         if event_type != self.session.SP_FILE:
@@ -141,6 +138,18 @@ class Capd(Tool):
         self._others = [threading.Thread(target=self._subscribe) for _ in range(job.subscribers - 1)]
         for other in self._others:
             other.start()
+
+    def _capture(self, job: Job) -> CaptureSession:
+        return CaptureSession(
+            socket_path=self.daemon.socket_path,
+            interfaces=job.interfaces,
+            capture_filter=job.capture_filter or None,
+            savefile=job.files_directory / "capd.pcapng",
+            ringbuffer_filesize=job.file_kb,
+            ringbuffer_files=job.files,
+            kernel_buffer_size=BUFFER_MIB,
+            update_interval=job.update_interval_s,
+        )
 
     def _subscribe(self) -> None:
         with CaptureSession.attach(self.session.capture_id or 0, socket_path=self.daemon.socket_path) as session:

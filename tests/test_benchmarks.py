@@ -126,7 +126,8 @@ def test_three_interfaces_share_the_packets(place: cases.Place) -> None:
 
 @pytest.mark.long
 def test_what_takes_no_load_is_measured(place: cases.Place) -> None:
-    assert cases.start(Capd, place)["start_s"] > 0
+    for earlier in (0, 1):
+        assert cases.start(Capd, place, earlier)["start_s"] > 0
     assert cases.latency(place, 200)["latency_p99_s"] > 0
     assert cases.idle(place, 2)["private_bytes"] > 0
 

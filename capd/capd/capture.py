@@ -23,7 +23,7 @@ from capd.monitor import Monitor
 from capd.outbox import Outbox
 from capd.peer import Peer
 from capd.policy import UNBOUND, Grant, Rule, Terms
-from capd.rings import Rings
+from capd.rings import RingMaker, Rings
 from capd.spawner import Spawner
 from capd.supervisor import Worker
 from capd.tally import Counts, Gauges
@@ -115,6 +115,7 @@ class Capture:
         terms: Terms,
         grant: Callable[[InterfaceRequest], Grant],
         spawner: Spawner,
+        ring_maker: RingMaker,
         reader_group_id: int | None = None,
         continues: bool = False,
         first_started_ns: int | None = None,
@@ -128,6 +129,7 @@ class Capture:
             terms: what holds for all of it.
             grant: asked about each interface, those that come later too; what it refuses is left out.
             spawner: gives it a worker.
+            ring_maker: gives it rings.
             reader_group_id: whose members may see it and read its files, but not end it.
             continues: files of earlier runs belong to its ring.
             first_started_ns: when the first of these runs began; its duration counts from there.
@@ -139,6 +141,7 @@ class Capture:
         self.reader_group_id = reader_group_id
         self._grant = grant
         self._spawner = spawner
+        self._ring_maker = ring_maker
         self.request = request
         self._continues = continues
         self._first_started_ns = first_started_ns
@@ -332,7 +335,8 @@ class Capture:
                 interfaces = await self._look_up(stack, wishes)
                 descriptors = [directory_fd] if files_fd is None else [directory_fd, files_fd]
                 launch = self._launch(interfaces, wishes, passes_files=files_fd is not None)
-                self._worker, rings = Worker(launch, descriptors), Rings(launch)
+                rings = Rings(launch, self._ring_maker)
+                self._worker = Worker(launch, descriptors, rings)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(rings.run)
                     nursery.start_soon(self._watch_start, self._worker, task_status)
@@ -340,7 +344,7 @@ class Capture:
                     if wishes.may_grow or UNBOUND not in self.terms.rules:
                         nursery.start_soon(self._watch_interfaces, wishes, self._worker, monitor)
                     try:
-                        status = await self._worker.run(self._spawner, rings, self._on_message)
+                        status = await self._worker.run(self._spawner, self._on_message)
                     except OSError as error:
                         self._failure = no_room(error).failure
                     self._started.set()

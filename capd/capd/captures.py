@@ -17,6 +17,7 @@ from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.peer import Peer
 from capd.policy import UNBOUND, Policy, Terms
+from capd.rings import RingMaker
 from capd.spawner import Spawner
 from capd.tally import Tally
 from capd_protocol.limits import find_faults, is_capture_name
@@ -50,8 +51,9 @@ class Resumed(NamedTuple):
 class Captures:
     """All captures of the daemon."""
 
-    def __init__(self, policy: Policy, spawner: Spawner) -> None:
+    def __init__(self, policy: Policy, spawner: Spawner, ring_maker: RingMaker) -> None:
         self._spawner = spawner
+        self._ring_maker = ring_maker
         #: For requests from now on; captures that run keep what they were granted.
         self.policy = policy
         #: What has come of captures that have ended, and of requests.
@@ -100,6 +102,7 @@ class Captures:
             terms=terms,
             grant=grant,
             spawner=self._spawner,
+            ring_maker=self._ring_maker,
             continues=resumed is not None,
             first_started_ns=resumed.started_ns if resumed is not None else None,
         )
@@ -121,6 +124,7 @@ class Captures:
             configured.request,
             terms=terms,
             spawner=self._spawner,
+            ring_maker=self._ring_maker,
             grant=partial(Policy((rule,)).grant, owner, is_real=True),
             reader_group_id=configured.group_id,
             continues=True,

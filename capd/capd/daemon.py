@@ -19,6 +19,7 @@ from capd.detached import Detached
 from capd.kept import Kept
 from capd.metrics import Metrics
 from capd.monitor import Monitor
+from capd.rings import RingMaker
 from capd.server import Server
 from capd.spawner import Spawner
 
@@ -43,7 +44,8 @@ class Daemon:
         self._audit = Audit()
         self._monitor = Monitor()
         self._spawner = Spawner()
-        self._captures = Captures(self._configuration.policy, self._spawner)
+        self._ring_maker = RingMaker()
+        self._captures = Captures(self._configuration.policy, self._spawner, self._ring_maker)
         self._configured = Configured(self._captures, self._monitor, self._audit, state_directory)
         self._detached = Detached(self._captures, self._monitor, self._audit)
         self._server = Server(self._captures, self._detached, self._monitor, self._audit)
@@ -59,6 +61,7 @@ class Daemon:
         watchdog_s = systemd.watchdog_interval_s(os.environ, os.getpid())
         async with self._working() as nursery:
             await self._spawner.wait_begun()
+            nursery.start_soon(self._ring_maker.run)
             self._detached.open(nursery)
             await self._detached.restore(kept)
             self._configured.start(self._configuration.captures, nursery)

@@ -1,5 +1,7 @@
 """Every bound of the daemon: its value, where it comes from, and what happens there."""
 
+from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES
+
 #: Connections at once; a further one is told to come later.
 MAX_CLIENTS = 256
 #: What the daemon asks the kernel for: more than the usual 1024. A client takes four while it captures; twice as many,
@@ -15,6 +17,13 @@ MAX_QUESTIONS = 4
 #: Rings at once that the kernel makes; further ones wait. Chosen: each keeps a thread waiting for 8 to 20 ms, and the
 #: most that one capture may have, 64, are there within a tenth of a second.
 MAX_RINGS_BEING_MADE = 16
+#: A ring that is made ahead is kept so long after a capture was asked for. Chosen: programs that capture again and
+#: again do so sooner; and nobody misses 32 MiB for a minute.
+SPARE_RING_S = 60.0
+#: It is made so long after the last capture was asked for. Chosen: that one has started by then.
+SPARE_RING_PAUSE_S = 0.1
+#: None is made ahead that is larger than the usual ones: kernel memory, which is never swapped.
+MAX_SPARE_RING_BYTES = DEFAULT_KERNEL_BUFFER_SIZE_BYTES
 #: Captures at once of one user; a further one is refused. Chosen: each may take tens of MiB for its ring.
 MAX_CAPTURES_PER_USER = 64
 #: Of all users; a further one is refused. Each keeps two descriptors, here and in the service manager's store

@@ -5,6 +5,7 @@ wait for two, as the fork before it has begun one that must end first, and for s
 is used here of what a client asked for is numbers, which are within the limits.
 """
 
+import logging
 import socket
 from collections.abc import Iterable
 from functools import partial
@@ -13,10 +14,12 @@ from typing import NamedTuple, Self
 import trio
 
 from capd import limits
-from capd.packet_ring import RingError, kernel_failure, make_ring, retire_ms
+from capd.packet_ring import RingError, RingMemory, kernel_failure, make_ring, retire_ms
 from capd.packet_socket import open_packet_socket
 from capd.worker.launch import Launch, LaunchInterface, RingMade
 from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES
+
+_log = logging.getLogger(__name__)
 
 _making = trio.CapacityLimiter(limits.MAX_RINGS_BEING_MADE)
 _closing = trio.CapacityLimiter(limits.MAX_RINGS_BEING_MADE)
@@ -48,31 +51,119 @@ class NewRing(NamedTuple):
             each.close()
 
 
-async def make(interface: LaunchInterface, launch: Launch) -> NewRing:
-    """Make the ring of an interface, and open what triggers a recorder's snapshots there."""
-    sockets: list[socket.socket] = []
-    try:
-        async with _making:
-            sockets.append(open_packet_socket(cooked=interface.is_cooked))
+class _Kind(NamedTuple):
+    """What a ring is made by: one for another capture may be had in its place."""
+
+    is_cooked: bool
+    size_bytes: int
+    retire_ms: int
+    header_bytes: int
+    loopback: bool
+
+
+class _Ring(NamedTuple):
+    packet_socket: socket.socket
+    memory: RingMemory
+
+
+class RingMaker:
+    """Makes rings, and while it runs, keeps one ahead: as the last that was asked for, for ``limits.SPARE_RING_S``.
+
+    Programs that capture come one after the other, or many times. The next one need not wait for the kernel then, and a
+    daemon that nobody asks for captures keeps no memory.
+    """
+
+    def __init__(self) -> None:
+        self._spare: tuple[_Kind, _Ring] | None = None
+        self._last: _Kind | None = None
+        self._is_asked = trio.Event()
+
+    async def run(self) -> None:
+        """Keep one ahead until cancelled; then there is none."""
+        try:
+            while True:
+                await self._is_asked.wait()
+                # The capture that has been asked for begins meanwhile.
+                await trio.sleep(limits.SPARE_RING_PAUSE_S)
+                self._is_asked = trio.Event()
+                await self._make_spare()
+                with trio.move_on_after(limits.SPARE_RING_S) as unused:
+                    await self._is_asked.wait()
+                if unused.cancelled_caught:
+                    await self._drop_spare()
+        finally:
+            await self._drop_spare()
+
+    async def _make_spare(self) -> None:
+        kind = self._last
+        if self._spare and self._spare[0] == kind:
+            return
+        await self._drop_spare()
+        if kind is None or kind.size_bytes > limits.MAX_SPARE_RING_BYTES:
+            return
+        try:
+            self._spare = kind, await _make(kind)
+        except (OSError, RingError) as error:
+            _log.info("no ring is kept ahead: %s", error)
+
+    async def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            await _close([spare[1].packet_socket])
+
+    async def make(self, interface: LaunchInterface, launch: Launch) -> NewRing:
+        """Have the ring of an interface, and open what triggers a recorder's snapshots there."""
+        kind = _Kind(
+            is_cooked=interface.is_cooked,
+            size_bytes=interface.request.kernel_buffer_size_bytes or DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
+            retire_ms=retire_ms(launch.update_interval_s),
+            header_bytes=interface.header_bytes,
+            loopback=interface.loopback,
+        )
+        self._last = kind
+        self._is_asked.set()
+        sockets: list[socket.socket] = []
+        try:
+            ring = self._take_spare(kind) or await _make(kind)
+            sockets.append(ring.packet_socket)
             if launch.trigger_filter:
-                sockets.append(open_packet_socket(cooked=interface.is_cooked))
+                sockets.append(open_packet_socket(cooked=kind.is_cooked))
+        except (OSError, RingError) as error:
+            await _close(sockets)
+            return NewRing(RingMade(failure=kernel_failure(error, interface.request.name)))
+        return NewRing(RingMade(memory=ring.memory, has_trigger=len(sockets) > 1), tuple(sockets))
+
+    def _take_spare(self, kind: _Kind) -> _Ring | None:
+        if self._spare is None or self._spare[0] != kind:
+            return None
+        (_, ring), self._spare = self._spare, None
+        return ring
+
+
+async def _make(kind: _Kind) -> _Ring:
+    """Have the kernel make a ring.
+
+    Raises:
+        RingError: there is no memory for it.
+        OSError: the kernel refuses it for another reason.
+    """
+    async with _making:
+        packet_socket = open_packet_socket(cooked=kind.is_cooked)
+        try:
             memory = await trio.to_thread.run_sync(
                 partial(
                     make_ring,
-                    sockets[0],
-                    size_bytes=interface.request.kernel_buffer_size_bytes or DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
-                    retire_ms=retire_ms(launch.update_interval_s),
-                    header_bytes=interface.header_bytes,
-                    loopback=interface.loopback,
+                    packet_socket,
+                    size_bytes=kind.size_bytes,
+                    retire_ms=kind.retire_ms,
+                    header_bytes=kind.header_bytes,
+                    loopback=kind.loopback,
                 )
             )
-    except (OSError, RingError) as error:
-        await _close(sockets)
-        return NewRing(RingMade(failure=kernel_failure(error, interface.request.name)))
-    except BaseException:
-        await _close(sockets)
-        raise
-    return NewRing(RingMade(memory=memory, has_trigger=len(sockets) > 1), tuple(sockets))
+        except BaseException:
+            await _close([packet_socket])
+            raise
+    return _Ring(packet_socket, memory)
 
 
 async def _close(sockets: Iterable[socket.socket]) -> None:
@@ -82,11 +173,12 @@ async def _close(sockets: Iterable[socket.socket]) -> None:
 
 
 class Rings:
-    """The rings that a capture begins with, made at once."""
+    """The rings of a capture: those that it begins with are made at once."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, maker: RingMaker) -> None:
         """Make none yet."""
         self._launch = launch
+        self._maker = maker
         self._rings: dict[int, NewRing] = {}
         self._are_made = [trio.Event() for _ in launch.interfaces]
 
@@ -101,8 +193,12 @@ class Rings:
             await _close(each for ring in self._rings.values() for each in ring.sockets)
 
     async def _make(self, number: int) -> None:
-        self._rings[number] = await make(self._launch.interfaces[number], self._launch)
+        self._rings[number] = await self.make(self._launch.interfaces[number])
         self._are_made[number].set()
+
+    async def make(self, interface: LaunchInterface) -> NewRing:
+        """Make one more, for an interface that has come."""
+        return await self._maker.make(interface, self._launch)
 
     async def take(self, number: int) -> NewRing:
         """Wait for the ring of an interface, which is the caller's from now on."""

@@ -14,7 +14,7 @@ import trio
 
 from capd import limits
 from capd.processes import command, environment
-from capd.rings import Rings, make
+from capd.rings import Rings
 from capd.spawner import Spawner, WorkerProcess
 from capd.worker.launch import (
     Answer,
@@ -42,24 +42,26 @@ _RECEIVE_BYTES = 65536
 class Worker:
     """A worker, from ``run`` to its return."""
 
-    def __init__(self, launch: Launch, descriptors: Sequence[int]) -> None:
+    def __init__(self, launch: Launch, descriptors: Sequence[int], rings: Rings) -> None:
         """Nothing is started yet.
 
         Args:
             launch: what to do.
             descriptors: what comes along with it; they stay the caller's.
+            rings: of its interfaces, made meanwhile.
         """
         self._launch = launch
         self._descriptors = descriptors
+        self._rings = rings
         self._control: trio.SocketStream | None = None
         self._process: WorkerProcess | None = None
         self._is_launched = trio.Event()
         self._sending = trio.Lock()
 
-    async def run(self, spawner: Spawner, rings: Rings, on_message: Callable[[Message | Answer], None]) -> int | None:
+    async def run(self, spawner: Spawner, on_message: Callable[[Message | Answer], None]) -> int | None:
         """Start the process, give its messages as they come, and return its exit status; None if it cannot be killed.
 
-        The rings that it begins with are being made meanwhile. After cancellation the process has ended: well, if it
+        After cancellation the process has ended: well, if it
         could within ``limits.END_TIMEOUT_S``.
 
         Raises:
@@ -72,7 +74,7 @@ class Worker:
             with contextlib.suppress(trio.BrokenResourceError):
                 await self._send(control, encode_launch(self._launch), self._descriptors)
                 for number in range(len(self._launch.interfaces)):
-                    async with await rings.take(number) as ring:
+                    async with await self._rings.take(number) as ring:
                         await self._send(control, encode_ring(ring.made), ring.descriptors)
             self._is_launched.set()
             with contextlib.suppress(trio.BrokenResourceError):
@@ -85,7 +87,7 @@ class Worker:
     async def attach(self, interface: LaunchInterface) -> None:
         """Give the worker an interface more, with its ring."""
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async with await make(interface, self._launch) as ring:
+            async with await self._rings.make(interface) as ring:
                 attach = Attach(interface=interface, ring=ring.made)
                 await self._send(self._running_control(), encode_attach(attach), ring.descriptors)
 

@@ -6,12 +6,12 @@ and the async session are two ways to carry the bytes.
 
 from collections import deque
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any, Protocol
 
 import msgspec
 
 from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, ChildError, error_for
+from capd_client.greeting import greeting
 from capd_client.rings import RingFile
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
@@ -147,8 +147,7 @@ class Conversation:
 
     def opening(self) -> bytes:
         """Return the first bytes to send, together with the directory's descriptor."""
-        hello = Hello(protocol_version=PROTOCOL_VERSION, software=f"capd_client {version('capd')}")
-        return encode(hello) + encode(self._request)
+        return greeting() + encode(self._request)
 
     def stopping(self) -> bytes:
         """Return the bytes that ask for the end."""

@@ -3,10 +3,10 @@
 import os
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import TypeVar
 
 from capd_client.errors import BrokenPipe, error_for
+from capd_client.greeting import greeting
 from capd_client.options import checked_capture, checked_snapshot
 from capd_client.session import SNAPSHOT_TIMEOUT_S
 from capd_client.transport import Transport, connect
@@ -14,7 +14,6 @@ from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.limits import RANGES
 from capd_protocol.messages import (
-    PROTOCOL_VERSION,
     CaptureList,
     CaptureSummary,
     FlushCapture,
@@ -50,8 +49,7 @@ class MessageStream:
 
     def opening(self) -> bytes:
         """Return the bytes to send."""
-        hello = Hello(protocol_version=PROTOCOL_VERSION, software=f"capd_client {version('capd')}")
-        return encode(hello) + encode(self._request)
+        return greeting() + encode(self._request)
 
     def receive(self, data: bytes) -> Iterator[Message]:
         """Take bytes from the daemon and yield its messages, but for the greeting.

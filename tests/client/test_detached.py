@@ -21,6 +21,7 @@ from capd.errors import RequestRefused
 from capd.monitor import Monitor
 from capd.peer import Peer
 from capd.policy import Policy
+from capd.rings import RingMaker
 from capd.spawner import Spawner
 from capd_client import (
     CaptureEnded,
@@ -60,7 +61,7 @@ from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, drain, of_type, read_complete, wait_for_packets, wait_until
 from tests.support.attack import SLOW_FILTER, RawClient, beginning_worker, opened, request_for, with_limits
 from tests.support.daemon import as_user, running_daemon
-from tests.support.tools import descriptors_of
+from tests.support.tools import busy_descriptors_of
 
 #: Of this module alone.
 ALICE, BOB = 23551, 23552
@@ -72,7 +73,7 @@ def listed(bench: Bench) -> tuple[CaptureSummary, ...]:
 
 
 def descriptors(bench: Bench) -> int:
-    return len(descriptors_of(bench.daemon.process.pid))
+    return len(busy_descriptors_of(bench.daemon.process.pid))
 
 
 def attach(bench: Bench, capture: int | str) -> CaptureSession:
@@ -614,7 +615,7 @@ def test_a_client_cannot_pass_its_own_end_to_keep_a_connection(own_bench: Bench,
 
 
 async def test_a_daemon_of_one_client_has_no_captures_that_stay() -> None:
-    captures = Captures(Policy(owner_id=0), Spawner())
+    captures = Captures(Policy(owner_id=0), Spawner(), RingMaker())
     detached = Detached(captures, Monitor(), Audit())
     with pytest.raises(RequestRefused) as refused:
         await detached.start(Peer(1, 0, 0, ()), request_for("lo", name="a", detached=True), 0)

@@ -62,6 +62,7 @@ from tests.support.attack import (
 )
 from tests.support.daemon import Daemon, as_user, running_daemon
 from tests.support.namespace import private_network_namespace
+from tests.support.tools import busy_descriptors_of
 from tests.support.traffic import send
 
 
@@ -539,7 +540,7 @@ def test_a_client_that_vanishes_while_the_worker_begins_leaves_nothing(
     abused: Daemon, veth: tuple[str, str], user_dir: Path
 ) -> None:
     def descriptors() -> int:
-        return len(list(Path(f"/proc/{abused.process.pid}/fd").iterdir()))
+        return len(busy_descriptors_of(abused.process.pid))
 
     with leaving_nothing(abused, veth[1], directory=user_dir, timeout_s=5), opened(user_dir) as directory:
         client = RawClient(abused.socket_path)

@@ -1,17 +1,28 @@
 """Real rings, made by the daemon's side: as large as asked for, all at once, and none left where nobody takes them."""
 
+import contextlib
+import logging
 import os
 import resource
-from collections.abc import Callable
+import socket
+import struct
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
+import msgspec
 import pytest
 import trio
+import trio.testing
 
-from capd.rings import Rings, make
+from capd import limits
+from capd.packet_ring import RingMemory, make_ring
+from capd.packet_socket import ETH_P_ALL, bind
+from capd.rings import NewRing, RingMaker, Rings
 from capd.worker.launch import Launch, LaunchInterface
 from capd.worker.ring import Ring
-from capd_protocol.linktypes import DLT_EN10MB
+from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
 from capd_protocol.messages import Conditions, Destination, FailureCode, InterfaceRequest, Recorder
+from tests.support.traffic import build_frames, send
 
 _MIB = 1024 * 1024
 _TIMEOUT_S = 20.0
@@ -53,7 +64,7 @@ def descriptors() -> Callable[[], int]:
 
 async def test_rings_are_there_in_any_order_and_the_takers_to_close() -> None:
     sizes = [_MIB * (1 + number % 3) for number in range(20)]
-    rings = Rings(launch(*map(interface, sizes)))
+    rings = Rings(launch(*map(interface, sizes)), RingMaker())
     with trio.fail_after(_TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rings.run)
@@ -75,7 +86,7 @@ async def test_what_nobody_takes_is_closed(descriptors: Callable[[], int]) -> No
     # Threads and what wakes the loop are trio's.
     await trio.to_thread.run_sync(lambda: None)
     before = descriptors()
-    rings = Rings(launch(*[interface() for _ in range(20)]))
+    rings = Rings(launch(*[interface() for _ in range(20)]), RingMaker())
     with trio.fail_after(_TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rings.run)
@@ -89,7 +100,7 @@ async def test_what_nobody_takes_is_closed(descriptors: Callable[[], int]) -> No
 async def test_cancelled_at_any_time_nothing_is_left(descriptors: Callable[[], int], checkpoints: int) -> None:
     await trio.to_thread.run_sync(lambda: None)
     before = descriptors()
-    rings = Rings(launch(*[interface() for _ in range(20)]))
+    rings = Rings(launch(*[interface() for _ in range(20)]), RingMaker())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rings.run)
         for _ in range(checkpoints):
@@ -100,7 +111,7 @@ async def test_cancelled_at_any_time_nothing_is_left(descriptors: Callable[[], i
 
 async def test_a_recorder_with_a_trigger_has_a_second_socket() -> None:
     with_trigger = launch(interface(), recorder=Recorder(memory_bytes=_MIB, duration_s=1.0, trigger_filter="udp"))
-    ring = await make(interface(), with_trigger)
+    ring = await RingMaker().make(interface(), with_trigger)
     assert ring.made.has_trigger
     assert len(ring.descriptors) == 2
     async with ring:
@@ -113,7 +124,7 @@ async def test_one_that_cannot_be_handed_over_is_closed_where_nobody_waits_for_i
 ) -> None:
     await trio.to_thread.run_sync(lambda: None)
     before = descriptors()
-    ring = await make(interface(), launch())
+    ring = await RingMaker().make(interface(), launch())
     turns = 0
 
     async def count() -> None:
@@ -137,9 +148,168 @@ async def test_without_descriptors_there_is_a_typed_failure() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:
-        ring = await make(interface(), launch())
+        ring = await RingMaker().make(interface(), launch())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert ring.made.failure is not None
     assert ring.made.failure.code == FailureCode.RESOURCES
     assert ring.sockets == ()
+
+
+# One ahead --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def running(maker: RingMaker) -> AsyncGenerator[None, None]:
+    with trio.fail_after(_TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(maker.run)
+            yield
+            nursery.cancel_scope.cancel()
+
+
+async def give_back(ring: NewRing) -> None:
+    """Close a ring as one whose worker has it, so that nothing waits for the kernel."""
+    async with ring:
+        pass
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  # nobody tells
+        await trio.sleep(0.002)
+
+
+async def until_made(made: list[dict[str, Any]], number: int) -> None:
+    """Wait until the kernel has made so many rings, and the event loop has got them from its threads."""
+    await until(lambda: len(made) == number)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SPARE_RING_PAUSE_S", 0.001)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """List what the kernel has made."""
+    rings: list[dict[str, Any]] = []
+
+    def making(packet_socket: socket.socket, **what: Any) -> RingMemory:
+        memory = make_ring(packet_socket, **what)
+        rings.append(what)
+        return memory
+
+    monkeypatch.setattr("capd.rings.make_ring", making)
+    return rings
+
+
+async def test_who_comes_next_waits_for_no_kernel_and_has_a_ring_like_any_other(
+    made: list[dict[str, Any]], veth: tuple[str, str]
+) -> None:
+    maker = RingMaker()
+    async with running(maker):
+        first = await maker.make(interface(), launch())
+        await give_back(first)
+        await until_made(made, 2)
+        # What passes meanwhile is nobody's.
+        send(veth[0], build_frames((64,)), 10)
+        ring = await maker.make(interface(), launch())
+        assert len(made) == 2
+        assert ring.made == first.made
+        (packet_socket,) = ring.sockets
+        assert ring.made.memory is not None
+        assert struct.unpack("=3I", packet_socket.getsockopt(263, 6, 12)) == (0, 0, 0)  # PACKET_STATISTICS
+        mapped = Ring(packet_socket, ring.made.memory)
+        assert mapped.take() is None
+        bind(packet_socket.fileno(), ETH_P_ALL, socket.if_nametoindex(veth[1]))
+        send(veth[0], build_frames((64,)), 10)
+        packets = 0
+        while packets < 10:
+            await trio.lowlevel.wait_readable(packet_socket)
+            while (blocks := mapped.take()) is not None:
+                packets += blocks.packets
+        assert packets == 10
+        mapped.close()
+        await give_back(ring)
+        await until_made(made, 3)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"request": InterfaceRequest(name="eth0", kernel_buffer_size_bytes=2 * _MIB)}, {"size_bytes": 2 * _MIB}),
+        ({"loopback": True}, {"loopback": True}),
+        ({"default_dlt": DLT_RAW, "hardware_type": 65534}, {"header_bytes": 0}),
+    ],
+    ids=["size", "loopback", "no-header"],
+)
+async def test_one_of_another_kind_is_made_anew(
+    made: list[dict[str, Any]], other: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    maker = RingMaker()
+    async with running(maker):
+        await give_back(await maker.make(interface(), launch()))
+        await until_made(made, 2)
+        await give_back(await maker.make(msgspec.structs.replace(interface(), **other), launch()))
+        assert len(made) == 3
+        assert made[2] == made[0] | expected
+        # The next one will rather be like this one.
+        await until_made(made, 4)
+        assert made[3] == made[2]
+
+
+async def test_it_is_given_up_when_nobody_comes_and_made_again(
+    made: list[dict[str, Any]], descriptors: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SPARE_RING_S", 0.02)
+    maker = RingMaker()
+    async with running(maker):
+        before = descriptors()
+        for _ in range(2):
+            made.clear()
+            await give_back(await maker.make(interface(), launch()))
+            await until(lambda: len(made) == 2 and descriptors() == before)
+
+
+async def test_none_is_kept_that_is_larger_than_usual(
+    made: list[dict[str, Any]], descriptors: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_SPARE_RING_BYTES", _MIB)
+    maker = RingMaker()
+    async with running(maker):
+        before = descriptors()
+        await give_back(await maker.make(interface(), launch()))
+        await until_made(made, 2)
+        # What was kept is not kept on for a kind that nobody asks for any more.
+        await give_back(await maker.make(interface(2 * _MIB), launch()))
+        await until(lambda: descriptors() == before)
+        assert len(made) == 3
+
+
+@pytest.mark.parametrize("rings", [1, 2])
+async def test_cancelled_it_leaves_none(made: list[dict[str, Any]], descriptors: Callable[[], int], rings: int) -> None:
+    await trio.to_thread.run_sync(lambda: None)
+    before = descriptors()
+    maker = RingMaker()
+    async with running(maker):
+        await give_back(await maker.make(interface(), launch()))
+        await until(lambda: len(made) >= rings)  # while the second one is being made, or after that
+    assert descriptors() == before
+
+
+async def test_where_it_cannot_be_made_captures_go_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SPARE_RING_PAUSE_S", 0.2)  # beyond the time that the first one takes
+    caplog.set_level(logging.INFO)
+    maker = RingMaker()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with running(maker):
+        await give_back(await maker.make(interface(), launch()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            await until(lambda: "no ring is kept ahead" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        await give_back(await maker.make(interface(), launch()))

@@ -20,6 +20,7 @@ from capd.captures import Captures
 from capd.config import MetricsAddress
 from capd.metrics import Metrics
 from capd.policy import Policy
+from capd.rings import RingMaker
 from capd.spawner import Spawner
 from capd_client import CaptureSession, InterfaceError, list_captures, stop_capture
 from tests.client.helpers import drain, wait_for_packets
@@ -405,7 +406,7 @@ def shut_listener(name: tuple[str, int]) -> None:
 
 
 async def test_a_socket_that_fails_ends_no_capture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    captures = Captures(Policy(()), Spawner())
+    captures = Captures(Policy(()), Spawner(), RingMaker())
     metrics = Metrics(captures, new_server(captures))
     address = MetricsAddress(ipaddress.IPv4Address("0.0.0.0"), 9105)
     with trio.fail_after(PATIENCE_S):

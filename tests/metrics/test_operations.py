@@ -9,6 +9,7 @@ from capd import config
 from capd.captures import Captures
 from capd.metrics_page import Page
 from capd.policy import Policy
+from capd.rings import RingMaker
 from capd.spawner import Spawner
 from capd.tally import Counts
 from capd_protocol.messages import EndReason
@@ -38,7 +39,7 @@ def drop_in() -> list[str]:
 
 async def metrics() -> dict[str, set[str]]:
     """Return the labels of all metrics that a daemon tells, and their values, where a capture has a name."""
-    captures = Captures(Policy(()), Spawner())
+    captures = Captures(Policy(()), Spawner(), RingMaker())
     captures.tally.add_ended("kept", Counts(), EndReason.STOPPED)
     text = (await Page(captures, new_server(captures)).text()).decode()
     found: dict[str, set[str]] = {name: set() for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)}

@@ -18,6 +18,7 @@ from capd.captures import Captures
 from capd.limits import MAX_CAPTURES_PER_USER, MAX_CLIENTS
 from capd.peer import Peer
 from capd.policy import Policy, Rule
+from capd.rings import RingMaker
 from capd.spawner import Spawner
 from capd_client import CaptureSession
 from capd_protocol.limits import MAX_INTERFACES, find_faults
@@ -304,7 +305,7 @@ def test_no_captures_of_others_make_a_list_too_long_to_send(monkeypatch: pytest.
     request = msgspec.structs.replace(request, interfaces=tuple(InterfaceRequest(name=name) for name in names))
     assert find_faults(request) == []
     owner = Peer(1, USER.user_id, USER.group_id, ())
-    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner())
+    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner(), RingMaker())
     with contextlib.ExitStack() as stack:
         for user_id in range(4):
             for _ in range(MAX_CAPTURES_PER_USER):

@@ -35,7 +35,7 @@ from capd_protocol.messages import (
     encode,
 )
 from tests.support.daemon import Daemon, running_daemon, status_of
-from tests.support.tools import capinfos, ip_json
+from tests.support.tools import busy_descriptors_of, capinfos, ip_json
 from tests.support.traffic import build_frames, send
 
 #: In this time everything that a test awaits has happened, but for what has limits of its own.
@@ -401,7 +401,7 @@ class Traces:
 
 def _traces(daemon: Daemon, interfaces: Sequence[str], directory: Path | None) -> Traces:
     return Traces(
-        len(os.listdir(f"/proc/{daemon.process.pid}/fd")),  # noqa: PTH208  # only how many
+        len(busy_descriptors_of(daemon.process.pid)),
         frozenset(daemon.workers()),
         tuple(map(promiscuity_of, interfaces)),
         tuple(sorted((entry.name, entry.lstat().st_size) for entry in directory.iterdir())) if directory else (),

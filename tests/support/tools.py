@@ -53,3 +53,15 @@ def descriptors_of(process_id: int) -> list[str]:
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             found.append(os.readlink(entry))  # noqa: PTH115  # sockets are no paths
     return found
+
+
+def busy_descriptors_of(process_id: int) -> list[str]:
+    """Return the same of a daemon, but for one packet socket that receives nothing: the ring that it keeps ahead.
+
+    It comes a moment after a capture was asked for, and stays a minute.
+    """
+    found = descriptors_of(process_id)
+    rows = [line.split() for line in Path(f"/proc/{process_id}/net/packet").read_text().splitlines()[1:]]
+    inert = {f"socket:[{inode}]" for _, _, _, protocol, *_, inode in rows if protocol == "0000"}
+    spare = next((each for each in found if each in inert), None)
+    return [each for each in found if each != spare]

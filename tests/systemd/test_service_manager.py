@@ -19,6 +19,7 @@ from capd.detached import Detached
 from capd.monitor import Monitor
 from capd.peer import Peer
 from capd.policy import Policy
+from capd.rings import RingMaker
 from capd.server import Server
 from capd.spawner import Spawner
 from capd.systemd import Inherited, ServiceManagerError, listener_of, take_inherited, watchdog_interval_s
@@ -232,7 +233,7 @@ def test_a_manager_that_is_gone_is_worth_a_warning(
 
 
 async def test_the_status_counts_captures_and_their_users() -> None:
-    captures = Captures(Policy(owner_id=1000), Spawner())
+    captures = Captures(Policy(owner_id=1000), Spawner(), RingMaker())
     monitor, audit = Monitor(), Audit()
     server = Server(captures, Detached(captures, monitor, audit), monitor, audit)
     assert server.status() == "0 captures of 0 users, 0 clients"
