@@ -514,6 +514,7 @@ def test_a_capture_that_ends_meanwhile_answers_with_that(bench: Bench) -> None:
         killing.join()
 
 
+@pytest.mark.long
 def test_a_capture_that_does_not_answer_is_told_of_in_time(user_dir: Path, lasting_veth: tuple[str, str]) -> None:
     with running_daemon(user_dir, prefix=with_limits(ORDER_TIMEOUT_S=0.3)) as daemon:
         bench = Bench(daemon, *lasting_veth, user_dir)

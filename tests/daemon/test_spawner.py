@@ -259,6 +259,7 @@ def test_an_interface_that_goes_down_before_there_is_a_worker_is_told_of(
         assert client.refusal().code == FailureCode.INTERFACE_DOWN
 
 
+@pytest.mark.long
 def test_a_worker_that_comes_too_late_is_waited_for(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
     with running_daemon(where, prefix=with_limits(FORK_TIMEOUT_S=0.3, SPAWNER_PAUSE_S=0.1)) as daemon:
         late = 0

@@ -98,6 +98,7 @@ def test_they_come_while_the_capture_runs(daemon: Daemon, quiet: tuple[str, str]
         assert list(items) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("overflow", ["drop_oldest", "wait"])
 def test_a_slow_reader_misses_only_what_it_is_told_of(
     daemon: Daemon, quiet: tuple[str, str], user_dir: Path, overflow: Any

@@ -84,7 +84,8 @@ def children_of(process_id: int) -> list[int]:
     """Return the ids of a process's children, of all its threads."""
     found: list[int] = []
     for task in Path(f"/proc/{process_id}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended has none
+            found += [int(child) for child in (task / "children").read_text().split()]
     return found
 
 
