@@ -20,10 +20,10 @@ from benchmarks.tools import TOOLS, Tool
 from tests.support.namespace import enter_private_network_namespace, veth_pair
 
 #: Enough for a look in two minutes.
-_QUICK = ("64-B", "saturated-tmpfs", "start", "latency", *READING_CASES)
+_QUICK = ("64-B", "saturated-tmpfs", "start", "next-start", "latency", *READING_CASES)
 _QUICK_PACKETS = 300_000
 _LONG = "packets-100M"
-#: A start is over so soon that more of them cost nothing.
+#: A start is over so soon that more of them cost little.
 _STARTS = 4
 
 

@@ -20,8 +20,9 @@ from tests.support.daemon import running_daemon
 BUFFER_MIB = 32
 _START_TIMEOUT_S = 20.0
 _END_TIMEOUT_S = 60.0
-#: As a program does that captures again and again, or a person at a prompt who is quick.
-_BETWEEN_CAPTURES_S = 0.5
+#: Before each start: the kernel has done by then with what ended before, which a start would wait for. And the time
+#: between two captures of a daemon.
+_BEFORE_START_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,11 @@ class Capd(Tool):
         self._stack = contextlib.ExitStack()
         self.daemon = self._stack.enter_context(running_daemon(job.directory))
         for _ in range(job.earlier):
-            with self._capture(job) as earlier:
+            with self._capture(job, job.directory / "earlier.pcapng") as earlier:
                 earlier.wait_started(_START_TIMEOUT_S)
-            time.sleep(_BETWEEN_CAPTURES_S)
+        time.sleep(_BEFORE_START_S)
         began_s = time.monotonic()
-        self.session = self._stack.enter_context(self._capture(job))
+        self.session = self._stack.enter_context(self._capture(job, job.files_directory / "capd.pcapng"))
         event_type, _ = self.session.wait_for_event(timeout=_START_TIMEOUT_S)
         self.start_s = time.monotonic() - began_s
         if event_type != self.session.SP_FILE:
@@ -139,12 +140,12 @@ class Capd(Tool):
         for other in self._others:
             other.start()
 
-    def _capture(self, job: Job) -> CaptureSession:
+    def _capture(self, job: Job, savefile: Path) -> CaptureSession:
         return CaptureSession(
             socket_path=self.daemon.socket_path,
             interfaces=job.interfaces,
             capture_filter=job.capture_filter or None,
-            savefile=job.files_directory / "capd.pcapng",
+            savefile=savefile,
             ringbuffer_filesize=job.file_kb,
             ringbuffer_files=job.files,
             kernel_buffer_size=BUFFER_MIB,
@@ -186,6 +187,7 @@ class _Program(Tool):
     def __init__(self, job: Job) -> None:
         """Start it and wait until it captures."""
         self._log = job.directory / "log"
+        time.sleep(_BEFORE_START_S)
         began_s = time.monotonic()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(self.command(job), stdin=subprocess.DEVNULL, stdout=log, stderr=log)

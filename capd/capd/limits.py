@@ -20,10 +20,14 @@ MAX_RINGS_BEING_MADE = 16
 #: A ring that is made ahead is kept so long after a capture was asked for. Chosen: programs that capture again and
 #: again do so sooner; and nobody misses 32 MiB for a minute.
 SPARE_RING_S = 60.0
-#: It is made so long after the last capture was asked for. Chosen: that one has started by then.
+#: It is made so long after a capture was asked for. Chosen: that one has started by then.
 SPARE_RING_PAUSE_S = 0.1
-#: None is made ahead that is larger than the usual ones: kernel memory, which is never swapped.
+#: None is made ahead that is larger than the usual ones: kernel memory, which is never swapped, and which a larger ring
+#: that is asked for meanwhile cannot have.
 MAX_SPARE_RING_BYTES = DEFAULT_KERNEL_BUFFER_SIZE_BYTES
+#: Nor one whose blocks the kernel closes more often: its timer wakes a processor, whether packets come or not. Chosen:
+#: a hundred times a second.
+MIN_SPARE_RING_RETIRE_MS = 10
 #: Captures at once of one user; a further one is refused. Chosen: each may take tens of MiB for its ring.
 MAX_CAPTURES_PER_USER = 64
 #: Of all users; a further one is refused. Each keeps two descriptors, here and in the service manager's store

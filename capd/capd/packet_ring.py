@@ -38,6 +38,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 #: What the kernel says of an interface that has changed since the daemon looked, or of itself; all else is unsupported.
 _CODES = {
+    errno.EAGAIN: FailureCode.RESOURCES,
     errno.EMFILE: FailureCode.RESOURCES,
     errno.ENFILE: FailureCode.RESOURCES,
     errno.ENOBUFS: FailureCode.RESOURCES,

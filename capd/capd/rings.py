@@ -1,10 +1,12 @@
 """Rings are made by the daemon, while the worker that will read them begins.
 
-With each the kernel waits for a grace period (RCU), 8 to 12 ms however large it is. A worker that made its own would
-wait for two, as the fork before it has begun one that must end first, and for several rings one after the other. What
-is used here of what a client asked for is numbers, which are within the limits.
+With each the kernel waits for a grace period (RCU), 8 to 12 ms however large it is, after it has cleared its memory, 4
+ms for 32 MiB. A worker that made its own would wait for two, as the fork before it has begun one that must end first,
+and for several rings one after the other. What is used here of what a client asked for is numbers, which are within the
+limits.
 """
 
+import errno
 import logging
 import socket
 from collections.abc import Iterable
@@ -60,8 +62,14 @@ class _Kind(NamedTuple):
     header_bytes: int
     loopback: bool
 
+    @property
+    def is_worth_keeping(self) -> bool:
+        """Whether one may be made ahead."""
+        return self.size_bytes <= limits.MAX_SPARE_RING_BYTES and self.retire_ms >= limits.MIN_SPARE_RING_RETIRE_MS
 
-class _Ring(NamedTuple):
+
+class _MadeRing(NamedTuple):
+    kind: _Kind
     packet_socket: socket.socket
     memory: RingMemory
 
@@ -74,42 +82,46 @@ class RingMaker:
     """
 
     def __init__(self) -> None:
-        self._spare: tuple[_Kind, _Ring] | None = None
-        self._last: _Kind | None = None
-        self._is_asked = trio.Event()
+        self._spare: _MadeRing | None = None
+        self._wanted: _Kind | None = None
+        self._is_wanted = trio.Event()
 
     async def run(self) -> None:
         """Keep one ahead until cancelled; then there is none."""
         try:
             while True:
-                await self._is_asked.wait()
-                # The capture that has been asked for begins meanwhile.
+                await self._is_wanted.wait()
+                # What has been asked for begins meanwhile.
                 await trio.sleep(limits.SPARE_RING_PAUSE_S)
-                self._is_asked = trio.Event()
+                self._is_wanted = trio.Event()
                 await self._make_spare()
-                with trio.move_on_after(limits.SPARE_RING_S) as unused:
-                    await self._is_asked.wait()
-                if unused.cancelled_caught:
-                    await self._drop_spare()
+                with trio.move_on_after(limits.SPARE_RING_S):
+                    await self._is_wanted.wait()
+                    continue
+                await self._drop_spare()
         finally:
             await self._drop_spare()
 
     async def _make_spare(self) -> None:
-        kind = self._last
-        if self._spare and self._spare[0] == kind:
+        kind = self._wanted
+        if kind is None or (self._spare is not None and self._spare.kind == kind):
             return
         await self._drop_spare()
-        if kind is None or kind.size_bytes > limits.MAX_SPARE_RING_BYTES:
-            return
         try:
-            self._spare = kind, await _make(kind)
+            self._spare = await _make(kind)
         except (OSError, RingError) as error:
             _log.info("no ring is kept ahead: %s", error)
 
     async def _drop_spare(self) -> None:
         spare, self._spare = self._spare, None
         if spare is not None:
-            await _close([spare[1].packet_socket])
+            await _close([spare.packet_socket])
+
+    def _take_spare(self, kind: _Kind) -> _MadeRing | None:
+        if self._spare is None or self._spare.kind != kind:
+            return None
+        spare, self._spare = self._spare, None
+        return spare
 
     async def make(self, interface: LaunchInterface, launch: Launch) -> NewRing:
         """Have the ring of an interface, and open what triggers a recorder's snapshots there."""
@@ -120,8 +132,9 @@ class RingMaker:
             header_bytes=interface.header_bytes,
             loopback=interface.loopback,
         )
-        self._last = kind
-        self._is_asked.set()
+        if kind.is_worth_keeping:
+            self._wanted = kind
+            self._is_wanted.set()
         sockets: list[socket.socket] = []
         try:
             ring = self._take_spare(kind) or await _make(kind)
@@ -133,19 +146,13 @@ class RingMaker:
             return NewRing(RingMade(failure=kernel_failure(error, interface.request.name)))
         return NewRing(RingMade(memory=ring.memory, has_trigger=len(sockets) > 1), tuple(sockets))
 
-    def _take_spare(self, kind: _Kind) -> _Ring | None:
-        if self._spare is None or self._spare[0] != kind:
-            return None
-        (_, ring), self._spare = self._spare, None
-        return ring
 
-
-async def _make(kind: _Kind) -> _Ring:
+async def _make(kind: _Kind) -> _MadeRing:
     """Have the kernel make a ring.
 
     Raises:
         RingError: there is no memory for it.
-        OSError: the kernel refuses it for another reason.
+        OSError: the kernel refuses it, or a thread to wait in, for another reason.
     """
     async with _making:
         packet_socket = open_packet_socket(cooked=kind.is_cooked)
@@ -160,16 +167,22 @@ async def _make(kind: _Kind) -> _Ring:
                     loopback=kind.loopback,
                 )
             )
+        except RuntimeError as error:  # as threading has it
+            await _close([packet_socket])
+            raise OSError(errno.EAGAIN, "no thread can be started") from error
         except BaseException:
             await _close([packet_socket])
             raise
-    return _Ring(packet_socket, memory)
+    return _MadeRing(kind, packet_socket, memory)
 
 
 async def _close(sockets: Iterable[socket.socket]) -> None:
     with trio.CancelScope(shield=True):
         for each in sockets:
-            await trio.to_thread.run_sync(each.close, limiter=_closing)
+            try:
+                await trio.to_thread.run_sync(each.close, limiter=_closing)
+            except RuntimeError:  # no thread can be started: then all wait for the kernel, some 10 ms
+                each.close()
 
 
 class Rings:

@@ -61,8 +61,7 @@ class Worker:
     async def run(self, spawner: Spawner, on_message: Callable[[Message | Answer], None]) -> int | None:
         """Start the process, give its messages as they come, and return its exit status; None if it cannot be killed.
 
-        After cancellation the process has ended: well, if it
-        could within ``limits.END_TIMEOUT_S``.
+        After cancellation the process has ended: well, if it could within ``limits.END_TIMEOUT_S``.
 
         Raises:
             OSError: it could not be started.

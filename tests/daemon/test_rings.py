@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import struct
+import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -272,18 +273,22 @@ async def test_it_is_given_up_when_nobody_comes_and_made_again(
             await until(lambda: len(made) == 2 and descriptors() == before)
 
 
-async def test_none_is_kept_that_is_larger_than_usual(
-    made: list[dict[str, Any]], descriptors: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("size_bytes", "interval_s"), [(2 * _MIB, 0.1), (_MIB, 0.01)], ids=["large", "waking the processor"]
+)
+async def test_none_is_made_of_what_is_not_worth_it(
+    made: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, size_bytes: int, interval_s: float
 ) -> None:
     monkeypatch.setattr(limits, "MAX_SPARE_RING_BYTES", _MIB)
     maker = RingMaker()
     async with running(maker):
-        before = descriptors()
         await give_back(await maker.make(interface(), launch()))
         await until_made(made, 2)
-        # What was kept is not kept on for a kind that nobody asks for any more.
-        await give_back(await maker.make(interface(2 * _MIB), launch()))
-        await until(lambda: descriptors() == before)
+        unlike = msgspec.structs.replace(launch(), update_interval_s=interval_s)
+        await give_back(await maker.make(interface(size_bytes), unlike))
+        await until_made(made, 3)
+        # The other one is kept.
+        await give_back(await maker.make(interface(), launch()))
         assert len(made) == 3
 
 
@@ -313,3 +318,51 @@ async def test_where_it_cannot_be_made_captures_go_on(
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
         await give_back(await maker.make(interface(), launch()))
+
+
+@contextlib.asynccontextmanager
+async def no_threads() -> AsyncGenerator[None, None]:
+    """Have the kernel start none for this process, as where there are as many as there may be."""
+    is_over = threading.Event()
+    is_so = False
+
+    async def occupy() -> None:
+        nonlocal is_so
+        try:
+            await trio.to_thread.run_sync(is_over.wait, _TIMEOUT_S, limiter=trio.CapacityLimiter(1))
+        except RuntimeError:
+            is_so = True
+
+    # Root is bound by no RLIMIT_NPROC; a stack that has no room is refused in the same way.
+    usual_bytes = threading.stack_size(1 << 46)
+    try:
+        async with trio.open_nursery() as nursery:
+            while not is_so:  # until those are used up that trio keeps for who comes next
+                nursery.start_soon(occupy)
+                await trio.testing.wait_all_tasks_blocked()
+            try:
+                yield
+            finally:
+                is_over.set()
+    finally:
+        threading.stack_size(usual_bytes)
+
+
+async def test_without_threads_there_is_a_typed_failure_and_nothing_is_left(
+    made: list[dict[str, Any]], descriptors: Callable[[], int]
+) -> None:
+    await trio.to_thread.run_sync(lambda: None)
+    before = descriptors()
+    maker = RingMaker()
+    async with running(maker):
+        before_any = descriptors()
+        await give_back(await maker.make(interface(), launch()))
+        await until_made(made, 2)
+        async with no_threads():
+            other = await maker.make(interface(_MIB // 2), launch())
+            assert other.made.failure is not None
+            assert other.made.failure.code == FailureCode.RESOURCES
+            # The one that is kept makes room for one like this, which cannot be made.
+            await until(lambda: descriptors() == before_any)
+        await give_back(await maker.make(interface(_MIB // 2), launch()))
+    assert descriptors() == before
