@@ -23,8 +23,6 @@ from tests.support.namespace import enter_private_network_namespace, veth_pair
 _QUICK = ("64-B", "saturated-tmpfs", "start", "next-start", "latency", *READING_CASES)
 _QUICK_PACKETS = 300_000
 _LONG = "packets-100M"
-#: A start is over so soon that more of them cost little.
-_STARTS = 4
 
 
 class Run(NamedTuple):
@@ -57,11 +55,11 @@ def _runs(wanted: Callable[[str], bool], tools: list[type[Tool]], place: Place, 
             plan.append(
                 [Run(case.name, tool.name, partial(cases.capture, tool, case, place, packets)) for tool in takers]
             )
-    for name, (own_tools, read) in cases.SPECIAL.items():
+    for name, special in cases.SPECIAL.items():
         if wanted(name):
-            times = _STARTS if name.endswith("start") else 1
+            own_tools = [tool for tool in special.tools if tool in tools]
             plan.append(
-                [Run(name, tool.name, partial(read, tool, place)) for tool in own_tools if tool in tools] * times
+                [Run(name, tool.name, partial(special.read, tool, place)) for tool in own_tools] * special.times
             )
     for name, readers in READING_CASES.items():
         if wanted(name):

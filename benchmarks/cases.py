@@ -311,9 +311,26 @@ def idle(place: Place, captures: int = _CAPTURES) -> Reading:
     return {"private_bytes": mean(private_bytes), "idle_share": share}
 
 
-SPECIAL: dict[str, tuple[tuple[type[Tool], ...], Callable[[type[Tool], Place], Reading]]] = {
-    "start": ((Capd, Dumpcap), partial(start, earlier=0)),
-    "next-start": ((Capd, Dumpcap), partial(start, earlier=1)),
-    "latency": ((Capd,), lambda _, place: latency(place, 5_000)),
-    "100-captures": ((Capd,), lambda _, place: idle(place)),
+@dataclass(frozen=True)
+class Special:
+    """What is measured without a load.
+
+    Attributes:
+        tools: which can do it.
+        read: measures one of them.
+        times: how often in each repetition.
+    """
+
+    tools: tuple[type[Tool], ...]
+    read: Callable[[type[Tool], Place], Reading]
+    times: int = 1
+
+
+#: A start is over so soon that more of them cost little.
+_STARTS = 4
+SPECIAL = {
+    "start": Special((Capd, Dumpcap), partial(start, earlier=0), _STARTS),
+    "next-start": Special((Capd, Dumpcap), partial(start, earlier=1), _STARTS),
+    "latency": Special((Capd,), lambda _, place: latency(place, 5_000)),
+    "100-captures": Special((Capd,), lambda _, place: idle(place)),
 }

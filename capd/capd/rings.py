@@ -167,11 +167,10 @@ async def _make(kind: _Kind) -> _MadeRing:
                     loopback=kind.loopback,
                 )
             )
-        except RuntimeError as error:  # as threading has it
+        except BaseException as error:
             await _close([packet_socket])
-            raise OSError(errno.EAGAIN, "no thread can be started") from error
-        except BaseException:
-            await _close([packet_socket])
+            if isinstance(error, RuntimeError):  # as threading has it
+                raise OSError(errno.EAGAIN, "no thread can be started") from error
             raise
     return _MadeRing(kind, packet_socket, memory)
 
@@ -210,7 +209,7 @@ class Rings:
         self._are_made[number].set()
 
     async def make(self, interface: LaunchInterface) -> NewRing:
-        """Make one more, for an interface that has come."""
+        """Have the ring of an interface, also of one that comes later."""
         return await self._maker.make(interface, self._launch)
 
     async def take(self, number: int) -> NewRing:

@@ -1,4 +1,4 @@
-"""What every connection begins with."""
+"""Who we say we are: what every connection begins with."""
 
 from functools import cache
 from importlib.metadata import version
@@ -7,6 +7,11 @@ from capd_protocol.messages import PROTOCOL_VERSION, Hello, encode
 
 
 @cache
+def software_version() -> str:
+    """Return our version. It is looked up once: that takes longer than all else that a client does."""
+    return version("capd")
+
+
 def greeting() -> bytes:
-    """Return our greeting. The version is looked up once: it takes longer than all else that a client does."""
-    return encode(Hello(protocol_version=PROTOCOL_VERSION, software=f"capd_client {version('capd')}"))
+    """Return our greeting."""
+    return encode(Hello(protocol_version=PROTOCOL_VERSION, software=f"capd_client {software_version()}"))

@@ -17,7 +17,7 @@ import trio.testing
 
 from capd import limits
 from capd.packet_ring import RingMemory, make_ring
-from capd.packet_socket import ETH_P_ALL, bind
+from capd.packet_socket import ETH_P_ALL, SOL_PACKET, bind
 from capd.rings import NewRing, RingMaker, Rings
 from capd.worker.launch import Launch, LaunchInterface
 from capd.worker.ring import Ring
@@ -220,7 +220,7 @@ async def test_who_comes_next_waits_for_no_kernel_and_has_a_ring_like_any_other(
         assert ring.made == first.made
         (packet_socket,) = ring.sockets
         assert ring.made.memory is not None
-        assert struct.unpack("=3I", packet_socket.getsockopt(263, 6, 12)) == (0, 0, 0)  # PACKET_STATISTICS
+        assert struct.unpack("=3I", packet_socket.getsockopt(SOL_PACKET, 6, 12)) == (0, 0, 0)  # PACKET_STATISTICS
         mapped = Ring(packet_socket, ring.made.memory)
         assert mapped.take() is None
         bind(packet_socket.fileno(), ETH_P_ALL, socket.if_nametoindex(veth[1]))

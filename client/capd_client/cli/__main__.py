@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from importlib.metadata import version
 
 import msgspec
 
@@ -25,6 +24,7 @@ from capd_client.errors import (
     DestinationError,
     InvalidArgument,
 )
+from capd_client.greeting import software_version
 from capd_client.inquiry import (
     flush_capture,
     list_captures,
@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Capture packets through the capd daemon.",
         epilog=_EXIT_TEXT,
     )
-    parser.add_argument("--version", action="version", version=f"capctl {version('capd')}")
+    parser.add_argument("--version", action="version", version=f"capctl {software_version()}")
     parser.add_argument(
         "--socket", metavar="PATH", help="where the daemon listens (default: $CAPD_SOCKET or /run/capd/capd.sock)"
     )
