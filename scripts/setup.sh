@@ -92,6 +92,8 @@ PYTHON
         # Comes with dumpcap, which is not tried: it may be there for the group wireshark only.
         { has tshark && has capinfos; } || echo tshark
         has tcpdump || echo tcpdump
+        # What drivers tell is held against it.
+        has ethtool || echo ethtool
         # The service's tests boot one.
         [[ -x /lib/systemd/systemd ]] && has systemctl || echo systemd
         [[ -e /lib/systemd/system/dbus.service ]] || echo dbus

@@ -130,11 +130,11 @@ def _run_daemon(argv: list[str]) -> int:
             own = config.Config(_default_policy(arguments.group or DEFAULT_GROUP, owner_id))
             trio.run(Daemon(lambda: own, arguments.state_directory).serve_one, connection)
             return 0
-        captures, others = kept.separate(systemd.take_inherited(os.environ, os.getpid()))
-        with listening(arguments.socket, others) as listener:
+        passed = kept.separate(systemd.take_inherited(os.environ, os.getpid()))
+        with listening(arguments.socket, passed.others) as listener:
             privileges.restrict_daemon(_kept(arguments.monitor_mode))
             daemon = Daemon(partial(_configuration, arguments), arguments.state_directory)
-            trio.run(daemon.serve, listener, captures)
+            trio.run(daemon.serve, listener, passed.kept, passed.useless)
     except (StartError, ServiceManagerError, privileges.PrivilegeError, config.ConfigError) as error:
         print(f"capd: {error}", file=sys.stderr)  # noqa: T201  # before there is a log
         return 1

@@ -7,7 +7,6 @@ subscribers' outboxes, and nothing of it is kept but the counters.
 import contextlib
 import itertools
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,8 +14,10 @@ import msgspec
 import trio
 
 from capd import limits, wireless
+from capd.closer import Closer
 from capd.errors import RequestRefused, no_room
 from capd.ethtool import driver_of, speed_of
+from capd.handover import Handover
 from capd.inquiries import default_dlt, device_names, has_known_type
 from capd.links import find_link, list_links
 from capd.monitor import Monitor
@@ -28,7 +29,17 @@ from capd.spawner import Spawner
 from capd.supervisor import Worker
 from capd.tally import Counts, Gauges
 from capd.wishes import Wishes, cooked_any
-from capd.worker.launch import Answer, Flush, Launch, LaunchInterface, NumberedOrder, Rotate, Snapshot
+from capd.worker.launch import (
+    Answer,
+    DirectoryComes,
+    Flush,
+    Launch,
+    LaunchInterface,
+    NumberedOrder,
+    Rotate,
+    ServeFiles,
+    Snapshot,
+)
 from capd_protocol.interfaces import Link
 from capd_protocol.limits import find_snapshot_faults, is_cooked_any
 from capd_protocol.messages import (
@@ -115,6 +126,7 @@ class Capture:
         terms: Terms,
         grant: Callable[[InterfaceRequest], Grant],
         spawner: Spawner,
+        closer: Closer,
         ring_maker: RingMaker,
         reader_group_id: int | None = None,
         continues: bool = False,
@@ -129,6 +141,7 @@ class Capture:
             terms: what holds for all of it.
             grant: asked about each interface, those that come later too; what it refuses is left out.
             spawner: gives it a worker.
+            closer: closes what the worker may have put something in.
             ring_maker: gives it rings.
             reader_group_id: whose members may see it and read its files, but not end it.
             continues: files of earlier runs belong to its ring.
@@ -141,6 +154,7 @@ class Capture:
         self.reader_group_id = reader_group_id
         self._grant = grant
         self._spawner = spawner
+        self._closer = closer
         self._ring_maker = ring_maker
         self.request = request
         self._continues = continues
@@ -155,7 +169,7 @@ class Capture:
         self._closed_bytes_total = 0
         #: As far as they were announced.
         self._packets_total = 0
-        self._directory_fd: int | None = None
+        self._is_running = False
         self._interfaces: tuple[InterfaceCounters, ...] = tuple(
             InterfaceCounters(interface=interface.name) for interface in request.interfaces
         )
@@ -204,18 +218,14 @@ class Capture:
         """Tell this subscriber nothing more."""
         self._subscribers.remove(subscriber)
 
-    def open_directory(self) -> int:
-        """Return a further descriptor of the directory of its files.
+    def check_runs(self) -> None:
+        """Check that it runs now.
 
         Raises:
-            RequestRefused: it does not run now.
+            RequestRefused: it does not.
         """
-        if self._directory_fd is None or not self.is_started:
+        if self._worker is None or not self._is_running or not self.is_started:
             raise self._not_running()
-        try:
-            return os.dup(self._directory_fd)
-        except OSError as error:
-            raise no_room(error) from error
 
     def _not_running(self) -> RequestRefused:
         if self._end_reason is not None:
@@ -312,14 +322,11 @@ class Capture:
             "drops": sum(each.drops_total for each in self._interfaces),
         }
 
-    async def run(
-        self, directory_fd: int, files_fd: int | None, monitor: Monitor, task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def run(self, handover: Handover, monitor: Monitor, task_status: trio.TaskStatus[None]) -> None:
         """Capture until the end. ``started()`` when the first file has its header.
 
         Args:
-            directory_fd: where the files go; stays the caller's.
-            files_fd: a socket that the worker passes its files on, for reading; stays the caller's.
+            handover: of the directory where the files go; stays the caller's.
             monitor: tells of interfaces that come and go.
             task_status: trio's.
 
@@ -327,16 +334,14 @@ class Capture:
             RequestRefused: it could not be started; nothing of it remains.
         """
         status: int | None = None
-        self._directory_fd = directory_fd
-        self._is_begun = True
+        self._is_running = self._is_begun = True
         try:
             async with contextlib.AsyncExitStack() as stack:
                 wishes = Wishes(self.request)
                 interfaces = await self._look_up(stack, wishes)
-                descriptors = [directory_fd] if files_fd is None else [directory_fd, files_fd]
-                launch = self._launch(interfaces, wishes, passes_files=files_fd is not None)
+                launch = self._launch(interfaces, wishes, handover.comes)
                 rings = Rings(launch, self._ring_maker)
-                self._worker = Worker(launch, descriptors, rings)
+                self._worker = Worker(launch, handover, rings)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(rings.run)
                     nursery.start_soon(self._watch_start, self._worker, task_status)
@@ -344,7 +349,7 @@ class Capture:
                     if wishes.may_grow or UNBOUND not in self.terms.rules:
                         nursery.start_soon(self._watch_interfaces, wishes, self._worker, monitor)
                     try:
-                        status = await self._worker.run(self._spawner, self._on_message)
+                        status = await self._worker.run(self._spawner, self._closer, self._on_message)
                     except OSError as error:
                         self._failure = no_room(error).failure
                     self._started.set()
@@ -355,7 +360,7 @@ class Capture:
         except OSError as error:
             raise no_room(error) from error
         finally:
-            self._directory_fd = None
+            self._is_running = False
             self._say_end()
         if self._end_reason is None:
             _log.error("capture %d: its worker died with status %s", self.capture_id, status)
@@ -439,13 +444,14 @@ class Capture:
         except (RequestRefused, OSError) as error:
             self._skip(link, error)
 
-    def _launch(self, interfaces: Sequence[LaunchInterface], wishes: Wishes, *, passes_files: bool) -> Launch:
+    def _launch(self, interfaces: Sequence[LaunchInterface], wishes: Wishes, directory_comes: DirectoryComes) -> Launch:
         return Launch(
             user_id=self.owner.user_id,
             group_id=self.owner.group_id,
             groups=self.owner.groups,
             interfaces=tuple(interfaces),
-            passes_files=passes_files,
+            directory_comes=directory_comes,
+            passes_files=self.request.pass_files and directory_comes != DirectoryComes.KEPT,
             needs_live_handles=self._needs_live_handles(interfaces),
             max_disk_bytes=self.terms.max_disk_bytes,
             name=self.name,
@@ -544,16 +550,28 @@ class Capture:
         )
         return order.file_name
 
+    async def serve_files(self, descriptor: int) -> None:
+        """Have the worker pass the current file, and files that are asked for, on a socket, which stays the caller's.
+
+        Raises:
+            RequestRefused: the capture does not run, or does not answer in time.
+        """
+        await self._have_done(lambda number: ServeFiles(number=number), descriptors=[descriptor])
+
     async def _have_done(
-        self, make: Callable[[int], NumberedOrder], timeout_s: float = limits.ORDER_TIMEOUT_S
+        self,
+        make: Callable[[int], NumberedOrder],
+        timeout_s: float = limits.ORDER_TIMEOUT_S,
+        descriptors: Sequence[int] = (),
     ) -> _Order:
-        if self._worker is None or self._directory_fd is None or not self.is_started:
-            raise self._not_running()
+        self.check_runs()
+        if self._worker is None:
+            raise AssertionError("it runs")
         number, order = next(self._order_numbers), _Order()
         self._orders[number] = order
         try:
             with trio.move_on_after(timeout_s) as timeout:
-                await self._worker.order(make(number))
+                await self._worker.order(make(number), descriptors)
                 await order.is_decided.wait()
         finally:
             del self._orders[number]

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import trio
 
-from capd import quota
+from capd import limits, quota
 from capd.capture import Capture, Subscriber
+from capd.closer import Closer
 from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.peer import Peer
@@ -51,8 +52,9 @@ class Resumed(NamedTuple):
 class Captures:
     """All captures of the daemon."""
 
-    def __init__(self, policy: Policy, spawner: Spawner, ring_maker: RingMaker) -> None:
+    def __init__(self, policy: Policy, spawner: Spawner, closer: Closer, ring_maker: RingMaker) -> None:
         self._spawner = spawner
+        self._closer = closer
         self._ring_maker = ring_maker
         #: For requests from now on; captures that run keep what they were granted.
         self.policy = policy
@@ -85,6 +87,9 @@ class Captures:
         terms = self.policy.terms(peer, request.interfaces)
         running = [capture for capture in self._running.values() if capture.owner.user_id == peer.user_id]
         own = [capture.terms for capture in running]
+        if self._closer.unclosed(peer.user_id) >= limits.MAX_UNCLOSED_PER_USER:
+            text = "what earlier captures of this user have left cannot be closed yet: try again later"
+            raise RequestRefused(FailureCode.RESOURCES, text)
         quota.check_number(terms, own)
         quota.check_recorder(request, _memory_bytes())
         if not self.policy.is_unbound(peer):
@@ -102,6 +107,7 @@ class Captures:
             terms=terms,
             grant=grant,
             spawner=self._spawner,
+            closer=self._closer,
             ring_maker=self._ring_maker,
             continues=resumed is not None,
             first_started_ns=resumed.started_ns if resumed is not None else None,
@@ -124,6 +130,7 @@ class Captures:
             configured.request,
             terms=terms,
             spawner=self._spawner,
+            closer=self._closer,
             ring_maker=self._ring_maker,
             grant=partial(Policy((rule,)).grant, owner, is_real=True),
             reader_group_id=configured.group_id,

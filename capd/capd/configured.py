@@ -15,8 +15,10 @@ import trio
 from capd.audit import Audit
 from capd.capture import Capture
 from capd.captures import Captures
+from capd.closer import Closer
 from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
+from capd.handover import Envelope, FromEnvelope
 from capd.monitor import Monitor
 from capd.peer import Peer
 from capd.standing import keep_running, run_to_end
@@ -28,8 +30,11 @@ _log = logging.getLogger(__name__)
 class Configured:
     """Starts what the configuration names, once each."""
 
-    def __init__(self, captures: Captures, monitor: Monitor, audit: Audit, state_directory: Path) -> None:
+    def __init__(
+        self, captures: Captures, monitor: Monitor, audit: Audit, closer: Closer, state_directory: Path
+    ) -> None:
         self._captures = captures
+        self._closer = closer
         self._monitor = monitor
         self._audit = audit
         self._state_directory = state_directory
@@ -55,18 +60,18 @@ class Configured:
         self._names.discard(configured.name)
 
     async def _run(self, owner: Peer, configured: ConfiguredCapture, capture: Capture) -> None:
-        directory_fd = _open_directory(self._state_directory / configured.name, configured.group_id)
+        envelope = _open_directory(self._state_directory / configured.name, configured.group_id)
         try:
             self._audit.granted(owner, configured.request, **capture.grant_record())
             try:
-                await run_to_end(capture, directory_fd, self._monitor)
+                await run_to_end(capture, FromEnvelope(envelope), self._monitor)
             finally:
                 self._audit.ended(owner, configured.request, **capture.end_record())
         finally:
-            os.close(directory_fd)
+            envelope.close(self._closer, owner.user_id)
 
 
-def _open_directory(path: Path, group_id: int) -> int:
+def _open_directory(path: Path, group_id: int) -> Envelope:
     """Make the directory if need be, for the group to read, and open it.
 
     Raises:
@@ -82,4 +87,8 @@ def _open_directory(path: Path, group_id: int) -> int:
             path.chmod(0o750)  # whatever the umask
     finally:
         os.setegid(former)
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    directory_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return Envelope.of(directory_fd)
+    finally:
+        os.close(directory_fd)

@@ -13,12 +13,14 @@ import trio
 from capd import limits, systemd
 from capd.audit import Audit
 from capd.captures import Captures
+from capd.closer import Closer
 from capd.config import Config, ConfigError
 from capd.configured import Configured
 from capd.detached import Detached
 from capd.kept import Kept
 from capd.metrics import Metrics
 from capd.monitor import Monitor
+from capd.peer import NOBODY
 from capd.rings import RingMaker
 from capd.server import Server
 from capd.spawner import Spawner
@@ -44,24 +46,29 @@ class Daemon:
         self._audit = Audit()
         self._monitor = Monitor()
         self._spawner = Spawner()
+        self._closer = Closer()
         self._ring_maker = RingMaker()
-        self._captures = Captures(self._configuration.policy, self._spawner, self._ring_maker)
-        self._configured = Configured(self._captures, self._monitor, self._audit, state_directory)
-        self._detached = Detached(self._captures, self._monitor, self._audit)
-        self._server = Server(self._captures, self._detached, self._monitor, self._audit)
-        self._metrics = Metrics(self._captures, self._server)
+        self._captures = Captures(self._configuration.policy, self._spawner, self._closer, self._ring_maker)
+        self._configured = Configured(self._captures, self._monitor, self._audit, self._closer, state_directory)
+        self._detached = Detached(self._captures, self._monitor, self._audit, self._closer)
+        self._server = Server(self._captures, self._detached, self._monitor, self._audit, self._closer)
+        self._metrics = Metrics(self._captures, self._server, self._closer)
 
-    async def serve(self, listener: socket.socket, kept: Sequence[Kept] = ()) -> None:
+    async def serve(self, listener: socket.socket, kept: Sequence[Kept] = (), useless: Sequence[int] = ()) -> None:
         """Serve everybody until told to stop.
 
         Args:
             listener: where clients connect.
             kept: detached captures that go on.
+            useless: descriptors of clients' that are to be closed.
         """
         watchdog_s = systemd.watchdog_interval_s(os.environ, os.getpid())
         async with self._working() as nursery:
             await self._spawner.wait_begun()
             nursery.start_soon(self._ring_maker.run)
+            nursery.start_soon(self._closer.run, self._spawner)
+            for descriptor in useless:
+                self._closer.close(descriptor, NOBODY)
             self._detached.open(nursery)
             await self._detached.restore(kept)
             self._configured.start(self._configuration.captures, nursery)
@@ -74,7 +81,7 @@ class Daemon:
             _log.info("listening on %s", listener.getsockname())
 
     async def serve_one(self, connection: socket.socket) -> None:
-        """Serve one client until it leaves."""
+        """Serve one client until it leaves. What it has opened is closed when this process ends, which follows."""
         async with self._working() as nursery:
             await self._server.serve_client(trio.socket.from_stdlib_socket(connection))
             nursery.cancel_scope.cancel()

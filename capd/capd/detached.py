@@ -6,7 +6,6 @@ file cannot be continued, so it ends with its first run.
 
 import contextlib
 import logging
-import os
 from collections.abc import Generator, Sequence
 from functools import partial
 
@@ -16,7 +15,9 @@ from capd import kept, limits
 from capd.audit import Audit
 from capd.capture import Capture
 from capd.captures import Captures, Resumed
-from capd.errors import RequestRefused, no_room
+from capd.closer import Closer
+from capd.errors import RequestRefused
+from capd.handover import Envelope, FromClient, FromEnvelope, Handover
 from capd.kept import Kept, Record
 from capd.monitor import Monitor
 from capd.peer import Peer
@@ -29,18 +30,20 @@ _log = logging.getLogger(__name__)
 class Stay:
     """A capture that stays, over all attempts to run it."""
 
-    def __init__(self, owner: Peer, request: StartCapture, directory_fd: int, resumed: Resumed | None = None) -> None:
-        """Take over a descriptor.
+    def __init__(
+        self, owner: Peer, request: StartCapture, directory: FromClient | Envelope, resumed: Resumed | None = None
+    ) -> None:
+        """Take over how a client hands over the directory, or what was kept of it.
 
         Args:
             owner: whose it is.
             request: as it was asked for.
-            directory_fd: where its files go.
+            directory: where its files go.
             resumed: what it goes on with.
         """
         self.owner = owner
         self.request = request
-        self.directory_fd = directory_fd
+        self.directory = directory
         self.resumed = resumed
         self.is_listed = False
         #: What a service manager keeps of it.
@@ -49,6 +52,26 @@ class Stay:
         #: Whether it can run is known.
         self.settled = trio.Event()
         self.refused: RequestRefused | None = None
+
+    @property
+    def handover(self) -> Handover:
+        """How its next worker gets the directory."""
+        return FromEnvelope(self.directory) if isinstance(self.directory, Envelope) else self.directory
+
+    def keep_directory(self) -> Envelope:
+        """Return the directory, as further workers get it: the first one has put it there."""
+        if isinstance(self.directory, FromClient):
+            envelope = self.directory.take_envelope()
+            self.directory.close()
+            self.directory = envelope
+        return self.directory
+
+    def close(self, closer: Closer) -> None:
+        """Close what it has taken over."""
+        if isinstance(self.directory, Envelope):
+            self.directory.close(closer, self.owner.user_id)
+        else:
+            self.directory.close()
 
 
 class Following:
@@ -73,9 +96,10 @@ class Following:
 class Detached:
     """All detached captures."""
 
-    def __init__(self, captures: Captures, monitor: Monitor, audit: Audit) -> None:
+    def __init__(self, captures: Captures, monitor: Monitor, audit: Audit, closer: Closer) -> None:
         """Have none, and take none before ``open``."""
         self._captures = captures
+        self._closer = closer
         self._monitor = monitor
         self._audit = audit
         self._nursery: trio.Nursery | None = None
@@ -85,28 +109,33 @@ class Detached:
         """Have detached captures run in a nursery, which outlasts all clients."""
         self._nursery = nursery
 
-    async def start(self, owner: Peer, request: StartCapture, directory_fd: int) -> Following:
+    async def start(self, owner: Peer, request: StartCapture, handover: FromClient) -> Following:
         """Begin with a capture. Whether it runs, the answer tells later.
 
         Args:
             owner: whose it is.
             request: for what.
-            directory_fd: where its files go; stays the caller's.
+            handover: of the directory where its files go; is taken over, also where this raises.
 
         Raises:
             RequestRefused: it is not granted.
         """
+        stay = Stay(owner, request, handover)
+        try:
+            nursery = self._nursery_or_refuse()
+        except RequestRefused:
+            stay.close(self._closer)
+            raise
+        return Following(stay, await nursery.start(self._keep, stay))
+
+    def _nursery_or_refuse(self) -> trio.Nursery:
         if self._nursery is None:
             text = "a private daemon ends with its client: a detached capture needs one that stays, such as a service"
             raise RequestRefused(FailureCode.UNSUPPORTED, text, argument="detach")
         if len(self._stays) >= limits.MAX_DETACHED:
             text = f"{len(self._stays)} detached captures run already, as many as there may be: stop one first"
             raise RequestRefused(FailureCode.RESOURCES, text)
-        try:
-            stay = Stay(owner, request, os.dup(directory_fd))
-        except OSError as error:
-            raise no_room(error) from error
-        return Following(stay, await self._nursery.start(self._keep, stay))
+        return self._nursery
 
     async def _keep(self, stay: Stay, task_status: trio.TaskStatus[Capture]) -> None:
         """Run a capture until it ends for good, or the daemon does. ``started()`` as soon as it is in the list.
@@ -143,7 +172,7 @@ class Detached:
                 kept.forget(stay.record)
             stay.settled.set()
             self._stays.remove(stay)
-            os.close(stay.directory_fd)
+            stay.close(self._closer)
 
     def _note_refusal(self, stay: Stay, refused: RequestRefused) -> None:
         """Note that a capture, which has run, may not go on."""
@@ -151,15 +180,15 @@ class Detached:
         self._audit.refused(stay.owner, stay.request, refused.failure)
 
     async def restore(self, captures: Sequence[Kept]) -> None:
-        """Go on with captures that an earlier daemon had, as far as policy allows them now; descriptors are taken over.
+        """Go on with captures that an earlier daemon had, as far as policy allows them now; envelopes are taken over.
 
         When this returns they are in the list; whether they can run shows later.
         """
         if self._nursery is None:
             raise AssertionError("open comes first")
-        for record, directory_fd in captures:
+        for record, envelope in captures:
             resumed = Resumed(record.capture_id, record.started_ns)
-            stay = Stay(record.owner, record.request, directory_fd, resumed)
+            stay = Stay(record.owner, record.request, envelope, resumed)
             stay.record = record
             try:
                 capture: Capture = await self._nursery.start(self._keep, stay)
@@ -185,12 +214,13 @@ class Detached:
     async def _run(self, stay: Stay, capture: Capture) -> None:
         self._audit.granted(stay.owner, stay.request, **capture.grant_record())
         try:
-            await run_to_end(capture, stay.directory_fd, self._monitor, partial(self._settle, stay, capture))
+            await run_to_end(capture, stay.handover, self._monitor, partial(self._settle, stay, capture))
         finally:
             self._audit.ended(stay.owner, stay.request, **capture.end_record())
 
     def _settle(self, stay: Stay, capture: Capture) -> None:
         """Note that a capture runs: from now on it is to survive."""
+        envelope = stay.keep_directory()
         if stay.record is None and stay.request.ring is not None:
             stay.record = Record(
                 capture_id=capture.capture_id,
@@ -200,7 +230,7 @@ class Detached:
                 rules=tuple(rule.name for rule in capture.terms.rules),
             )
             try:
-                kept.keep(stay.record, stay.directory_fd)
+                kept.keep(stay.record, envelope)
             except OSError as error:
                 _log.warning("the capture %s will not go on after a restart: %s", capture.name, error.strerror)
         stay.settled.set()

@@ -1,14 +1,15 @@
 """What a service manager keeps for us of detached captures, so that they go on after a restart.
 
-Its descriptor store (https://systemd.io/FILE_DESCRIPTOR_STORE/) has two for each, by one name: the directory of the
-files, and a sealed file in memory that tells the rest. It gives them to the next daemon, also after a crash, and drops
-them when the service is stopped.
+Its descriptor store (https://systemd.io/FILE_DESCRIPTOR_STORE/) has two for each, by one name: a socket in which the
+directory of the files lies unread, and a sealed file in memory that tells the rest. It gives them to the next daemon,
+also after a crash, and drops them when the service is stopped. So neither the manager nor the daemon ever asks a
+client's file system anything, which may not answer.
 """
 
 import fcntl
 import logging
 import os
-import stat
+import socket
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from capd import systemd
+from capd.handover import Envelope
 from capd.peer import Peer
 from capd.systemd import Inherited
 from capd_protocol.messages import StartCapture
@@ -42,16 +44,27 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kept(NamedTuple):
-    """A capture that goes on, and the descriptor of its directory, which is to be closed."""
+    """A capture that goes on, and its directory, which is to be closed."""
 
     record: Record
-    directory_fd: int
+    envelope: Envelope
+
+
+class Separated(NamedTuple):
+    """What was passed, sorted."""
+
+    #: Oldest first.
+    kept: list[Kept]
+    #: Names and descriptors that are no captures'.
+    others: list[Inherited]
+    #: Descriptors that are to be closed, by a ``Closer``.
+    useless: list[int]
 
 
 _decoder = msgspec.json.Decoder(Record)
 
 
-def keep(record: Record, directory_fd: int) -> None:
+def keep(record: Record, envelope: Envelope) -> None:
     """Have a capture kept; without a service manager, nothing.
 
     Raises:
@@ -63,7 +76,7 @@ def keep(record: Record, directory_fd: int) -> None:
     try:
         os.write(memory, msgspec.json.encode(record))
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
-        systemd.store(f"{_PREFIX}{record.capture_id}", [memory, directory_fd])
+        systemd.store(f"{_PREFIX}{record.capture_id}", [memory, envelope.fileno()])
     finally:
         os.close(memory)
 
@@ -73,41 +86,45 @@ def forget(record: Record) -> None:
     systemd.remove_stored(f"{_PREFIX}{record.capture_id}")
 
 
-def separate(inherited: Iterable[Inherited]) -> tuple[list[Kept], list[Inherited]]:
-    """Return the captures that were kept, oldest first, and what else was passed."""
+def separate(inherited: Iterable[Inherited]) -> Separated:
+    """Return the captures that were kept, and what else was passed."""
     of_captures: defaultdict[str, list[int]] = defaultdict(list)
-    others: list[Inherited] = []
+    found = Separated([], [], [])
     for each in inherited:
         if each.name.startswith(_PREFIX):
             os.set_inheritable(each.descriptor, False)
             of_captures[each.name].append(each.descriptor)
         else:
-            others.append(each)
-    kept: list[Kept] = []
+            found.others.append(each)
     for name, descriptors in of_captures.items():
+        memories = [each for each in descriptors if _is_sealed(each)]
+        envelopes = [each for each in descriptors if each not in memories]
         try:
-            kept.append(_restored(descriptors))
+            found.kept.append(_restored(memories, envelopes))
         except (OSError, ValueError) as error:
             _log.error("what was kept as %s is of no use, and the capture does not go on: %s", name, error)
+            found.useless.extend(envelopes)
             systemd.remove_stored(name)
-    return sorted(kept, key=lambda each: each.record.started_ns), others
-
-
-def _restored(descriptors: list[int]) -> Kept:
-    """Return what two descriptors stand for; others are closed."""
-    directories = [each for each in descriptors if stat.S_ISDIR(os.fstat(each).st_mode)]
-    memories = [each for each in descriptors if each not in directories]
-    try:
-        if (len(directories), len(memories)) != (1, 1):
-            raise ValueError(f"{len(directories)} directories and {len(memories)} files")
-        if fcntl.fcntl(memories[0], fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-            raise ValueError("it is not sealed")
-        record = _decoder.decode(os.pread(memories[0], os.fstat(memories[0]).st_size, 0))
-    except (OSError, ValueError):
-        for descriptor in directories:
-            os.close(descriptor)
-        raise
-    finally:
         for descriptor in memories:
             os.close(descriptor)
-    return Kept(record, directories[0])
+    found.kept.sort(key=lambda each: each.record.started_ns)
+    return found
+
+
+def _is_sealed(descriptor: int) -> bool:
+    """Whether a descriptor is a sealed file in memory: asked so that no other file system is."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+    except OSError:
+        return False  # EINVAL, EBADF: it is something else
+
+
+def _restored(memories: list[int], envelopes: list[int]) -> Kept:
+    if (len(memories), len(envelopes)) != (1, 1):
+        raise ValueError(f"{len(memories)} sealed files and {len(envelopes)} others")
+    record = _decoder.decode(os.pread(memories[0], os.fstat(memories[0]).st_size, 0))
+    unread = socket.socket(fileno=envelopes[0])
+    if (unread.family, unread.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+        unread.detach()
+        raise ValueError("the directory is in no socket")
+    return Kept(record, Envelope(unread))

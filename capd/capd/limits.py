@@ -43,6 +43,15 @@ REQUEST_TIMEOUT_S = 10.0
 SPAWNER_PAUSE_S = 1.0
 #: It must have forked a worker by then, or it is killed; the capture is refused. Chosen: forking takes milliseconds.
 FORK_TIMEOUT_S = 5.0
+#: What clients have opened must be closed by then, or the process that closes it is killed, which closes it. Chosen:
+#: closing takes microseconds, and whoever makes it last delays nothing but the closing of others'.
+CLOSING_S = 0.5
+#: That process ends when it has had nothing to close for so long. Chosen: forking one takes milliseconds, and a daemon
+#: that nobody asks has none.
+CLOSER_IDLE_S = 5.0
+#: Descriptors of one user that are not closed yet; beyond, no further connection and no further capture of that user.
+#: Chosen: many times what there is of those who do not keep them from being closed.
+MAX_UNCLOSED_PER_USER = 64
 #: A worker must have its first file by then, or it is killed. Chosen: it takes 25 ms on an idle machine, and 0.2 s
 #: where the process that forks it has just been started.
 START_TIMEOUT_S = 20.0

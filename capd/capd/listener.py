@@ -13,6 +13,7 @@ import trio
 
 from capd import systemd
 from capd.errors import StartError
+from capd.rights import refuse_rights
 from capd.systemd import Inherited
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def bind(path: Path, umask: int) -> socket.socket:
     """
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    refuse_rights(listener)
     # Nothing else that this process makes meanwhile is affected: a worker sets its own.
     before = os.umask(umask)
     try:
@@ -122,13 +124,19 @@ def listening(path: Path, passed: Sequence[Inherited] = ()) -> Generator[socket.
     inherited = systemd.listener_among(passed)
     if inherited is not None:
         # The socket stays when we go: it is the service manager's.
-        with inherited:
+        refuse_rights(inherited)
+        try:
             yield inherited
+        finally:
+            inherited.detach()
         return
     listener = _listen(path)
     inode = path.lstat().st_ino
     try:
         yield listener
     finally:
-        listener.close()
+        # Left to the end of this process: connections that nobody has accepted may hold descriptors of clients', and
+        # nothing of theirs lingers for a process that ends.
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.detach()
         remove_own(path, inode)

@@ -15,9 +15,12 @@ from functools import partial
 import trio
 
 from capd.captures import Captures
+from capd.closer import Closer
 from capd.config import MetricsAddress, MetricsSocket
 from capd.errors import StartError
+from capd.guarded import GuardedSocket
 from capd.listener import bind, remove_own
+from capd.peer import NOBODY
 from capd.server import Server
 
 _log = logging.getLogger(__name__)
@@ -34,15 +37,17 @@ Place = MetricsSocket | MetricsAddress
 class Metrics:
     """Serves metrics at one place, or nowhere."""
 
-    def __init__(self, captures: Captures, server: Server) -> None:
+    def __init__(self, captures: Captures, server: Server, closer: Closer) -> None:
         """Nothing is served yet.
 
         Args:
             captures: whose counts are told.
             server: whose clients are counted.
+            closer: closes connections that may hold descriptors.
         """
         self._captures = captures
         self._server = server
+        self._closer = closer
         self._place: Place | None = None
         self._stop: Callable[[], None] = lambda: None
 
@@ -62,7 +67,7 @@ class Metrics:
             return
         try:
             serve = self._server_of_pages()
-            listener, close = _listen(place)
+            listener, close = _listen(place, self._closer)
         except (StartError, OSError, ImportError) as error:
             _log.error("metrics cannot be served at %s: %s; captures go on without", place, _reason(error))
             return
@@ -87,7 +92,7 @@ class Metrics:
         from capd.metrics_page import Page  # noqa: PLC0415  # prometheus_client
 
         page = Page(self._captures, self._server)
-        return partial(serve, page=page.text)
+        return partial(serve, page=page.text, closer=self._closer)
 
     async def _run(
         self, serve: Callable[[], Awaitable[None]], scope: trio.CancelScope, close: Callable[[], None]
@@ -113,7 +118,7 @@ def _check_modules() -> None:
         raise ImportError(f"Python finds no {' and no '.join(missing)}: install capd with its extra 'metrics'")
 
 
-def _listen(place: Place) -> tuple[trio.socket.SocketType, Callable[[], None]]:
+def _listen(place: Place, closer: Closer) -> tuple[trio.socket.SocketType, Callable[[], None]]:
     """Return a listening socket, and what closes it and removes its path.
 
     Raises:
@@ -127,7 +132,7 @@ def _listen(place: Place) -> tuple[trio.socket.SocketType, Callable[[], None]]:
     closing = contextlib.ExitStack()
     if isinstance(place, MetricsSocket):
         closing.callback(remove_own, place.path, place.path.lstat().st_ino)
-    closing.callback(listener.close)
+    closing.callback(GuardedSocket(listener, closer).close, NOBODY)
     return listener, closing.close
 
 

@@ -13,7 +13,11 @@ import h11
 import trio
 
 from capd import limits
+from capd.closer import Closer
+from capd.guarded import GuardedSocket
 from capd.listener import accepted
+from capd.peer import NOBODY
+from capd_protocol.errors import RemoteProtocolError
 
 _log = logging.getLogger(__name__)
 
@@ -27,32 +31,34 @@ _TEXT = "text/plain; charset=utf-8"
 Page = Callable[[], Awaitable[bytes]]
 
 
-async def serve(listener: trio.socket.SocketType, page: Page) -> None:
+async def serve(listener: trio.socket.SocketType, page: Page, closer: Closer) -> None:
     """Answer until cancelled.
 
     Args:
         listener: a socket that listens; stays the caller's.
         page: makes what is served.
+        closer: closes connections that may hold descriptors.
     """
     room = trio.Semaphore(limits.MAX_SCRAPES)
     async with trio.open_nursery() as nursery:
         while True:
             await room.acquire()
-            nursery.start_soon(_serve_one, await accepted(listener), page, room)
+            nursery.start_soon(_serve_one, GuardedSocket(await accepted(listener), closer), page, room)
             await trio.sleep(limits.SCRAPE_PAUSE_S)
 
 
-async def _serve_one(connection: trio.socket.SocketType, page: Page, room: trio.Semaphore) -> None:
+async def _serve_one(connection: GuardedSocket, page: Page, room: trio.Semaphore) -> None:
     try:
-        with connection, trio.move_on_after(limits.SCRAPE_TIMEOUT_S):
+        with trio.move_on_after(limits.SCRAPE_TIMEOUT_S):
             await _answer(connection, page)
-    except OSError as error:
+    except (OSError, RemoteProtocolError) as error:
         _log.debug("a scraper has left: %s", error)
     finally:
+        connection.close(NOBODY)
         room.release()
 
 
-async def _answer(connection: trio.socket.SocketType, page: Page) -> None:
+async def _answer(connection: GuardedSocket, page: Page) -> None:
     conversation = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.MAX_SCRAPE_REQUEST_BYTES)
     request = None
     try:
@@ -72,19 +78,17 @@ async def _answer(connection: trio.socket.SocketType, page: Page) -> None:
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers.append(("allow", ", ".join(_METHODS)))
     head = conversation.send(h11.Response(status_code=status, reason=status.phrase, headers=headers)) or b""
-    view = memoryview(head if request is not None and request.method == b"HEAD" else head + body)
-    while view:
-        view = view[await connection.send(view) :]
+    await connection.send(head if request is not None and request.method == b"HEAD" else head + body)
 
 
-async def _request(connection: trio.socket.SocketType, conversation: h11.Connection) -> h11.Request | None:
+async def _request(connection: GuardedSocket, conversation: h11.Connection) -> h11.Request | None:
     """Return the request; None where the other side leaves before there is one.
 
     Raises:
-        RemoteProtocolError: it is none, or too long.
+        h11.RemoteProtocolError: it is none, or too long.
     """
     while (event := conversation.next_event()) is h11.NEED_DATA:
-        conversation.receive_data(await connection.recv(_RECEIVE_BYTES))
+        conversation.receive_data(await connection.receive(_RECEIVE_BYTES))
     return event if isinstance(event, h11.Request) else None
 
 

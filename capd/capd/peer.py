@@ -7,6 +7,8 @@ import struct
 from dataclasses import dataclass
 
 _SO_PEERGROUPS = 59
+#: (uid_t) -1, which no user has (chown(2)): where the kernel does not tell, or nobody asks.
+NOBODY = 2**32 - 1
 #: NGROUPS_MAX (linux/limits.h).
 _MAX_GROUPS = 65536
 

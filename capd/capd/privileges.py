@@ -152,6 +152,21 @@ def restrict_daemon(keep: Collection[Capability]) -> None:
         raise PrivilegeError("capabilities that were given up are still there")
 
 
+def renounce() -> None:
+    """Give up every capability, for good; the user stays who it is, and can neither trace nor look into the process.
+
+    Raises:
+        PrivilegeError: something could not be given up.
+    """
+    with _or_privilege_error("give up capabilities"):
+        _prctl_ambient_clear()
+        _write_capabilities(0, 0, 0)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        _prctl(_PR_SET_DUMPABLE, 0)
+    if read_capabilities() != (0, 0, 0):
+        raise PrivilegeError("capabilities that were given up are still there")
+
+
 def become(user_id: int, group_id: int, groups: Sequence[int]) -> None:
     """Become this user for good: its ids, no capability, no way to gain one, closed to its debugger.
 

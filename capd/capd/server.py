@@ -7,11 +7,10 @@ closes its side, the capture ends. One that is attached to a capture only hears 
 import collections
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Generator
 from functools import partial
-from typing import Any, NamedTuple, assert_never, cast
+from typing import Any, assert_never, cast
 
 import trio
 
@@ -19,12 +18,14 @@ from capd import inquiries, limits
 from capd.audit import Audit
 from capd.capture import Capture, Subscriber
 from capd.captures import Captures
+from capd.closer import Closer
 from capd.connection import Connection
 from capd.detached import Detached
 from capd.errors import RequestRefused, no_room
+from capd.handover import FromClient, channel
 from capd.listener import accepted
 from capd.monitor import Count, Monitor, Watch
-from capd.peer import Peer, peer_of
+from capd.peer import NOBODY, Peer, peer_of
 from capd.version import SOFTWARE
 from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
 from capd_protocol.limits import MAX_INTERFACE_NAME_BYTES, find_interval_faults
@@ -32,6 +33,7 @@ from capd_protocol.messages import (
     PROTOCOL_VERSION,
     AttachCapture,
     Attached,
+    DirectoryWanted,
     EndReason,
     Failure,
     FailureCode,
@@ -67,19 +69,16 @@ _OrderRequest = StopCapture | RotateCapture | FlushCapture | SnapshotCapture
 
 _log = logging.getLogger(__name__)
 
-#: Of the kernel's memory for files that a client has not taken. Chosen: about a dozen. Each keeps its place on the
-#: disk until then, also when its ring has deleted it.
-_WAITING_FILES_BYTES = 6000
-
 
 class Server:
     """The daemon's side of all connections."""
 
-    def __init__(self, captures: Captures, detached: Detached, monitor: Monitor, audit: Audit) -> None:
+    def __init__(self, captures: Captures, detached: Detached, monitor: Monitor, audit: Audit, closer: Closer) -> None:
         self._captures = captures
         self._detached = detached
         self._monitor = monitor
         self._audit = audit
+        self._closer = closer
         self._clients: collections.Counter[int] = collections.Counter()
         self._strangers = 0
 
@@ -102,9 +101,11 @@ class Server:
 
     async def serve_client(self, connected: trio.socket.SocketType) -> None:
         """Serve one client until it has gone, or has broken the protocol."""
-        connection = Connection(connected)
+        connection = Connection(connected, self._closer)
+        user_id = NOBODY
         try:
             peer = peer_of(cast(Any, connected))
+            user_id = peer.user_id
             with self._counted(peer):
                 client = _Client(
                     connection,
@@ -113,6 +114,7 @@ class Server:
                     detached=self._detached,
                     monitor=self._monitor,
                     audit=self._audit,
+                    closer=self._closer,
                 )
                 await client.run()
         except RequestRefused as refused:
@@ -127,7 +129,7 @@ class Server:
             # A bug, here or in what is used here. It ends this client; the others' captures shall not end with it.
             _log.exception("the task of a client failed; please report this")
         finally:
-            await connection.aclose()
+            connection.close(user_id)
 
     @contextlib.contextmanager
     def _counted(self, peer: Peer) -> Generator[None, None, None]:
@@ -135,6 +137,7 @@ class Server:
         if (
             self._clients.total() >= limits.MAX_CLIENTS
             or self._clients[peer.user_id] >= limits.MAX_CLIENTS_PER_USER
+            or self._closer.unclosed(peer.user_id) >= limits.MAX_UNCLOSED_PER_USER
             or (is_stranger and self._strangers >= limits.MAX_STRANGERS)
         ):
             raise RequestRefused(FailureCode.RESOURCES, "capd has as many clients as it may have: try again later")
@@ -160,30 +163,6 @@ async def _send_last(connection: Connection, message: Message) -> None:
         await connection.send(encode(message))
 
 
-class _FileSockets(NamedTuple):
-    """On which a worker passes its files to the client, past this daemon."""
-
-    of_worker: socket.socket
-    of_client: socket.socket
-
-    def close(self) -> None:
-        self.of_worker.close()
-        self.of_client.close()
-
-
-@contextlib.contextmanager
-def _file_sockets() -> Generator[_FileSockets, None, None]:
-    try:
-        sockets = _FileSockets(*socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-    except OSError as error:
-        raise no_room(error) from error
-    # What a client left there unread would stay open as long as the worker runs: its own end of the connection, say.
-    sockets.of_worker.shutdown(socket.SHUT_RD)
-    sockets.of_worker.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _WAITING_FILES_BYTES)
-    with contextlib.closing(sockets):
-        yield sockets
-
-
 class _Client:
     """The conversation with one client."""
 
@@ -196,11 +175,13 @@ class _Client:
         detached: Detached,
         monitor: Monitor,
         audit: Audit,
+        closer: Closer,
     ) -> None:
         self._connection = connection
         self._peer = peer
         self._captures = captures
         self._detached = detached
+        self._closer = closer
         #: Something is carried out that takes a while.
         self._is_ordering = False
         self._violation: RemoteProtocolError | None = None
@@ -225,7 +206,6 @@ class _Client:
                 await self._connection.send_in_time(encode(Refused(failure=failure)))
 
     async def _receive_in_time(self) -> Message | None:
-        self._connection.expect_descriptor()
         with trio.move_on_after(limits.REQUEST_TIMEOUT_S):
             return await self._connection.receive()
         text = f"no request came within {limits.REQUEST_TIMEOUT_S:g} s"
@@ -303,7 +283,6 @@ class _Client:
         """Send what a view has to tell until the client leaves."""
         self._audit.granted(self._peer, request)
         try:
-            self._connection.expect_no_descriptor()
             await self._connection.send_in_time(encode(Watching()))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_from, view, nursery.cancel_scope)
@@ -328,29 +307,43 @@ class _Client:
 
     # A capture ----------------------------------------------------------------------------------------------------
 
+    async def _ask_for_directory(self, descriptor: int) -> None:
+        """Ask the client for the directory, which it is to send on a socket of its own."""
+        # One that does not read this, or takes no descriptor, passes none, and its worker waits only so long.
+        with trio.move_on_after(limits.REQUEST_TIMEOUT_S), contextlib.suppress(RemoteProtocolError):
+            await self._connection.send(encode(DirectoryWanted()), [descriptor])
+
+    def _handover(self, request: StartCapture) -> FromClient:
+        """Return how this client hands over a directory; to be closed.
+
+        Raises:
+            RequestRefused: there is no room for it.
+        """
+        return FromClient(
+            self._ask_for_directory,
+            self._closer,
+            self._peer.user_id,
+            is_kept=request.detached,
+            passes_files=request.pass_files,
+        )
+
     async def _capture(self, request: StartCapture) -> bool:
         """Capture until the end. Return whether the conversation is over: not, if it could not be started."""
-        directory_fd = await self._connection.take_descriptor()
-        try:
-            with (
-                self._captures.granted(self._peer, request) as capture,
-                _file_sockets() if request.pass_files else contextlib.nullcontext() as files,
-            ):
-                self._audit.granted(self._peer, request, **capture.grant_record())
-                try:
-                    refused = await self._run_capture(capture, directory_fd, files)
-                finally:
-                    self._audit.ended(self._peer, request, **capture.end_record())
-        finally:
-            os.close(directory_fd)
+        with (
+            self._captures.granted(self._peer, request) as capture,
+            contextlib.closing(self._handover(request)) as handover,
+        ):
+            self._audit.granted(self._peer, request, **capture.grant_record())
+            try:
+                refused = await self._run_capture(capture, handover)
+            finally:
+                self._audit.ended(self._peer, request, **capture.end_record())
         if refused is not None:
             self._captures.tally.add_refused(refused.failure.code)
             await self._connection.send_in_time(encode(Refused(failure=refused.failure)))
         return refused is None
 
-    async def _run_capture(
-        self, capture: Capture, directory_fd: int, files: _FileSockets | None
-    ) -> RequestRefused | None:
+    async def _run_capture(self, capture: Capture, handover: FromClient) -> RequestRefused | None:
         """Run the capture with its events on this connection; return why it could not be started."""
         subscriber = capture.subscribe()
         async with trio.open_nursery() as connection_tasks:
@@ -359,15 +352,11 @@ class _Client:
                 scope = capture_task.cancel_scope
                 connection_tasks.start_soon(self._read_during, capture, subscriber, connection_tasks, scope)
                 try:
-                    files_fd = None if files is None else files.of_worker.fileno()
-                    await capture_task.start(capture.run, directory_fd, files_fd, self._monitor)
+                    await capture_task.start(capture.run, handover, self._monitor)
                 except RequestRefused as refused:
                     connection_tasks.cancel_scope.cancel()
                     return refused
-                started = encode(Started(capture_id=capture.capture_id))
-                await self._connection.send(started, None if files is None else files.of_client.fileno())
-                if files is not None:
-                    files.close()  # what is passed there is no affair of ours
+                await self._connection.send(encode(Started(capture_id=capture.capture_id)))
                 connection_tasks.start_soon(self._write_during, capture, subscriber, all_sent)
             if not capture.is_started:
                 # The client left before; there is nobody to tell.
@@ -435,23 +424,19 @@ class _Client:
 
     async def _capture_detached(self, request: StartCapture) -> bool:
         """Start a capture that stays, and tell of it. Return whether the conversation is over."""
-        directory_fd = await self._connection.take_descriptor()
         refused: RequestRefused | None = None
-        try:
-            following = await self._detached.start(self._peer, request, directory_fd)
-            capture, subscriber = following.capture, following.subscriber
-            with self._captures.followed(capture, subscriber):
-                try:
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._obey_until_left, capture, subscriber, nursery)
-                        refused = await following.wait_settled()
-                        if refused is None:
-                            await self._tell_of(following.attached, subscriber, directory_fd)
-                        nursery.cancel_scope.cancel()
-                finally:
-                    following.give_up()
-        finally:
-            os.close(directory_fd)
+        following = await self._detached.start(self._peer, request, self._handover(request))
+        capture, subscriber = following.capture, following.subscriber
+        with self._captures.followed(capture, subscriber):
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._obey_until_left, capture, subscriber, nursery)
+                    refused = await following.wait_settled()
+                    if refused is None:
+                        await self._tell_of(following.attached, subscriber)
+                    nursery.cancel_scope.cancel()
+            finally:
+                following.give_up()
         if self._violation is not None:
             raise self._violation
         if refused is not None:
@@ -460,10 +445,10 @@ class _Client:
 
     async def _attach(self, request: AttachCapture) -> None:
         """Tell of a capture that runs until it ends or the client leaves."""
-        self._connection.expect_no_descriptor()
         capture = self._captures.find(self._peer, request.capture, to_control=False)
-        directory_fd = capture.open_directory()
+        of_client = await self._files_of(capture)
         try:
+            capture.check_runs()  # it may have ended since it answered
             attached, subscriber = capture.attach()
             with self._captures.followed(capture, subscriber):
                 which = {"capture": capture.capture_id, "name": capture.name}
@@ -471,24 +456,42 @@ class _Client:
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._obey_until_left, capture, subscriber, nursery)
-                        await self._tell_of(attached, subscriber, directory_fd)
+                        await self._tell_of(attached, subscriber, of_client)
                         nursery.cancel_scope.cancel()
                 finally:
                     self._audit.ended(self._peer, request, **which)
         finally:
-            os.close(directory_fd)
+            self._closer.close(of_client.detach(), self._peer.user_id)
         if self._violation is not None:
             raise self._violation
+
+    async def _files_of(self, capture: Capture) -> socket.socket:
+        """Return a socket on which a client gets the capture's files from its worker, past this daemon.
+
+        Raises:
+            RequestRefused: the capture does not run, or does not answer.
+        """
+        of_worker, of_client = channel(takes_directory=False, passes_files=True)
+        try:
+            with of_worker:
+                await capture.serve_files(of_worker.fileno())
+        except BaseException:
+            self._closer.close(of_client.detach(), self._peer.user_id)
+            raise
+        return of_client
 
     async def _obey_until_left(self, capture: Capture, subscriber: Subscriber, nursery: trio.Nursery) -> None:
         await self._obey(capture, subscriber, nursery)
         nursery.cancel_scope.cancel()
 
-    async def _tell_of(self, attached: Attached, subscriber: Subscriber, directory_fd: int) -> None:
-        """Send what a subscriber hears until the capture's end, for which a client has only so much time."""
+    async def _tell_of(self, attached: Attached, subscriber: Subscriber, files: socket.socket | None = None) -> None:
+        """Send what a subscriber hears until the capture's end, for which a client has only so much time.
+
+        With it goes a socket for the files, which stays the caller's.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_after_end, subscriber, nursery.cancel_scope)
-            is_there = await self._connection.send(encode(attached), directory_fd)
+            is_there = await self._connection.send(encode(attached), [] if files is None else [files.fileno()])
             while is_there and (batch := await subscriber.next_batch()) is not None:
                 is_there = await self._connection.send(batch)
             nursery.cancel_scope.cancel()

@@ -13,7 +13,8 @@ import trio
 from capd import limits
 from capd.privileges import adopt_orphans
 from capd.processes import command, environment
-from capd.worker.launch import HELLO
+from capd.rights import refuse_rights
+from capd.worker.launch import HELLO, Job
 
 _log = logging.getLogger(__name__)
 
@@ -121,27 +122,41 @@ class Spawner:
                     await _end(process)
         _log.error("the process that starts captures has ended (status %s): another one is started", process.returncode)
 
-    async def spawn(self) -> tuple[WorkerProcess, trio.SocketStream]:
-        """Return a new worker, and our end of its control socket.
+    async def spawn_worker(self) -> tuple[WorkerProcess, trio.socket.SocketType]:
+        """Return a new worker, and our end of its control socket (SOCK_STREAM), which takes no descriptors from it.
 
         Raises:
             OSError: there cannot be one now.
         """
-        with trio.move_on_after(limits.START_TIMEOUT_S):
-            await self._is_ready.wait()
-            ours, theirs = socket.socketpair()
-            control = trio.socket.from_stdlib_socket(ours)
+        ours, theirs = socket.socketpair()
+        refuse_rights(ours)
+        return await self._spawn(Job.CAPTURE, ours, theirs)
+
+    async def spawn_closer(self) -> tuple[WorkerProcess, trio.socket.SocketType]:
+        """Return a process that closes descriptors, and our end of the socket (SOCK_SEQPACKET) to pass them on.
+
+        Raises:
+            OSError: there cannot be one now.
+        """
+        return await self._spawn(Job.CLOSING, *socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+
+    async def _spawn(
+        self, job: Job, ours: socket.socket, theirs: socket.socket
+    ) -> tuple[WorkerProcess, trio.socket.SocketType]:
+        control = trio.socket.from_stdlib_socket(ours)
+        with theirs:
             try:
-                with theirs:
-                    process_id = await self._ask(control, theirs)
+                with trio.move_on_after(limits.START_TIMEOUT_S):
+                    await self._is_ready.wait()
+                    return WorkerProcess(await self._ask(job, control, theirs)), control
             except BaseException:
                 control.close()
                 raise
-            return WorkerProcess(process_id), trio.SocketStream(control)
+        control.close()
         raise TimeoutError(errno.ETIMEDOUT, "the process that starts captures does not begin")
 
-    async def _ask(self, control: trio.socket.SocketType, theirs: socket.socket) -> int:
-        """Return a new worker's process id, by its own word."""
+    async def _ask(self, job: Job, control: trio.socket.SocketType, theirs: socket.socket) -> int:
+        """Return a new process's id, by its own word."""
         requests, process = self._requests, self._process
         if requests is None or process is None or self._nursery is None:
             raise AssertionError("it is ready")
@@ -149,7 +164,7 @@ class Spawner:
         # Once asked for, a worker is waited for, so that none is without an owner. It takes milliseconds.
         with trio.CancelScope(shield=True), trio.move_on_after(limits.FORK_TIMEOUT_S) as timeout:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))
-            await requests.sendmsg([b"f"], [rights])
+            await requests.sendmsg([job], [rights])
             theirs.close()
             said = await control.recv(HELLO.size)
         if timeout.cancelled_caught:

@@ -11,6 +11,7 @@ import trio
 
 from capd.capture import Capture
 from capd.errors import RequestRefused
+from capd.handover import Handover
 from capd.monitor import Monitor
 from capd_protocol.messages import EndReason
 
@@ -67,13 +68,13 @@ async def keep_running(
 
 
 async def run_to_end(
-    capture: Capture, directory_fd: int, monitor: Monitor, on_started: Callable[[], None] = lambda: None
+    capture: Capture, handover: Handover, monitor: Monitor, on_started: Callable[[], None] = lambda: None
 ) -> None:
     """Run a capture for nobody in particular.
 
     Args:
         capture: to run.
-        directory_fd: where its files go; stays the caller's.
+        handover: of the directory where its files go; stays the caller's.
         monitor: tells of interfaces that come and go.
         on_started: called when its first file has its header.
 
@@ -82,7 +83,7 @@ async def run_to_end(
     """
     async with trio.open_nursery() as nursery:
         try:
-            await nursery.start(capture.run, directory_fd, None, monitor)
+            await nursery.start(capture.run, handover, monitor)
         except RequestRefused as error:
             refused: RequestRefused | None = error  # which the nursery would wrap
         else:

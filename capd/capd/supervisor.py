@@ -4,15 +4,16 @@ A worker ends by itself when it is told to, and when its control socket closes, 
 this daemon is killed. One that does neither in time is killed. When ``run`` returns, the process is gone.
 """
 
-import array
 import contextlib
 import logging
-import socket
 from collections.abc import Callable, Sequence
 
 import trio
 
 from capd import limits
+from capd.closer import Closer
+from capd.guarded import GuardedSocket
+from capd.handover import Handover
 from capd.processes import command, environment
 from capd.rings import Rings
 from capd.spawner import Spawner, WorkerProcess
@@ -42,23 +43,23 @@ _RECEIVE_BYTES = 65536
 class Worker:
     """A worker, from ``run`` to its return."""
 
-    def __init__(self, launch: Launch, descriptors: Sequence[int], rings: Rings) -> None:
+    def __init__(self, launch: Launch, handover: Handover, rings: Rings) -> None:
         """Nothing is started yet.
 
         Args:
             launch: what to do.
-            descriptors: what comes along with it; they stay the caller's.
+            handover: of the directory; stays the caller's.
             rings: of its interfaces, made meanwhile.
         """
         self._launch = launch
-        self._descriptors = descriptors
+        self._handover = handover
         self._rings = rings
-        self._control: trio.SocketStream | None = None
+        self._control: GuardedSocket | None = None
         self._process: WorkerProcess | None = None
         self._is_launched = trio.Event()
         self._sending = trio.Lock()
 
-    async def run(self, spawner: Spawner, on_message: Callable[[Message | Answer], None]) -> int | None:
+    async def run(self, spawner: Spawner, closer: Closer, on_message: Callable[[Message | Answer], None]) -> int | None:
         """Start the process, give its messages as they come, and return its exit status; None if it cannot be killed.
 
         After cancellation the process has ended: well, if it could within ``limits.END_TIMEOUT_S``.
@@ -66,12 +67,14 @@ class Worker:
         Raises:
             OSError: it could not be started.
         """
-        process, control = await spawner.spawn()
+        process, connection = await spawner.spawn_worker()
+        control = GuardedSocket(connection, closer)
         self._process, self._control = process, control
         try:
             # It may end without reading. What it said before, if anything, or its exit status tells why.
             with contextlib.suppress(trio.BrokenResourceError):
-                await self._send(control, encode_launch(self._launch), self._descriptors)
+                await self._send(control, encode_launch(self._launch), self._handover.descriptors)
+                await self._handover.sent()
                 for number in range(len(self._launch.interfaces)):
                     async with await self._rings.take(number) as ring:
                         await self._send(control, encode_ring(ring.made), ring.descriptors)
@@ -94,56 +97,53 @@ class Worker:
         """Have the worker give up an interface."""
         await self._tell(encode_detach(Detach(index=index)))
 
-    async def order(self, order: NumberedOrder) -> None:
-        """Have the worker do what it answers with an ``Answer``."""
-        await self._tell(encode_order(order))
+    async def order(self, order: NumberedOrder, descriptors: Sequence[int] = ()) -> None:
+        """Have the worker do what it answers with an ``Answer``; descriptors that go along stay the caller's."""
+        await self._tell(encode_order(order), descriptors)
 
     async def stop(self) -> None:
         """Tell the worker to end the capture well. Its last messages come as the others did."""
         await self._is_launched.wait()
         await self._tell(encode(StopCapture()))
 
-    async def _tell(self, frame: bytes) -> None:
+    async def _tell(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
         # Where the socket is closed it has ended already.
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._send(self._running_control(), frame, ())
+            await self._send(self._running_control(), frame, descriptors)
 
-    def _running_control(self) -> trio.SocketStream:
+    def _running_control(self) -> GuardedSocket:
         if self._control is None:
             raise trio.ClosedResourceError("there is no worker yet")
         return self._control
 
-    async def _send(self, control: trio.SocketStream, frame: bytes, descriptors: Sequence[int]) -> None:
+    async def _send(self, control: GuardedSocket, frame: bytes, descriptors: Sequence[int]) -> None:
         """Send a frame, and descriptors with its first byte.
 
         Raises:
             trio.BrokenResourceError: the worker has gone.
             trio.ClosedResourceError: we have closed the socket meanwhile.
         """
-        view = memoryview(frame)
         async with self._sending:
-            if descriptors:
-                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
-                try:
-                    view = view[await control.socket.sendmsg([view], [rights]) :]
-                except (BrokenPipeError, ConnectionResetError) as error:
-                    raise trio.BrokenResourceError from error
-            await control.send_all(view)
-
-    async def _receive(self, control: trio.SocketStream, on_message: Callable[[Message | Answer], None]) -> None:
-        decoder = FrameDecoder()
-        while data := await control.receive_some(_RECEIVE_BYTES):
-            decoder.feed(data)
             try:
+                await control.send(frame, descriptors)
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise trio.BrokenResourceError from error
+
+    async def _receive(self, control: GuardedSocket, on_message: Callable[[Message | Answer], None]) -> None:
+        decoder = FrameDecoder()
+        try:
+            while data := await control.receive(_RECEIVE_BYTES):
+                decoder.feed(data)
                 while (frame := decoder.next_frame()) is not None:
                     on_message(decode_answer(frame) or decode(frame))
-            except RemoteProtocolError as error:
-                # It runs with a user's rights: whatever it says, it can only end its own capture.
-                _log.error("worker of user %d breaks the protocol: %s", self._launch.user_id, error)
-                return
+        except ConnectionResetError as error:
+            raise trio.BrokenResourceError from error
+        except RemoteProtocolError as error:
+            # It runs with a user's rights: whatever it says, it can only end its own capture.
+            _log.error("worker of user %d breaks the protocol: %s", self._launch.user_id, error)
 
-    async def _end(self, process: WorkerProcess, control: trio.SocketStream) -> None:
-        await control.aclose()
+    async def _end(self, process: WorkerProcess, control: GuardedSocket) -> None:
+        control.close(self._launch.user_id)
         with trio.move_on_after(limits.END_TIMEOUT_S):
             await process.wait()
         if process.returncode is None:

@@ -107,7 +107,7 @@ def store(name: str, descriptors: Sequence[int]) -> None:
     Raises:
         OSError: the manager does not take them.
     """
-    # FDPOLL: what only names a directory cannot be polled, and the manager would refuse it for that.
+    # FDPOLL: the manager drops what is hung up, as a socket is whose other end is closed.
     _send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", descriptors)
 
 

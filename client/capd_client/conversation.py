@@ -146,7 +146,7 @@ class Conversation:
     # Bytes out ----------------------------------------------------------------------------------------------------
 
     def opening(self) -> bytes:
-        """Return the first bytes to send, together with the directory's descriptor."""
+        """Return the first bytes to send."""
         return greeting() + encode(self._request)
 
     def stopping(self) -> bytes:

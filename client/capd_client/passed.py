@@ -1,11 +1,14 @@
-"""The files of a capture, as its worker passes them: open for reading, wherever they lie."""
+"""The files of a capture: as its process passes them, open for reading, wherever they lie; or in their directory."""
 
 import contextlib
 import errno
 import os
+import select
 import socket
 import stat
 import sys
+import threading
+import time
 from collections import OrderedDict
 
 #: Files that are kept open, the latest ones; beyond, they must be opened by name. Chosen: what a program may be
@@ -13,6 +16,8 @@ from collections import OrderedDict
 _MAX_FILES = 32
 #: Of these, files that their ring has deleted: each takes its place on the disk until it is closed here.
 _MAX_DELETED = 2
+#: How long a capture may take to pass a file. Chosen: as long as for anything else that it is asked to do.
+_ANSWER_S = 10.0
 #: NAME_MAX (linux/limits.h).
 _MAX_NAME_BYTES = 255
 
@@ -32,6 +37,11 @@ def receive(connection: socket.socket, size_bytes: int) -> tuple[bytes, int | No
 class CaptureFiles:
     """Where the files of a capture can be had."""
 
+    @property
+    def directory(self) -> "Directory | None":
+        """Their directory, where this program can enter it by itself."""
+        return None
+
     def open(self, name: str) -> int | None:
         """Return a new descriptor of a file, at its beginning; None: it must be opened by its path.
 
@@ -39,6 +49,11 @@ class CaptureFiles:
             OSError: it cannot be had at all.
         """
         raise NotImplementedError
+
+    def path_of(self, name: str) -> str:
+        """Return a file's path; its bare name where no path leads there from here."""
+        directory = self.directory
+        return os.path.join(directory.path, name) if directory is not None else name  # noqa: PTH118
 
     def take(self) -> None:
         """Take what has come."""
@@ -48,20 +63,18 @@ class CaptureFiles:
         raise NotImplementedError
 
 
-def files_from(descriptor: int) -> CaptureFiles:
-    """Return what a descriptor that came from the daemon gives; it is taken over."""
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        return Directory(descriptor)
-    return FileReceiver(socket.socket(fileno=descriptor))
-
-
 class Directory(CaptureFiles):
-    """The directory of the files, as the daemon passes it: they are opened with this program's own rights."""
+    """The directory of the files: they are opened with this program's own rights."""
 
-    def __init__(self, descriptor: int) -> None:
-        """Take over a descriptor that names the directory."""
+    def __init__(self, descriptor: int, path: str | None = None) -> None:
+        """Take over a descriptor that names the directory, and its path, if it is known."""
         self._descriptor = descriptor
-        self._path: str | None = None
+        self._path = path
+
+    @property
+    def directory(self) -> "Directory":
+        """Itself."""
+        return self
 
     @property
     def path(self) -> str:
@@ -85,6 +98,10 @@ class Directory(CaptureFiles):
             OSError: it cannot be opened.
         """
         return open_regular(os.path.basename(name), self._descriptor)  # noqa: PTH119
+
+    def fileno(self) -> int:
+        """Return its descriptor, which stays its own."""
+        return self._descriptor
 
     def duplicate(self) -> int:
         """Return a further descriptor of it, which is the caller's."""
@@ -114,12 +131,19 @@ def open_regular(name: str, directory_fd: int) -> int:
 
 
 class FileReceiver(CaptureFiles):
-    """Owns the socket, and the descriptors that came on it."""
+    """Files that are passed as they are opened. Owns the socket, and the descriptors that came on it."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-        connection.setblocking(False)
+    def __init__(self, channel: socket.socket, directory: Directory | None) -> None:
+        """Take over the socket on which they come, and their directory, if it is to be had as well."""
+        self._socket = channel
+        self._directory = directory
+        channel.setblocking(False)
         self._files: OrderedDict[str, int] = OrderedDict()
+
+    @property
+    def directory(self) -> Directory | None:
+        """Their directory, where it was kept."""
+        return self._directory
 
     def open(self, name: str) -> int | None:
         """Return a new descriptor of a file, at its beginning; None if it was not passed, or too long ago."""
@@ -154,3 +178,102 @@ class FileReceiver(CaptureFiles):
         self._socket.close()
         while self._files:
             os.close(self._files.popitem()[1])
+        if self._directory is not None:
+            self._directory.close()
+
+
+class FilesOnRequest(CaptureFiles):
+    """Files of a capture that somebody else may have started: its process passes them when they are asked for by name.
+
+    The current file comes unasked. It tells where the files are: this program opens them there by itself, if it can.
+    """
+
+    def __init__(self, channel: socket.socket) -> None:
+        """Take over the socket on which they are asked for."""
+        self._socket = channel
+        self._directory: Directory | None = None
+        self._asking = threading.Lock()
+        channel.setblocking(False)
+
+    @property
+    def directory(self) -> Directory | None:
+        """Their directory, if a path leads there from here."""
+        return self._directory
+
+    def take(self) -> None:
+        """Take the file that comes unasked."""
+        with self._asking:
+            self._receive("")
+
+    def path_of(self, name: str) -> str:
+        """Return a file's path; its bare name where no path leads there from here."""
+        if self._directory is None:
+            with contextlib.suppress(OSError):
+                os.close(self._ask(name))
+        return super().path_of(name)
+
+    def open(self, name: str) -> int:
+        """Return a new descriptor of a file, at its beginning.
+
+        Raises:
+            OSError: there is no such file, or the capture has ended, or does not answer.
+        """
+        if self._directory is not None:
+            return open_regular(name, self._directory.fileno())
+        return self._ask(name)
+
+    def _ask(self, name: str) -> int:
+        with self._asking:
+            self._socket.send(os.fsencode(name))
+            deadline_s = time.monotonic() + _ANSWER_S
+            while (left_s := deadline_s - time.monotonic()) > 0 and select.select([self._socket], [], [], left_s)[0]:
+                descriptor = self._receive(name)
+                if descriptor is not None:
+                    return descriptor
+        raise TimeoutError(errno.ETIMEDOUT, "the capture does not pass the file", name)
+
+    def _receive(self, wanted: str) -> int | None:
+        """Take what has come, and return the file that was wanted, if it is among that.
+
+        Raises:
+            OSError: there is no such file, or nothing more will come.
+        """
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, descriptor = receive(self._socket, _MAX_NAME_BYTES)
+                name = os.fsdecode(data)
+                if descriptor is not None and self._directory is None:
+                    self._directory = _directory_of(descriptor, name)
+                if wanted and name in (wanted, ""):
+                    if descriptor is not None:
+                        return descriptor
+                    raise FileNotFoundError(errno.ENOENT, "the capture has no such file, or has ended", wanted)
+                if descriptor is None:
+                    return None
+                os.close(descriptor)
+        return None
+
+    def close(self) -> None:
+        """Close everything; descriptors that were returned stay open."""
+        self._socket.close()
+        if self._directory is not None:
+            self._directory.close()
+
+
+def _directory_of(descriptor: int, name: str) -> Directory | None:
+    """Return the directory in which a file is; None where no path leads there from here."""
+    with contextlib.suppress(OSError):
+        path, found = os.path.split(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115
+        directory_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):
+            status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+            if found == name and os.path.samestat(status, os.fstat(descriptor)):
+                return Directory(directory_fd, path)
+        os.close(directory_fd)
+    return None
+
+
+def pass_directory(channel: socket.socket, directory_fd: int) -> None:
+    """Send the directory to the capture's process. One that has gone needs none: the daemon tells of it."""
+    with contextlib.suppress(OSError):
+        socket.send_fds(channel, [b"d"], [directory_fd])

@@ -1,6 +1,7 @@
 """The files of a ring, as its index tells: which there are, and which of them a span of time concerns."""
 
 import contextlib
+import errno
 import os
 import stat
 import time
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from capd_client.errors import InvalidArgument, ReadError
-from capd_client.passed import open_regular
+from capd_client.passed import CaptureFiles, open_regular
 from capd_client.times import parse_time
-from capd_protocol.index import MAX_INDEX_BYTES, IndexedFile, index_name, read_index
+from capd_protocol.index import MAX_INDEX_BYTES, Contents, IndexedFile, index_name, read_index
 
 if TYPE_CHECKING:
     from capd_client.session import SessionBase
@@ -67,7 +68,7 @@ class RingFile:
     opened_ns: int | None = None
     closed_ns: int | None = None
     #: Where it is opened, and as which file; None: by its path.
-    _place: "tuple[_Directory, str, int] | None" = field(default=None, compare=False, repr=False)
+    _place: "tuple[_Directory | _Passed, str, int] | None" = field(default=None, compare=False, repr=False)
 
     def may_have(self, span: Span) -> bool:
         """Whether it may have packets of a span; for certain, where it is known which packets it has."""
@@ -124,6 +125,24 @@ class _Directory:
 
     def __del__(self) -> None:
         os.close(self._descriptor)
+
+
+class _Passed:
+    """What gives a ring's files one by one."""
+
+    def __init__(self, files: CaptureFiles) -> None:
+        self._files = files
+
+    def path_of(self, name: str) -> str:
+        """Return a path that a person can use: the bare name, where none leads there."""
+        return self._files.path_of(name)
+
+    def open(self, name: str) -> int:
+        """Open a file for reading."""
+        descriptor = self._files.open(name)
+        if descriptor is None:
+            raise FileNotFoundError(errno.ENOENT, "the capture does not pass it", name)
+        return descriptor
 
 
 def files(
@@ -219,15 +238,45 @@ def of_directory(descriptor: int, path: str, file_name: str) -> tuple[RingFile, 
         return None
     except OSError as error:
         raise ReadError(directory.path_of(name), 0, f"the index cannot be opened: {error.strerror}") from error
+    contents, device = _read_index(opened, directory.path_of(name))
+    return tuple(_present(directory, contents.files, device))
+
+
+def of_passed_index(files: CaptureFiles, file_name: str) -> tuple[RingFile, ...] | None:
+    """Return the files of a ring, as far as its index tells, where only its files can be had; None if there is none.
+
+    Args:
+        files: gives the index and the files; they can be opened as long as it is not closed.
+        file_name: what the ring's files are named after.
+
+    Raises:
+        ReadError: the index cannot be read.
+    """
+    name = index_name(file_name)
     try:
-        status = os.fstat(opened)
+        opened = files.open(name)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ReadError(name, 0, f"the index cannot be opened: {error.strerror}") from error
+    if opened is None:
+        return None
+    contents, _ = _read_index(opened, name)
+    place = _Passed(files)
+    return tuple(_ring_file(place, each, each.closed.size_bytes if each.closed else 0) for each in contents.files)
+
+
+def _read_index(descriptor: int, shown: str) -> tuple[Contents, int]:
+    """Return what an index says, and its device; the descriptor is closed.
+
+    Raises:
+        ReadError: it is none.
+    """
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_INDEX_BYTES:
-            raise ReadError(directory.path_of(name), 0, "it is no index")
-        with open(opened, "rb", closefd=False) as file:
-            contents = read_index(file.read(MAX_INDEX_BYTES))
-    finally:
-        os.close(opened)
-    return tuple(_present(directory, contents.files, status.st_dev))
+            raise ReadError(shown, 0, "it is no index")
+        return read_index(file.read(MAX_INDEX_BYTES)), status.st_dev
 
 
 def _present(directory: _Directory, indexed: Iterable[IndexedFile], device: int) -> Iterable[RingFile]:
@@ -237,17 +286,17 @@ def _present(directory: _Directory, indexed: Iterable[IndexedFile], device: int)
                 continue
             status = directory.status(each.name)
             if stat.S_ISREG(status.st_mode) and each.is_file(status.st_ino, status.st_dev, device):
-                yield _ring_file(directory, each, status)
+                yield _ring_file(directory, each, status.st_size)
 
 
-def _ring_file(directory: _Directory, indexed: IndexedFile, status: os.stat_result) -> RingFile:
-    path, closed = directory.path_of(indexed.name), indexed.closed
-    place = directory, indexed.name, status.st_ino
+def _ring_file(where: "_Directory | _Passed", indexed: IndexedFile, size_bytes: int) -> RingFile:
+    path, closed = where.path_of(indexed.name), indexed.closed
+    place = where, indexed.name, indexed.opened.inode
     if closed is None:
-        return RingFile(path, status.st_size, is_complete=False, opened_ns=indexed.opened.opened_ns, _place=place)
+        return RingFile(path, size_bytes, is_complete=False, opened_ns=indexed.opened.opened_ns, _place=place)
     return RingFile(
         path,
-        status.st_size,
+        size_bytes,
         is_complete=True,
         packets=closed.packets,
         first_timestamp_ns=closed.first_timestamp_ns,

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, Unpack
 from capd_client import conversation
 from capd_client.conversation import Answered, Asked, Conversation, Event
 from capd_client.errors import BrokenPipe, CaptureEnded, NoEvents
-from capd_client.options import CaptureArguments, checked_capture, checked_snapshot, make_request
-from capd_client.passed import CaptureFiles, Directory
-from capd_client.rings import RingFile, Time, of_directory, span_of
-from capd_client.transport import Transport, connect
+from capd_client.options import CaptureArguments, Place, checked_capture, checked_snapshot, make_request
+from capd_client.passed import CaptureFiles, FilesOnRequest
+from capd_client.rings import RingFile, Time, of_directory, of_passed_index, span_of
+from capd_client.transport import Offer, Transport, connect
 from capd_protocol.limits import RANGES
 from capd_protocol.messages import (
     AttachCapture,
@@ -156,11 +156,13 @@ class SessionBase:
         return tuple(file for file in found if file.may_have(span))
 
     def _indexed_files(self) -> tuple[RingFile, ...] | None:
-        """Return what the index says, where the daemon has passed the directory: it knows of files of before, too."""
+        """Return what the index says, where the daemon has led to it: it knows of files of before, too."""
         files, ring = self._files(), self._conversation.ring
-        if ring is None or not isinstance(files, Directory):
+        if ring is None or files is None:
             return None
-        return of_directory(files.duplicate(), files.path, ring)
+        if files.directory is not None:
+            return of_directory(files.directory.duplicate(), files.directory.path, ring)
+        return of_passed_index(files, ring) if isinstance(files, FilesOnRequest) else None
 
     def open_file(self, path: str) -> BinaryIO:
         """Open one of the capture's files for reading, from its beginning; also the one that is being written.
@@ -255,18 +257,21 @@ class CaptureSession(SessionBase):
             DaemonUnavailable: there is no daemon.
         """
         request, place = make_request(arguments)
-        directory_fd = place.open()
+        self._begin(request, place, socket_path, offer_of(request, place))
         try:
-            self._begin(request, place, socket_path, directory_fd)
-        finally:
-            os.close(directory_fd)
+            self._wait_handed_over(_deadline(END_TIMEOUT_S))
+        except NoEvents:
+            pass  # a daemon that is slow is given the directory when it asks
+        except BaseException:
+            self.abandon()
+            raise
 
     def _begin(
         self,
         request: StartCapture | AttachCapture,
         place: conversation.Place | None,
         socket_path: str | os.PathLike[str] | None,
-        directory_fd: int | None,
+        offer: Offer | None,
     ) -> None:
         super().__init__(request, place)
         #: Around the two below it. One thread receives, and all that wait hear of it.
@@ -276,8 +281,13 @@ class CaptureSession(SessionBase):
         self._asking = threading.Lock()
         #: How often something was received.
         self._rounds = 0
-        self._transport = connect_for(request, socket_path)
-        self._transport.send(self._conversation.opening(), directory_fd)
+        self._transport = connect_for(request, socket_path, offer)
+        self._transport.send(self._conversation.opening())
+
+    def _wait_handed_over(self, deadline_s: float | None) -> None:
+        """Wait until the daemon has asked for the directory, or refused: the capture goes on by itself then."""
+        while self._transport.is_offering and not self._conversation.is_decided:
+            self._receive(deadline_s)
 
     @classmethod
     def attach(cls, capture: int | str, *, socket_path: str | os.PathLike[str] | None = None) -> "CaptureSession":
@@ -510,7 +520,7 @@ class CaptureSession(SessionBase):
 
 
 class _PassedPlace:
-    """The directory that the daemon names, as soon as it has."""
+    """Where the files are that the capture's process passes, as soon as it has."""
 
     def __init__(self, files: Callable[[], CaptureFiles | None]) -> None:
         self._files = files
@@ -518,15 +528,39 @@ class _PassedPlace:
     def path_of(self, file_name: str) -> str:
         """Return a file's path; its bare name where no path leads there from here."""
         files = self._files()
-        return os.path.join(files.path, file_name) if isinstance(files, Directory) else file_name  # noqa: PTH118
+        return files.path_of(file_name) if files is not None else file_name
 
 
-def connect_for(request: StartCapture | AttachCapture, socket_path: str | os.PathLike[str] | None) -> Transport:
-    """Connect for a capture, to a private daemon where that is the way."""
-    if isinstance(request, AttachCapture) or request.detached:
-        return connect(socket_path)
-    needs_radio = any(each.monitor_mode or each.wifi_channel for each in request.interfaces)
-    return connect(socket_path, may_start=True, monitor_mode=needs_radio)
+def offer_of(request: StartCapture, place: Place) -> Offer:
+    """Open the directory for a capture's files.
+
+    Raises:
+        DestinationError: it cannot be entered.
+    """
+    return Offer(place.open(), wants_files=request.pass_files, keeps_directory=request.detached)
+
+
+def connect_for(
+    request: StartCapture | AttachCapture, socket_path: str | os.PathLike[str] | None, offer: Offer | None
+) -> Transport:
+    """Connect for a capture, to a private daemon where that is the way; what is offered is taken over.
+
+    Raises:
+        DaemonUnavailable: there is none.
+    """
+    try:
+        if isinstance(request, AttachCapture) or request.detached:
+            transport = connect(socket_path)
+        else:
+            needs_radio = any(each.monitor_mode or each.wifi_channel for each in request.interfaces)
+            transport = connect(socket_path, may_start=True, monitor_mode=needs_radio)
+    except BaseException:
+        if offer is not None:
+            offer.close()
+        raise
+    if offer is not None:
+        transport.offer(offer)
+    return transport
 
 
 def _left(deadline_s: float) -> float:

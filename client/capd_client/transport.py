@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capd_client.errors import DaemonUnavailable
-from capd_client.passed import CaptureFiles, files_from, receive
+from capd_client.passed import CaptureFiles, Directory, FileReceiver, FilesOnRequest, pass_directory, receive
 
 DEFAULT_SOCKET = "/run/capd/capd.sock"
 #: Names another socket than the default.
@@ -33,27 +33,61 @@ def _may_capture() -> bool:
 
 
 @dataclass
+class Offer:
+    """The directory for a capture's files, until it is passed on; and what the client wants of it afterwards."""
+
+    directory_fd: int
+    #: They are passed as they are opened.
+    wants_files: bool
+    #: The directory is kept, in which a ring's index is found.
+    keeps_directory: bool
+
+    def accept(self, channel: socket.socket) -> CaptureFiles | None:
+        """Pass the directory to the capture's process; return where its files can be had beside their paths."""
+        pass_directory(channel, self.directory_fd)
+        directory = Directory(self.directory_fd) if self.keeps_directory else None
+        if directory is None:
+            os.close(self.directory_fd)
+        if self.wants_files:
+            return FileReceiver(channel, directory)
+        channel.close()
+        return directory
+
+    def close(self) -> None:
+        """Close a directory that was not passed on."""
+        os.close(self.directory_fd)
+
+
+@dataclass
 class Transport:
-    """A connection to a daemon. Descriptors that are sent along stay the caller's."""
+    """A connection to a daemon."""
 
     socket: socket.socket
     _daemon: subprocess.Popen[bytes] | None = None
-    #: Came with the daemon's word that the capture runs.
+    #: Where the capture's files can be had beside their paths, since the daemon has told.
     files: CaptureFiles | None = None
+    #: What the capture is asked for; it is passed on when the daemon says where to.
+    _offer: Offer | None = None
 
     @property
     def is_private(self) -> bool:
         """Whether the daemon is one of our own, which ends with the connection."""
         return self._daemon is not None
 
-    def send(self, data: bytes, descriptor: int | None = None) -> None:
-        """Send bytes, the descriptor with the first of them. A daemon that has gone shows when receiving."""
+    def offer(self, offer: Offer) -> None:
+        """Have a directory passed to the capture's process as soon as the daemon wants it; it is taken over."""
+        self._offer = offer
+
+    @property
+    def is_offering(self) -> bool:
+        """Whether the directory was not asked for yet."""
+        return self._offer is not None
+
+    def send(self, data: bytes) -> None:
+        """Send bytes. A daemon that has gone shows when receiving."""
         self.socket.setblocking(True)
-        view = memoryview(data)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            if descriptor is not None:
-                view = view[socket.send_fds(self.socket, [view], [descriptor]) :]
-            self.socket.sendall(view)
+            self.socket.sendall(data)
 
     def receive(self, timeout_s: float | None) -> bytes | None:
         """Return bytes, empty ones when the daemon has closed; None when none came in time."""
@@ -75,7 +109,9 @@ class Transport:
         except ConnectionResetError:
             return b""
         if descriptor is not None:
-            self.files = files_from(descriptor)
+            channel, offer = socket.socket(fileno=descriptor), self._offer
+            self._offer = None
+            self.files = FilesOnRequest(channel) if offer is None else offer.accept(channel)
         if self.files is not None:
             self.files.take()
         return data
@@ -95,6 +131,9 @@ class Transport:
         self.socket.close()
         if self.files is not None:
             self.files.close()
+        if self._offer is not None:
+            self._offer.close()
+            self._offer = None
         if self._daemon is None or not wait:
             return
         try:

@@ -27,7 +27,7 @@ from capd_protocol.interfaces import (
 )
 
 #: Raised when one side could misunderstand the other. Both sides must agree on it.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 #: The most that is ever put on record of one packet; libpcap's and dumpcap's MAXIMUM_SNAPLEN.
 MAX_SNAPLEN_BYTES = 262_144
@@ -203,9 +203,9 @@ class Recorder(_Json, frozen=True):
 
 
 class StartCapture(_Json, frozen=True, tag="start"):
-    """Capture, until stopped or until the connection closes. Comes with one descriptor: the directory.
+    """Capture, until stopped or until the connection closes.
 
-    The reply is ``Started``, or ``Attached`` to one that is detached.
+    Where it is granted, ``DirectoryWanted`` comes, then ``Started``, or ``Attached`` to one that is detached.
     """
 
     interfaces: tuple[InterfaceRequest, ...]
@@ -353,12 +353,18 @@ class Failure(_Json, frozen=True):
 # Replies --------------------------------------------------------------------------------------------------------
 
 
-class Started(_Json, frozen=True, tag="started"):
-    """The rings are armed and the first file has its header.
+class DirectoryWanted(_Json, frozen=True, tag="directory_wanted"):
+    """The capture begins, and wants the directory for its files.
 
-    With ``pass_files`` it comes with one descriptor: a socket (SOCK_SEQPACKET), on which each file comes before it is
-    announced: its name, and with it a descriptor that is open for reading.
+    Comes with one descriptor: a socket (SOCK_SEQPACKET) that leads to the capture's process, past the daemon, which
+    takes no descriptor from a client. The client sends one message there, of at least one byte, with a descriptor that
+    names the directory (O_PATH | O_DIRECTORY). With ``pass_files`` each file comes on it before it is announced: its
+    name, and with it a descriptor that is open for reading.
     """
+
+
+class Started(_Json, frozen=True, tag="started"):
+    """The rings are armed and the first file has its header."""
 
     capture_id: int
 
@@ -406,7 +412,10 @@ class CaptureSummary(_Json, frozen=True):
 class Attached(_Json, frozen=True, tag="attached"):
     """This connection hears of the capture from now on; of its current file and counters first.
 
-    Comes with one descriptor, which names the directory of the files (O_PATH | O_DIRECTORY).
+    To ``AttachCapture`` it comes with one descriptor: a socket (SOCK_SEQPACKET) that leads to the capture's process.
+    The current file comes there, if there is one: its name, and with it a descriptor that is open for reading. A name
+    that the client sends, of the capture's files or of its ring's index, is answered likewise; without a descriptor,
+    where there is no such file.
     """
 
     capture: CaptureSummary
@@ -482,7 +491,8 @@ class Watching(_Json, frozen=True, tag="watching"):
 
 
 Reply = (
-    Started
+    DirectoryWanted
+    | Started
     | Stopping
     | Rotated
     | Flushed

@@ -16,8 +16,10 @@ import pytest
 
 from capd.audit import Audit
 from capd.captures import Captures
+from capd.closer import Closer
 from capd.detached import Detached
 from capd.errors import RequestRefused
+from capd.handover import FromClient
 from capd.monitor import Monitor
 from capd.peer import Peer
 from capd.policy import Policy
@@ -48,13 +50,10 @@ from capd_protocol.messages import (
     FailureCode,
     FlushCapture,
     Flushed,
-    InterfaceSnapshot,
-    Message,
     Refused,
     RotateCapture,
     Rotated,
     StopCapture,
-    WatchInterfaces,
     encode,
 )
 from tests.client.conftest import Bench
@@ -601,25 +600,17 @@ def test_who_asks_for_more_before_an_answer_breaks_the_protocol(bench: Bench) ->
         assert len(listed(bench)) == 1
 
 
-@pytest.mark.parametrize("request_", [AttachCapture(capture="stays"), WatchInterfaces()], ids=["attach", "watch"])
-def test_a_client_cannot_pass_its_own_end_to_keep_a_connection(own_bench: Bench, request_: Message) -> None:
-    with staying(own_bench):
-        with RawClient(own_bench.daemon.socket_path) as first:  # interfaces are watched from now on
-            first.send(WatchInterfaces())
-            first.receive(InterfaceSnapshot)
-            first.finish()
-        before = descriptors(own_bench)
-        with RawClient(own_bench.daemon.socket_path) as client:
-            client.send(request_, [client.socket.fileno()])
-            assert client.refusal().code == FailureCode.PROTOCOL
-        wait_until(lambda: descriptors(own_bench) == before, "the connection is gone")
+async def never_asked(_descriptor: int) -> None:
+    raise AssertionError("nobody is asked")
 
 
 async def test_a_daemon_of_one_client_has_no_captures_that_stay() -> None:
-    captures = Captures(Policy(owner_id=0), Spawner(), RingMaker())
-    detached = Detached(captures, Monitor(), Audit())
+    closer = Closer()
+    captures = Captures(Policy(owner_id=0), Spawner(), closer, RingMaker())
+    detached = Detached(captures, Monitor(), Audit(), closer)
+    handover = FromClient(never_asked, closer, 0)
     with pytest.raises(RequestRefused) as refused:
-        await detached.start(Peer(1, 0, 0, ()), request_for("lo", name="a", detached=True), 0)
+        await detached.start(Peer(1, 0, 0, ()), request_for("lo", name="a", detached=True), handover)
     assert (refused.value.failure.code, refused.value.failure.argument) == (FailureCode.UNSUPPORTED, "detach")
 
 

@@ -4,8 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import struct
-import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -17,8 +15,10 @@ from capd import limits
 from capd_client import list_captures
 from capd_protocol.frames import MAX_REQUEST_SIZE_BYTES, encode_frame
 from capd_protocol.messages import (
+    PROTOCOL_VERSION,
     CaptureList,
     Conditions,
+    DirectoryWanted,
     Ended,
     EndReason,
     FailureCode,
@@ -61,7 +61,6 @@ from tests.support.attack import (
     with_limits,
 )
 from tests.support.daemon import Daemon, as_user, running_daemon
-from tests.support.namespace import private_network_namespace
 from tests.support.tools import busy_descriptors_of
 from tests.support.traffic import send
 
@@ -110,7 +109,8 @@ MISUSES: dict[str, tuple[bytes, str]] = {
     "a request cut short": (HELLO + _REQUEST[:-1], "inside a frame"),
     "a request before the greeting": (_REQUEST, "greeting"),
     "an event as the greeting": (encode(FileOpened("x")), "greeting"),
-    "another version": (encode(Hello(protocol_version=2, software="x")), "version"),
+    "another version": (encode(Hello(protocol_version=PROTOCOL_VERSION + 1, software="x")), "version"),
+    "an earlier version": (encode(Hello(protocol_version=1, software="x")), "version"),
     "version 0": (encode(Hello(protocol_version=0, software="x")), "version"),
     "a negative version": (encode(Hello(protocol_version=-1, software="x")), "version"),
     "an unknown indicator": (HELLO + _json("{}", ord("?")), "no request"),
@@ -134,7 +134,6 @@ MISUSES: dict[str, tuple[bytes, str]] = {
         HELLO + _json(b'{"type":"start","interfaces":[],"update_interval_s":1e999,' + _DESTINATION + b"}"),
         "understand",
     ),
-    "a start without a descriptor": (HELLO + _REQUEST, "descriptor"),
     "deep nesting": (HELLO + _json(b'{"a":' + _NESTED + b"}"), "understand"),
     "deep nesting in place of a list": (HELLO + _json(b'{"type":"start","interfaces":' + _NESTED), "understand"),
 }
@@ -225,66 +224,6 @@ def test_a_client_cannot_write_lines_of_its_own_into_the_log(abused: Daemon, use
     assert "\ncapd: user 0: forged" not in logged
 
 
-@pytest.fixture
-def stuck() -> Generator[socket.socket, None, None]:
-    """A TCP connection that whoever closes it last waits for, until the other side has read everything."""
-    with private_network_namespace():
-        subprocess.run(["ip", "link", "set", "dev", "lo", "up"], check=True, timeout=10)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            connection = socket.create_connection(listener.getsockname())
-            peer, _ = listener.accept()
-    with peer:
-        connection.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                connection.send(bytes(65536))
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 20))
-        yield connection
-
-
-def test_a_descriptor_that_takes_long_to_close_keeps_nobody_waiting(abused: Daemon, stuck: socket.socket) -> None:
-    client = RawClient(abused.socket_path, greet=False)
-    client.send(HELLO[:1], [stuck.fileno()])
-    stuck.close()
-    client.close()
-    assert _answers(abused)
-
-
-def test_a_surplus_descriptor_that_takes_long_to_close_keeps_nobody_waiting(
-    abused: Daemon, stuck: socket.socket
-) -> None:
-    client = RawClient(abused.socket_path, greet=False)
-    with opened(Path("/")) as directory:
-        client.send(HELLO[:1], [directory] * 200 + [stuck.fileno()])
-    stuck.close()
-    client.close()
-    assert _answers(abused)
-
-
-def test_an_unread_descriptor_that_takes_long_to_close_keeps_nobody_waiting(
-    abused: Daemon, stuck: socket.socket
-) -> None:
-    client = RawClient(abused.socket_path, greet=False)
-    # The daemon reads the first, and closes on what it has not read.
-    client.send(encode(Hello(protocol_version=2, software="x")))
-    client.send(b"x", [stuck.fileno()])
-    stuck.close()
-    client.close()
-    assert _answers(abused)
-
-
-def test_a_client_without_its_own_end_of_the_connection_has_left(
-    abused: Daemon, veth: tuple[str, str], user_dir: Path
-) -> None:
-    with leaving_nothing(abused, veth[1], timeout_s=5), opened(user_dir) as directory:
-        client = RawClient(abused.socket_path)
-        client.send(request_for(veth[1]), [directory])
-        client.receive(Started)
-        # Who has the descriptor of the client's end holds the connection open: here, the daemon itself.
-        client.send(b"r", [client.socket.fileno()])
-        client.close()
-
-
 def test_endless_requests_to_stop_cost_the_daemon_nothing(
     abused: Daemon, veth: tuple[str, str], user_dir: Path
 ) -> None:
@@ -371,6 +310,7 @@ def test_a_client_that_never_reads_costs_no_packet_and_no_memory(
         interface = InterfaceRequest(name=veth[1], kernel_buffer_size_bytes=16 << 20)  # none of them is lost
         request = request_for(veth[1], interfaces=(interface,), ring=Conditions(packets=1, files=3))
         client.send(request, [directory])
+        client.receive(DirectoryWanted)
         eventually(lambda: len(list(user_dir.iterdir())) > 0, "the first file")
         before_kb = resident_kb(abused)
         assert send(veth[0], FRAMES, packets) == packets

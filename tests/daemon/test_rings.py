@@ -19,7 +19,7 @@ from capd import limits
 from capd.packet_ring import RingMemory, make_ring
 from capd.packet_socket import ETH_P_ALL, SOL_PACKET, bind
 from capd.rings import NewRing, RingMaker, Rings
-from capd.worker.launch import Launch, LaunchInterface
+from capd.worker.launch import DirectoryComes, Launch, LaunchInterface
 from capd.worker.ring import Ring
 from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
 from capd_protocol.messages import Conditions, Destination, FailureCode, InterfaceRequest, Recorder
@@ -48,6 +48,7 @@ def launch(*interfaces: LaunchInterface, recorder: Recorder | None = None) -> La
         groups=(),
         interfaces=interfaces,
         destination=Destination(file_name="x.pcapng"),
+        directory_comes=DirectoryComes.PASSED,
         file_format="pcapng",
         ring=None,
         recorder=recorder,

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from capd.audit import Audit
 from capd.captures import Captures
+from capd.closer import Closer
 from capd.detached import Detached
 from capd.monitor import Monitor
 from capd.server import Server
@@ -19,8 +20,8 @@ Samples = dict[str, float]
 
 def new_server(captures: Captures) -> Server:
     """Return a server that serves nobody."""
-    monitor, audit = Monitor(), Audit()
-    return Server(captures, Detached(captures, monitor, audit), monitor, audit)
+    monitor, audit, closer = Monitor(), Audit(), Closer()
+    return Server(captures, Detached(captures, monitor, audit, closer), monitor, audit, closer)
 
 
 def scrape_text(path: Path | str) -> str:

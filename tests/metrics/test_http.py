@@ -10,7 +10,9 @@ import pytest
 import trio
 
 from capd import limits
+from capd.closer import Closer
 from capd.metrics_http import Page, serve
+from capd.rights import refuse_rights
 
 _PATIENCE_S = 10.0
 _GET = b"GET /metrics HTTP/1.1\r\nHost: capd\r\n\r\n"
@@ -51,10 +53,11 @@ async def rest(stream: trio.SocketStream) -> bytes:
 async def serving(path: Path, page: bytes = b"capd_up 1\n", make: Page | None = None) -> AsyncGenerator[Served, None]:
     served = Served(path / "metrics.sock", page)
     with trio.socket.socket(socket.AF_UNIX) as listener:
+        refuse_rights(listener)
         await listener.bind(str(served.path))
         listener.listen(16)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve, listener, make or served.page)
+            nursery.start_soon(serve, listener, make or served.page, Closer())
             yield served
             nursery.cancel_scope.cancel()
 

@@ -17,6 +17,7 @@ import trio
 
 from capd import check_config
 from capd.captures import Captures
+from capd.closer import Closer
 from capd.config import MetricsAddress
 from capd.metrics import Metrics
 from capd.policy import Policy
@@ -406,8 +407,8 @@ def shut_listener(name: tuple[str, int]) -> None:
 
 
 async def test_a_socket_that_fails_ends_no_capture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    captures = Captures(Policy(()), Spawner(), RingMaker())
-    metrics = Metrics(captures, new_server(captures))
+    captures = Captures(Policy(()), Spawner(), Closer(), RingMaker())
+    metrics = Metrics(captures, new_server(captures), Closer())
     address = MetricsAddress(ipaddress.IPv4Address("0.0.0.0"), 9105)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:

@@ -7,6 +7,7 @@ import pytest
 
 from capd import config
 from capd.captures import Captures
+from capd.closer import Closer
 from capd.metrics_page import Page
 from capd.policy import Policy
 from capd.rings import RingMaker
@@ -39,7 +40,7 @@ def drop_in() -> list[str]:
 
 async def metrics() -> dict[str, set[str]]:
     """Return the labels of all metrics that a daemon tells, and their values, where a capture has a name."""
-    captures = Captures(Policy(()), Spawner(), RingMaker())
+    captures = Captures(Policy(()), Spawner(), Closer(), RingMaker())
     captures.tally.add_ended("kept", Counts(), EndReason.STOPPED)
     text = (await Page(captures, new_server(captures)).text()).decode()
     found: dict[str, set[str]] = {name: set() for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)}

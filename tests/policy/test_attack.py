@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from capd.captures import Captures
+from capd.closer import Closer
 from capd.limits import MAX_CAPTURES_PER_USER, MAX_CLIENTS
 from capd.peer import Peer
 from capd.policy import Policy, Rule
@@ -56,13 +57,11 @@ from tests.support.namespace import veth_pair
 from tests.support.traffic import send
 
 
-def receive_with_files(client: RawClient) -> socket.socket:
-    """Return the socket that comes with the daemon's word that a capture runs."""
-    while True:
-        data, descriptors, _, _ = socket.recv_fds(client.socket, 65536, 1)
-        assert data
-        if descriptors:
-            return socket.socket(fileno=descriptors[0])
+def receive_channel(client: RawClient) -> socket.socket:
+    """Return the socket on which the capture's process passes files, when the capture runs."""
+    client.receive(Started)
+    assert client.channel is not None
+    return client.channel
 
 
 def test_nothing_can_be_left_with_a_worker_that_outlasts_its_client(
@@ -70,7 +69,7 @@ def test_nothing_can_be_left_with_a_worker_that_outlasts_its_client(
 ) -> None:
     with leaving_nothing(daemon, veth[1]), opened(user_dir) as directory, RawClient(daemon.socket_path) as client:
         client.send(request_for(veth[1], pass_files=True), [directory])
-        with receive_with_files(client) as files:
+        with receive_channel(client) as files:
             # Waiting there to be received, its own end of the connection would never close.
             with contextlib.suppress(BrokenPipeError):
                 socket.send_fds(files, [b"x"], [client.socket.fileno()])
@@ -93,7 +92,7 @@ def test_what_a_ring_has_deleted_does_not_fill_the_disk(daemon: Daemon, veth: tu
     ring = Conditions(packets=1, files=1)
     with opened(user_dir) as directory, RawClient(daemon.socket_path) as client:
         client.send(request_for(veth[1], ring=ring, pass_files=True), [directory])
-        with receive_with_files(client) as files:
+        with receive_channel(client) as files:
             send(veth[0], FRAMES, 100)
             eventually(lambda: bool(list(user_dir.glob("raw_00101_*"))), "the last file")
             # As many as wait for a client that takes none.
@@ -305,7 +304,7 @@ def test_no_captures_of_others_make_a_list_too_long_to_send(monkeypatch: pytest.
     request = msgspec.structs.replace(request, interfaces=tuple(InterfaceRequest(name=name) for name in names))
     assert find_faults(request) == []
     owner = Peer(1, USER.user_id, USER.group_id, ())
-    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner(), RingMaker())
+    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner(), Closer(), RingMaker())
     with contextlib.ExitStack() as stack:
         for user_id in range(4):
             for _ in range(MAX_CAPTURES_PER_USER):

@@ -36,6 +36,7 @@ from capd_protocol.messages import (
     Conditions,
     Counters,
     DeletionReason,
+    DirectoryWanted,
     Destination,
     DriverCounters,
     Drops,
@@ -358,6 +359,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             "advice": "ask netops",
         },
     ),
+    (DirectoryWanted(), "a", {"type": "directory_wanted"}),
     (Started(capture_id=7), "a", {"type": "started", "capture_id": 7}),
     (
         Rotated(file_name="a_00002_20260131120000.pcapng"),

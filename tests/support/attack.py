@@ -22,6 +22,7 @@ from capd_client import CaptureSession, list_captures
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
+    AttachCapture,
     Destination,
     Failure,
     Hello,
@@ -78,13 +79,16 @@ def beginning_worker(daemon: Daemon) -> int:
 
 _WITH_LIMITS = """
 import sys
-from capd import limits
+from capd import limits, rights
 from capd.__main__ import main
-for pair in sys.argv[1].split(","):
+if "older" in sys.argv[2]:
+    assert rights._SO_PASSRIGHTS == 83
+    rights._SO_PASSRIGHTS = 10_083
+for pair in filter(None, sys.argv[1].split(",")):
     name, _, value = pair.partition("=")
     assert hasattr(limits, name), name
     setattr(limits, name, type(getattr(limits, name))(float(value)))
-sys.exit(main(sys.argv[sys.argv.index("capd", 2) + 1 :]))
+sys.exit(main(sys.argv[sys.argv.index("capd", 3) + 1 :]))
 """
 
 
@@ -93,8 +97,17 @@ def with_limits(**limits: float) -> tuple[str, ...]:
 
     What takes 10 s to be given up is given up the same way after one.
     """
+    return _with_limits("this", limits)
+
+
+def on_older_kernel(**limits: float) -> tuple[str, ...]:
+    """Return such a prefix, and have the daemon run as before Linux 6.16, which cannot refuse descriptors."""
+    return _with_limits("older", limits)
+
+
+def _with_limits(kernel: str, limits: dict[str, float]) -> tuple[str, ...]:
     pairs = ",".join(f"{name}={value}" for name, value in limits.items())
-    return (sys.executable, "-P", "-c", _WITH_LIMITS, pairs)
+    return (sys.executable, "-P", "-c", _WITH_LIMITS, pairs, kernel)
 
 
 @contextlib.contextmanager
@@ -153,7 +166,10 @@ def opened(path: Path, flags: int = os.O_PATH | os.O_DIRECTORY) -> Generator[int
 
 
 class RawClient:
-    """A connection to the daemon that sends whatever it is told to."""
+    """A connection to the daemon that sends whatever it is told to.
+
+    Descriptors that go along with what it sends are passed where the daemon asks for them, as the directory.
+    """
 
     def __init__(self, socket_path: str | socket.socket, *, greet: bool = True) -> None:
         """Connect, or take over a connection."""
@@ -164,6 +180,10 @@ class RawClient:
             self.socket.connect(socket_path)  # blocks: else a full backlog would be an error
         self.socket.settimeout(PATIENCE_S)
         self._decoder = FrameDecoder()
+        self._offered: list[int] = []
+        self._attaches = False
+        #: On which the capture's process passes files; what the daemon has sent last.
+        self.channel: socket.socket | None = None
         if greet:
             with contextlib.suppress(BrokenPipeError):  # the daemon may refuse without being asked
                 self.send(HELLO)
@@ -175,13 +195,31 @@ class RawClient:
         self.close()
 
     def send(self, data: bytes | Message, descriptors: Sequence[int] = ()) -> None:
-        """Send bytes or a message, the descriptors with the first of them."""
-        view = memoryview(data if isinstance(data, bytes) else encode(data))
+        """Send bytes or a message; when the daemon asks for the directory, the descriptors are passed."""
         if descriptors:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-            view = view[self.socket.sendmsg([view], rights) :]
-        if view:
-            self.socket.sendall(view)
+            self._forget_offered()
+            self._offered = list(map(os.dup, descriptors))
+        self._attaches = isinstance(data, AttachCapture)
+        self.socket.sendall(data if isinstance(data, bytes) else encode(data))
+
+    def send_along(self, data: bytes | Message, descriptors: Sequence[int]) -> None:
+        """Send bytes or a message, and descriptors with the first of them, which the daemon does not take."""
+        data = data if isinstance(data, bytes) else encode(data)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        self.socket.sendall(data[self.socket.sendmsg([data], rights) :])
+
+    def _pass_offered(self, channel: socket.socket) -> None:
+        if self.channel is not None:
+            self.channel.close()
+        self.channel = channel
+        if not self._attaches:
+            with contextlib.suppress(BrokenPipeError):  # the capture's process may have gone
+                socket.send_fds(channel, [b"d"], self._offered)
+        self._forget_offered()
+
+    def _forget_offered(self) -> None:
+        while self._offered:
+            os.close(self._offered.pop())
 
     def receive(self, kind: type[Message] | None = None, timeout_s: float = PATIENCE_S) -> Message:
         """Return the next message, or the next of this kind.
@@ -198,9 +236,11 @@ class RawClient:
                     return message
             self.socket.settimeout(max(deadline_s - time.monotonic(), 0.001))
             try:
-                data = self.socket.recv(65536)
+                data, descriptors, _, _ = socket.recv_fds(self.socket, 65536, 1)
             except ConnectionResetError:
-                data = b""
+                data, descriptors = b"", []
+            if descriptors:
+                self._pass_offered(socket.socket(fileno=descriptors[0]))
             if not data:
                 self._decoder.check_end()
                 raise EOFError("the daemon has closed the connection")
@@ -229,6 +269,9 @@ class RawClient:
     def close(self) -> None:
         """Vanish."""
         self.socket.close()
+        if self.channel is not None:
+            self.channel.close()
+        self._forget_offered()
 
 
 # Other users ----------------------------------------------------------------------------------------------------

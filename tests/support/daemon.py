@@ -60,7 +60,15 @@ def workers_of(daemon: int) -> list[int]:
         for between in _children_of_one_that_may_end(spawner):
             found += _children_of_one_that_may_end(between)
     found += [child for child in children_of(daemon) if not is_spawner(child)]
-    return list(dict.fromkeys(found))
+    return [each for each in dict.fromkeys(found) if not is_closer(each)]
+
+
+def is_closer(process_id: int) -> bool:
+    """Whether a process is what closes descriptors for the daemon."""
+    try:
+        return Path(f"/proc/{process_id}/comm").read_text() == "capd-closer\n"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _children_of_one_that_may_end(process_id: int) -> list[int]:
@@ -75,7 +83,7 @@ def is_spawner(process_id: int, root: Path = Path("/")) -> bool:
     process = root / "proc" / str(process_id)
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")
-        return b"capd.worker" in words and (process / "comm").read_text() != "capd-worker\n"
+        return b"capd.worker" in words and (process / "comm").read_text() not in ("capd-worker\n", "capd-closer\n")
     except (FileNotFoundError, ProcessLookupError):
         return False
 

@@ -15,6 +15,7 @@ import trio.testing
 from capd import limits, systemd
 from capd.audit import Audit
 from capd.captures import Captures
+from capd.closer import Closer
 from capd.detached import Detached
 from capd.monitor import Monitor
 from capd.peer import Peer
@@ -233,9 +234,9 @@ def test_a_manager_that_is_gone_is_worth_a_warning(
 
 
 async def test_the_status_counts_captures_and_their_users() -> None:
-    captures = Captures(Policy(owner_id=1000), Spawner(), RingMaker())
+    captures = Captures(Policy(owner_id=1000), Spawner(), Closer(), RingMaker())
     monitor, audit = Monitor(), Audit()
-    server = Server(captures, Detached(captures, monitor, audit), monitor, audit)
+    server = Server(captures, Detached(captures, monitor, audit, Closer()), monitor, audit, Closer())
     assert server.status() == "0 captures of 0 users, 0 clients"
     root, user = (Peer(1, user_id, user_id, ()) for user_id in (0, 1000))
     with captures.granted(root, request_for("lo")):

@@ -1,7 +1,8 @@
 """The spawner: forks workers, having imported all that they need, so that a capture begins within milliseconds.
 
 Run by the daemon with one argument: the number of the descriptor of a socket (SOCK_SEQPACKET). One byte there says
-that it is ready. Then control sockets of workers to be come in, one with each message; all else is said on these.
+that it is ready. Then control sockets of processes to be come in, one with each message, which says what they are for;
+all else is said on these.
 Nothing that clients or the network supplied ever comes here, so a worker inherits nothing of other users' captures.
 
 A worker becomes the daemon's own child, which alone learns how it ended: the process in between, its parent, ends at
@@ -14,14 +15,21 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 # Read by numpy's OpenBLAS at import: its threads would be of no use, and could not be forked.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from capd.privileges import name_process
-from capd.worker import start
-from capd.worker.launch import HELLO
+from capd.worker import closing, start
+from capd.worker.launch import HELLO, Job
+
+#: What is forked for each job: its name, and what it does.
+_JOBS: dict[Job, tuple[str, Callable[[socket.socket], None]]] = {
+    Job.CAPTURE: ("capd-worker", start.run),
+    Job.CLOSING: ("capd-closer", closing.run),
+}
 
 
 def main() -> None:
@@ -36,30 +44,32 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # collecting would write to the pages that workers share
     requests.send(b"r")
-    while (control := _receive(requests)) is not None:
+    while (request := _receive(requests)) is not None:
+        job, control = request
         with control:
-            _fork(requests, control)
+            _fork(requests, job, control)
 
 
-def _receive(requests: socket.socket) -> socket.socket | None:
+def _receive(requests: socket.socket) -> tuple[bytes, socket.socket] | None:
     data, descriptors, _, _ = socket.recv_fds(requests, 1, 1, socket.MSG_CMSG_CLOEXEC)
-    return socket.socket(fileno=descriptors[0]) if data else None
+    return (data, socket.socket(fileno=descriptors[0])) if data else None
 
 
-def _fork(requests: socket.socket, control: socket.socket) -> None:
-    """Fork a worker, a child of the daemon; where that fails, say why."""
+def _fork(requests: socket.socket, job: bytes, control: socket.socket) -> None:
+    """Fork a process for a job, a child of the daemon; where that fails, say why."""
     try:
         between = os.fork()
     except OSError as error:
         control.send(HELLO.pack(-(error.errno or 1)))
         return
     if between == 0:
-        _fork_again(requests, control)
+        _fork_again(requests, job, control)
     os.waitpid(between, 0)
 
 
-def _fork_again(requests: socket.socket, control: socket.socket) -> NoReturn:
-    name_process("capd-worker")  # here, since the worker is the daemon's before it has done anything
+def _fork_again(requests: socket.socket, job: bytes, control: socket.socket) -> NoReturn:
+    name, run = _JOBS[Job(job)]
+    name_process(name)  # here, since the process is the daemon's before it has done anything
     try:
         worker = os.fork()
     except OSError as error:
@@ -68,16 +78,16 @@ def _fork_again(requests: socket.socket, control: socket.socket) -> NoReturn:
     if worker:
         os._exit(0)
     requests.close()
-    _work(control)
+    _work(run, control)
 
 
-def _work(control: socket.socket) -> NoReturn:
+def _work(run: Callable[[socket.socket], None], control: socket.socket) -> NoReturn:
     status = 1
     try:
         # Out of the spawner's group before the daemon hears of it: it waits for the rest of the group.
         os.setsid()
         control.send(HELLO.pack(os.getpid()))
-        start.run(control)
+        run(control)
         status = 0
     except BaseException:  # nothing is above: this is a process's end
         traceback.print_exc()

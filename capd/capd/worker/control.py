@@ -5,13 +5,17 @@ import contextlib
 import os
 import select
 import socket
+from typing import NamedTuple
 
 from capd.worker.launch import (
     Detach,
+    Flush,
     Launch,
     LaunchInterface,
-    NumberedOrder,
     RingMade,
+    Rotate,
+    ServeFiles,
+    Snapshot,
     decode_attach,
     decode_detach,
     decode_launch,
@@ -26,7 +30,17 @@ from capd_protocol.messages import Failure, StopCapture, decode
 _RECEIVE_BYTES = 65536
 _MAX_DESCRIPTORS = 64
 
-Order = StopCapture | Detach | NumberedOrder | tuple[LaunchInterface, PacketSockets | Failure]
+
+class NewReader(NamedTuple):
+    """Somebody who wants the capture's files."""
+
+    #: Of the order, to be answered.
+    number: int
+    #: On which the files are asked for and passed.
+    channel: socket.socket
+
+
+Order = StopCapture | Detach | Rotate | Flush | Snapshot | NewReader | tuple[LaunchInterface, PacketSockets | Failure]
 
 
 class DaemonGone(Exception):
@@ -111,6 +125,8 @@ class Control:
         if attach is not None:
             return attach.interface, self._take_sockets(attach.ring)
         order = decode_detach(frame) or decode_order(frame)
+        if isinstance(order, ServeFiles):
+            return NewReader(order.number, socket.socket(fileno=self.take_descriptor()))
         if order is not None:
             return order
         message = decode(frame)

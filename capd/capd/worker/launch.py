@@ -2,10 +2,11 @@
 
 On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame, then a ``RingMade``
 for each of its interfaces, in their order; the worker answers with the messages of ``capd_protocol.messages`` and takes
-``StopCapture`` from it, ``Attach`` for interfaces that come later, and ``Detach``. Each ``Rotate``, ``Flush`` and
-``Snapshot`` has its ``Answer``, unless the capture ends before. When the socket closes, it ends.
+``StopCapture`` from it, ``Attach`` for interfaces that come later, and ``Detach``. Each ``Rotate``, ``Flush``,
+``Snapshot`` and ``ServeFiles`` has its ``Answer``, unless the capture ends before. When the socket closes, it ends.
 """
 
+import enum
 import struct
 from typing import Literal
 
@@ -17,6 +18,17 @@ from capd_protocol.frames import Frame, encode_frame
 from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, by_name
 from capd_protocol.messages import Conditions, Destination, Failure, InterfaceRequest, Recorder
 
+
+class Job(bytes, enum.Enum):
+    """What the spawner is asked to fork a process for: the one byte of a message."""
+
+    CAPTURE = b"f"
+    #: Closing what clients have opened (``capd.worker.closing``).
+    CLOSING = b"c"
+
+
+#: What is said to a process that closes: take these descriptors; and, close them now, which it answers with a byte.
+HOLD, CLOSE = b"h", b"c"
 #: The worker's process id; or, negative, why there is none: an error number.
 HELLO = struct.Struct("=i")
 
@@ -30,6 +42,7 @@ _FLUSH = ord("w")
 _ANSWER = ord("x")
 _SNAPSHOT = ord("y")
 _RING = ord("z")
+_SERVE_FILES = ord("{")
 
 
 class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,14 +90,26 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
         return _ETHERNET_HEADER_BYTES if self._dlt == DLT_EN10MB else 0
 
 
+class DirectoryComes(enum.StrEnum):
+    """How a worker gets the directory for its files: on a socket, which comes with the launch."""
+
+    #: A client sends it there.
+    PASSED = "passed"
+    #: Likewise; a second socket comes along, into which the worker puts it for later ones.
+    PASSED_AND_KEPT = "passed_and_kept"
+    #: It lies there, and is to stay for later ones.
+    KEPT = "kept"
+
+
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a worker needs to know. With the frame comes the descriptor of the directory for the files."""
+    """Everything that a worker needs to know. With the frame comes the socket on which the directory comes."""
 
     user_id: int
     group_id: int
     groups: tuple[int, ...]
     interfaces: tuple[LaunchInterface, ...]
     destination: Destination
+    directory_comes: DirectoryComes
     file_format: Literal["pcapng", "pcap"]
     ring: Conditions | None
     recorder: Recorder | None = None
@@ -97,7 +122,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     #: Files of earlier runs that the index knows belong to the ring, of a capture that goes on where it was
     #: interrupted: they are kept and deleted with its own.
     continues: bool = False
-    #: A socket comes along too, on which it passes its files to who asked.
+    #: On the socket on which the directory comes it passes its files to who asked.
     passes_files: bool = False
     #: Compile filters on live handles, which take 20 ms to open: for ``vlan``, and where it takes one to know which
     #: link-layer types there are.
@@ -153,8 +178,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     after_s: float
 
 
+class ServeFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Pass the current file, and those that are asked for, on the socket that comes along (``worker.readers``)."""
+
+    number: int
+
+
 #: What is answered.
-NumberedOrder = Rotate | Flush | Snapshot
+NumberedOrder = Rotate | Flush | Snapshot | ServeFiles
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,7 +201,12 @@ _launch_decoder = msgspec.json.Decoder(Launch)
 _attach_decoder = msgspec.json.Decoder(Attach)
 _ring_decoder = msgspec.json.Decoder(RingMade)
 _detach_decoder = msgspec.json.Decoder(Detach)
-_ORDERS: dict[int, type[NumberedOrder]] = {_ROTATE: Rotate, _FLUSH: Flush, _SNAPSHOT: Snapshot}
+_ORDERS: dict[int, type[NumberedOrder]] = {
+    _ROTATE: Rotate,
+    _FLUSH: Flush,
+    _SNAPSHOT: Snapshot,
+    _SERVE_FILES: ServeFiles,
+}
 _INDICATORS = {kind: indicator for indicator, kind in _ORDERS.items()}
 _answer_decoder = msgspec.json.Decoder(Answer)
 

@@ -198,6 +198,11 @@ class RecorderOutput:
     # Packets ------------------------------------------------------------------------------------------------------
 
     @property
+    def file_name(self) -> str:
+        """Name of the current file: there is none, snapshots are written beside the capture."""
+        return ""
+
+    @property
     def fill(self) -> Fill:
         """How full the snapshot is that is being written."""
         snapshot = self._snapshot

@@ -1,4 +1,4 @@
-"""A worker's start, in order: open, drop privileges, verify, compile filters, take rings, bind, first file, capture.
+"""A worker's start, in order: open, drop privileges, verify, compile, take rings and directory, bind, file, capture.
 
 Everything is imported before it is forked: after the drop the interpreter's own files may be unreadable.
 """
@@ -10,17 +10,19 @@ import platform
 import signal
 import socket
 import time
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
 from capd import libpcap, privileges
 from capd.version import SOFTWARE
 from capd.worker.control import Control, DaemonGone
+from capd.worker.directory import keep_directory, take_directory
 from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed
 from capd.worker.first_file import open_files
 from capd.worker.heap import keep_freed_memory
-from capd.worker.launch import Launch
+from capd.worker.launch import DirectoryComes, Launch
 from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
 from capd.worker.recorder import RecorderOutput
 from capd.worker.report import Report
@@ -133,7 +135,16 @@ def _drops_total(sources: list[Source]) -> int:
     return sum(source.statistics().drops_total for source in sources)
 
 
-def _capture(launch: Launch, directory_fd: int, control: Control, report: Report) -> None:
+def _take_directory(launch: Launch, control: Control, channel: socket.socket, envelope: socket.socket | None) -> int:
+    directory_fd = take_directory(channel, launch.directory_comes, control)
+    if not launch.passes_files:
+        channel.close()
+    if envelope is not None:
+        keep_directory(directory_fd, envelope)
+    return directory_fd
+
+
+def _capture(launch: Launch, take_directory: Callable[[], int], control: Control, report: Report) -> None:
     # 1. Open what needs CAP_NET_RAW: libpcap's handles. The daemon makes the rings meanwhile.
     maker = SourceMaker(launch, _operating_system())
     maker.open_handles()
@@ -145,10 +156,12 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
     keep_freed_memory()
     # 4. Compile the filters: the first text of the user that is looked at. Then take the rings.
     sources, skipped = _make_sources(launch, maker, control)
-    # 5. Bind: from here on packets come and are counted.
+    # 5. Take the directory, which the user has passed meanwhile.
+    directory_fd = take_directory()
+    # 6. Bind: from here on packets come and are counted.
     start_ns = time.time_ns()
     skipped += _arm(sources)
-    # 6. The first file, which is announced when its header is on disk; or the memory of a recorder.
+    # 7. The first file, which is announced when its header is on disk; or the memory of a recorder.
     section = pcapng.section_header(hardware=_cpu_name(), operating_system=_operating_system(), application=SOFTWARE)
     header = partial(_header, launch, sources, section)
     statistics = partial(statistics_blocks, sources, start_ns) if launch.file_format == "pcapng" else bytes
@@ -172,9 +185,10 @@ def _capture(launch: Launch, directory_fd: int, control: Control, report: Report
         if isinstance(files, CaptureFiles):
             files.abandon()
         return
-    # 7. Capture.
+    # 8. Capture.
     Capture(
         launch=launch,
+        directory_fd=directory_fd,
         sources=sources,
         maker=maker,
         files=files,
@@ -194,11 +208,12 @@ def run(control_socket: socket.socket) -> None:
 
 def _run(control: Control) -> None:
     launch = control.read_launch()
-    directory_fd = control.take_descriptor()
-    files = socket.socket(fileno=control.take_descriptor()) if launch.passes_files else None
-    report = Report(control.socket, files)
+    channel = socket.socket(fileno=control.take_descriptor())
+    is_kept = launch.directory_comes == DirectoryComes.PASSED_AND_KEPT
+    envelope = socket.socket(fileno=control.take_descriptor()) if is_kept else None
+    report = Report(control.socket, channel if launch.passes_files else None)
     try:
-        _capture(launch, directory_fd, control, report)
+        _capture(launch, partial(_take_directory, launch, control, channel, envelope), control, report)
     except CaptureFailed as error:
         report.failed(error.failure)
         report.flush_all()

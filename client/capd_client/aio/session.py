@@ -11,7 +11,7 @@ from capd_client.conversation import Answered, Asked, Event
 from capd_client.errors import BrokenPipe, CaptureEnded
 from capd_client.options import CaptureArguments, Place, checked_capture, make_request
 from capd_client.passed import CaptureFiles
-from capd_client.session import END_TIMEOUT_S, SessionBase, connect_for
+from capd_client.session import END_TIMEOUT_S, SessionBase, connect_for, offer_of
 from capd_client.transport import Transport
 from capd_protocol.messages import AttachCapture, FlushCapture, RotateCapture, Rotated, SnapshotTaken, StartCapture
 
@@ -107,13 +107,11 @@ class CaptureSession(SessionBase):
         await self.terminate()
 
     def _ask(self) -> Transport:
-        directory_fd = None if self._own_place is None else self._own_place.open()
-        try:
-            transport = connect_for(self._request, self._socket_path)
-            transport.send(self._conversation.opening(), directory_fd)
-        finally:
-            if directory_fd is not None:
-                os.close(directory_fd)
+        offer = None
+        if isinstance(self._request, StartCapture) and self._own_place is not None:
+            offer = offer_of(self._request, self._own_place)
+        transport = connect_for(self._request, self._socket_path, offer)
+        transport.send(self._conversation.opening())
         return transport
 
     def _entered(self) -> Connection:

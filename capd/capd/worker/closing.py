@@ -1,0 +1,33 @@
+"""Closes descriptors that the daemon passes: a process without any privilege, which may be killed at any time."""
+
+import array
+import contextlib
+import os
+import socket
+
+from capd import privileges
+from capd.worker.launch import CLOSE
+
+#: SCM_MAX_FD (net/scm.h).
+_MAX_DESCRIPTORS = 253
+
+
+def run(channel: socket.socket) -> None:
+    """Close what comes on a socket (SOCK_SEQPACKET), when it is told to, until the daemon closes that.
+
+    Not sooner: the daemon closes its own descriptors meanwhile, which must not be the last ones.
+    """
+    privileges.renounce()
+    held: list[int] = []
+    while True:
+        said, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC)
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                held += array.array("i", payload[: len(payload) - len(payload) % 4])
+        if not said:
+            return
+        if said == CLOSE:
+            while held:
+                with contextlib.suppress(OSError):  # it is closed all the same (close(2))
+                    os.close(held.pop())
+            channel.send(said)

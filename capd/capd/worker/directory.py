@@ -1,0 +1,104 @@
+"""The directory for a capture's files, as it comes to the worker: on a socket, from the client or from an earlier one.
+
+Whatever else a client sends there is closed here, by a process that is the user's own.
+"""
+
+import array
+import contextlib
+import fcntl
+import os
+import select
+import socket
+import time
+
+from capd.worker.control import Control, DaemonGone
+from capd.worker.filters import CaptureFailed
+from capd.worker.launch import DirectoryComes
+from capd_protocol.messages import Failure, FailureCode
+
+#: SCM_MAX_FD (net/scm.h): all that one message can bring.
+_MAX_DESCRIPTORS = 253
+#: Chosen: a client has nothing else to do when it is asked.
+_PATIENCE_S = 10.0
+_ONLY_NAMES_A_DIRECTORY = os.O_PATH | os.O_DIRECTORY
+
+
+def take_directory(channel: socket.socket, comes: DirectoryComes, control: Control) -> int:
+    """Wait for the directory, and return its descriptor.
+
+    It only names the directory (O_PATH | O_DIRECTORY): looking at it waits for nobody. Nothing more is taken from the
+    client then.
+
+    Args:
+        channel: on which it comes; stays the caller's.
+        comes: how.
+        control: tells whether it is still wanted.
+
+    Raises:
+        CaptureFailed: it does not come, or is no directory.
+        DaemonGone: the capture is not wanted any more.
+    """
+    if comes == DirectoryComes.KEPT:
+        return _only_one(_receive(channel, socket.MSG_PEEK))
+    _wait(channel, control)
+    try:
+        return _only_one(_receive(channel))
+    finally:
+        _take_no_more(channel)
+
+
+def keep_directory(directory_fd: int, envelope: socket.socket) -> None:
+    """Leave the directory in a socket, for later workers of the capture."""
+    with envelope:
+        socket.send_fds(envelope, [b"d"], [directory_fd])
+
+
+def _wait(channel: socket.socket, control: Control) -> None:
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.register(control.socket, select.POLLRDHUP)
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while True:
+        ready = dict(poll.poll(max(deadline_s - time.monotonic(), 0) * 1000))
+        if control.socket.fileno() in ready:
+            raise DaemonGone
+        if ready:
+            return
+        if time.monotonic() >= deadline_s:
+            text = f"the client has passed no directory for the files within {_PATIENCE_S:g} s"
+            raise CaptureFailed(Failure(code=FailureCode.PROTOCOL, text=text))
+
+
+def _receive(channel: socket.socket, flags: int = 0) -> list[int]:
+    """Return the descriptors of the next message; none where there is no further one."""
+    space = socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS)
+    _, ancillary, _, _ = channel.recvmsg(1, space, flags | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+    descriptors: list[int] = []
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors += array.array("i", payload[: len(payload) - len(payload) % 4])
+    return descriptors
+
+
+def _only_one(descriptors: list[int]) -> int:
+    """Return the directory's descriptor, if it is one and the only one; else all are closed."""
+    if len(descriptors) != 1:
+        text = f"{len(descriptors)} descriptors came, and not one, which names the directory for the files"
+        failure = Failure(code=FailureCode.PROTOCOL, text=text)
+    elif fcntl.fcntl(descriptors[0], fcntl.F_GETFL) & _ONLY_NAMES_A_DIRECTORY != _ONLY_NAMES_A_DIRECTORY:
+        text = "the descriptor that came names no directory: open one with O_PATH and O_DIRECTORY"
+        failure = Failure(code=FailureCode.DESTINATION, text=text, argument="savefile")
+    else:
+        return descriptors[0]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    raise CaptureFailed(failure)
+
+
+def _take_no_more(channel: socket.socket) -> None:
+    """Have the client send nothing more, and close what it has sent: its own end of the connection, say."""
+    channel.shutdown(socket.SHUT_RD)
+    with contextlib.suppress(BlockingIOError, ConnectionResetError):
+        while descriptors := _receive(channel):
+            for descriptor in descriptors:
+                os.close(descriptor)
