@@ -115,6 +115,28 @@ def test_the_unit_is_hardened(service: Machine) -> None:
     service.run("systemd-analyze", "security", "--threshold=17", "capd.service")
 
 
+def test_the_unit_has_bounds(service: Machine) -> None:
+    assert service.show("OOMPolicy") == "continue"
+    assert service.show("LimitCORE") == "0"
+    assert service.show("LimitNOFILE") == "4096"
+    assert service.show("TasksMax") == "2048"
+    assert service.show("LogRateLimitIntervalUSec") == "0"
+    memory = int(service.run("sed", "-n", "s/MemTotal: *\\([0-9]*\\) kB/\\1/p", "/proc/meminfo")) * 1024
+    assert int(service.show("MemoryMax")) == pytest.approx(0.75 * memory, rel=0.05)
+    limits = service.path(f"/proc/{service.daemon()}/limits").read_text()
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+
+
+def test_a_worker_is_killed_before_the_daemon_when_memory_runs_out(service: Machine) -> None:
+    def score(process_id: int) -> int:
+        return int(service.path(f"/proc/{process_id}/oom_score_adj").read_text())
+
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/score.pcapng") as capture:
+        capture.next("file")
+        (worker,) = service.workers()
+        assert score(worker) == score(service.daemon()) + 100 == score(service.spawner()) + 100
+
+
 def test_the_daemon_is_its_own_user_with_three_capabilities(service: Machine) -> None:
     user_id = service.run("id", "--user", "capd").strip()
     status = service.status_of(service.daemon())

@@ -248,13 +248,31 @@ async def test_the_status_counts_captures_and_their_users() -> None:
 # The unit ----------------------------------------------------------------------------------------------------------
 
 
+def setting(name: str) -> str:
+    """Return what the unit sets something to, once."""
+    (found,) = re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)
+    return str(found)
+
+
 def test_the_unit_leaves_time_to_end_captures() -> None:
-    found = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
-    assert found is not None
-    assert int(found[1]) >= limits.STOP_TIMEOUT_S + limits.END_TIMEOUT_S
+    assert int(setting("TimeoutStopSec")) >= limits.STOP_TIMEOUT_S + limits.END_TIMEOUT_S
 
 
 def test_the_unit_has_room_for_all_detached_captures() -> None:
-    found = re.search(r"^FileDescriptorStoreMax=(\d+)$", UNIT.read_text(), re.MULTILINE)
-    assert found is not None
-    assert int(found[1]) == 2 * limits.MAX_DETACHED
+    assert int(setting("FileDescriptorStoreMax")) == 2 * limits.MAX_DETACHED
+
+
+def test_the_unit_has_room_for_all_descriptors() -> None:
+    assert int(setting("LimitNOFILE")) == limits.DESCRIPTORS
+
+
+def test_the_unit_has_room_for_all_captures_of_users_at_once() -> None:
+    of_captures = 2 * (limits.MAX_CLIENTS + limits.MAX_DETACHED)
+    of_daemon = limits.MAX_RINGS_BEING_MADE + limits.MAX_QUESTIONS + limits.MAX_SCRAPES
+    # As much again for captures of the configuration, and no more: it is a bound.
+    assert of_captures + of_daemon < int(setting("TasksMax")) <= 2 * of_captures
+
+
+def test_the_unit_has_room_for_the_greatest_recorder_and_leaves_some_to_others() -> None:
+    share = int(setting("MemoryMax").removesuffix("%")) / 100
+    assert limits.RECORDER_SHARE < share < 1

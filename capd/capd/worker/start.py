@@ -24,6 +24,7 @@ from capd.worker.first_file import open_files
 from capd.worker.heap import keep_freed_memory
 from capd.worker.launch import DirectoryComes, Launch
 from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
+from capd.worker.oom import be_killed_first
 from capd.worker.recorder import RecorderOutput
 from capd.worker.report import Report
 from capd.worker.sources import PacketSockets, Plan, Source, SourceMaker
@@ -208,6 +209,7 @@ def run(control_socket: socket.socket) -> None:
 
 def _run(control: Control) -> None:
     launch = control.read_launch()
+    be_killed_first(launch.recorder.memory_bytes if launch.recorder is not None else 0)
     channel = socket.socket(fileno=control.take_descriptor())
     is_kept = launch.directory_comes == DirectoryComes.PASSED_AND_KEPT
     envelope = socket.socket(fileno=control.take_descriptor()) if is_kept else None
