@@ -7,29 +7,30 @@ import argparse
 import contextlib
 import functools
 import grp
+import importlib
 import importlib.metadata
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import capd
-import capd_protocol
-from capd import placement
+from capd import libpcap, placement, trust
 from capd.version import SOFTWARE
 
 _MARK = "# Made by 'capd install-service'; 'capd uninstall-service' removes it.\n"
 #: Where the wheel puts the templates, below the environment (pyproject.toml).
 _TEMPLATES = "share/capd/systemd/"
-_UNIT = Path("/etc/systemd/system/capd.service")
+_UNITS = Path("/etc/systemd/system")
+_UNIT = _UNITS / "capd.service"
 #: Each template, and where it goes.
 FILES = {
     "capd.service": _UNIT,
-    "capd.socket": Path("/etc/systemd/system/capd.socket"),
+    "capd.socket": _UNITS / "capd.socket",
     "sysusers.d/capd.conf": Path("/etc/sysusers.d/capd.conf"),
     "tmpfiles.d/capd.conf": Path("/etc/tmpfiles.d/capd.conf"),
 }
@@ -39,6 +40,12 @@ _PAGES = ("share/man/man1/capctl.1", "share/man/man5/capd.toml.5", "share/man/ma
 _EVERYBODYS_ROOT = Path("/usr/local")
 #: Where everybody's shell looks; root's own may have the environment on its path just now.
 _EVERYBODYS_PATH = "/usr/local/bin:/usr/bin:/bin"
+#: An administrator's drop-ins.
+_DROP_INS = tuple(_UNITS / f"{name}.d" for name in ("capd.service", "capd.socket"))
+#: Begins a line of a unit that says what is run, behind which some characters of systemd's own may stand.
+_RUN = re.compile(r"^Exec\w+=[-@:+!|]*(\S+)", re.MULTILINE)
+#: Whatever root's own is: what we make is everybody's to read, and root's alone to write.
+_UMASK = 0o022
 #: As systemd-sysusers makes them.
 _USER = _GROUP = "capd"
 #: Made by systemd for the unit; they hold the administrator's configuration, and what the daemon keeps.
@@ -60,7 +67,7 @@ def find_template(name: str) -> Path:
     """
     for file in importlib.metadata.files("capd") or ():
         if file.as_posix().endswith(_TEMPLATES + name):
-            return Path(str(file.locate())).resolve()
+            return Path(str(file.locate()))
     raise InstallationError(f"this installation of capd has no {_TEMPLATES}{name}: install it anew")
 
 
@@ -69,12 +76,9 @@ def render(template: str, python: Path) -> str:
     return _MARK + template.replace("@PYTHON@", str(python))
 
 
-def python_of(unit: str) -> Path | None:
-    """Return the interpreter that an installed unit runs."""
-    for line in unit.splitlines():
-        if line.startswith("ExecStart="):
-            return Path(line.removeprefix("ExecStart=").split()[0])
-    return None
+def programs_of(unit: str) -> list[Path]:
+    """Return what an installed unit runs, its interpreter first."""
+    return [Path(found) for found in _RUN.findall(unit)]
 
 
 # What is there ------------------------------------------------------------------------------------------------------
@@ -102,16 +106,45 @@ def _check_machine() -> None:
         raise InstallationError("systemd does not run here: have this machine's service manager run capd itself")
 
 
-def _imports_from(python: Path) -> list[Path]:
-    """Return where the service imports from: its interpreter's path, and the packages that it runs."""
-    path = _run(str(python), "-I", "-c", r"import sys; print(*sys.path, sep='\n')").splitlines()
-    packages = [package.__path__[0] for package in (capd, capd_protocol)]
-    return [place for place in map(Path, [*path, *packages]) if place.exists()]
-
-
-def _run(*command: str) -> str:
+def print_imports() -> None:
+    """Print where this interpreter imports from, and all that the service's processes have loaded, NUL-separated."""
+    importlib.import_module("capd.__main__")
+    importlib.import_module("capd.worker.__main__")
     try:
-        done = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        libpcap.load()
+    except OSError as error:
+        sys.exit(f"libpcap is not installed: {error}")
+    places = [sys.prefix] if sys.prefix != sys.base_prefix else []  # a virtual environment, with its pyvenv.cfg
+    places += sys.path
+    for module in list(sys.modules.values()):
+        # A package may also be somewhere else than where the path leads.
+        places += filter(None, [*(getattr(module, "__path__", None) or ()), getattr(module, "__file__", None)])
+    # proc(5): the sixth field is the file's name, of a library say.
+    mapped = (line.split(maxsplit=5)[5:] for line in Path("/proc/self/maps").read_text().splitlines())
+    places += [name for (name,) in filter(None, mapped) if name.startswith("/") and not name.endswith(" (deleted)")]
+    print(*dict.fromkeys(places), sep="\0", end="")
+
+
+def _imports_of(python: Path) -> list[Path]:
+    """Return where an isolated interpreter imports from, and what it has loaded when the service runs."""
+    # Not with root's own variables, which may name other places of libraries (ld.so(8)).
+    environment = {"PATH": _EVERYBODYS_PATH}
+    code = "from capd.installation import print_imports; print_imports()"
+    said = _run(str(python), "-I", "-c", code, environment=environment)
+    return list(map(Path, said.split("\0")))
+
+
+def _run(*command: str, environment: Mapping[str, str] | None = None) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # as Python reads names of files
+            env=environment,
+        )
     except OSError as error:
         raise InstallationError(f"cannot run {command[0]}: {error.strerror}") from error
     except subprocess.CalledProcessError as error:
@@ -125,22 +158,21 @@ def _run(*command: str) -> str:
 def _install(options: argparse.Namespace) -> list[str]:
     _check_machine()
     python = Path(sys.executable)
-    placement.check([python, *_imports_from(python)])
+    placement.check_interpreter(python)
     for path in FILES.values():
         check_free(path)
-    texts = {path: render(find_template(name).read_text(), python) for name, path in FILES.items()}
+    templates = {path: find_template(name) for name, path in FILES.items()}
+    texts = {path: render(template.read_text(), python) for path, template in templates.items()}
+    placement.check([*_imports_of(python), *programs_of(texts[_UNIT]), *templates.values()])
+    drop_ins = (path for directory in _DROP_INS for path in (directory, *directory.glob("*")))
+    check_for_root_alone([*(path.parent for path in texts), *drop_ins])
     _remove_links()
     for path, text in texts.items():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o644)
+        write(path, text)
     _run("systemd-sysusers", str(FILES["sysusers.d/capd.conf"]))
     _run("systemd-tmpfiles", "--create", str(FILES["tmpfiles.d/capd.conf"]))
     _run("systemctl", "daemon-reload")
-    said = [f"{SOFTWARE} is installed as a service, which runs {python}"]
-    if _make_link():
-        said.append(f"{_LINK} is made")
-    _link_pages()
+    said = [f"{SOFTWARE} is installed as a service, which runs {python}", *_make_links()]
     if options.now:
         _run("systemctl", "enable", "--now", "capd.socket")
         _run("systemctl", "try-restart", "capd.service")
@@ -148,6 +180,33 @@ def _install(options: argparse.Namespace) -> list[str]:
     else:
         said.append("next: systemctl enable --now capd.socket; after an upgrade: systemctl try-restart capd")
     return [*said, f"who may capture: usermod -aG {_GROUP} NAME, who then logs in again"]
+
+
+def check_for_root_alone(paths: Iterable[Path]) -> None:
+    """Check that nobody but root can change what systemd reads, or add to it; not all need be there yet.
+
+    Raises:
+        InstallationError: others can.
+    """
+    for path in paths:
+        fault = trust.find_fault_on_way(path)
+        if fault:
+            danger = "and whoever may change what systemd reads can become root by it"
+            raise InstallationError(f"{fault.text}, {danger}: '{fault.remedy}'")
+
+
+def write(path: Path, text: str) -> None:
+    """Make a file, or put one in the place of another, and a directory for it where there is none.
+
+    With a umask of 022, which the commands have, others cannot write to either at any time. A file that was there
+    before is not written to: somebody may have it open.
+    """
+    path.parent.mkdir(exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)  # of an installation that was interrupted
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w") as file:
+        file.write(text)
+    new.replace(path)
 
 
 def _uninstall(options: argparse.Namespace) -> list[str]:
@@ -183,8 +242,16 @@ def _left() -> dict[str, Callable[[], object]]:
     with contextlib.suppress(KeyError):
         grp.getgrnam(_GROUP)
         left[f"group {_GROUP}"] = _remove_group
-    kept = (*_KEPT, _UNIT.with_name(f"{_UNIT.name}.d"))  # the last has an administrator's drop-ins
-    return left | {str(path): functools.partial(shutil.rmtree, path) for path in kept if path.is_dir()}
+    kept = (*_KEPT, *_DROP_INS)
+    return left | {str(path): functools.partial(_remove_tree, path) for path in kept if path.is_dir()}
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it; of a link to one, the link alone."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _remove_group() -> None:
@@ -194,30 +261,44 @@ def _remove_group() -> None:
         _run("groupdel", _GROUP)
 
 
-def _make_link() -> bool:
-    """Have everybody's shell find capctl; return whether it needed a link."""
-    if shutil.which(_LINK.name, path=_EVERYBODYS_PATH) or os.path.lexists(_LINK):
-        return False
-    _LINK.symlink_to(Path(sysconfig.get_path("scripts")) / _LINK.name)
-    return True
+def _links() -> dict[Path, Path]:
+    """Return what everybody's shell and man(1) are to find, and what it leads to.
+
+    The manual is that of a virtual environment: a system-wide one they find by themselves.
+    """
+    pages = _PAGES if sys.prefix != sys.base_prefix else ()
+    links = {_EVERYBODYS_ROOT / page: Path(sys.prefix) / page for page in pages}
+    return links | {_LINK: Path(sysconfig.get_path("scripts")) / _LINK.name}
 
 
-def _link_pages() -> None:
-    """Have everybody's man(1) find the manual of a virtual environment; a system-wide one it finds by itself."""
-    if sys.prefix == sys.base_prefix:
-        return
-    for page in _PAGES:
-        link = _EVERYBODYS_ROOT / page
-        if not os.path.lexists(link):
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(Path(sys.prefix) / page)
+def _make_links() -> list[str]:
+    """Make those links that are needed; return what is to be said about it.
+
+    None is made in a directory that others may write to, such as /usr/local/bin of the group staff on older Debian
+    systems, or to something that is theirs to change: root's name on it would promise what is not so.
+    """
+    said: list[str] = []
+    for link, target in _links().items():
+        is_found = link == _LINK and shutil.which(_LINK.name, path=_EVERYBODYS_PATH)
+        if is_found or os.path.lexists(link):
+            continue
+        fault = trust.find_fault_on_way(link.parent) or trust.find_fault_on_way(target)
+        if fault:
+            said.append(f"{link} is not made, since {fault.text}; it would lead to {target}")
+            continue
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+        if link == _LINK:
+            said.append(f"{link} is made")
+    return said
 
 
 def _remove_links() -> None:
     """Remove the links to the environment whose service is installed, which may not be ours."""
-    python = python_of(_UNIT.read_text()) if is_ours(_UNIT) else None
-    if python is None:
+    programs = programs_of(_UNIT.read_text()) if is_ours(_UNIT) else []
+    if not programs:
         return
+    python = programs[0]
     targets = {_EVERYBODYS_ROOT / page: python.parents[1] / page for page in _PAGES}
     for link, target in {**targets, _LINK: python.with_name(_LINK.name)}.items():
         if link.is_symlink() and link.readlink() == target:
@@ -230,8 +311,10 @@ def _remove_links() -> None:
 def _command(
     parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], list[str]], words: list[str]
 ) -> int:
+    options = parser.parse_args(words)
+    os.umask(_UMASK)
     try:
-        print(*command(parser.parse_args(words)), sep="\n")
+        print(*command(options), sep="\n")
     except (InstallationError, placement.PlacementError) as error:
         print(f"capd: {error}", file=sys.stderr)
         return 1

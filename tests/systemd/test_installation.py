@@ -1,66 +1,18 @@
 """What is refused before anything is written, and how files are made; neither needs a service manager."""
 
+import argparse
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from capd import installation, placement
-from capd.installation import InstallationError, check_free, find_template, is_ours, python_of, render
-from capd.placement import PlacementError, find_fault
+from capd import installation
+from capd.installation import InstallationError, check_free, find_template, is_ours, programs_of, render, write
 
 TEMPLATES = Path(__file__).parents[2] / "systemd"
 NAMES = ("capd.service", "capd.socket", "sysusers.d/capd.conf", "tmpfiles.d/capd.conf")
 PYTHON = Path("/opt/capd/bin/python")
-FOR_ROOT_ALONE = stat.S_IFDIR | 0o755
-
-
-# Where the service may run from ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", ["/opt/capd/bin/python", "/usr/bin/python3.11", "/homes/capd", "/usr/local/lib"])
-def test_places_of_root_that_the_unit_sees_are_good(path: str) -> None:
-    assert find_fault(Path(path), 0, FOR_ROOT_ALONE) is None
-
-
-@pytest.mark.parametrize("path", ["/home/a/venv", "/root/venv", "/run/user/1000/v", "/tmp/venv", "/var/tmp/venv"])
-def test_places_that_the_unit_does_not_see_are_refused(path: str) -> None:
-    assert find_fault(Path(path), 0, FOR_ROOT_ALONE) is not None
-
-
-@pytest.mark.parametrize("name", ["a b", "100%", "a\nb", "$HOME", '"', "ü"])
-def test_names_that_a_unit_file_cannot_take_are_refused(name: str) -> None:
-    assert find_fault(Path("/opt") / name, 0, FOR_ROOT_ALONE) is not None
-
-
-def test_what_is_not_roots_is_refused() -> None:
-    assert find_fault(Path("/opt/capd"), 1000, FOR_ROOT_ALONE) is not None
-
-
-@pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777, 0o2775])
-def test_what_others_may_write_to_is_refused(mode: int) -> None:
-    assert find_fault(Path("/opt/capd"), 0, stat.S_IFDIR | mode) is not None
-
-
-@pytest.mark.parametrize("mode", [stat.S_IFDIR | 0o700, stat.S_IFDIR | 0o754, stat.S_IFREG | 0o751])
-def test_what_the_services_user_cannot_get_at_is_refused(mode: int) -> None:
-    assert find_fault(Path("/opt/capd"), 0, mode) is not None
-
-
-def test_a_link_is_as_good_as_its_place_and_its_end(tmp_path: Path) -> None:
-    environment, elsewhere = tmp_path / "environment", tmp_path / "elsewhere"
-    environment.mkdir()
-    elsewhere.mkdir()
-    (elsewhere / "python").touch()
-    (environment / "python").symlink_to(elsewhere / "python")
-    both = {environment, environment / "python", elsewhere, elsewhere / "python"}
-    assert placement.places_on_the_way(environment / "python") == both | {tmp_path, *tmp_path.parents}
-
-
-def test_every_place_on_the_way_is_checked() -> None:
-    placement.check([Path("/usr/bin/env")])
-    with pytest.raises(PlacementError):
-        placement.check([Path("/usr/bin/env"), Path("/tmp")])
 
 
 # Files -------------------------------------------------------------------------------------------------------------
@@ -83,7 +35,7 @@ def test_every_template_is_installed() -> None:
 def test_the_unit_runs_this_interpreter_isolated() -> None:
     unit = render((TEMPLATES / "capd.service").read_text(), PYTHON)
     assert "@PYTHON@" not in unit
-    assert python_of(unit) == PYTHON
+    assert programs_of(unit) == [PYTHON, PYTHON, Path("/bin/kill")]
     assert f"\nExecStart={PYTHON} -I " in unit
 
 
@@ -106,6 +58,55 @@ def test_a_file_in_the_way_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "capd.service").write_text("[Unit]\n")
     with pytest.raises(InstallationError):
         check_free(tmp_path / "capd.service")
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_what_is_written_is_at_no_time_others_to_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
+) -> None:
+    """It is made with the mode that it has in the end."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a mode is changed afterwards")
+
+    for name in ("chmod", "fchmod", "lchmod"):
+        monkeypatch.setattr(f"os.{name}", forbidden, raising=False)
+
+    def make(_: argparse.Namespace) -> list[str]:
+        write(tmp_path / "tmpfiles.d" / "capd.conf", "d /run/capd\n")
+        return []
+
+    before = os.umask(umask)
+    try:
+        assert installation._command(argparse.ArgumentParser(), make, []) == 0
+    finally:
+        os.umask(before)
+    path = tmp_path / "tmpfiles.d" / "capd.conf"
+    assert path.read_text() == "d /run/capd\n"
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)] == [0o755, 0o644]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_somebody_has_open_for_writing_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "capd.service"
+    path.write_text("[Service]\n")
+    path.chmod(0o666)
+    os.chown(path, 23_481, -1)
+    with path.open("a") as theirs:
+        write(path, "[Unit]\n")
+        theirs.write("ExecStartPre=/bin/sh\n")
+    assert path.read_text() == "[Unit]\n"
+    assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (0, 0o644)
+
+
+def test_of_a_link_to_a_directory_the_link_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "capd.toml").touch()
+    (tmp_path / "capd").symlink_to("elsewhere")
+    installation._remove_tree(tmp_path / "capd")
+    assert [path.name for path in tmp_path.rglob("*")] == ["elsewhere", "capd.toml"]
+    installation._remove_tree(tmp_path / "elsewhere")
+    assert list(tmp_path.iterdir()) == []
 
 
 # The commands ------------------------------------------------------------------------------------------------------

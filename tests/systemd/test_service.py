@@ -38,14 +38,58 @@ def journal(machine: Machine) -> str:
 # Installing --------------------------------------------------------------------------------------------------------
 
 
-def test_an_environment_that_others_may_write_to_is_refused(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("change", "mend", "path"),
+    [
+        ("chmod o+w {}", "chmod -R go-w {}", "."),
+        ("chmod o+w {}", "chmod go-w {}", "lib/python*/site-packages/capd/server.py"),
+        ("chown capd-alice {}", "chown root {}", "lib/python*/site-packages/capd/policy.py"),
+        ("chown capd-alice {}", "chown -R root {}", "lib/python*/site-packages/capd/worker/__pycache__"),
+        ("chown capd-alice {}", "chown root {}", "lib/python*/site-packages/capd-dependencies.pth"),
+        ("chown -h capd-alice {}", "chown -h root {}", "bin/python"),
+    ],
+)
+def test_an_environment_that_others_may_change_is_refused(machine: Machine, change: str, mend: str, path: str) -> None:
+    (place,) = machine.run("sh", "-c", f"realpath --no-symlinks {ENVIRONMENT}/{path}").split()
     before = machine.files(*CHANGED)
-    machine.run("chmod", "o+w", ENVIRONMENT)
+    machine.run("sh", "-c", change.format(place))
     refused = machine.done(CAPD, "install-service")
-    machine.run("chmod", "o-w", ENVIRONMENT)
+    machine.run("sh", "-c", mend.format(place))
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert f"chmod go-w {ENVIRONMENT}" in refused.stderr
+    assert f"'{mend.format(place)}'" in refused.stderr
     assert machine.files(*CHANGED) == before
+
+
+def test_a_directory_of_units_that_others_may_write_to_is_refused(machine: Machine) -> None:
+    machine.run("mkdir", "--parents", "--mode=0777", f"{UNIT}.d")
+    refused = machine.done(CAPD, "install-service")
+    machine.run("rmdir", f"{UNIT}.d")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"others may write to {UNIT}.d" in refused.stderr
+
+
+@pytest.mark.parametrize("umask", ["000", "077"])
+def test_roots_umask_does_not_matter(machine: Machine, umask: str) -> None:
+    before = machine.files(*CHANGED)
+    machine.run("sh", "-c", f"umask {umask}; exec {CAPD} install-service")
+    made = sorted(machine.files("/etc", "/usr/local") - before)
+    modes = dict(zip(made, machine.run("stat", "--format=%U %A", *made).splitlines(), strict=True))
+    machine.run(CAPD, "uninstall-service", "--purge")
+    expected = ("root drwxr-xr-x", "root -rw-r--r--", "root lrwxrwxrwx")
+    assert {str(UNIT), str(LINK), "/etc/sysusers.d/capd.conf", "/usr/local/share/man/man8/capd.8"}.issubset(made)
+    assert {"/etc/sysusers.d", "/usr/local/share/man/man8"}.intersection(made), "directories that were not there"
+    accounts = {path for path in made if path.removesuffix("-") in ACCOUNTS}
+    assert {path: mode for path, mode in modes.items() if mode not in expected and path not in accounts} == {}
+
+
+def test_no_link_is_made_where_others_may_replace_it(machine: Machine) -> None:
+    """The group staff may on older Debian systems."""
+    machine.run("chmod", "g+w", LINK.parent)
+    said = machine.run(CAPD, "install-service")
+    machine.run("chmod", "g-w", LINK.parent)
+    machine.run(CAPD, "uninstall-service", "--purge")
+    assert f"{LINK} is not made, since others may write to {LINK.parent}" in said
+    assert not machine.path(LINK).is_symlink()
 
 
 def test_a_file_in_the_way_is_refused_before_anything_is_written(machine: Machine) -> None:
