@@ -87,8 +87,7 @@ def _configuration(arguments: argparse.Namespace) -> config.Config:
         ConfigError: it cannot be used.
     """
     path = arguments.config or config.DEFAULT_PATH
-    # A link that leads nowhere is a configuration that is gone by mistake.
-    if arguments.config is None and not os.path.lexists(path):
+    if arguments.config is None and config.is_absent(path):
         group = arguments.group or DEFAULT_GROUP
         _log.info("there is no %s: the members of the group %s may capture everything", path, group)
         return config.Config(_default_policy(group))

@@ -19,10 +19,10 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("path", type=Path, nargs="?", default=config.DEFAULT_PATH, help="(default: %(default)s)")
     path = parser.parse_args(argv).path
-    if path == config.DEFAULT_PATH and not path.exists():
-        print(f"there is no {path}: without one, the members of a group may capture everything")  # noqa: T201
-        return 0
     try:
+        if path == config.DEFAULT_PATH and config.is_absent(path):
+            print(f"there is no {path}: without one, the members of a group may capture everything")  # noqa: T201
+            return 0
         checked = config.load(path, complain_about_filter)
     except config.ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201

@@ -6,16 +6,18 @@ Keys of a capture are called as ``CaptureSession`` calls its arguments.
 import difflib
 import grp
 import ipaddress
+import os
 import pwd
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from capd import trust
 from capd.policy import Policy, Rule
 from capd.toml_lines import Key, line_of
 from capd_protocol.limits import find_faults, find_interface_faults
@@ -170,6 +172,69 @@ class Config:
     warnings: tuple[str, ...] = ()
 
 
+def trusted_users(environment: Mapping[str, str], process_id: int, user_id: int) -> frozenset[int]:
+    """Return whose configuration a process believes: root's; started by hand, also that of the user who started it.
+
+    A service is a user of its own, which has nothing to say in what it may do. That systemd has started this very
+    process it says by a variable (systemd.exec(5), since version 248).
+
+    Args:
+        environment: of the process.
+        process_id: its own.
+        user_id: its effective user.
+    """
+    is_service = environment.get("SYSTEMD_EXEC_PID") == str(process_id)
+    return frozenset({0}) if is_service else frozenset({0, user_id})
+
+
+def _trusted() -> frozenset[int]:
+    return trusted_users(os.environ, os.getpid(), os.geteuid())
+
+
+def is_absent(path: Path) -> bool:
+    """Whether there is none; a link that leads nowhere is one that is gone by mistake.
+
+    Raises:
+        ConfigError: there is none, and others could have removed it.
+    """
+    if os.path.lexists(path):
+        return False
+    _check_way(path, _trusted())
+    return True
+
+
+def _check_way(path: Path, trusted: Collection[int]) -> None:
+    """Check that nobody else can change the file, or have another one be there.
+
+    A directory like /tmp is no danger to what is theirs: others cannot remove it there.
+    """
+    try:
+        fault = trust.find_fault_on_way(path, trusted, sticky_is_safe=True)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    if fault:
+        raise _changeable(path, fault)
+
+
+def _changeable(path: Path, fault: trust.Fault) -> ConfigError:
+    danger = "and whoever may change the configuration decides who may capture"
+    return ConfigError([f"{path}: {fault.text}, {danger}: '{fault.remedy}'"])
+
+
+def _read(path: Path, trusted: Collection[int]) -> bytes:
+    _check_way(path, trusted)
+    try:
+        with path.open("rb") as file:
+            # What was on the way can have been changed by those alone whom we trust; this is what is read.
+            status = os.fstat(file.fileno())
+            fault = trust.find_fault(path, status.st_uid, status.st_mode, trusted)
+            if fault:
+                raise _changeable(path, fault)
+            return file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+
+
 def load(path: Path, complain_about_filter: Callable[[str], str | None] = lambda _: None) -> Config:
     """Read and check a configuration.
 
@@ -178,14 +243,11 @@ def load(path: Path, complain_about_filter: Callable[[str], str | None] = lambda
         complain_about_filter: returns what is wrong with a filter, if anything.
 
     Raises:
-        ConfigError: it cannot be read, or something is wrong with it; all that is wrong is told.
+        ConfigError: it cannot be read, others may change it, or something is wrong with it; all that is wrong is told.
     """
+    data = _read(path, _trusted())
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
         document = tomllib.loads(data.decode())
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
     except ValueError as error:  # no UTF-8, or no TOML
         raise ConfigError([f"{path}: {error}"]) from error
     if len(data) > _MAX_BYTES:

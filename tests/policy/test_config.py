@@ -2,6 +2,11 @@
 
 import ipaddress
 import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +15,10 @@ from capd import config
 from capd.check_config import main as check_config
 from capd.policy import Policy, Rule
 from capd.toml_lines import line_of
+from capd_client import who_am_i
 from capd_protocol.messages import Conditions
+from tests.client.helpers import wait_until
+from tests.support.daemon import as_user, running_daemon
 
 WHOLE = """\
 contact = "netops, room 7"
@@ -251,6 +259,162 @@ def test_check_config_compiles_filters_too(tmp_path: Path, capsys: pytest.Captur
     path.write_text(WHOLE.replace("udp port 53", "host example.org"))
     assert check_config([os.fspath(path)]) == 1
     assert "'example.org' is no keyword, and no address; host names are not looked up" in capsys.readouterr().err
+
+
+# Who may change it ------------------------------------------------------------------------------------------------
+
+#: Users who have nothing to say.
+ALICE, MALLORY = 23_471, 23_472
+
+
+@pytest.fixture
+def configuration(user_dir: Path) -> Path:
+    """One of root's, reached by a link: ``current/capd.toml``, with ``current`` leading to ``etc/first``."""
+    (user_dir / "etc" / "first").mkdir(parents=True)
+    (user_dir / "etc" / "first" / "capd.toml").write_text(WHOLE)
+    (user_dir / "current").symlink_to("etc/first")
+    return user_dir / "current" / "capd.toml"
+
+
+def given_away(name: str) -> Callable[[Path], Path]:
+    def change(directory: Path) -> Path:
+        os.chown(directory / name, MALLORY, -1, follow_symlinks=False)
+        return directory / name
+
+    return change
+
+
+def opened_up(name: str, mode: int) -> Callable[[Path], Path]:
+    def change(directory: Path) -> Path:
+        (directory / name).chmod(mode)
+        return directory / name
+
+    return change
+
+
+CHANGES: dict[str, Callable[[Path], Path]] = {
+    "another user's": given_away("etc/first/capd.toml"),
+    "everybody's to write to": opened_up("etc/first/capd.toml", 0o666),
+    "a group's to write to": opened_up("etc/first/capd.toml", 0o664),
+    "in another user's directory": given_away("etc/first"),
+    "in a directory that a group may write to": opened_up("etc/first", 0o775),
+    "below a directory that everybody may write to": opened_up("etc", 0o777),
+    "reached by another user's link": given_away("current"),
+    "in another user's directory like /tmp": given_away("."),
+    "in a directory that is not like /tmp": opened_up(".", 0o777),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_one_that_others_may_change_is_refused_until_the_command_is_run_that_is_told(
+    user_dir: Path, configuration: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    assert len(config.load(configuration).policy.rules) == 2
+    changed = CHANGES[change](user_dir)
+    with pytest.raises(config.ConfigError) as raised:
+        config.load(configuration)
+    (fault,) = raised.value.faults
+    assert fault.startswith(f"{configuration}: ")
+    assert str(changed) in fault
+    assert check_config([os.fspath(configuration)]) == 1
+    assert capsys.readouterr().err == f"{fault}\n"
+    command = re.search(r": '(.+)'$", fault)
+    assert command is not None
+    subprocess.run(["sh", "-c", command[1]], check=True)
+    assert len(config.load(configuration).policy.rules) == 2
+
+
+def test_what_is_read_is_looked_at_itself(configuration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lay on the way a moment before."""
+    os.chown(configuration, MALLORY, -1)
+    monkeypatch.setattr(config, "_check_way", lambda *_: None)
+    with pytest.raises(config.ConfigError, match=f"belongs to user {MALLORY}"):
+        config.load(configuration)
+
+
+def test_a_link_to_one_is_as_good_as_its_own_place_and_all_on_its_way(user_dir: Path, configuration: Path) -> None:
+    (user_dir / "hers").mkdir()
+    os.chown(user_dir / "hers", MALLORY, -1)
+    (user_dir / "hers" / "way").symlink_to(configuration.parent)
+    (user_dir / "capd.toml").symlink_to("hers/way/capd.toml")
+    with pytest.raises(config.ConfigError, match=f"{user_dir}/hers belongs to user {MALLORY}"):
+        config.load(user_dir / "capd.toml")
+
+
+def test_one_that_is_absent_is_not_one_that_others_have_removed(
+    user_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without one, more is allowed."""
+    path = user_dir / "etc" / "capd.toml"
+    monkeypatch.setattr(config, "DEFAULT_PATH", path)
+    assert config.is_absent(path)
+    (user_dir / "etc").mkdir()
+    assert config.is_absent(path)
+    assert check_config([]) == 0
+    (user_dir / "etc").chmod(0o777)
+    with pytest.raises(config.ConfigError, match="others may write to"):
+        config.is_absent(path)
+    assert check_config([]) == 1
+    assert f"'chmod go-w {user_dir}/etc'" in capsys.readouterr().err
+    (user_dir / "etc").chmod(0o755)
+    path.symlink_to("nowhere")
+    assert not config.is_absent(path)
+    assert check_config([]) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "trusted"),
+    [({}, {0, ALICE}), ({"SYSTEMD_EXEC_PID": "77"}, {0}), ({"SYSTEMD_EXEC_PID": "78"}, {0, ALICE})],
+)
+def test_started_by_hand_its_user_is_trusted_and_as_a_service_root_alone(
+    environment: dict[str, str], trusted: set[int]
+) -> None:
+    assert config.trusted_users(environment, 77, ALICE) == trusted
+
+
+def test_a_user_may_have_one_of_ones_own(user_dir: Path, configuration: Path) -> None:
+    own = user_dir / "own.toml"
+
+    def own_and_roots() -> None:
+        own.write_text(WHOLE)
+        for path in (own, configuration):
+            assert len(config.load(path).policy.rules) == 2
+
+    as_user(own_and_roots, ALICE)
+    with pytest.raises(config.ConfigError, match=f"belongs to user {ALICE}"):
+        as_user(lambda: config.load(own), MALLORY)
+    with pytest.raises(config.ConfigError, match=f"belongs to user {ALICE}"):
+        config.load(own)
+
+
+def test_a_daemon_does_not_start_with_one_that_others_may_change(user_dir: Path, configuration: Path) -> None:
+    configuration.chmod(0o666)
+    command = [sys.executable, "-P", "-m", "capd", "--socket", f"{user_dir}/socket", "--config", str(configuration)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"capd: {configuration}: others may write to {user_dir}/etc/first/capd.toml, ")
+    assert not (user_dir / "socket").exists()
+
+
+def test_who_may_write_to_it_by_mistake_gains_nothing_by_a_reload(user_dir: Path, configuration: Path) -> None:
+    configuration.write_text("")
+    says = "the configuration of before stays in force"
+
+    def let_herself_in() -> None:
+        configuration.write_text(f'[[rule]]\nname = "mine"\nusers = [{MALLORY}]\n')
+
+    with running_daemon(user_dir, "--config", str(configuration)) as daemon:
+        configuration.chmod(0o666)
+        as_user(let_herself_in, MALLORY)
+        os.kill(daemon.process.pid, signal.SIGHUP)
+        wait_until(lambda: says in daemon.log, "it has reloaded")
+        assert f"others may write to {user_dir}/etc/first/capd.toml" in daemon.log
+        assert as_user(lambda: who_am_i(socket_path=daemon.socket_path), MALLORY).permissions == ()
+        # It was that, and nothing else, that has kept her out.
+        configuration.chmod(0o644)
+        os.kill(daemon.process.pid, signal.SIGHUP)
+        wait_until(lambda: "the configuration was read again" in daemon.log, "it has reloaded")
+        assert as_user(lambda: who_am_i(socket_path=daemon.socket_path), MALLORY).permissions != ()
 
 
 # Lines ------------------------------------------------------------------------------------------------------------

@@ -328,6 +328,31 @@ def test_policy_holds_after_a_reload_and_faults_change_nothing(service: Machine)
         service.run("rm", "-r", "/var/lib/capd/kept")
 
 
+def test_a_configuration_of_the_services_own_user_is_refused(service: Machine) -> None:
+    """Or of anybody but root; by hand the daemon would believe it."""
+    configuration = service.path("/etc/capd/capd.toml")
+    daemon = service.daemon()
+    try:
+        configuration.write_text('[[rule]]\nname = "everybody"\neverybody = true\n')
+        service.run("chown", "capd", "/etc/capd/capd.toml")
+        refused = service.done("systemctl", "reload", "capd.service")
+        assert refused.returncode == 1
+        # The daemon looks itself, too.
+        service.run("kill", "-HUP", daemon)
+        eventually(lambda: "the configuration of before stays in force" in journal(service), "it has looked")
+        assert journal(service).count("'chown root /etc/capd/capd.toml'") == 2
+        with capturing(service, "capd-stranger", "-w", "/home/capd-stranger/a.pcapng") as capture:
+            assert capture.next("error")["code"] == "not_permitted"
+        service.run("systemctl", "stop", "capd.service")
+        assert service.done("systemctl", "start", "capd.service").returncode == 1
+        service.run("chown", "root", "/etc/capd/capd.toml")
+        service.run("systemctl", "reset-failed", "capd.service", "capd.socket")
+        service.run("systemctl", "start", "capd.socket", "capd.service")
+    finally:
+        configuration.unlink()
+        service.run("systemctl", "restart", "capd.service")
+
+
 def test_a_capture_of_the_configuration_is_read_by_its_group(service: Machine) -> None:
     configuration = service.path("/etc/capd/capd.toml")
     try:
