@@ -13,11 +13,12 @@ from pathlib import Path
 
 import trio
 
-from capd import check_config, config, installation, kept, limits, privileges, systemd
+from capd import check_config, config, installation, kept, limits, log, privileges, systemd
 from capd.daemon import Daemon
 from capd.errors import StartError
 from capd.listener import DEFAULT_SOCKET, listening
 from capd.policy import Policy, default_policy
+from capd.printable import escaped
 from capd.privileges import Capability
 from capd.systemd import ServiceManagerError
 from capd.version import SOFTWARE
@@ -108,7 +109,7 @@ def _begin_log(arguments: argparse.Namespace) -> None:
     is_service = "JOURNAL_STREAM" in os.environ
     is_watched = arguments.private_fd is None and sys.stderr.isatty()
     level = logging.INFO if arguments.verbose or is_service or is_watched else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s" if is_service else "capd: %(message)s", stream=sys.stderr)
+    log.begin(level, "" if is_service else "capd: ")
 
 
 def _allow_descriptors() -> None:
@@ -135,7 +136,8 @@ def _run_daemon(argv: list[str]) -> int:
             daemon = Daemon(partial(_configuration, arguments), arguments.state_directory)
             trio.run(daemon.serve, listener, passed.kept, passed.useless)
     except (StartError, ServiceManagerError, privileges.PrivilegeError, config.ConfigError) as error:
-        print(f"capd: {error}", file=sys.stderr)  # noqa: T201  # before there is a log
+        faults = error.faults if isinstance(error, config.ConfigError) else (str(error),)
+        print("capd:", "\n".join(map(escaped, faults)), file=sys.stderr)  # noqa: T201  # not as a record: it is refused
         return 1
     return 0
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from capd import config, metrics
 from capd.libpcap import Handle, PcapError
+from capd.printable import escaped
 from capd.worker.filter_text import find_host_name, host_name_complaint
 from capd_protocol.linktypes import DLT_EN10MB, from_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES
@@ -25,10 +26,10 @@ def main(argv: list[str]) -> int:
             return 0
         checked = config.load(path, complain_about_filter)
     except config.ConfigError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print("\n".join(map(escaped, error.faults)), file=sys.stderr)  # noqa: T201
         return 1
     for warning in checked.warnings:
-        print(warning, file=sys.stderr)  # noqa: T201
+        print(escaped(warning), file=sys.stderr)  # noqa: T201
     if checked.metrics is not None and (obstacle := metrics.complaint(checked.metrics)) is not None:
         print(f"{path}: metrics cannot be served at {checked.metrics}: {obstacle} (warning)", file=sys.stderr)  # noqa: T201
     print(f"{path}: nothing wrong ({len(checked.policy.rules)} rules, {len(checked.captures)} captures)")  # noqa: T201

@@ -14,13 +14,13 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 # Read by numpy's OpenBLAS at import: its threads would be of no use, and could not be forked.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from capd.printable import escape_uncaught, print_traceback
 from capd.privileges import name_process
 from capd.worker import closing, start
 from capd.worker.launch import HELLO, Job
@@ -35,6 +35,7 @@ _JOBS: dict[Job, tuple[str, Callable[[socket.socket], None]]] = {
 def main() -> None:
     """Fork workers until the daemon closes its side."""
     name_process("capd-spawner")
+    escape_uncaught()
     # A service manager that signals every process of a service would end captures in the middle of a packet:
     # a worker ends well when the daemon says so, or is gone.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -89,8 +90,8 @@ def _work(run: Callable[[socket.socket], None], control: socket.socket) -> NoRet
         control.send(HELLO.pack(os.getpid()))
         run(control)
         status = 0
-    except BaseException:  # nothing is above: this is a process's end
-        traceback.print_exc()
+    except BaseException as error:  # nothing is above: this is a process's end
+        print_traceback(error)
     finally:
         os._exit(status)
 

@@ -8,6 +8,7 @@ import sys
 
 from capd import privileges
 from capd.libpcap import Handle, PcapError
+from capd.printable import escape_uncaught
 from capd.worker.filters import activation_failure
 from capd_protocol.interfaces import LinkLayer, TimestampType
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Capabilities, Refused, Reply, encode
@@ -32,6 +33,7 @@ def _ask(name: str, *, monitor_mode: bool) -> Reply:
 
 def main() -> None:
     """Print what an interface can do."""
+    escape_uncaught()
     kept = {privileges.Capability.NET_RAW}
     monitor_mode = sys.argv[2:] == ["monitor"]
     if monitor_mode:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from capd.printable import quoted
 from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed
 from capd.worker.index import RingIndex
@@ -71,7 +72,7 @@ def _open_index(launch: Launch, directory_fd: int) -> RingIndex | None:
 
 def _no_room(launch: Launch, obstacle: DeletionReason) -> Failure:
     """Say which limit leaves no room for a first file."""
-    name, ring = launch.destination.file_name, launch.ring or Conditions()
+    name, ring = quoted(launch.destination.file_name), launch.ring or Conditions()
     if obstacle == DeletionReason.FREE_SPACE:
         text = f"less than the {ring.free_kb or 0:,} kB that shall stay free are free where {name} is: make room there"
         return Failure(code=FailureCode.DISK, text=text, argument="ringbuffer_free_space")

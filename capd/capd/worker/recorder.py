@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from capd.printable import quoted
 from capd.worker.arrays import U64
 from capd.worker.filters import CaptureFailed
 from capd.worker.launch import Answer, Launch
@@ -108,7 +109,7 @@ class RecorderOutput:
             CaptureFailed: snapshots could not be written there.
         """
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory_fd, effective_ids=True):
-            text = f"{launch.destination.file_name} cannot be written there: name another directory"
+            text = f"{quoted(launch.destination.file_name)} cannot be written there: name another directory"
             raise CaptureFailed(Failure(code=FailureCode.DESTINATION, text=text, argument="savefile"))
         self._wish = wish
         self._directory_fd = directory_fd
@@ -272,7 +273,7 @@ class RecorderOutput:
     def order(self, order: SnapshotOrder) -> None:
         """Begin with a snapshot that was asked for; it is answered when it is complete, or cannot be."""
         if self._snapshot is not None:
-            text = f"a snapshot is being written already ({self._snapshot.name}): ask again when it is complete"
+            text = f"a snapshot is being written already ({quoted(self._snapshot.name)}): ask again when it is complete"
             failure: Failure | None = Failure(code=FailureCode.RESOURCES, text=text)
         else:
             failure = self._begin_snapshot(order.after_s, order)
@@ -341,7 +342,7 @@ class RecorderOutput:
                 if not isinstance(error.__cause__, FileExistsError):
                     raise
         name = ring_file_name(destination.file_name, number, opened)
-        raise DestinationError(f"{name} and {_MOST_NAMES - 1} others after it exist already")
+        raise DestinationError(f"{quoted(name)} and {_MOST_NAMES - 1} others after it exist already")
 
     def _is_allowed(self, size_bytes: int) -> bool:
         """Whether a snapshot of this size, and its end, are within what policy allows on the disk."""

@@ -12,6 +12,7 @@ import stat
 
 import numpy as np
 
+from capd.printable import quoted
 from capd.worker.arrays import U64
 from capd.worker.rotation import is_ring_file
 
@@ -101,8 +102,7 @@ class KeptFile:
         except FileNotFoundError:
             pass
         except OSError as error:
-            name = self.name if self.name.isprintable() else repr(self.name)
-            raise DestinationError(f"{name} cannot be deleted: {error.strerror}") from error
+            raise DestinationError(f"{quoted(self.name)} cannot be deleted: {error.strerror}") from error
 
 
 class SaveFile(KeptFile):
@@ -250,7 +250,7 @@ def create_file(directory_fd: int, name: str, *, group_access: bool, exclusive: 
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise DestinationError(f"{name} is not a regular file: name another")
+            raise DestinationError(f"{quoted(name)} is not a regular file: name another")
         os.ftruncate(descriptor, 0)
     except OSError as error:
         os.close(descriptor)
@@ -287,7 +287,7 @@ def bytes_left(directory_fd: int, file_name: str) -> int:
 
 
 def _explain(file_name: str, error: OSError) -> str:
-    name = file_name if file_name.isprintable() else repr(file_name)
+    name = quoted(file_name)
     match error.errno:
         case errno.EISDIR:
             return f"{name} is a directory: name a file in it"

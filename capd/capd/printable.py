@@ -1,0 +1,66 @@
+"""Text of others, such as names of files, made fit to be shown: in logs, on terminals, in sentences.
+
+What is not printable (``str.isprintable``: control characters, line ends, escape sequences, and what changes the
+direction of text or has no width) stands there as Python writes it in a literal.
+"""
+
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+
+
+def escaped(text: str) -> str:
+    r"""Return a text on one line, with ``\n``, ``\x1b`` and the like for what is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def quoted(name: str) -> str:
+    """Return a name as it is, or, if something in it is not printable, in quotes and escaped."""
+    return name if name.isprintable() else repr(name)
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return an exception's traceback; the only line ends in it are its own, none is of what exceptions say."""
+    return "\n".join(_lines(traceback.TracebackException.from_exception(error)))
+
+
+def print_traceback(error: BaseException) -> None:
+    """Print an exception's traceback to standard error."""
+    print(traceback_of(error), file=sys.stderr, flush=True)  # noqa: T201  # where there is no log
+
+
+def escape_uncaught() -> None:
+    """From now on, have tracebacks of what nothing catches printed so, in threads too: in a process without a log."""
+    sys.excepthook = lambda _kind, error, _where: print_traceback(error)
+    threading.excepthook = lambda arguments: print_traceback(arguments.exc_value) if arguments.exc_value else None
+
+
+def _lines(error: traceback.TracebackException) -> Iterator[str]:
+    # As traceback.TracebackException.format writes it; that one puts what exceptions say there as it is.
+    for earlier, remark in _chain(error):
+        yield "Traceback (most recent call last):"
+        for entry in earlier.stack.format():
+            yield from map(escaped, entry.rstrip("\n").split("\n"))
+        yield escaped("".join(earlier.format_exception_only()).rstrip("\n"))
+        for number, inner in enumerate(earlier.exceptions or (), 1):
+            yield f"  ---------------- {number} ----------------"
+            yield from (f"  | {line}" for line in _lines(inner))
+        if remark:
+            yield from ("", remark, "")
+
+
+def _chain(error: traceback.TracebackException) -> list[tuple[traceback.TracebackException, str]]:
+    """Return what has led to an exception, the first cause first, and what is said between it and the next one."""
+    chain = [(error, "")]
+    while True:
+        if error.__cause__ is not None:
+            error, remark = error.__cause__, "The above exception was the direct cause of the following exception:"
+        elif error.__context__ is not None and not error.__suppress_context__:
+            error = error.__context__
+            remark = "During handling of the above exception, another exception occurred:"
+        else:
+            return chain[::-1]
+        chain.append((error, remark))
