@@ -60,7 +60,7 @@ class CaptureArguments(TypedDict, total=False):
         autostop_filesize: end when the file has so many kB (of 1000 bytes).
         autostop_files: end instead of opening one file more than these.
         savefile: path of the file, or the pattern for a ring: ``x.pcapng`` gives ``x_00001_20260131235959.pcapng``
-            and so on. Without it, a temporary file.
+            and so on. A file that is there is emptied, if it is the user's own. Without it, a temporary file.
         group_access: files are readable by their group (mode 0640 instead of 0600).
         ringbuffer_duration: next file after so many seconds.
         ringbuffer_filesize: next file when one has so many kB.

@@ -238,7 +238,7 @@ def of_directory(descriptor: int, path: str, file_name: str) -> tuple[RingFile, 
         return None
     except OSError as error:
         raise ReadError(directory.path_of(name), 0, f"the index cannot be opened: {error.strerror}") from error
-    contents, device = _read_index(opened, directory.path_of(name))
+    contents, device = _read_index(opened, directory.path_of(name), file_name)
     return tuple(_present(directory, contents.files, device))
 
 
@@ -261,13 +261,13 @@ def of_passed_index(files: CaptureFiles, file_name: str) -> tuple[RingFile, ...]
         raise ReadError(name, 0, f"the index cannot be opened: {error.strerror}") from error
     if opened is None:
         return None
-    contents, _ = _read_index(opened, name)
+    contents, _ = _read_index(opened, name, file_name)
     place = _Passed(files)
     return tuple(_ring_file(place, each, each.closed.size_bytes if each.closed else 0) for each in contents.files)
 
 
-def _read_index(descriptor: int, shown: str) -> tuple[Contents, int]:
-    """Return what an index says, and its device; the descriptor is closed.
+def _read_index(descriptor: int, shown: str, file_name: str) -> tuple[Contents, int]:
+    """Return what an index says of a ring, and its device; the descriptor is closed.
 
     Raises:
         ReadError: it is none.
@@ -276,14 +276,12 @@ def _read_index(descriptor: int, shown: str) -> tuple[Contents, int]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_INDEX_BYTES:
             raise ReadError(shown, 0, "it is no index")
-        return read_index(file.read(MAX_INDEX_BYTES)), status.st_dev
+        return read_index(file.read(MAX_INDEX_BYTES), file_name), status.st_dev
 
 
 def _present(directory: _Directory, indexed: Iterable[IndexedFile], device: int) -> Iterable[RingFile]:
     for each in indexed:
-        with contextlib.suppress(OSError, ValueError):  # deleted since; or a name that no file has
-            if "/" in each.name:
-                continue
+        with contextlib.suppress(OSError):  # deleted since
             status = directory.status(each.name)
             if stat.S_ISREG(status.st_mode) and each.is_file(status.st_ino, status.st_dev, device):
                 yield _ring_file(directory, each, status.st_size)

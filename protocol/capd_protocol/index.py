@@ -3,10 +3,13 @@
 Beside the files of ``dns.pcapng`` lies ``dns.pcapng.index``: a line of JSON for each file that was opened, closed or
 deleted, in the order in which that happened. The worker appends to it; whoever may read the directory may read it.
 Where the writer was killed the last line may be torn: it does not count. Nor does a line that is not understood, so
-that a later version may add some.
+that a later version may add some; nor one about a file whose name is none of this ring's.
+
+Their names are dumpcap's (Wireshark, ``ringbuffer.c``).
 """
 
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,9 +20,9 @@ from capd_protocol.messages import DeletionReason
 #: What is longer is read by nobody. Chosen: a ring of as many files as there can be has about 50 MB.
 MAX_INDEX_BYTES = 256 * 1024 * 1024
 
-
 #: ``base_00001_20260131235959.pcapng``, where the last dot splits.
 _RING_FILE = re.compile(r"(.+)_[0-9]{5}_[0-9]{14}(\.[^.]*)?", re.DOTALL)
+_NUMBER_AND_TIME = re.compile("_([0-9]{5})_[0-9]{14}")
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,10 +116,44 @@ def index_name(file_name: str) -> str:
     return f"{file_name}.index"
 
 
+def lock_name(file_name: str) -> str:
+    """Return the name of what is locked by who writes a ring; it is empty, and its owner's alone."""
+    return f"{index_name(file_name)}.lock"
+
+
+def ring_file_name(file_name: str, number: int, opened: time.struct_time) -> str:
+    """Name a ring's file: ``base_00001_20260131235959.pcapng`` for ``base.pcapng``, number 1.
+
+    The last dot splits, but for one at the beginning: a hidden file has no suffix.
+    """
+    base, suffix = _split(file_name)
+    return f"{base}_{number % 100_000:05}_{time.strftime('%Y%m%d%H%M%S', opened)}{suffix}"
+
+
+def number_of(file_name: str, name: str) -> int | None:
+    """Return the number in the name of a ring's file; None if it is no name of this ring's.
+
+    So whoever follows names that others may have written follows none that leads elsewhere.
+
+    Args:
+        file_name: what the ring's files are named after.
+        name: of the file.
+    """
+    base, suffix = _split(file_name)
+    middle = name.removeprefix(base).removesuffix(suffix)
+    match = _NUMBER_AND_TIME.fullmatch(middle)
+    return int(match[1]) if match is not None and name == f"{base}{middle}{suffix}" else None
+
+
 def ring_of(name: str) -> str | None:
     """Return what the ring is named after to which a file of this name belongs; None if it is no name of a ring's."""
     match = _RING_FILE.fullmatch(name)
     return None if match is None else f"{match[1]}{match[2] or ''}"
+
+
+def _split(file_name: str) -> tuple[str, str]:
+    base, dot, suffix = file_name.rpartition(".")
+    return (base, dot + suffix) if base else (file_name, "")
 
 
 def encode_line(line: Line) -> bytes:
@@ -124,12 +161,14 @@ def encode_line(line: Line) -> bytes:
     return _encode(line) + b"\n"
 
 
-def read_index(data: bytes) -> Contents:
-    """Return what an index says."""
+def read_index(data: bytes, file_name: str) -> Contents:
+    """Return what an index says of the ring that is named after ``file_name``."""
     size_bytes = data.rfind(b"\n") + 1
     files: dict[str, IndexedFile] = {}
     last: FileWasOpened | None = None
     for line in _lines(data[:size_bytes]):
+        if number_of(file_name, line.name) is None:
+            continue
         match line:
             case FileWasOpened(name=name):
                 files.pop(name, None)  # one of the same name is no more

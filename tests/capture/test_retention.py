@@ -219,7 +219,7 @@ def test_a_ring_keeps_to_its_limits_over_restarts_and_a_kill(veth: tuple[str, st
         for path, status in zip(foreign, before, strict=True):
             now = path.stat()
             assert (now.st_ino, now.st_mtime_ns, now.st_size) == (status.st_ino, status.st_mtime_ns, status.st_size)
-        left = {each.name for each in read_index((ring / "ring.pcapng.index").read_bytes()).files}
+        left = {each.name for each in read_index((ring / "ring.pcapng.index").read_bytes(), "ring.pcapng").files}
         assert left == {name for name in names_in(ring) if OWN.fullmatch(name)}
         assert all(packets_of(ring / name) >= 0 for name in left)
 

@@ -42,7 +42,7 @@ def complete(directory: Path, name: str, records: int, size_bytes: int) -> KeptF
     (directory / name).write_bytes(data)
     (directory / name).chmod(0o600)
     status = (directory / name).stat()
-    return KeptFile(os.open(directory, os.O_PATH), name, len(data), (status.st_dev, status.st_ino))
+    return KeptFile(os.open(directory, os.O_PATH), name, len(data), status)
 
 
 def vectors_of(records: list[bytes]) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -12,8 +12,8 @@ import pytest
 
 from capd.log import Formatter
 from capd.printable import escaped, quoted, traceback_of
-from capd.worker.rotation import ring_file_name
 from capd_client import CaptureSession, ChildError
+from capd_protocol.index import ring_file_name
 from tests.capture.helpers import capturing, local_frame, until
 from tests.support.daemon import running_daemon
 from tests.support.traffic import send

@@ -371,7 +371,9 @@ def test_a_ring_keeps_to_its_bytes_and_counts_what_earlier_ones_left(
     assert 800_000 < used_bytes <= 1_000_000
     # What another run has made is counted, and left alone.
     assert all(path.stat() == status for path, status in before.items())
-    (user_dir / "ring_00001_20260101000000.pcapng").write_bytes(bytes(1_000_000 - used_bytes))
+    left = user_dir / "ring_00001_20260101000000.pcapng"
+    left.write_bytes(bytes(1_000_000 - used_bytes))
+    os.chown(left, CAROL, CAROL)
     with pytest.raises(ResourceError, match=r"earlier captures to ring\.pcapng have left as much"):
         as_user(lambda: ring(0), CAROL)
 

@@ -363,9 +363,11 @@ def test_a_capture_of_the_configuration_is_read_by_its_group(service: Machine) -
         send("tx", FRAMES, 5)
         eventually(lambda: any(kept.glob("kept_00003_*")), "it goes on")
         listed = service.run("ls", "/var/lib/capd/kept", user="capd-alice").split()
-        # With the index of the ring.
-        assert [name.rpartition(".")[2] for name in listed] == ["index", "pcapng", "pcapng"]
-        for name in listed:
+        # With the index of the ring, and its lock, which is nobody else's.
+        index, lock, *files = listed
+        assert [name.rpartition(".")[2] for name in listed] == ["index", "lock", "pcapng", "pcapng"]
+        assert service.done("sum", f"/var/lib/capd/kept/{lock}", user="capd-alice").returncode == 1
+        for name in (index, *files):
             service.run("sum", f"/var/lib/capd/kept/{name}", user="capd-alice")
             assert service.done("sum", f"/var/lib/capd/kept/{name}", user="capd-bob").returncode == 1
         (line,) = service.run("capctl", "list", user="capd-alice").splitlines()[1:]

@@ -2,7 +2,7 @@
 
 A file begins with the section and all interfaces and ends with statistics of each interface. Of a ring, the oldest
 files go just before a limit would be passed (``retention``), so that there is never more than asked for. Only files
-that this capture made are ever deleted, or those that the ring's index knows from when it ran before.
+that this capture made are ever deleted, or those of its user that the ring's index knows from when it ran before.
 """
 
 import contextlib
@@ -19,9 +19,18 @@ from capd.worker.order import Slice
 from capd.worker.report import Report
 from capd.worker.retention import OVERHEAD_BLOCKS, Limits, Usage, limits_of, reason_to_delete, room
 from capd.worker.reuse import reuse
-from capd.worker.rotation import Fill, fitting, number_of, ring_file_name, time_left
-from capd.worker.savefile import DestinationError, KeptFile, SaveFile, WriteError, bytes_left, create_file
-from capd_protocol.index import FileWasClosed
+from capd.worker.rotation import Fill, fitting, time_left
+from capd.worker.savefile import (
+    DestinationError,
+    KeptFile,
+    SaveFile,
+    WriteError,
+    bytes_left,
+    create_file,
+    create_ring_file,
+    is_own,
+)
+from capd_protocol.index import FileWasClosed, number_of, ring_file_name
 from capd_protocol.messages import Conditions, DeletionReason, Destination, FileClosed, FileDeleted
 
 #: How often free space is looked at while nothing is written. Chosen: others may fill a disk within seconds.
@@ -97,7 +106,7 @@ class CaptureFiles:
                 self._complete_bytes = sum(each.file.size_bytes for each in found)
             else:
                 self._left_bytes = sum(each.file.size_bytes for each in found)
-            self._number = number_of(destination.file_name, index.last.name) if index.last is not None else 0
+            self._number = self._number_of(index.last.name) if index.last is not None else 0
         elif ring is not None and max_disk_bytes is not None:
             self._left_bytes = bytes_left(directory_fd, destination.file_name)
         self._statistics_bytes = 0
@@ -123,7 +132,7 @@ class CaptureFiles:
                 status = os.stat(file.name, dir_fd=self._directory_fd, follow_symlinks=False)
             except OSError:
                 status = None
-            if status is None or not file.is_file(status.st_ino, status.st_dev, index.device):
+            if status is None or not (is_own(status) and file.is_file(status.st_ino, status.st_dev, index.device)):
                 index.deleted(file.name, None, file.closed.size_bytes if file.closed is not None else 0)
                 continue
             closed = file.closed
@@ -139,11 +148,13 @@ class CaptureFiles:
                 )
                 with contextlib.suppress(WriteError):  # no room for it: the next one will find it as this one did
                     index.closed(closed)
-            identity = status.st_dev, status.st_ino
-            kept = KeptFile(self._directory_fd, file.name, status.st_size, identity)
+            kept = KeptFile(self._directory_fd, file.name, status.st_size, status)
             ended_ns = closed.closed_ns if closed.last_timestamp_ns is None else closed.last_timestamp_ns
             found.append(_Complete(kept, ended_ns))
         return found
+
+    def _number_of(self, name: str) -> int:
+        return number_of(self._destination.file_name, name) or 0
 
     @property
     def file_name(self) -> str:
@@ -280,15 +291,11 @@ class CaptureFiles:
             DestinationError: it cannot be created.
             WriteError: its header, or the index, cannot be written; it is deleted again.
         """
-        name = self._destination.file_name
-        if self._ring is not None:
-            self._number += 1
-            name = ring_file_name(name, self._number, time.localtime())
-        file = self._open(name)
+        file = self._open()
         try:
             # Before there is anything in it: what is not in the index is not of the ring.
             if self._index is not None:
-                self._index.opened(name, file.inode)
+                self._index.opened(file.name, file.inode)
             file.write(self._header())
         except WriteError:
             file.close()
@@ -314,15 +321,23 @@ class CaptureFiles:
             self.open_next()
         return obstacle
 
-    def _open(self, name: str) -> SaveFile:
+    def _open(self) -> SaveFile:
+        name, group_access = self._destination.file_name, self._destination.group_access
+        if self._ring is None:
+            return create_file(
+                self._directory_fd, name, group_access=group_access, exclusive=self._destination.exclusive
+            )
+        number, opened = self._number + 1, time.localtime()
         spare, self._spare = self._spare, None
-        group_access = self._destination.group_access
+        file = None
         if spare is not None:
-            reused = reuse(spare, name, group_access=group_access)
-            if reused is not None:
-                return reused
-            spare.remove()
-        return create_file(self._directory_fd, name, group_access=group_access, exclusive=self._destination.exclusive)
+            file = reuse(spare, ring_file_name(name, number, opened), group_access=group_access)
+            if file is None:
+                spare.remove()
+        # What others have put under a ring's names stays as it is.
+        file = file or create_ring_file(self._directory_fd, name, number, opened, group_access=group_access)
+        self._number = self._number_of(file.name)
+        return file
 
     def give_way(self) -> None:
         """Let those have the current file who wait to open it."""

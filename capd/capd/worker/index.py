@@ -2,6 +2,10 @@
 
 ``capd_protocol.index`` has the format. It is in the directory of the files and belongs to the same user. A line is
 written whole or not at all; it is not synchronized to the disk, as packets are not.
+
+What it says is followed when files are deleted, so it is believed only where nobody else can have written it. The lock
+is on a file of its own, which others cannot even open: flock(2) is content with a descriptor for reading, and who may
+read the index shall not keep its ring from going on. That file stays, empty, as long as the index does.
 """
 
 import contextlib
@@ -10,7 +14,8 @@ import os
 import stat
 import time
 
-from capd.worker.savefile import DestinationError, WriteError
+from capd.printable import quoted
+from capd.worker.savefile import DestinationError, WriteError, is_own
 from capd_protocol.index import (
     MAX_INDEX_BYTES,
     FileWasClosed,
@@ -21,6 +26,7 @@ from capd_protocol.index import (
     compacted,
     encode_line,
     index_name,
+    lock_name,
     read_index,
 )
 from capd_protocol.messages import DeletionReason
@@ -43,15 +49,21 @@ class RingIndex:
         """Open the index, or begin one.
 
         Raises:
-            DestinationError: it cannot be opened, or another capture writes this ring.
+            DestinationError: it cannot be opened, or is not to be believed, or another capture writes this ring.
             WriteError: its torn last line cannot be cut off.
         """
         self._directory_fd = directory_fd
         self._name = index_name(file_name)
+        self._lock_name = lock_name(file_name)
         self._mode = 0o640 if group_access else 0o600
-        self._fd, self.device = self._locked()
+        self._lock_fd = self._locked()
+        self._fd = -1
         try:
-            contents = read_index(_read(self._fd, self._name))
+            self._fd, status = self._open_own(self._name, self._mode)
+            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                text = "may be written by others: take that right away (chmod go-w) if all in it is true, or remove it"
+                raise DestinationError(f"{quoted(self._name)} {text}")
+            contents = read_index(_read(self._fd, self._name), file_name)
             os.ftruncate(self._fd, contents.size_bytes)
         except OSError as error:
             self.close()
@@ -59,6 +71,7 @@ class RingIndex:
         except DestinationError:
             self.close()
             raise
+        self.device = status.st_dev
         self.last = contents.last
         self._is_new = not contents.size_bytes
         self._files = {file.name: file for file in contents.files}
@@ -143,9 +156,11 @@ class RingIndex:
         fd = -1
         try:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self._directory_fd)  # of one that was killed meanwhile
+                named = os.stat(self._name, dir_fd=self._directory_fd, follow_symlinks=False)
+                if not os.path.samestat(named, os.fstat(self._fd)):
+                    return  # somebody has put something else there
+            self._remove_own(name)  # of one that was killed meanwhile
             fd = os.open(name, _FLAGS | os.O_EXCL, self._mode, dir_fd=self._directory_fd)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             written = os.write(fd, data)
             while written < len(data):
                 written += os.write(fd, data[written:])
@@ -154,57 +169,81 @@ class RingIndex:
             if fd >= 0:
                 os.close(fd)
                 with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=self._directory_fd)
+                    self._remove_own(name)
             return
         os.close(self._fd)
         self._fd, self._size_bytes = fd, len(data)
 
-    def _locked(self) -> tuple[int, int]:
-        """Return a descriptor of the index that has its lock, and its device."""
+    def _locked(self) -> int:
+        """Return a descriptor that has the lock of this ring; it is waited for where a worker is about to end."""
         deadline_s = time.monotonic() + _LOCK_S
         while True:
+            fd, status = self._open_own(self._lock_name, 0o600)
             try:
-                fd = os.open(self._name, _FLAGS, self._mode, dir_fd=self._directory_fd)
-            except OSError as error:
-                raise DestinationError(f"the index {self._shown} cannot be opened: {error.strerror}") from error
-            try:
-                status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode):
-                    raise DestinationError(f"the index {self._shown} is not a regular file: remove it")
+                if status.st_mode & 0o077:
+                    with contextlib.suppress(PermissionError):  # a file system without modes
+                        os.fchmod(fd, 0o600)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Not one that has been replaced meanwhile.
-                named = os.stat(self._name, dir_fd=self._directory_fd, follow_symlinks=False)
-                if (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino):
-                    return fd, status.st_dev
-            except (BlockingIOError, FileNotFoundError) as error:
-                if time.monotonic() > deadline_s:
-                    os.close(fd)
-                    text = f"another capture writes this ring (its index {self._shown} is locked): name another file"
-                    raise DestinationError(text) from error
+                if self._is_named(self._lock_name, fd):  # not one that has been replaced meanwhile
+                    return fd
+                blocked: BlockingIOError | None = None
+            except BlockingIOError as error:
+                blocked = error
             except OSError as error:
                 os.close(fd)
-                raise DestinationError(f"the index {self._shown} cannot be locked: {error.strerror}") from error
-            except DestinationError:
-                os.close(fd)
-                raise
+                raise DestinationError(f"{quoted(self._lock_name)} cannot be locked: {error.strerror}") from error
             os.close(fd)
+            if time.monotonic() > deadline_s:
+                text = f"another capture writes this ring ({quoted(self._lock_name)} is locked): name another file"
+                raise DestinationError(text) from blocked
             time.sleep(_LOCK_POLL_S)
 
-    @property
-    def _shown(self) -> str:
-        return self._name if self._name.isprintable() else repr(self._name)
+    def _open_own(self, name: str, mode: int) -> tuple[int, os.stat_result]:
+        """Open a file beside those of the ring, or make it; nobody else has made it, or a further name for it."""
+        try:
+            fd = os.open(name, _FLAGS, mode, dir_fd=self._directory_fd)
+        except OSError as error:
+            raise DestinationError(f"{quoted(name)} cannot be opened: {error.strerror}") from error
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            obstacle = "is not a regular file: remove it"
+        elif not is_own(status):
+            obstacle = "is another user's: remove it, or name another file for the ring"
+        elif status.st_nlink > 1:
+            obstacle = "has another name too, a hard link: remove it, or name another file for the ring"
+        else:
+            return fd, status
+        os.close(fd)
+        raise DestinationError(f"{quoted(name)} {obstacle}")
+
+    def _is_named(self, name: str, fd: int) -> bool:
+        """Whether a file of ours has a name: no other one does."""
+        try:
+            named = os.stat(name, dir_fd=self._directory_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(fd))
+
+    def _remove_own(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if is_own(os.stat(name, dir_fd=self._directory_fd, follow_symlinks=False)):
+                os.unlink(name, dir_fd=self._directory_fd)
 
     def abandon(self, name: str) -> None:
         """Note that a capture never began: its first file is gone, and so is an index that was made for it."""
         if self._is_new:
             with contextlib.suppress(OSError):
-                os.unlink(self._name, dir_fd=self._directory_fd)
+                for own, fd in ((self._name, self._fd), (self._lock_name, self._lock_fd)):
+                    if self._is_named(own, fd):
+                        os.unlink(own, dir_fd=self._directory_fd)
         elif name in self._files:
             self.deleted(name, None, 0)
 
     def close(self) -> None:
         """Let others write it."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+        os.close(self._lock_fd)
 
 
 def _line_bytes(file: IndexedFile) -> int:
@@ -215,5 +254,5 @@ def _read(fd: int, name: str) -> bytes:
     with open(fd, "rb", closefd=False) as file:
         data = file.read(MAX_INDEX_BYTES + 1)
     if len(data) > MAX_INDEX_BYTES:
-        raise DestinationError(f"the index {name!r} is longer than {MAX_INDEX_BYTES} bytes: remove it")
+        raise DestinationError(f"{quoted(name)} is longer than {MAX_INDEX_BYTES} bytes: remove it")
     return data

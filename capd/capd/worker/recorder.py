@@ -20,11 +20,12 @@ from capd.worker.launch import Snapshot as SnapshotOrder
 from capd.worker.memory import Memory, Part
 from capd.worker.order import Slice
 from capd.worker.report import Report
-from capd.worker.rotation import Fill, number_of, ring_file_name
-from capd.worker.savefile import DestinationError, SaveFile, WriteError, bytes_left, create_file
+from capd.worker.rotation import Fill
+from capd.worker.savefile import DestinationError, SaveFile, WriteError, bytes_left, create_ring_file
 from capd.worker.snapshot import SnapshotWriter
 from capd.worker.sources import Source
 from capd.worker.triggers import Trigger, Triggers
+from capd_protocol.index import number_of, ring_file_name
 from capd_protocol.messages import (
     DeletionReason,
     Failure,
@@ -47,8 +48,6 @@ _LOOK_S = 0.005
 #: worker after 10 s, of which the last packets may take 2.
 _END_S = 5.0
 _GIVE_UP_S = 2.0
-#: Tried, where others have taken them. Chosen: recorders of one name that begin within a second.
-_MOST_NAMES = 100
 #: While it is being written, so many times its memory.
 _MOST_MEMORY = 2
 
@@ -332,17 +331,10 @@ class RecorderOutput:
         return None
 
     def _create(self, number: int, opened: time.struct_time) -> SaveFile:
-        """Create the file of a snapshot, under the next number that no other recorder has used within this second."""
         destination = self._destination
-        for each in range(number, number + _MOST_NAMES):
-            name = ring_file_name(destination.file_name, each, opened)
-            try:
-                return create_file(self._directory_fd, name, group_access=destination.group_access, exclusive=True)
-            except DestinationError as error:
-                if not isinstance(error.__cause__, FileExistsError):
-                    raise
-        name = ring_file_name(destination.file_name, number, opened)
-        raise DestinationError(f"{quoted(name)} and {_MOST_NAMES - 1} others after it exist already")
+        return create_ring_file(
+            self._directory_fd, destination.file_name, number, opened, group_access=destination.group_access
+        )
 
     def _is_allowed(self, size_bytes: int) -> bool:
         """Whether a snapshot of this size, and its end, are within what policy allows on the disk."""
@@ -432,7 +424,7 @@ class RecorderOutput:
         if opened is not None:
             snapshot.is_opened = True
             snapshot.name = opened.name
-            self._number = number_of(self._destination.file_name, opened.name)
+            self._number = number_of(self._destination.file_name, opened.name) or 0
             self._report.file_opened(opened)
 
     def _count(self, snapshot: _Snapshot, packets: int, last_ns: int) -> None:

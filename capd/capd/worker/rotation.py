@@ -1,10 +1,8 @@
-"""When a file is full, and what files are called. Pure: sizes, counts and times come in, decisions go out.
+"""When a file is full. Pure: sizes, counts and times come in, decisions go out.
 
-Conditions and names are dumpcap's (Wireshark, ``dumpcap.c`` and ``ringbuffer.c``).
+Conditions are dumpcap's (Wireshark, ``dumpcap.c``).
 """
 
-import re
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,28 +70,3 @@ def fitting(room_bytes: int, sizes_bytes: U64) -> int:
     if int(sizes_bytes.sum()) <= room_bytes:
         return len(sizes_bytes)
     return int(np.searchsorted(np.cumsum(sizes_bytes.astype(np.int64)), room_bytes, "right"))
-
-
-def ring_file_name(file_name: str, number: int, opened: time.struct_time) -> str:
-    """Name a ring's file: ``base_00001_20260131235959.pcapng`` for ``base.pcapng``, number 1.
-
-    The last dot splits, but for one at the beginning: a hidden file has no suffix.
-    """
-    base, suffix = _split(file_name)
-    return f"{base}_{number % 100_000:05}_{time.strftime('%Y%m%d%H%M%S', opened)}{suffix}"
-
-
-def is_ring_file(file_name: str, name: str) -> bool:
-    """Whether a file may belong to a ring of that destination, of this run or of an earlier one."""
-    base, suffix = _split(file_name)
-    return re.fullmatch(rf"{re.escape(base)}_[0-9]{{5}}_[0-9]{{14}}{re.escape(suffix)}", name) is not None
-
-
-def number_of(file_name: str, name: str) -> int:
-    """Return the number in the name of a ring's file."""
-    return int(name.removeprefix(_split(file_name)[0])[1:6])
-
-
-def _split(file_name: str) -> tuple[str, str]:
-    base, dot, suffix = file_name.rpartition(".")
-    return (base, dot + suffix) if base else (file_name, "")

@@ -2,6 +2,9 @@
 
 A file on disk always ends at the end of a record once a call has returned: a write that the system cuts short
 is cut back.
+
+Others may write in the directory too. What they put there under a name of ours is neither written nor deleted: a file
+is known by device, inode and owner, and one that is there before us is taken only if it is a regular file of our user.
 """
 
 import contextlib
@@ -9,12 +12,14 @@ import ctypes
 import errno
 import os
 import stat
+import time
+from pathlib import Path
 
 import numpy as np
 
 from capd.printable import quoted
 from capd.worker.arrays import U64
-from capd.worker.rotation import is_ring_file
+from capd_protocol.index import number_of, ring_file_name
 
 #: The kernel's limit of vectors in one call (UIO_MAXIOV, linux/uio.h).
 _VECTORS_AT_ONCE = 1024
@@ -29,6 +34,11 @@ _write = _libc.write
 _write.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 _write.restype = ctypes.c_ssize_t
 
+#: Tried for a file of a ring, where others have taken them. Chosen: rings of one name that begin within a second.
+_MOST_NAMES = 100
+#: Whether hard links to a file are made only by its owner, and by who may read and write it (proc_sys_fs(5)): the
+#: kernel's default is no, that of distributions yes.
+_PROTECTED_HARDLINKS = Path("/proc/sys/fs/protected_hardlinks")
 
 #: Of one file that the kernel cannot copy into another (FUSE, say): read and written at once.
 _COPIED_AT_ONCE_BYTES = 256 * 1024
@@ -53,20 +63,29 @@ class WriteError(Exception):
         return "make room there" if self.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"
 
 
+def is_own(status: os.stat_result) -> bool:
+    """Whether it is a regular file of our user."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
 class KeptFile:
     """A file of ours in a directory, open or not."""
 
-    def __init__(self, directory_fd: int, name: str, size_bytes: int, identity: tuple[int, int]) -> None:
-        """Note a file by device and inode: its name may be another one's by the time that it is deleted."""
+    def __init__(self, directory_fd: int, name: str, size_bytes: int, status: os.stat_result) -> None:
+        """Note a file by what it is: its name may be another one's by the time that it is deleted.
+
+        Args:
+            directory_fd: where it is.
+            name: what it is called there.
+            size_bytes: of its own; the system's may be out of date.
+            status: which file is meant.
+        """
         self.name = name
         self.size_bytes: int = size_bytes
         self.directory_fd = directory_fd
-        self._identity = identity
-
-    @property
-    def inode(self) -> int:
-        """Its number on its device."""
-        return self._identity[1]
+        self._identity = _identity_of(status)
+        #: Its number on its device.
+        self.inode = status.st_ino
 
     def open_for_reading(self) -> int | None:
         """Return a further descriptor of the file, for reading; None if its name is another file's by now."""
@@ -83,8 +102,7 @@ class KeptFile:
             descriptor = os.open(self.name, flags, dir_fd=self.directory_fd)
         except OSError:
             return None
-        status = os.fstat(descriptor)
-        if (status.st_dev, status.st_ino) == self._identity:
+        if _identity_of(os.fstat(descriptor)) == self._identity:
             return descriptor
         os.close(descriptor)
         return None
@@ -97,7 +115,7 @@ class KeptFile:
         """
         try:
             status = os.stat(self.name, dir_fd=self.directory_fd, follow_symlinks=False)
-            if (status.st_dev, status.st_ino) == self._identity:
+            if _identity_of(status) == self._identity:
                 os.unlink(self.name, dir_fd=self.directory_fd)
         except FileNotFoundError:
             pass
@@ -105,12 +123,20 @@ class KeptFile:
             raise DestinationError(f"{quoted(self.name)} cannot be deleted: {error.strerror}") from error
 
 
+def _identity_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return what another file that comes to have the name does not share.
+
+    A number is given again when its file is gone; the owner is told apart then, and what may not be deleted as a file.
+    """
+    return status.st_dev, status.st_ino, status.st_uid, stat.S_IFMT(status.st_mode)
+
+
 class SaveFile(KeptFile):
     """An open capture file. ``size_bytes`` and what is on disk agree after every call."""
 
     def __init__(self, directory_fd: int, name: str, descriptor: int, status: os.stat_result) -> None:
         """Take over a descriptor, at the file's beginning."""
-        super().__init__(directory_fd, name, 0, (status.st_dev, status.st_ino))
+        super().__init__(directory_fd, name, 0, status)
         self._fd = descriptor
 
     @property
@@ -234,23 +260,31 @@ def _lie_side_by_side(vectors: U64) -> bool:
 
 
 def create_file(directory_fd: int, name: str, *, group_access: bool, exclusive: bool) -> SaveFile:
-    """Create a file, or empty the regular file of that name.
+    """Create a file, or empty the regular file of that name, if it is our user's.
 
     Raises:
-        DestinationError: it cannot be created, or is no regular file.
+        DestinationError: it cannot be created, or what is there is not to be emptied.
     """
     # O_NONBLOCK: a FIFO of that name must not block us; on a regular file it does nothing. O_TRUNC comes
     # only after a look at what was opened.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        flags |= os.O_EXCL if exclusive else 0
-        descriptor = os.open(name, flags, file_mode(group_access=group_access), dir_fd=directory_fd)
+        try:
+            # What we make ourselves is ours, whatever the file system says of its owner (NFS, root_squash).
+            mode = file_mode(group_access=group_access)
+            descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, mode, dir_fd=directory_fd)
+            return SaveFile(directory_fd, name, descriptor, os.fstat(descriptor))
+        except FileExistsError:
+            if exclusive:
+                raise
+        descriptor = os.open(name, flags, dir_fd=directory_fd)
     except OSError as error:
         raise DestinationError(_explain(name, error)) from error
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise DestinationError(f"{quoted(name)} is not a regular file: name another")
+        obstacle = _obstacle(status)
+        if obstacle is not None:
+            raise DestinationError(f"{quoted(name)} {obstacle}")
         os.ftruncate(descriptor, 0)
     except OSError as error:
         os.close(descriptor)
@@ -261,13 +295,55 @@ def create_file(directory_fd: int, name: str, *, group_access: bool, exclusive: 
     return SaveFile(directory_fd, name, descriptor, status)
 
 
+def _obstacle(status: os.stat_result) -> str | None:
+    """Say why a file that was there before is not to be emptied and written; None: it may be."""
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file: name another"
+    if not is_own(status):
+        return "is another user's, who could read what is captured: remove it, or name another"
+    # Somebody else may have given this name to a file that is meant to be kept.
+    if status.st_nlink > 1 and not _links_are_owners():
+        return "has another name too, a hard link: remove it, or name another"
+    return None
+
+
+def _links_are_owners() -> bool:
+    """Whether nobody makes hard links to a file who could not write it."""
+    try:
+        return _PROTECTED_HARDLINKS.read_text().strip() not in ("", "0")
+    except OSError:
+        return False
+
+
+def create_ring_file(
+    directory_fd: int, file_name: str, number: int, opened: time.struct_time, *, group_access: bool
+) -> SaveFile:
+    """Create a file of a ring, under this number or the next one whose name nothing has.
+
+    Raises:
+        DestinationError: it cannot be created.
+    """
+    for each in range(number, number + _MOST_NAMES):
+        name = ring_file_name(file_name, each, opened)
+        try:
+            return create_file(directory_fd, name, group_access=group_access, exclusive=True)
+        except DestinationError as error:
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
+    name = ring_file_name(file_name, number, opened)
+    raise DestinationError(f"{quoted(name)} and {_MOST_NAMES - 1} others after it exist already: name another file")
+
+
 def file_mode(*, group_access: bool) -> int:
     """Return who may read the files."""
     return 0o640 if group_access else 0o600
 
 
 def bytes_left(directory_fd: int, file_name: str) -> int:
-    """Return what the ring files of earlier captures to that destination take; 0 in a directory that cannot be read."""
+    """Return what the ring files of our user's earlier captures to that destination take.
+
+    0 in a directory that cannot be read.
+    """
     size_bytes = 0
     try:
         readable_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
@@ -276,10 +352,10 @@ def bytes_left(directory_fd: int, file_name: str) -> int:
     try:
         with os.scandir(readable_fd) as entries:
             for entry in entries:
-                if is_ring_file(file_name, entry.name):
+                if number_of(file_name, entry.name) is not None:
                     with contextlib.suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
-                        if stat.S_ISREG(status.st_mode):
+                        if is_own(status):
                             size_bytes += status.st_size
     finally:
         os.close(readable_fd)
