@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from capd.worker.files import CaptureFiles
+from capd.worker.index import RingIndex
 from capd.worker.order import Slice
 from capd.worker.report import Report
 from capd.worker.retention import LOOK_BYTES
@@ -350,4 +351,32 @@ def test_the_disk_is_not_looked_at_for_each_batch(user_dir: Path, monkeypatch: p
         # Once for each 4 MiB, and no more.
         assert len(looks) - before <= 50_000_000 // LOOK_BYTES + 2
         files.close({})
+    os.close(directory_fd)
+
+
+def test_a_ring_that_goes_on_with_fewer_files_leaves_none_of_the_others(user_dir: Path) -> None:
+    directory_fd = os.open(user_dir, os.O_PATH | os.O_DIRECTORY)
+    for kept in (6, 2):
+        ours, theirs = socket.socketpair()
+        index = RingIndex(directory_fd, "ring.pcapng", group_access=False)
+        with ours, theirs:
+            files = CaptureFiles(
+                directory_fd=directory_fd,
+                destination=Destination(file_name="ring.pcapng"),
+                ring=Conditions(packets=1, files=kept),
+                header=lambda: b"h" * 100,
+                statistics=lambda: b"s" * 100,
+                report=Report(ours),
+                index=index,
+                continues=True,
+                reuses=True,
+            )
+            assert files.make_room_for_file() is None
+            files.open_next()
+            for _ in range(6):
+                assert files.switch({}) is None
+                assert len(list(user_dir.glob("ring_*"))) <= kept
+            files.close({})
+        index.close()
+        assert len(list(user_dir.glob("ring_*"))) == kept
     os.close(directory_fd)

@@ -275,6 +275,8 @@ class CaptureFiles:
         file = self._complete.popleft().file
         self._complete_bytes -= file.size_bytes
         if self._reuses and reason == DeletionReason.FILES:
+            if self._spare is not None:  # a ring that goes on may have several too many
+                self._spare.remove()
             self._spare = file  # makes room for the next one, which is opened now
         else:
             file.remove()
