@@ -14,6 +14,7 @@ from math import inf
 from typing import NamedTuple
 
 from capd.worker.arrays import U64
+from capd.worker.held import HeldFiles
 from capd.worker.index import RingIndex
 from capd.worker.order import Slice
 from capd.worker.report import Report
@@ -37,10 +38,14 @@ from capd_protocol.messages import Conditions, DeletionReason, Destination, File
 _LOOK_S = 1.0
 #: How often ages are, at least: the wall clock may be set.
 _LOOK_AT_AGES_S = 60.0
-#: How long it may take until a deleted file's room is free. Chosen: a client that was passed the file closes it when it
-#: hears of further ones, and the kernel's ring holds what comes meanwhile.
+#: How long it may take until a deleted file's room is free. Chosen: several times what file systems take that free it
+#: behind our back, and the kernel's ring holds what comes meanwhile.
 _FREED_S = 0.05
 _FREED_POLL_S = 0.002
+#: Where room is needed, readers may keep so many deleted files, at the cost of as many further ones; but only one for
+#: each eight that the ring still has. Chosen: the one that a slow reader is at, and another reader's.
+_LEFT_TO_READERS = 2
+_FILES_FOR_ONE_LEFT = 8
 _NS = 1_000_000_000
 
 
@@ -92,6 +97,7 @@ class CaptureFiles:
         self._report = report
         self._index = index
         self._limits = limits_of(ring, max_disk_bytes)
+        self._held = HeldFiles() if self._limits.free_bytes is not None else None
         self._complete: deque[_Complete] = deque()
         self._complete_bytes = 0
         #: Whether a new file may overwrite the oldest one: not, where it would count as more bytes than are in it.
@@ -221,10 +227,12 @@ class CaptureFiles:
             reason = reason_to_delete(
                 usage, self._limits, oldest_age_ns=oldest_age_ns, more_bytes=more_bytes, more_files=more_files
             )
+            if reason == DeletionReason.FREE_SPACE and self._free_held():
+                continue
             if reason is None or oldest_age_ns is None:
                 break
-            self._delete_oldest(reason)
-            if reason == DeletionReason.FREE_SPACE:
+            is_freed = self._delete_oldest(reason)
+            if reason == DeletionReason.FREE_SPACE and is_freed:
                 self._wait_until_freed(usage)
         self._room_bytes = room(usage, self._limits)
         self._set_next_look()
@@ -253,8 +261,13 @@ class CaptureFiles:
             self._statistics_bytes = len(self._statistics())
         return self._statistics_bytes
 
+    def _free_held(self) -> bool:
+        """Free a deleted file's room that a reader has kept; say whether there was any."""
+        left = min(_LEFT_TO_READERS, len(self._complete) // _FILES_FOR_ONE_LEFT)
+        return self._held is not None and self._held.free(but=left)
+
     def _wait_until_freed(self, before: Usage) -> None:
-        """Give others the time to close what was deleted, and file systems to free it, before more has to go for it."""
+        """Give file systems the time to free what was deleted, before more has to go for it."""
         deadline_s = time.monotonic() + _FREED_S
         while time.monotonic() < deadline_s:
             now = self._usage()
@@ -271,18 +284,23 @@ class CaptureFiles:
             left_s = (self._complete[0].ended_ns + self._limits.age_ns - time.time_ns()) / _NS
             self.next_look_s = min(self.next_look_s, now_s + min(left_s, _LOOK_AT_AGES_S))
 
-    def _delete_oldest(self, reason: DeletionReason) -> None:
+    def _delete_oldest(self, reason: DeletionReason) -> bool:
+        """Delete the oldest complete file; say whether no reader keeps its room."""
         file = self._complete.popleft().file
         self._complete_bytes -= file.size_bytes
+        is_freed = True
         if self._reuses and reason == DeletionReason.FILES:
             if self._spare is not None:  # a ring that goes on may have several too many
                 self._spare.remove()
             self._spare = file  # makes room for the next one, which is opened now
+        elif self._held is not None:
+            is_freed = self._held.delete(file)
         else:
             file.remove()
         if self._index is not None:
             self._index.deleted(file.name, reason, file.size_bytes)
         self._report.file_deleted(FileDeleted(name=file.name, reason=reason, size_bytes=file.size_bytes))
+        return is_freed
 
     # Files --------------------------------------------------------------------------------------------------------
 
@@ -317,7 +335,7 @@ class CaptureFiles:
             DestinationError: it cannot be created, or an old one cannot be deleted.
             WriteError: the end of the one or the beginning of the other cannot be written.
         """
-        self.close(drops_total)
+        self._close_file(drops_total)
         obstacle = self.make_room_for_file()
         if obstacle is None:
             self.open_next()
@@ -390,7 +408,7 @@ class CaptureFiles:
         self._report.count(written)
 
     def close(self, drops_total: Mapping[str, int]) -> None:
-        """End the current file with its statistics, close it, and announce that it is complete.
+        """End the current file, if one is open, and write no more.
 
         Args:
             drops_total: dropped since the capture began, by interface.
@@ -399,6 +417,14 @@ class CaptureFiles:
             WriteError: the statistics are not in the file, or it is not in the index; it is closed, and whole without
                 them.
         """
+        try:
+            self._close_file(drops_total)
+        finally:
+            if self._held is not None:
+                self._held.close()
+
+    def _close_file(self, drops_total: Mapping[str, int]) -> None:
+        """End the current file with its statistics, close it, and announce that it is complete."""
         if self._file is None:
             return
         file, self._file = self._file, None

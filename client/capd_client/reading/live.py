@@ -14,7 +14,7 @@ from capd_client.conversation import Event
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents, StreamOverrun
 from capd_client.reading.gap import Gap
 from capd_client.reading.model import Batch, FileInterface
-from capd_client.reading.reader import File, Piece, open_passed
+from capd_client.reading.reader import File, FileGone, Piece, open_passed
 from capd_client.session import CaptureSession
 
 Overflow = Literal["wait", "drop_oldest", "disconnect"]
@@ -123,10 +123,13 @@ class LiveFiles:
             part.file = self._opened(part.path)
             if part.file is None:
                 return None
-        piece = next(self._pieces, None)
-        if piece is None:
-            self._pieces = part.file.pieces()
+        try:
             piece = next(self._pieces, None)
+            if piece is None:
+                self._pieces = part.file.pieces()
+                piece = next(self._pieces, None)
+        except FileGone:
+            return None
         return piece
 
     def _give(self, part: _Part, piece: Piece) -> Batch | memoryview | None:

@@ -1,5 +1,6 @@
 """Files, growing files and running captures, as packets and batches. Maps what the pure modules look at."""
 
+import errno
 import itertools
 import mmap
 import os
@@ -27,6 +28,12 @@ _SMALL_WINDOW_BYTES = 64 * 1024
 _LARGE_WINDOW_BYTES = 8 * 1024 * 1024
 #: How often a file that is followed is looked at. inotify would tell sooner, but not of every file system.
 _POLL_S = 0.05
+#: What a ring does to a file whose room it needs, however many have it open.
+_GONE = "deleted by its ring and cut to free its room"
+
+
+class FileGone(ReadError):
+    """The file was deleted, and nothing is left in it: a ring needed its room."""
 
 
 class Piece(NamedTuple):
@@ -49,6 +56,7 @@ class File:
         self.name = name
         self.at = 0
         self._size_at_close = 0
+        self._size_at_open = os.fstat(descriptor).st_size
         self._parser: PcapngParser | PcapParser | None = None
 
     @property
@@ -82,9 +90,11 @@ class File:
     def _windows(self) -> Iterator[tuple[U8, int, Iterable[Batch]]]:
         """Give parts of the file from where records begin to where the last whole one ends."""
         window_bytes = _SMALL_WINDOW_BYTES
-        while self.is_open and (size := self.size_bytes()) != self.at:
-            if size < self.at:
-                self.fail(self.at, f"the file was cut to {size} bytes while it was read")
+        while self.is_open:
+            size = self.size_bytes()
+            self._check_is_whole(size)
+            if size == self.at:
+                return
             begin = self.at % mmap.ALLOCATIONGRANULARITY
             length = min(begin + window_bytes, size - self.at + begin)
             try:
@@ -116,6 +126,7 @@ class File:
                 self.descriptor, length, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ, offset=offset
             )
         except (OSError, ValueError) as error:  # no regular file; or cut since it was looked at
+            self._check_is_whole(self.size_bytes())
             self.fail(offset, f"the file cannot be mapped: {error}")
         return np.frombuffer(mapped, np.uint8)
 
@@ -128,6 +139,13 @@ class File:
         if len(magic) == 4:
             raise Damage(0, "neither pcapng nor pcap")
         return None
+
+    def _check_is_whole(self, size: int) -> None:
+        """Raise what is wrong where bytes are gone that were there."""
+        if size < max(self.at, self._size_at_open) and not os.fstat(self.descriptor).st_nlink:
+            raise FileGone(self.name, self.at, f"the file was {_GONE} while it was read")
+        if size < self.at:
+            self.fail(self.at, f"the file was cut to {size} bytes while it was read")
 
     def fail(self, offset: int, text: str) -> NoReturn:
         """Raise what is wrong at a place."""
@@ -150,7 +168,8 @@ class Reader:
     cuts the file meanwhile, what is noticed is a ``ReadError``; each part is checked before it is looked at. What
     cannot be noticed: bytes that are cut off a part that is mapped. Who reads them then (also the ``data`` of a packet
     that is kept) gets SIGBUS. Bytes that are overwritten change in packets that are kept. A file that is replaced
-    by renaming, or deleted, harms nothing: the old one is read.
+    by renaming, or deleted, harms nothing: the old one is read. Only a ring with ``ringbuffer_free_space`` also cuts
+    files that it deletes, where several are kept open: what is read of them then is a ``ReadError`` that says so.
     """
 
     def __init__(self) -> None:
@@ -282,7 +301,7 @@ class SessionReader(Reader):
                 case CaptureSession.SP_PACKET_COUNT:
                     yield from self._available()
                 case CaptureSession.SP_LAGGED:
-                    raise ReadError(self._file.name if self._file else "", 0, f"too slow: missed {message} file events")
+                    raise ReadError(self._file.name if self._file else "", 0, f"too slow: missed {message} events")
                 case _:
                     pass  # errors are raised, typed, behind the last event
 
@@ -303,4 +322,6 @@ def open_passed(open_file: Callable[[str], BinaryIO], path: str) -> File:
         OSError: it cannot be opened.
     """
     with open_file(path) as opened:
+        if not os.fstat(opened.fileno()).st_size:  # when it was told of, there was a header in it
+            raise FileNotFoundError(errno.ENOENT, f"it was {_GONE}", path)
         return File(os.dup(opened.fileno()), path)
