@@ -83,5 +83,6 @@ SCRAPE_INTERVAL_S = 1.0
 #: Of what a request for metrics says before its body, which is not read. Chosen: h11's example, four times what
 #: browsers send.
 MAX_SCRAPE_REQUEST_BYTES = 8192
-#: Events that wait for one client; beyond, file events are dropped, oldest first, and it is told how many.
+#: Events that wait for one client; beyond, those of files, interfaces and snapshots are dropped, oldest first, and it
+#: is told how many.
 MAX_PENDING_EVENTS = 1000

@@ -1,19 +1,71 @@
 """What waits for one client: in order, bounded, and merged where the client reads too slowly.
 
 A client that never reads must cost neither memory nor packets. Counts can be added up and counters replaced by
-newer ones without telling it less; only file events are ever dropped, and then it is told how many.
+newer ones without telling it less. Of what else happens while a capture runs, the oldest is dropped, and then it is
+told how much. Never dropped are answers, failures and the end, of which there are few.
 """
 
-from capd_protocol.messages import Counters, FileClosed, FileDeleted, FileOpened, Lagged, Message, PacketCount, encode
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+from capd_protocol.messages import (
+    Counters,
+    FileClosed,
+    FileDeleted,
+    FileOpened,
+    InterfaceAttached,
+    InterfaceLost,
+    InterfaceSkipped,
+    Lagged,
+    Message,
+    PacketCount,
+    Recording,
+    SnapshotFailed,
+    Triggered,
+    encode,
+)
+
+#: Packets that are counted belong to the file opened last: counts are merged back to these, and not beyond.
+_BETWEEN_COUNTS = FileOpened | FileClosed
+#: What happens again and again, while a capture runs or is started anew.
+_DROPPED = (
+    FileOpened
+    | FileClosed
+    | FileDeleted
+    | InterfaceAttached
+    | InterfaceLost
+    | InterfaceSkipped
+    | Recording
+    | SnapshotFailed
+    | Triggered
+)
+
+
+@dataclass
+class _Count:
+    """Packets that are told of in one message."""
+
+    number: int
+    packets: int
 
 
 class Outbox:
-    """Messages for one client."""
+    """Messages for one client. What is done for one takes no longer the more are waiting."""
 
     def __init__(self, max_pending: int) -> None:
         self._max_pending = max_pending
-        self._pending: list[Message] = []
+        self._number = 0
         self._dropped = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        #: By a number that only grows.
+        self._pending: OrderedDict[int, Message] = OrderedDict()
+        #: Numbers of those that may be dropped, oldest first.
+        self._droppable: deque[int] = deque()
+        #: What is counted before the first message that is between counts, behind it, and so on; None: nothing.
+        self._counts: deque[_Count | None] = deque([None])
+        self._counters: int | None = None
 
     @property
     def pending(self) -> int:
@@ -24,43 +76,50 @@ class Outbox:
         """Add a message behind the others."""
         match message:
             case PacketCount(packets_delta):
-                self._add_count(packets_delta)
+                self._count(packets_delta)
             case Counters():
-                self._pending = [other for other in self._pending if not isinstance(other, Counters)]
-                self._pending.append(message)
+                if self._counters is not None:
+                    del self._pending[self._counters]
+                self._counters = self._append(message)
             case _:
-                self._pending.append(message)
-        if len(self._pending) > self._max_pending:
-            self._drop_oldest_file_event()
+                number = self._append(message)
+                if isinstance(message, _DROPPED):
+                    self._droppable.append(number)
+                if isinstance(message, _BETWEEN_COUNTS):
+                    self._counts.append(None)
+        if len(self._pending) > self._max_pending and self._droppable:
+            self._drop_oldest()
 
-    def _add_count(self, packets_delta: int) -> None:
-        """Packets belong to the file opened last: counts are merged back to there, and not beyond."""
-        for at in range(len(self._pending) - 1, -1, -1):
-            other = self._pending[at]
-            if isinstance(other, PacketCount):
-                self._pending[at] = PacketCount(other.packets_delta + packets_delta)
-                return
-            if isinstance(other, FileOpened | FileClosed):
-                break
-        self._pending.append(PacketCount(packets_delta))
+    def _append(self, message: Message) -> int:
+        self._number += 1
+        self._pending[self._number] = message
+        return self._number
 
-    def _drop_oldest_file_event(self) -> None:
-        for at, message in enumerate(self._pending):
-            if isinstance(message, FileOpened | FileClosed | FileDeleted):
-                del self._pending[at]
-                self._dropped += 1
-                break
-        # Without what stood between them, counts of several files become one.
-        pending, self._pending = self._pending, []
-        for message in pending:
-            if isinstance(message, PacketCount):
-                self._add_count(message.packets_delta)
-            else:
-                self._pending.append(message)
+    def _count(self, packets: int) -> None:
+        count = self._counts[-1]
+        if count is None:
+            self._counts[-1] = _Count(self._append(PacketCount(packets)), packets)
+        else:
+            self._add(count, packets)
+
+    def _add(self, count: _Count, packets: int) -> None:
+        count.packets += packets
+        self._pending[count.number] = PacketCount(count.packets)
+
+    def _drop_oldest(self) -> None:
+        message = self._pending.pop(self._droppable.popleft())
+        self._dropped += 1
+        if isinstance(message, _BETWEEN_COUNTS):  # the first one: what is counted before and behind it becomes one
+            before, behind = self._counts.popleft(), self._counts.popleft()
+            if before is not None and behind is not None:
+                del self._pending[behind.number]
+                self._add(before, behind.packets)
+            self._counts.appendleft(behind if before is None else before)
 
     def take(self) -> bytes:
         """Return everything that waits as bytes to send, and forget it; empty where nothing waits."""
-        messages, self._pending = self._pending, []
+        messages = list(self._pending.values())
+        self._forget()
         if self._dropped:
             messages.insert(0, Lagged(events=self._dropped))
             self._dropped = 0

@@ -86,7 +86,7 @@ SP_RECORDING = ord("r")
 SP_TRIGGERED = ord("t")
 #: Beyond wirepy. Such a snapshot was not written, or not all of it; the message is a sentence.
 SP_SNAPSHOT_FAILED = ord("s")
-#: Beyond wirepy. This program read too slowly; the message says how many file events it will not get.
+#: Beyond wirepy. This program read too slowly; the message says how many events it will not get.
 SP_LAGGED = ord("l")
 #: Beyond wirepy. The capture has ended; the message is an ``EndReason``.
 SP_ENDED = ord("z")

@@ -319,6 +319,18 @@ def test_a_packet_triggers_a_snapshot_also_one_that_is_not_captured(
         end(capture)
 
 
+def test_packets_without_end_trigger_a_snapshot_a_second_at_most(veth: tuple[str, str], user_dir: Path) -> None:
+    tx, rx = veth
+    arguments = {"recorder_duration": 1, "recorder_trigger_filter": "ether[12:2] = 0x88b5"}
+    with running_daemon(user_dir) as daemon, recorded(daemon, rx, user_dir / "r.pcapng", **arguments) as capture:
+        send(tx, FRAMES, 250, 100)
+        end(capture)
+        events, _ = all_events(capture)
+        triggered = messages(events, capture.SP_TRIGGERED)
+        assert 1 <= len(triggered) <= 3
+        assert daemon.log.count("a snapshot is triggered") == len(triggered)
+
+
 def test_so_many_packets_within_a_second_trigger_a_snapshot(
     daemon: Daemon, veth: tuple[str, str], tmp_path: Path
 ) -> None:
