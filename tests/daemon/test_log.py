@@ -135,13 +135,12 @@ fail()
 """
 _WORKER = """
 import os, socket, sys
-from capd.worker import __main__, start
+from capd.worker import __main__
 def run(control):
     raise ValueError(sys.argv[1])
-start.run = run
 ours, theirs = socket.socketpair()
 os.setsid = lambda: None
-__main__._work(ours)
+__main__._work(run, ours)
 """
 _THREAD = """
 import sys, threading

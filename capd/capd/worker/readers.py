@@ -15,8 +15,7 @@ import stat
 import time
 
 from capd.worker.output import Output
-from capd.worker.rotation import is_ring_file
-from capd_protocol.index import index_name
+from capd_protocol.index import index_name, number_of
 from capd_protocol.messages import Destination
 
 #: NAME_MAX (linux/limits.h).
@@ -124,7 +123,7 @@ class Readers:
 
     def _open(self, name: str) -> int | None:
         own = self._destination.file_name
-        if name not in (own, index_name(own)) and not is_ring_file(own, name):
+        if name not in (own, index_name(own)) and number_of(own, name) is None:
             return None
         if name == self._output.file_name:
             self._output.give_way()
