@@ -15,7 +15,7 @@ import stat
 import time
 
 from capd.printable import quoted
-from capd.worker.savefile import DestinationError, WriteError, is_own
+from capd.worker.savefile import DestinationError, WriteError, is_own, write_at
 from capd_protocol.index import (
     MAX_INDEX_BYTES,
     FileWasClosed,
@@ -137,10 +137,7 @@ class RingIndex:
     def _append(self, line: Line) -> None:
         data = encode_line(line)
         try:
-            os.lseek(self._fd, self._size_bytes, os.SEEK_SET)
-            written = os.write(self._fd, data)
-            while written < len(data):
-                written += os.write(self._fd, data[written:])
+            write_at(self._fd, data, self._size_bytes)
         except OSError as error:
             os.ftruncate(self._fd, self._size_bytes)
             raise WriteError(error) from error
@@ -161,9 +158,7 @@ class RingIndex:
                     return  # somebody has put something else there
             self._remove_own(name)  # of one that was killed meanwhile
             fd = os.open(name, _FLAGS | os.O_EXCL, self._mode, dir_fd=self._directory_fd)
-            written = os.write(fd, data)
-            while written < len(data):
-                written += os.write(fd, data[written:])
+            write_at(fd, data, 0)
             os.rename(name, self._name, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
         except OSError:
             if fd >= 0:

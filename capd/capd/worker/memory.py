@@ -71,7 +71,6 @@ class Segment(SaveFile):
         """Begin anew: what was in it is written over, in the same pages."""
         self._most_bytes = self.memory_bytes
         self.size_bytes = 0
-        os.lseek(self.descriptor, 0, os.SEEK_SET)
         #: Dropped by the kernel until then.
         self.drops_before = drops_before
         self.packets = 0

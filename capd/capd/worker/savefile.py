@@ -1,7 +1,7 @@
 """One capture file: opened in the client's directory, written by gathering from the ring, closed whole.
 
 A file on disk always ends at the end of a record once a call has returned: a write that the system cuts short
-is cut back.
+is cut back. What is written says where in the file it goes, as a worker may write in no other way (``confinement``).
 
 Others may write in the directory too. What they put there under a name of ours is neither written nor deleted: a file
 is known by device, inode and owner, and one that is there before us is taken only if it is a regular file of our user.
@@ -27,22 +27,18 @@ _VECTORS_AT_ONCE = 1024
 _VECTOR_BYTES = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_writev = _libc.writev
-_writev.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
-_writev.restype = ctypes.c_ssize_t
-_write = _libc.write
-_write.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-_write.restype = ctypes.c_ssize_t
+_pwritev = _libc.pwritev
+_pwritev.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)
+_pwritev.restype = ctypes.c_ssize_t
+_pwrite = _libc.pwrite
+_pwrite.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64)
+_pwrite.restype = ctypes.c_ssize_t
 
 #: Tried for a file of a ring, where others have taken them. Chosen: rings of one name that begin within a second.
 _MOST_NAMES = 100
 #: Whether hard links to a file are made only by its owner, and by who may read and write it (proc_sys_fs(5)): the
 #: kernel's default is no, that of distributions yes.
 _PROTECTED_HARDLINKS = Path("/proc/sys/fs/protected_hardlinks")
-
-#: Of one file that the kernel cannot copy into another (FUSE, say): read and written at once.
-_COPIED_AT_ONCE_BYTES = 256 * 1024
-_CANNOT_SEND = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class DestinationError(Exception):
@@ -154,9 +150,7 @@ class SaveFile(KeptFile):
             WriteError: it is not in the file, nor a part of it.
         """
         try:
-            written = os.write(self._fd, data)
-            while written < len(data):
-                written += os.write(self._fd, data[written:])
+            write_at(self._fd, data, self.size_bytes)
         except OSError as error:
             self._cut_back()
             raise WriteError(error) from error
@@ -174,7 +168,7 @@ class SaveFile(KeptFile):
         if _lie_side_by_side(vectors):
             address = int(vectors[0, 0])
             size_bytes = int(vectors[-1].sum()) - address
-            written = _write(self._fd, address, size_bytes)
+            written = _pwrite(self._fd, address, size_bytes, self.size_bytes)
             if written != size_bytes:
                 self._write_rest(vectors, 0, written)
             self.size_bytes += size_bytes
@@ -185,25 +179,20 @@ class SaveFile(KeptFile):
         address = vectors.ctypes.data
         for start, size_bytes in zip(starts, expected, strict=True):
             count = min(_VECTORS_AT_ONCE, len(vectors) - start)
-            written = _writev(self._fd, address + start * _VECTOR_BYTES, count)
+            written = _pwritev(self._fd, address + start * _VECTOR_BYTES, count, self.size_bytes)
             if written != size_bytes:
                 self._write_rest(vectors[start : start + count], start, written)
             self.size_bytes += size_bytes
 
     def append_from(self, descriptor: int, start: int, size_bytes: int) -> int:
-        """Append bytes of another file; return how many it were, at least one.
+        """Append bytes of another file, which are read at once; return how many it were, at least one.
 
         Raises:
             WriteError: none is in the file.
         """
         try:
-            try:
-                appended = os.sendfile(self._fd, descriptor, start, size_bytes)
-            except OSError as error:
-                if error.errno not in _CANNOT_SEND:
-                    raise
-                data = os.pread(descriptor, min(size_bytes, _COPIED_AT_ONCE_BYTES), start)
-                appended = os.write(self._fd, data)
+            data = os.pread(descriptor, size_bytes, start)
+            appended = os.pwrite(self._fd, data, self.size_bytes)
         except OSError as error:
             raise WriteError(error) from error
         if not appended:
@@ -232,13 +221,12 @@ class SaveFile(KeptFile):
             inside = done - (int(ends[first - 1]) if first else 0)
             rest[0, 0] += np.uint64(inside)
             rest[0, 1] -= np.uint64(inside)
-            taken = _writev(self._fd, rest.ctypes.data, min(len(rest), _VECTORS_AT_ONCE))
+            taken = _pwritev(self._fd, rest.ctypes.data, min(len(rest), _VECTORS_AT_ONCE), self.size_bytes + done)
             error = ctypes.get_errno() if taken < 0 else 0
             done += max(taken, 0)
 
     def _cut_back(self) -> None:
         os.ftruncate(self._fd, self.size_bytes)
-        os.lseek(self._fd, self.size_bytes, os.SEEK_SET)
 
     def close(self) -> None:
         """Close the file.
@@ -250,6 +238,17 @@ class SaveFile(KeptFile):
             os.close(self._fd)
         except OSError as error:
             raise WriteError(error) from error
+
+
+def write_at(descriptor: int, data: bytes, position: int) -> None:
+    """Write all of this to a file, at a position.
+
+    Raises:
+        OSError: only a part of it is there, or nothing.
+    """
+    written = 0
+    while written < len(data):
+        written += os.pwrite(descriptor, data[written:], position + written)
 
 
 def _lie_side_by_side(vectors: U64) -> bool:
