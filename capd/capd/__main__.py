@@ -62,6 +62,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         metavar="PATH",
         help="where the files of captures of the configuration go (default: %(default)s)",
     )
+    parser.add_argument(
+        "--strict-workers",
+        action="store_true",
+        help="end a capture whose process makes a system call that it may not, and log which (for developers)",
+    )
     parser.add_argument("--verbose", action="store_true", help="log every request, as on a terminal")
     parser.add_argument("--version", action="version", version=SOFTWARE)
     # One connected client on this descriptor, and no other: how the client library starts a daemon of its own.
@@ -128,12 +133,14 @@ def _run_daemon(argv: list[str]) -> int:
             # Without CAP_NET_RAW it answers questions, and captures for nobody.
             owner_id = os.getuid() if privileges.has_capability(Capability.NET_RAW) else None
             own = config.Config(_default_policy(arguments.group or DEFAULT_GROUP, owner_id))
-            trio.run(Daemon(lambda: own, arguments.state_directory).serve_one, connection)
+            daemon = Daemon(lambda: own, arguments.state_directory, strict_workers=arguments.strict_workers)
+            trio.run(daemon.serve_one, connection)
             return 0
         passed = kept.separate(systemd.take_inherited(os.environ, os.getpid()))
         with listening(arguments.socket, passed.others) as listener:
             privileges.restrict_daemon(_kept(arguments.monitor_mode))
-            daemon = Daemon(partial(_configuration, arguments), arguments.state_directory)
+            load = partial(_configuration, arguments)
+            daemon = Daemon(load, arguments.state_directory, strict_workers=arguments.strict_workers)
             trio.run(daemon.serve, listener, passed.kept, passed.useless)
     except (StartError, ServiceManagerError, privileges.PrivilegeError, config.ConfigError) as error:
         faults = error.faults if isinstance(error, config.ConfigError) else (str(error),)

@@ -7,8 +7,9 @@ subscribers' outboxes, and nothing of it is kept but the counters.
 import contextlib
 import itertools
 import logging
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import msgspec
 import trio
@@ -17,6 +18,7 @@ from capd import limits, wireless
 from capd.closer import Closer
 from capd.errors import RequestRefused, no_room
 from capd.ethtool import driver_of, speed_of
+from capd.file_server import FileServer
 from capd.handover import Handover
 from capd.inquiries import default_dlt, device_names, has_known_type
 from capd.links import find_link, list_links
@@ -37,7 +39,6 @@ from capd.worker.launch import (
     LaunchInterface,
     NumberedOrder,
     Rotate,
-    ServeFiles,
     Snapshot,
 )
 from capd_protocol.interfaces import Link
@@ -175,6 +176,7 @@ class Capture:
         )
         self._subscribers: list[Subscriber] = []
         self._worker: Worker | None = None
+        self._file_server: FileServer | None = None
         #: What was granted on which interface, by index.
         self._granted: dict[int, tuple[InterfaceRequest, Rule]] = {}
         self._started = trio.Event()
@@ -339,6 +341,10 @@ class Capture:
             async with contextlib.AsyncExitStack() as stack:
                 wishes = Wishes(self.request)
                 interfaces = await self._look_up(stack, wishes)
+                self._file_server = FileServer(
+                    self.owner, self.request.destination.file_name, handover.envelope, self._spawner, self._closer
+                )
+                stack.push_async_callback(self._file_server.close)
                 launch = self._launch(interfaces, wishes, handover.comes)
                 rings = Rings(launch, self._ring_maker)
                 self._worker = Worker(launch, handover, rings)
@@ -550,19 +556,32 @@ class Capture:
         )
         return order.file_name
 
-    async def serve_files(self, descriptor: int) -> None:
-        """Have the worker pass the current file, and files that are asked for, on a socket, which stays the caller's.
+    @contextlib.asynccontextmanager
+    async def files_served(self, channel: socket.socket) -> AsyncGenerator[None, None]:
+        """Have the current file passed, and files that are asked for, on a socket while the block lasts.
+
+        Args:
+            channel: the socket, which is closed here when it was passed on.
 
         Raises:
-            RequestRefused: the capture does not run, or does not answer in time.
+            RequestRefused: the capture does not run, or its files cannot be had in time.
         """
-        await self._have_done(lambda number: ServeFiles(number=number), descriptors=[descriptor])
+        with channel:
+            self.check_runs()
+            server = self._file_server
+            if server is None:
+                raise AssertionError("it runs")
+            await server.serve(channel.fileno(), self._file_name if self._is_file_open else "")
+        try:
+            self.check_runs()  # it may have ended meanwhile
+            yield
+        finally:
+            await server.leave()
 
     async def _have_done(
         self,
         make: Callable[[int], NumberedOrder],
         timeout_s: float = limits.ORDER_TIMEOUT_S,
-        descriptors: Sequence[int] = (),
     ) -> _Order:
         self.check_runs()
         if self._worker is None:
@@ -571,7 +590,7 @@ class Capture:
         self._orders[number] = order
         try:
             with trio.move_on_after(timeout_s) as timeout:
-                await self._worker.order(make(number), descriptors)
+                await self._worker.order(make(number))
                 await order.is_decided.wait()
         finally:
             del self._orders[number]

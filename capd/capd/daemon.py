@@ -31,12 +31,13 @@ _log = logging.getLogger(__name__)
 class Daemon:
     """Serves until a signal, or until its only client leaves."""
 
-    def __init__(self, load: Callable[[], Config], state_directory: Path) -> None:
+    def __init__(self, load: Callable[[], Config], state_directory: Path, *, strict_workers: bool = False) -> None:
         """Load the configuration; nothing runs yet.
 
         Args:
             load: reads the configuration, now and at SIGHUP.
             state_directory: where the files of captures of the configuration go.
+            strict_workers: end a capture whose process makes a system call that is refused.
 
         Raises:
             ConfigError: the configuration cannot be used.
@@ -45,7 +46,7 @@ class Daemon:
         self._configuration = load()
         self._audit = Audit()
         self._monitor = Monitor()
-        self._spawner = Spawner()
+        self._spawner = Spawner(is_strict=strict_workers)
         self._closer = Closer()
         self._ring_maker = RingMaker()
         self._captures = Captures(self._configuration.policy, self._spawner, self._closer, self._ring_maker)

@@ -97,6 +97,11 @@ class Handover(Protocol):
         """What goes along to the worker."""
         ...
 
+    @property
+    def envelope(self) -> Envelope:
+        """Where the directory lies when the worker has it."""
+        ...
+
     async def sent(self) -> None:
         """Do what comes next, when the worker has these."""
         ...
@@ -109,6 +114,7 @@ class FromEnvelope:
 
     def __init__(self, envelope: Envelope) -> None:
         """Of an envelope, which stays the caller's."""
+        self.envelope = envelope
         self.descriptors = (envelope.fileno(),)
 
     async def sent(self) -> None:
@@ -118,22 +124,22 @@ class FromEnvelope:
 class FromClient:
     """A handover by a client, who is asked for the directory when the worker can be given it."""
 
+    comes = DirectoryComes.PASSED
+
     def __init__(
         self,
         ask: Callable[[int], Awaitable[object]],
         closer: Closer,
         user_id: int,
         *,
-        is_kept: bool = False,
         passes_files: bool = False,
     ) -> None:
-        """Make the socket pairs.
+        """Make the socket pairs: one for the directory, and one for the envelope into which the worker puts it, too.
 
         Args:
             ask: sends a descriptor to the client, of the socket on which it passes the directory.
             closer: closes what others may have put something in.
             user_id: the client's.
-            is_kept: have the worker put the directory into an envelope, too.
             passes_files: the worker passes its files on the same socket.
 
         Raises:
@@ -142,18 +148,16 @@ class FromClient:
         self._ask = ask
         self._closer = closer
         self._user_id = user_id
-        self.comes = DirectoryComes.PASSED_AND_KEPT if is_kept else DirectoryComes.PASSED
         of_worker, self._of_client = channel(passes_files=passes_files)
         self._to_worker = [of_worker]
         self._envelope: Envelope | None = None
-        if is_kept:
-            try:
-                unread, written = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            except OSError as error:
-                self.close()
-                raise no_room(error) from error
-            self._envelope = Envelope(unread)
-            self._to_worker.append(written)
+        try:
+            unread, written = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self.close()
+            raise no_room(error) from error
+        self._envelope = Envelope(unread)
+        self._to_worker.append(written)
 
     @property
     def descriptors(self) -> Sequence[int]:
@@ -166,11 +170,17 @@ class FromClient:
         await self._ask(self._of_client.fileno())
         self._close_clients_end()
 
+    @property
+    def envelope(self) -> Envelope:
+        """Where the worker puts the directory, too."""
+        if self._envelope is None:
+            raise AssertionError("it was taken")
+        return self._envelope
+
     def take_envelope(self) -> Envelope:
         """Return the envelope, which is the caller's from now on."""
-        envelope, self._envelope = self._envelope, None
-        if envelope is None:
-            raise AssertionError("nothing is kept")
+        envelope = self.envelope
+        self._envelope = None
         return envelope
 
     def _close_workers_ends(self) -> None:

@@ -323,7 +323,6 @@ class _Client:
             self._ask_for_directory,
             self._closer,
             self._peer.user_id,
-            is_kept=request.detached,
             passes_files=request.pass_files,
         )
 
@@ -446,39 +445,24 @@ class _Client:
     async def _attach(self, request: AttachCapture) -> None:
         """Tell of a capture that runs until it ends or the client leaves."""
         capture = self._captures.find(self._peer, request.capture, to_control=False)
-        of_client = await self._files_of(capture)
+        of_server, of_client = channel(takes_directory=False, passes_files=True)
         try:
-            capture.check_runs()  # it may have ended since it answered
-            attached, subscriber = capture.attach()
-            with self._captures.followed(capture, subscriber):
-                which = {"capture": capture.capture_id, "name": capture.name}
-                self._audit.granted(self._peer, request, **which)
-                try:
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._obey_until_left, capture, subscriber, nursery)
-                        await self._tell_of(attached, subscriber, of_client)
-                        nursery.cancel_scope.cancel()
-                finally:
-                    self._audit.ended(self._peer, request, **which)
+            async with capture.files_served(of_server):
+                attached, subscriber = capture.attach()
+                with self._captures.followed(capture, subscriber):
+                    which = {"capture": capture.capture_id, "name": capture.name}
+                    self._audit.granted(self._peer, request, **which)
+                    try:
+                        async with trio.open_nursery() as nursery:
+                            nursery.start_soon(self._obey_until_left, capture, subscriber, nursery)
+                            await self._tell_of(attached, subscriber, of_client)
+                            nursery.cancel_scope.cancel()
+                    finally:
+                        self._audit.ended(self._peer, request, **which)
         finally:
             self._closer.close(of_client.detach(), self._peer.user_id)
         if self._violation is not None:
             raise self._violation
-
-    async def _files_of(self, capture: Capture) -> socket.socket:
-        """Return a socket on which a client gets the capture's files from its worker, past this daemon.
-
-        Raises:
-            RequestRefused: the capture does not run, or does not answer.
-        """
-        of_worker, of_client = channel(takes_directory=False, passes_files=True)
-        try:
-            with of_worker:
-                await capture.serve_files(of_worker.fileno())
-        except BaseException:
-            self._closer.close(of_client.detach(), self._peer.user_id)
-            raise
-        return of_client
 
     async def _obey_until_left(self, capture: Capture, subscriber: Subscriber, nursery: trio.Nursery) -> None:
         await self._obey(capture, subscriber, nursery)

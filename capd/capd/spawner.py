@@ -66,7 +66,13 @@ class WorkerProcess:
 class Spawner:
     """Has workers forked; ``run`` keeps the process that does it, and what it forks becomes ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_strict: bool = False) -> None:
+        """Nothing runs yet.
+
+        Args:
+            is_strict: whether a worker ends at a system call that is refused.
+        """
+        self._options = ["strict"] if is_strict else []
         self._requests: trio.socket.SocketType | None = None
         self._process: trio.Process | None = None
         self._nursery: trio.Nursery | None = None
@@ -97,7 +103,7 @@ class Spawner:
         with trio.socket.from_stdlib_socket(ours) as requests:
             with theirs:
                 process = await trio.lowlevel.open_process(
-                    command("capd.worker", theirs.fileno()),
+                    command("capd.worker", theirs.fileno(), *self._options),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
@@ -139,6 +145,16 @@ class Spawner:
             OSError: there cannot be one now.
         """
         return await self._spawn(Job.CLOSING, *socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+
+    async def spawn_server(self) -> tuple[WorkerProcess, trio.socket.SocketType]:
+        """Return a process that passes files, and our end of its control socket (SOCK_SEQPACKET).
+
+        Raises:
+            OSError: there cannot be one now.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        refuse_rights(ours)
+        return await self._spawn(Job.SERVING, ours, theirs)
 
     async def _spawn(
         self, job: Job, ours: socket.socket, theirs: socket.socket

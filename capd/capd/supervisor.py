@@ -97,19 +97,19 @@ class Worker:
         """Have the worker give up an interface."""
         await self._tell(encode_detach(Detach(index=index)))
 
-    async def order(self, order: NumberedOrder, descriptors: Sequence[int] = ()) -> None:
-        """Have the worker do what it answers with an ``Answer``; descriptors that go along stay the caller's."""
-        await self._tell(encode_order(order), descriptors)
+    async def order(self, order: NumberedOrder) -> None:
+        """Have the worker do what it answers with an ``Answer``."""
+        await self._tell(encode_order(order))
 
     async def stop(self) -> None:
         """Tell the worker to end the capture well. Its last messages come as the others did."""
         await self._is_launched.wait()
         await self._tell(encode(StopCapture()))
 
-    async def _tell(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
+    async def _tell(self, frame: bytes) -> None:
         # Where the socket is closed it has ended already.
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._send(self._running_control(), frame, descriptors)
+            await self._send(self._running_control(), frame, ())
 
     def _running_control(self) -> GuardedSocket:
         if self._control is None:
@@ -144,24 +144,33 @@ class Worker:
 
     async def _end(self, process: WorkerProcess, control: GuardedSocket) -> None:
         control.close(self._launch.user_id)
-        with trio.move_on_after(limits.END_TIMEOUT_S):
-            await process.wait()
-        if process.returncode is None:
-            await self.kill()
-            with trio.move_on_after(limits.END_TIMEOUT_S):
-                await process.wait()
-        if process.returncode is None:
-            _log.critical("worker %d cannot be killed: it waits for a disk or a driver", process.pid)
+        await end(process, self._launch.user_id)
 
     async def kill(self) -> None:
         """Kill the worker, which did not end when it was told to. What it was told last may be missing in its file."""
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        _log.error("worker %d did not end in time and is killed", process.pid)
-        try:
-            process.kill()
-        except PermissionError:
-            # It has another user's id and we have no CAP_KILL.
-            arguments = process.pid, self._launch.user_id
-            await trio.run_process(command("capd.kill", *arguments), env=environment(), check=False)
+        if self._process is not None:
+            await _kill(self._process, self._launch.user_id)
+
+
+async def end(process: WorkerProcess, user_id: int) -> None:
+    """Wait for the end of a process that has become a user's, and whose socket was closed; kill it if it does not."""
+    with trio.move_on_after(limits.END_TIMEOUT_S):
+        await process.wait()
+    if process.returncode is None:
+        await _kill(process, user_id)
+        with trio.move_on_after(limits.END_TIMEOUT_S):
+            await process.wait()
+    if process.returncode is None:
+        _log.critical("worker %d cannot be killed: it waits for a disk or a driver", process.pid)
+
+
+async def _kill(process: WorkerProcess, user_id: int) -> None:
+    if process.returncode is not None:
+        return
+    _log.error("worker %d did not end in time and is killed", process.pid)
+    try:
+        process.kill()
+    except PermissionError:
+        # It has another user's id and we have no CAP_KILL.
+        arguments = process.pid, user_id
+        await trio.run_process(command("capd.kill", *arguments), env=environment(), check=False)

@@ -6,6 +6,7 @@ import ctypes
 import multiprocessing.connection
 import multiprocessing.reduction
 import os
+import platform
 import select
 import signal
 import socket
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from capd.worker.system_calls import ARCHITECTURES, number_of
 from capd_client import CaptureSession, list_captures
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import (
@@ -108,6 +110,30 @@ def on_older_kernel(**limits: float) -> tuple[str, ...]:
 def _with_limits(kernel: str, limits: dict[str, float]) -> tuple[str, ...]:
     pairs = ",".join(f"{name}={value}" for name, value in limits.items())
     return (sys.executable, "-P", "-c", _WITH_LIMITS, pairs, kernel)
+
+
+_WITHOUT_CALL = """
+import ctypes, os, struct, sys
+program = b"".join(struct.pack("=HBBI", *each) for each in [
+    (0x20, 0, 0, 0),                # load the system call's number
+    (0x15, 0, 1, int(sys.argv[1])),
+    (0x06, 0, 0, 0x00050000 + 38),  # SECCOMP_RET_ERRNO, ENOSYS
+    (0x06, 0, 0, 0x7FFF0000),       # SECCOMP_RET_ALLOW
+])
+code = ctypes.create_string_buffer(program, len(program))
+filters = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(22, 2, filters, 0, 0) == 0, ctypes.get_errno()  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+assert libc.syscall(int(sys.argv[1]), -1, -1, -1, -1) == -1 and ctypes.get_errno() == 38
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def without_call(name: str) -> tuple[str, ...]:
+    """Return a prefix for ``running_daemon``: on a kernel that does not know a system call (ENOSYS)."""
+    number = number_of(name, ARCHITECTURES[platform.machine()])
+    assert number is not None
+    return (sys.executable, "-c", _WITHOUT_CALL, str(number))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
 
+#: What a worker says that made a system call which it may not.
+REFUSED_CALL = "it made the system call"
 READY_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 20.0
 
@@ -64,9 +66,9 @@ def workers_of(daemon: int) -> list[int]:
 
 
 def is_closer(process_id: int) -> bool:
-    """Whether a process is what closes descriptors for the daemon."""
+    """Whether a process is what closes descriptors for the daemon, or passes files."""
     try:
-        return Path(f"/proc/{process_id}/comm").read_text() == "capd-closer\n"
+        return Path(f"/proc/{process_id}/comm").read_text() in ("capd-closer\n", "capd-server\n")
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -83,7 +85,11 @@ def is_spawner(process_id: int, root: Path = Path("/")) -> bool:
     process = root / "proc" / str(process_id)
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")
-        return b"capd.worker" in words and (process / "comm").read_text() not in ("capd-worker\n", "capd-closer\n")
+        return b"capd.worker" in words and (process / "comm").read_text() not in (
+            "capd-worker\n",
+            "capd-closer\n",
+            "capd-server\n",
+        )
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -104,21 +110,25 @@ def status_of(process_id: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_daemon(directory: Path, *options: str, prefix: tuple[str, ...] = ()) -> Generator[Daemon, None, None]:
+def running_daemon(
+    directory: Path, *options: str, prefix: tuple[str, ...] = (), is_strict: bool = True
+) -> Generator[Daemon, None, None]:
     """Start a daemon whose socket and log are in a directory, wait until it is ready, end it afterwards.
 
     Args:
         directory: everybody must be able to enter it.
         *options: further options of ``capd``.
         prefix: a command that runs it, such as ``("unshare", "--mount")``, which must exec it.
+        is_strict: whether a worker ends at a system call that it may not make; then the log must tell of none.
     """
     socket_path, log_path = directory / "capd.sock", directory / "capd.log"
     notify_path = directory / "notify"
+    command = [*prefix, sys.executable, "-P", "-m", "capd", "--socket", str(socket_path), "--verbose"]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log_path.open("wb") as log:
         notify.bind(str(notify_path))
         notify.settimeout(READY_TIMEOUT_S)
         process = subprocess.Popen(
-            [*prefix, sys.executable, "-P", "-m", "capd", "--socket", str(socket_path), "--verbose", *options],
+            [*command, *(["--strict-workers"] if is_strict else []), *options],
             env={**os.environ, "NOTIFY_SOCKET": str(notify_path)},
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -140,6 +150,9 @@ def running_daemon(directory: Path, *options: str, prefix: tuple[str, ...] = ())
                 raise
             finally:
                 notify_path.unlink()
+        assert not is_strict or REFUSED_CALL not in daemon.log, (
+            f"a worker made a system call that it may not:\n{daemon.log}"
+        )
 
 
 def as_user(

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.daemon import REFUSED_CALL
 from tests.support.namespace import network_namespace_of, veth_pair
 from tests.systemd.machine import ENVIRONMENT, Machine, booted
 
+#: Gone with the machine, and stronger than the unit; weaker than what a test says (Machine.configure).
+_STRICT = Path("/run/systemd/system/capd.service.d/strict.conf")
 _CHECKOUT = Path(__file__).parents[2]
 
 
@@ -30,7 +33,14 @@ def machine(wheel: Path) -> Generator[Machine, None, None]:
         for user in ("capd-alice", "capd-bob", "capd-stranger"):
             machine.run("useradd", "--create-home", user)
             machine.run("chmod", "700", f"/home/{user}")
+        strict = machine.path(_STRICT)
+        strict.parent.mkdir(parents=True)
+        strict.write_text("[Service]\nEnvironment=CAPD_OPTIONS=--strict-workers\n")
         yield machine
+        strict.unlink()
+        strict.parent.rmdir()
+        log = machine.run("journalctl", "--unit=capd.service", "--output=cat", "--no-pager")
+        assert REFUSED_CALL not in log, f"a worker made a system call that it may not:\n{log}"
         for user in ("capd-alice", "capd-bob", "capd-stranger"):
             machine.run("userdel", "--remove", user)
 

@@ -96,6 +96,17 @@ class Machine:
         lines = self.path(f"/proc/{process_id}/status").read_text().splitlines()
         return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
+    def outside(self, process_id: int) -> int:
+        """Return how a process of the machine is called here."""
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError):  # it has ended, or is no business of ours
+                fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+                namespace = status.with_name("ns") / "pid"
+                is_there = namespace.readlink() == Path(f"/proc/{self.process_id}/ns/pid").readlink()
+                if is_there and int(fields["NSpid"].split()[-1]) == process_id:
+                    return int(status.parent.name)
+        raise AssertionError(f"there is no process {process_id}")
+
     def configure(self, *lines: str) -> None:
         """Have these lines, and no others, in a drop-in of the service; it is started anew with them."""
         drop_in = self.path("/etc/systemd/system/capd.service.d/test.conf")

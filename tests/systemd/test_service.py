@@ -1,6 +1,8 @@
 """capd as a service of a real systemd: installed, hardened, started by its clients, ended in every way."""
 
+import errno
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from tests.metrics.helpers import CURL_REFUSED, parsed
 from tests.metrics.test_operations import drop_in, proxy_units
 from tests.support.attack import FRAMES, check_complete, eventually
+from tests.support.takeover import taken_over
 from tests.support.traffic import send
 from tests.systemd.machine import ENVIRONMENT, Machine, await_daemon_after, capturing
 
@@ -198,6 +201,19 @@ def test_a_worker_is_isolated_as_the_daemon_is(service: Machine) -> None:
         (worker,) = service.workers()
         for process_id in (service.daemon(), worker):
             assert b"-I" in service.path(f"/proc/{process_id}/cmdline").read_bytes().split(b"\0")
+
+
+def test_a_worker_is_confined_more_than_the_daemon(service: Machine) -> None:
+    with capturing(service, "capd-alice", "-w", "/home/capd-alice/confined.pcapng") as capture:
+        capture.next("file")
+        (worker,) = service.workers()
+        filters = {each: int(service.status_of(each)["Seccomp_filters"]) for each in (service.daemon(), worker)}
+        assert filters[worker] == filters[service.daemon()] + 1
+        assert "--strict-workers" in service.path(f"/proc/{service.daemon()}/cmdline").read_text()
+        with taken_over(service.outside(worker)) as taken:
+            assert taken.call("openat", -100, b"/etc/services\0", os.O_RDONLY | os.O_CLOEXEC, 0) > 2
+            for path in (b"/etc/passwd\0", b"/usr/bin/env\0", b"/proc/self/status\0"):
+                assert taken.call("openat", -100, path, os.O_RDONLY, 0) == -errno.EACCES
 
 
 def test_a_drop_in_gives_monitor_mode_its_capability(service: Machine) -> None:

@@ -6,13 +6,11 @@ import socket
 import stat
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from capd.worker import readers
 from capd.worker.readers import Readers
-from capd_protocol.messages import Destination
 
 RING_FILE = "ring_00001_20260131235959.pcapng"
 
@@ -25,33 +23,19 @@ class Clock:
         return self.now_s
 
 
-class Output:
-    """What is being written."""
-
-    file_name = RING_FILE
-
-    def __init__(self) -> None:
-        self.gave_way = 0
-
-    def give_way(self) -> None:
-        self.gave_way += 1
-
-
 class Bench:
     """Readers of a directory, and one of them."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.output = Output()
         self.epoll = select.epoll()
         self.directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-        destination = Destination(file_name="ring.pcapng")
-        self.readers = Readers(self.epoll, self.directory_fd, destination, cast(Any, self.output))
+        self.readers = Readers(self.epoll, self.directory_fd, "ring.pcapng")
         self.channel = self.add()
 
     def add(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        assert self.readers.add(theirs)
+        assert self.readers.add(theirs, RING_FILE)
         ours.setblocking(False)
         return ours
 
@@ -111,7 +95,6 @@ def test_the_current_file_comes_unasked(bench: Bench) -> None:
     data, descriptors = bench.answer()
     assert data.decode() == RING_FILE
     check_file(descriptors, RING_FILE)
-    assert bench.output.gave_way == 1
 
 
 @pytest.mark.parametrize("name", [RING_FILE, "ring_00002_20260131235959.pcapng", "ring.pcapng.index"])
@@ -183,7 +166,7 @@ def test_what_others_sent_is_not_received_and_not_closed(bench: Bench) -> None:
     with pytest.raises(BlockingIOError):  # there is another end yet, in the sockets
         os.read(readable, 1)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    assert not bench.readers.add(theirs)
+    assert not bench.readers.add(theirs, RING_FILE)
     ours.close()
     os.close(readable)
 

@@ -10,7 +10,7 @@ import numpy as np
 from capd.worker.memory import Memory
 from capd.worker.order import Slice
 from capd.worker.savefile import SaveFile, create_file
-from capd.worker.snapshot import SnapshotWriter
+from capd.worker.snapshot import SnapshotThread, SnapshotWriter
 from capd_protocol import pcapng
 from tests.capture.helpers import read_file
 
@@ -52,7 +52,7 @@ class Writing:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.may_begin = threading.Event()
-        self.writer = SnapshotWriter(self._create, HEADER, os.eventfd(0))
+        self.writer = SnapshotWriter(self._create, HEADER, SnapshotThread(os.eventfd(0), lambda: None))
 
     def _create(self) -> SaveFile:
         assert self.may_begin.wait(TIMEOUT_S)

@@ -1,9 +1,9 @@
 """The spawner: forks workers, having imported all that they need, so that a capture begins within milliseconds.
 
-Run by the daemon with one argument: the number of the descriptor of a socket (SOCK_SEQPACKET). One byte there says
-that it is ready. Then control sockets of processes to be come in, one with each message, which says what they are for;
-all else is said on these.
-Nothing that clients or the network supplied ever comes here, so a worker inherits nothing of other users' captures.
+Run by the daemon with the number of the descriptor of a socket (SOCK_SEQPACKET), and with ``strict``, where workers
+shall end at a system call that is refused. One byte on the socket says that it is ready. Then control sockets of
+processes to be come in, one with each message, which says what they are for; all else is said on these. Nothing that
+clients or the network supplied ever comes here, so a worker inherits nothing of other users' captures.
 
 A worker becomes the daemon's own child, which alone learns how it ended: the process in between, its parent, ends at
 once, and the daemon takes over such orphans (PR_SET_CHILD_SUBREAPER).
@@ -22,13 +22,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from capd.printable import escape_uncaught, print_traceback
 from capd.privileges import name_process
-from capd.worker import closing, start
+from capd.worker import closing, serving, start
+from capd.worker.confine import Confinement
 from capd.worker.launch import HELLO, Job
 
+_Run = Callable[[socket.socket, Confinement], None]
 #: What is forked for each job: its name, and what it does.
-_JOBS: dict[Job, tuple[str, Callable[[socket.socket], None]]] = {
+_JOBS: dict[Job, tuple[str, _Run]] = {
     Job.CAPTURE: ("capd-worker", start.run),
     Job.CLOSING: ("capd-closer", closing.run),
+    Job.SERVING: ("capd-server", serving.run),
 }
 
 
@@ -41,14 +44,14 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     requests = socket.socket(fileno=int(sys.argv[1]))
-    start.prepare()
+    confinement = start.prepare(is_strict=sys.argv[2:] == ["strict"])
     gc.collect()
     gc.freeze()  # collecting would write to the pages that workers share
     requests.send(b"r")
     while (request := _receive(requests)) is not None:
         job, control = request
         with control:
-            _fork(requests, job, control)
+            _fork(requests, job, control, confinement)
 
 
 def _receive(requests: socket.socket) -> tuple[bytes, socket.socket] | None:
@@ -56,7 +59,7 @@ def _receive(requests: socket.socket) -> tuple[bytes, socket.socket] | None:
     return (data, socket.socket(fileno=descriptors[0])) if data else None
 
 
-def _fork(requests: socket.socket, job: bytes, control: socket.socket) -> None:
+def _fork(requests: socket.socket, job: bytes, control: socket.socket, confinement: Confinement) -> None:
     """Fork a process for a job, a child of the daemon; where that fails, say why."""
     try:
         between = os.fork()
@@ -64,11 +67,11 @@ def _fork(requests: socket.socket, job: bytes, control: socket.socket) -> None:
         control.send(HELLO.pack(-(error.errno or 1)))
         return
     if between == 0:
-        _fork_again(requests, job, control)
+        _fork_again(requests, job, control, confinement)
     os.waitpid(between, 0)
 
 
-def _fork_again(requests: socket.socket, job: bytes, control: socket.socket) -> NoReturn:
+def _fork_again(requests: socket.socket, job: bytes, control: socket.socket, confinement: Confinement) -> NoReturn:
     name, run = _JOBS[Job(job)]
     name_process(name)  # here, since the process is the daemon's before it has done anything
     try:
@@ -79,16 +82,16 @@ def _fork_again(requests: socket.socket, job: bytes, control: socket.socket) -> 
     if worker:
         os._exit(0)
     requests.close()
-    _work(run, control)
+    _work(run, control, confinement)
 
 
-def _work(run: Callable[[socket.socket], None], control: socket.socket) -> NoReturn:
+def _work(run: _Run, control: socket.socket, confinement: Confinement) -> NoReturn:
     status = 1
     try:
         # Out of the spawner's group before the daemon hears of it: it waits for the rest of the group.
         os.setsid()
         control.send(HELLO.pack(os.getpid()))
-        run(control)
+        run(control, confinement)
         status = 0
     except BaseException as error:  # nothing is above: this is a process's end
         print_traceback(error)

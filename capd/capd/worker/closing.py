@@ -6,13 +6,14 @@ import os
 import socket
 
 from capd import privileges
+from capd.worker.confine import Confinement
 from capd.worker.launch import CLOSE
 
 #: SCM_MAX_FD (net/scm.h).
 _MAX_DESCRIPTORS = 253
 
 
-def run(channel: socket.socket) -> None:
+def run(channel: socket.socket, _confinement: Confinement) -> None:
     """Close what comes on a socket (SOCK_SEQPACKET), when it is told to, until the daemon closes that.
 
     Not sooner: the daemon closes its own descriptors meanwhile, which must not be the last ones.

@@ -5,7 +5,6 @@ import contextlib
 import os
 import select
 import socket
-from typing import NamedTuple
 
 from capd.worker.launch import (
     Detach,
@@ -14,7 +13,6 @@ from capd.worker.launch import (
     LaunchInterface,
     RingMade,
     Rotate,
-    ServeFiles,
     Snapshot,
     decode_attach,
     decode_detach,
@@ -31,16 +29,7 @@ _RECEIVE_BYTES = 65536
 _MAX_DESCRIPTORS = 64
 
 
-class NewReader(NamedTuple):
-    """Somebody who wants the capture's files."""
-
-    #: Of the order, to be answered.
-    number: int
-    #: On which the files are asked for and passed.
-    channel: socket.socket
-
-
-Order = StopCapture | Detach | Rotate | Flush | Snapshot | NewReader | tuple[LaunchInterface, PacketSockets | Failure]
+Order = StopCapture | Detach | Rotate | Flush | Snapshot | tuple[LaunchInterface, PacketSockets | Failure]
 
 
 class DaemonGone(Exception):
@@ -125,8 +114,6 @@ class Control:
         if attach is not None:
             return attach.interface, self._take_sockets(attach.ring)
         order = decode_detach(frame) or decode_order(frame)
-        if isinstance(order, ServeFiles):
-            return NewReader(order.number, socket.socket(fileno=self.take_descriptor()))
         if order is not None:
             return order
         message = decode(frame)

@@ -39,12 +39,21 @@ def take_directory(channel: socket.socket, comes: DirectoryComes, control: Contr
         DaemonGone: the capture is not wanted any more.
     """
     if comes == DirectoryComes.KEPT:
-        return _only_one(_receive(channel, socket.MSG_PEEK))
+        return take_kept(channel)
     _wait(channel, control)
     try:
         return _only_one(_receive(channel))
     finally:
         _take_no_more(channel)
+
+
+def take_kept(envelope: socket.socket) -> int:
+    """Return the descriptor of a directory that was kept; it stays for others.
+
+    Raises:
+        CaptureFailed: there is none.
+    """
+    return _only_one(_receive(envelope, socket.MSG_PEEK))
 
 
 def keep_directory(directory_fd: int, envelope: socket.socket) -> None:

@@ -163,11 +163,6 @@ class CaptureFiles:
         return number_of(self._destination.file_name, name) or 0
 
     @property
-    def file_name(self) -> str:
-        """Name of the current file; empty where there is none."""
-        return self._file.name if self._file is not None else ""
-
-    @property
     def fill(self) -> Fill:
         """How full the current file is."""
         return Fill(self._file.size_bytes if self._file else 0, self._packets)

@@ -3,12 +3,13 @@
 The handle must be opened while CAP_NET_RAW is there; the filter's text is looked at only after it is gone.
 """
 
+import contextlib
 import struct
 
 from capd.libpcap import Handle, PcapError, Status
 from capd.worker.filter_text import find_host_name, find_position, host_name_complaint
-from capd_protocol.linktypes import LinkLayerType
-from capd_protocol.messages import Failure, FailureCode
+from capd_protocol.linktypes import DLT_EN10MB, LinkLayerType, from_dlt
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode
 
 _ACTIVATE_FAILURES: dict[int | None, tuple[FailureCode, str]] = {
     Status.NO_SUCH_DEVICE: (FailureCode.NO_SUCH_INTERFACE, "there is no interface {name}: see 'capctl interfaces'"),
@@ -62,6 +63,15 @@ def both(first: bytes, second: bytes) -> bytes:
         instruction = (_JUMP, 0, 0, count - at - 1) if takes else (code, jump_true, jump_false, k)
         joined.append(_INSTRUCTION.pack(*instruction))
     return b"".join(joined) + second
+
+
+def find_names() -> None:
+    """Have the C library find out how it looks up names of ports and protocols: it is the same for all filters."""
+    handle = Handle.dead(from_dlt(DLT_EN10MB), MAX_SNAPLEN_BYTES)
+    for text in ("port domain", "ip proto icmp"):
+        with contextlib.suppress(PcapError):  # there may be none of this name
+            handle.compile(text)
+    handle.close()
 
 
 class Compiler:

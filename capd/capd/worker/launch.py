@@ -2,8 +2,8 @@
 
 On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame, then a ``RingMade``
 for each of its interfaces, in their order; the worker answers with the messages of ``capd_protocol.messages`` and takes
-``StopCapture`` from it, ``Attach`` for interfaces that come later, and ``Detach``. Each ``Rotate``, ``Flush``,
-``Snapshot`` and ``ServeFiles`` has its ``Answer``, unless the capture ends before. When the socket closes, it ends.
+``StopCapture`` from it, ``Attach`` for interfaces that come later, and ``Detach``. Each ``Rotate``, ``Flush`` and
+``Snapshot`` has its ``Answer``, unless the capture ends before. When the socket closes, it ends.
 """
 
 import enum
@@ -25,10 +25,14 @@ class Job(bytes, enum.Enum):
     CAPTURE = b"f"
     #: Closing what clients have opened (``capd.worker.closing``).
     CLOSING = b"c"
+    #: Passing a capture's files to those who are attached to it (``capd.worker.serving``).
+    SERVING = b"s"
 
 
 #: What is said to a process that closes: take these descriptors; and, close them now, which it answers with a byte.
 HOLD, CLOSE = b"h", b"c"
+#: What is said to a process that passes files where there is no current one.
+NO_FILE = b"\0"
 #: The worker's process id; or, negative, why there is none: an error number.
 HELLO = struct.Struct("=i")
 
@@ -42,7 +46,6 @@ _FLUSH = ord("w")
 _ANSWER = ord("x")
 _SNAPSHOT = ord("y")
 _RING = ord("z")
-_SERVE_FILES = ord("{")
 
 
 class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,10 +96,8 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
 class DirectoryComes(enum.StrEnum):
     """How a worker gets the directory for its files: on a socket, which comes with the launch."""
 
-    #: A client sends it there.
+    #: A client sends it there. A second socket comes along, into which the worker puts it for later processes.
     PASSED = "passed"
-    #: Likewise; a second socket comes along, into which the worker puts it for later ones.
-    PASSED_AND_KEPT = "passed_and_kept"
     #: It lies there, and is to stay for later ones.
     KEPT = "kept"
 
@@ -134,6 +135,20 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     def trigger_filter(self) -> str:
         """Of a recorder: what triggers a snapshot; empty where no packet does."""
         return self.recorder.trigger_filter if self.recorder is not None else ""
+
+
+class ServeLaunch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process needs to know that passes a capture's files. With it comes the socket in which the directory lies.
+
+    Then a message comes for each reader: the name of the current file, or a NUL where there is none, and with it the
+    socket on which files are asked for. It is answered with a byte.
+    """
+
+    user_id: int
+    group_id: int
+    groups: tuple[int, ...]
+    #: What the capture's files are called.
+    file_name: str
 
 
 class RingMade(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,14 +193,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     after_s: float
 
 
-class ServeFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Pass the current file, and those that are asked for, on the socket that comes along (``worker.readers``)."""
-
-    number: int
-
-
 #: What is answered.
-NumberedOrder = Rotate | Flush | Snapshot | ServeFiles
+NumberedOrder = Rotate | Flush | Snapshot
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,7 +214,6 @@ _ORDERS: dict[int, type[NumberedOrder]] = {
     _ROTATE: Rotate,
     _FLUSH: Flush,
     _SNAPSHOT: Snapshot,
-    _SERVE_FILES: ServeFiles,
 }
 _INDICATORS = {kind: indicator for indicator, kind in _ORDERS.items()}
 _answer_decoder = msgspec.json.Decoder(Answer)

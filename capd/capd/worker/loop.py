@@ -13,13 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from capd.packet_ring import retire_ms
-from capd.worker.control import Control, NewReader
+from capd.worker.control import Control
 from capd.worker.filters import CaptureFailed
 from capd.worker.launch import Answer, Detach, Flush, Launch, LaunchInterface, Rotate, Snapshot
 from capd.worker.order import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder, Waiting
 from capd.worker.output import Output
 from capd.worker.pace import Pace
-from capd.worker.readers import Readers
 from capd.worker.recorder import RecorderOutput
 from capd.worker.report import Report
 from capd.worker.reuse import Openers
@@ -64,12 +63,12 @@ class Capture:
         self,
         *,
         launch: Launch,
-        directory_fd: int,
         sources: list[Source],
         maker: SourceMaker,
         files: Output,
         report: Report,
         control: Control,
+        openers: Openers,
     ) -> None:
         """The rings are armed, the first file is open. Interfaces that come later are added to ``sources``."""
         self._launch = launch
@@ -106,8 +105,7 @@ class Capture:
         #: What does not wait while the rings rest.
         self._urgent = select.epoll()
         self._pace = Pace(self._interval_s)
-        self._openers = Openers()
-        self._readers = Readers(self._epoll, directory_fd, launch.destination, files)
+        self._openers = openers
         self._numbers: dict[int, int] = {}
 
     # The loop -----------------------------------------------------------------------------------------------------
@@ -170,8 +168,6 @@ class Capture:
                 continue
             if self._recorder is not None and self._recorder.on_event(fd, event):
                 continue
-            if self._readers.on_event(fd):
-                continue
             number = self._numbers[fd]
             self._ready.add(number)
             if event & (select.EPOLLERR | select.EPOLLHUP):
@@ -195,8 +191,6 @@ class Capture:
             deadlines_s.append(self._looked_s + _LOOK_S)
         if self._orders:
             deadlines_s.append(now_s + _FLUSH_LOOK_S)
-        if (wait_s := self._readers.wait_s()) is not None:
-            deadlines_s.append(now_s + wait_s)
         if self._coming or any(source.is_lost for source in self._sources):
             deadlines_s.append(now_s + self._hold_s)
         return max(min(deadlines_s) - now_s, 0)
@@ -216,8 +210,6 @@ class Capture:
                 self._snapshot(order)
             elif isinstance(order, Rotate | Flush):
                 self._orders.append((order, time.time_ns()))
-            elif isinstance(order, NewReader):
-                self._serve_files(order)
             else:
                 interface, sockets = order
                 if isinstance(sockets, Failure):
@@ -472,13 +464,6 @@ class Capture:
         failure = Failure(code=FailureCode.INVALID, text="the capture is no recorder: its packets are in its files")
         self._report.answer(Answer(number=order.number, failure=failure))
 
-    def _serve_files(self, reader: NewReader) -> None:
-        failure = None
-        if not self._readers.add(reader.channel):
-            text = "the capture cannot pass its files to any more readers: open them by their paths"
-            failure = Failure(code=FailureCode.RESOURCES, text=text)
-        self._report.answer(Answer(number=reader.number, failure=failure))
-
     def _rotate(self) -> Failure | None:
         if self._launch.ring is None:
             text = "the capture has a single file, and no next one: only a ring is rotated"
@@ -530,7 +515,6 @@ class Capture:
             self._switch()
         if now_s >= self._files.next_look_s:
             self._keep_limits()
-        self._readers.go_on()
         if now_s >= self._looked_s + _LOOK_S:
             self._looked_s = now_s
             for number, source in enumerate(self._sources):

@@ -23,11 +23,6 @@ class Output(Protocol):
         ...
 
     @property
-    def file_name(self) -> str:
-        """Name of the current file; empty where there is none."""
-        ...
-
-    @property
     def fill(self) -> Fill:
         """How full the current file is."""
         ...

@@ -3,7 +3,7 @@
 What is asked for is a name; what comes back is the same name, with a descriptor if there is such a file of this
 capture's. So nobody gets a directory, which would lead to more than these files.
 
-A reader may be another user than the capture's, and keeps this process waiting for nothing: descriptors that come from
+A reader may be another user than the capture's, and keeps others waiting for nothing: descriptors that come from
 one are not received, and a socket in which some may lie is not closed, but left to the end of the process.
 """
 
@@ -14,14 +14,12 @@ import socket
 import stat
 import time
 
-from capd.worker.output import Output
 from capd_protocol.index import index_name, number_of
-from capd_protocol.messages import Destination
 
 #: NAME_MAX (linux/limits.h).
 _MAX_NAME_BYTES = 255
 #: Files in a second, for all readers together, and as many at once where none were asked for in the second before.
-#: Chosen: each takes a worker some 50 µs, so that readers take a fortieth of a processor at most.
+#: Chosen: each takes some 50 µs, so that readers take a fortieth of a processor at most.
 _FILES_PER_S = 500
 #: Sockets that are not served any more, and not closed; beyond, nobody else is served. Chosen: only readers leave some
 #: who send descriptors, or do not take the files that they ask for.
@@ -31,26 +29,24 @@ _MAX_LEFT = 64
 class Readers:
     """Those who are served, and their sockets."""
 
-    def __init__(self, epoll: select.epoll, directory_fd: int, destination: Destination, output: Output) -> None:
+    def __init__(self, epoll: select.epoll, directory_fd: int, file_name: str) -> None:
         """Serve nobody yet.
 
         Args:
             epoll: tells of requests.
             directory_fd: where the files are.
-            destination: what they are called.
-            output: which of them is being written.
+            file_name: what they are called.
         """
         self._epoll = epoll
         self._directory_fd = directory_fd
-        self._destination = destination
-        self._output = output
+        self._file_name = file_name
         self._channels: dict[int, socket.socket] = {}
         self._left = 0
         self._allowance = float(_FILES_PER_S)
         self._counted_s = time.monotonic()
         self._is_paused = False
 
-    def add(self, channel: socket.socket) -> bool:
+    def add(self, channel: socket.socket, current: str) -> bool:
         """Serve one more, and pass the current file first, if there is one; return whether there is room for it."""
         channel.setblocking(False)
         if self._left >= _MAX_LEFT:
@@ -58,8 +54,8 @@ class Readers:
             return False
         self._channels[channel.fileno()] = channel
         self._epoll.register(channel, 0 if self._is_paused else select.EPOLLIN)
-        if self._output.file_name:
-            self._pass(channel, os.fsencode(self._output.file_name))
+        if current:
+            self._pass(channel, os.fsencode(current))
         return True
 
     def on_event(self, descriptor: int) -> bool:
@@ -122,18 +118,18 @@ class Readers:
             self._pause(paused=True)
 
     def _open(self, name: str) -> int | None:
-        own = self._destination.file_name
+        own = self._file_name
         if name not in (own, index_name(own)) and number_of(own, name) is None:
             return None
-        if name == self._output.file_name:
-            self._output.give_way()
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with contextlib.suppress(OSError, ValueError):
-            descriptor = os.open(name, flags, dir_fd=self._directory_fd)
-            status = os.fstat(descriptor)
-            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-                return descriptor
-            os.close(descriptor)
+            found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory_fd)
+            try:
+                status = os.fstat(found)
+                if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                    # One that is just written over an older one is waited for: the capture makes it ready.
+                    return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+            finally:
+                os.close(found)
         return None
 
     def _leave(self, channel: socket.socket) -> None:

@@ -22,7 +22,7 @@ from capd.worker.order import Slice
 from capd.worker.report import Report
 from capd.worker.rotation import Fill
 from capd.worker.savefile import DestinationError, SaveFile, WriteError, bytes_left, create_ring_file
-from capd.worker.snapshot import SnapshotWriter
+from capd.worker.snapshot import SnapshotThread, SnapshotWriter
 from capd.worker.sources import Source
 from capd.worker.triggers import Trigger, Triggers
 from capd_protocol.index import number_of, ring_file_name
@@ -88,6 +88,7 @@ class RecorderOutput:
         wish: Recorder,
         directory_fd: int,
         report: Report,
+        thread: SnapshotThread,
         *,
         header: Callable[[], bytes],
         statistics: Callable[[], bytes],
@@ -100,6 +101,7 @@ class RecorderOutput:
             wish: what of it is about the recorder.
             directory_fd: where snapshots go.
             report: is told of them, and of their packets.
+            thread: what a snapshot's has to know.
             header: returns what a file begins with.
             statistics: returns what a file ends with, counted when it is called.
             drops_total: returns what the kernel has dropped since the beginning.
@@ -120,7 +122,7 @@ class RecorderOutput:
         self._drops_total = drops_total
         self._kept_s = inf if wish.duration_s is None else wish.duration_s + _UNDER_WAY_S
         self._memory = Memory(wish.memory_bytes, self._kept_s)
-        self._told_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = thread
         self._snapshot: _Snapshot | None = None
         self._complete_bytes = 0
         self._left_bytes = 0
@@ -144,7 +146,7 @@ class RecorderOutput:
             sources: all interfaces; it grows.
             has_written_until: says whether all packets until a time, by the clock that stamps them, were written.
         """
-        epoll.register(self._told_fd, select.EPOLLIN)
+        epoll.register(self._thread.told_fd, select.EPOLLIN)
         self._has_written_until = has_written_until
         self._triggers = Triggers(self._wish, sources, epoll)
         self._triggers.listen(time.monotonic())
@@ -161,8 +163,8 @@ class RecorderOutput:
 
     def on_event(self, descriptor: int, event: int) -> bool:
         """Take an event, if it is about something of the recorder's; say whether it is."""
-        if descriptor == self._told_fd:
-            os.eventfd_read(self._told_fd)
+        if descriptor == self._thread.told_fd:
+            os.eventfd_read(self._thread.told_fd)
             self._take_news()
             return True
         if self._triggers is None or not self._triggers.has(descriptor):
@@ -196,11 +198,6 @@ class RecorderOutput:
         self._on_trigger(self._triggers.look(now_s))
 
     # Packets ------------------------------------------------------------------------------------------------------
-
-    @property
-    def file_name(self) -> str:
-        """Name of the current file: there is none, snapshots are written beside the capture."""
-        return ""
 
     @property
     def fill(self) -> Fill:
@@ -305,7 +302,7 @@ class RecorderOutput:
         number, opened = self._number + 1, time.localtime()
         name = ring_file_name(self._destination.file_name, number, opened)
         try:
-            writer = SnapshotWriter(lambda: self._create(number, opened), header, self._told_fd)
+            writer = SnapshotWriter(lambda: self._create(number, opened), header, self._thread)
         except RuntimeError:
             text = "this user has as many processes and threads as it may have: end some, and ask again"
             return Failure(code=FailureCode.RESOURCES, text=text)

@@ -6,11 +6,10 @@ next ones, so that a slow daemon costs no packet; events are kept in order, and 
 worker waits.
 """
 
-import contextlib
-import os
 import socket
 
 from capd.worker.launch import Answer, encode_answer
+from capd.worker.passing import FilePasser
 from capd.worker.savefile import SaveFile
 from capd_protocol.messages import (
     BadFilter,
@@ -45,13 +44,11 @@ _MAX_UNSENT_BYTES = 4 * 1024 * 1024
 class Report:
     """The worker's side of the control socket."""
 
-    def __init__(self, control: socket.socket, files: socket.socket | None = None) -> None:
-        """Report on one socket, and pass descriptors of files on another one, if somebody wants them."""
+    def __init__(self, control: socket.socket, passer: FilePasser | None = None) -> None:
+        """Report on a socket, and have descriptors of files passed, if somebody wants them."""
         self._control = control
-        self._files = files
+        self._passer = passer
         control.setblocking(False)
-        if files is not None:
-            files.setblocking(False)
         self._unsent = bytearray()
         self._packets_unreported = 0
 
@@ -82,8 +79,8 @@ class Report:
 
     def file_opened(self, file: SaveFile) -> None:
         """Tell of a file whose header is on disk, and pass it to be read."""
-        if self._files is not None:
-            _pass(file, self._files)
+        if self._passer is not None:
+            self._passer.pass_file(file)
         self._send(encode(FileOpened(file.name)))
 
     def file_closed(self, closed: FileClosed) -> None:
@@ -159,15 +156,3 @@ class Report:
         finally:
             self._unsent.clear()
             self._control.setblocking(False)
-
-
-def _pass(file: SaveFile, files: socket.socket) -> None:
-    """Pass a descriptor for reading; who does not take those of before gets no further one."""
-    descriptor = file.open_for_reading()
-    if descriptor is None:
-        return
-    try:
-        with contextlib.suppress(OSError):
-            socket.send_fds(files, [os.fsencode(file.name)], [descriptor])
-    finally:
-        os.close(descriptor)

@@ -150,10 +150,12 @@ class Openers:
 
     def __init__(self) -> None:
         """From now on. The kernel's signal wakes whoever waits for the socket; in the main thread only."""
-        self.socket, self._written = socket.socketpair()
-        for end in (self.socket, self._written):
+        self.socket, signalled = socket.socketpair()
+        for end in (self.socket, signalled):
             end.setblocking(False)
-        signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
+        #: What a signal is noted on, open until the process ends.
+        self.signalled_fd = signalled.detach()
+        signal.set_wakeup_fd(self.signalled_fd, warn_on_full_buffer=False)
         signal.signal(signal.SIGIO, _do_nothing)  # what is ignored is not written to the socket
 
     def clear(self) -> None:

@@ -9,11 +9,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from capd.worker.memory import Part, whole_records
 from capd.worker.savefile import DestinationError, SaveFile, WriteError
 
-#: Copied at once: so soon it is seen that a snapshot is given up.
+#: Copied at once: so soon it is seen that a snapshot is given up. Chosen: it stays in a processor's cache from reading
+#: to writing, so that both take no longer than sendfile(2), which a worker may not call: it sends on sockets, too.
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -27,16 +29,25 @@ def _ends(blocks: bytes) -> list[int]:
     return ends
 
 
+class SnapshotThread(NamedTuple):
+    """What the thread of a snapshot has to know of the process that it is in."""
+
+    #: An eventfd, which is written to when there is something new.
+    told_fd: int
+    #: What is done first: what it may do from then on.
+    confine: Callable[[], None]
+
+
 class SnapshotWriter:
     """Writes one file. What is public is for the capture's own thread, and never waits but in ``join``."""
 
-    def __init__(self, create: Callable[[], SaveFile], header: bytes, told_fd: int) -> None:
+    def __init__(self, create: Callable[[], SaveFile], header: bytes, thread: SnapshotThread) -> None:
         """Begin.
 
         Args:
             create: makes the file.
             header: what it begins with.
-            told_fd: an eventfd, which is written to when there is something new.
+            thread: what the thread has to know.
 
         Raises:
             RuntimeError: there can be no thread more.
@@ -45,7 +56,8 @@ class SnapshotWriter:
         self._header = header
         #: How many interfaces are described in the file: all blocks but the one that begins it.
         self._described = len(_ends(header)) - 1
-        self._told_fd = told_fd
+        self._confine = thread.confine
+        self._told_fd = thread.told_fd
         self._changed = threading.Condition()
         self._waiting: deque[Part | bytes] = deque()
         self._is_last = False
@@ -116,6 +128,7 @@ class SnapshotWriter:
 
     def _run(self) -> None:
         try:
+            self._confine()
             file = self._open()
             try:
                 self._write(file)

@@ -1,4 +1,4 @@
-"""A worker's start, in order: open, drop privileges, verify, compile, take rings and directory, bind, file, capture.
+"""A worker's start, in order: open, drop privileges, verify, take the directory, be confined, compile, rings, capture.
 
 Everything is imported before it is forked: after the drop the interpreter's own files may be unreadable.
 """
@@ -13,24 +13,30 @@ import time
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 from capd import libpcap, privileges
 from capd.version import SOFTWARE
+from capd.worker.confine import Confinement
+from capd.worker.confinement import CONTROL, FILES, SIGNALLED, TOLD, Role
 from capd.worker.control import Control, DaemonGone
 from capd.worker.directory import keep_directory, take_directory
 from capd.worker.files import CaptureFiles
-from capd.worker.filters import CaptureFailed
+from capd.worker.filters import CaptureFailed, find_names
 from capd.worker.first_file import open_files
 from capd.worker.heap import keep_freed_memory
 from capd.worker.launch import DirectoryComes, Launch
 from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
 from capd.worker.oom import be_killed_first
+from capd.worker.passing import FilePasser
 from capd.worker.recorder import RecorderOutput
 from capd.worker.report import Report
+from capd.worker.reuse import Openers
+from capd.worker.snapshot import SnapshotThread
 from capd.worker.sources import PacketSockets, Plan, Source, SourceMaker
 from capd_protocol import pcapng
 from capd_protocol.linktypes import dlt_to_linktype
-from capd_protocol.messages import Failure
+from capd_protocol.messages import Failure, FailureCode
 
 
 @cache
@@ -48,11 +54,17 @@ def _operating_system() -> str:
     return f"{platform.system()} {platform.release()}"
 
 
-def prepare() -> None:
-    """Do what is the same for all workers: before they are forked."""
+def prepare(*, is_strict: bool) -> Confinement:
+    """Do what is the same for all workers, before they are forked; return what they are held to.
+
+    Args:
+        is_strict: whether a worker ends at a system call that is refused.
+    """
     libpcap.load()
+    find_names()
     _cpu_name()
     _operating_system()
+    return Confinement(is_strict=is_strict)
 
 
 def _header(launch: Launch, sources: list[Source], section: bytes) -> bytes:
@@ -136,6 +148,14 @@ def _drops_total(sources: list[Source]) -> int:
     return sum(source.statistics().drops_total for source in sources)
 
 
+class _Held(NamedTuple):
+    """What must be there before the worker is confined, since its descriptors are part of that."""
+
+    openers: Openers
+    #: Of a recorder.
+    snapshot_thread: SnapshotThread | None
+
+
 def _take_directory(launch: Launch, control: Control, channel: socket.socket, envelope: socket.socket | None) -> int:
     directory_fd = take_directory(channel, launch.directory_comes, control)
     if not launch.passes_files:
@@ -145,7 +165,42 @@ def _take_directory(launch: Launch, control: Control, channel: socket.socket, en
     return directory_fd
 
 
-def _capture(launch: Launch, take_directory: Callable[[], int], control: Control, report: Report) -> None:
+def _confine(
+    confinement: Confinement, launch: Launch, directory_fd: int, control: Control, passer: FilePasser | None
+) -> _Held:
+    """Be held to what the work takes.
+
+    Raises:
+        CaptureFailed: there can be no thread to pass files with.
+    """
+    openers = Openers()
+    descriptors = {CONTROL: control.socket.fileno(), SIGNALLED: openers.signalled_fd}
+    snapshot_thread: SnapshotThread | None = None
+    if launch.recorder is not None:
+        descriptors[TOLD] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        snapshot_thread = SnapshotThread(
+            descriptors[TOLD], partial(confinement.confine_calls, Role.SNAPSHOT, descriptors)
+        )
+    confinement.confine_files(directory_fd)
+    if passer is not None:
+        try:
+            passer.begin(directory_fd, lambda files_fd: confinement.confine_calls(Role.PASSING, {FILES: files_fd}))
+        except RuntimeError as error:
+            text = "this user has as many processes and threads as it may have: end some, or leave out pass_files"
+            raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, argument="pass_files")) from error
+    confinement.confine_calls(Role.FILES if launch.recorder is None else Role.RECORDER, descriptors)
+    return _Held(openers, snapshot_thread)
+
+
+def _capture(
+    launch: Launch,
+    take_directory: Callable[[], int],
+    control: Control,
+    report: Report,
+    *,
+    passer: FilePasser | None,
+    confinement: Confinement,
+) -> None:
     # 1. Open what needs CAP_NET_RAW: libpcap's handles. The daemon makes the rings meanwhile.
     maker = SourceMaker(launch, _operating_system())
     maker.open_handles()
@@ -155,19 +210,21 @@ def _capture(launch: Launch, take_directory: Callable[[], int], control: Control
     os.umask(0)  # the mode of files is said in full where they are made
     gc.freeze()
     keep_freed_memory()
-    # 4. Compile the filters: the first text of the user that is looked at. Then take the rings.
-    sources, skipped = _make_sources(launch, maker, control)
-    # 5. Take the directory, which the user has passed meanwhile.
+    # 4. Take the directory, which the user has passed meanwhile.
     directory_fd = take_directory()
-    # 6. Bind: from here on packets come and are counted.
+    # 5. Be confined: whoever takes over this process by what comes next shall have nothing of it.
+    held = _confine(confinement, launch, directory_fd, control, passer)
+    # 6. Compile the filters: the first text of the user that is looked at. Then take the rings.
+    sources, skipped = _make_sources(launch, maker, control)
+    # 7. Bind: from here on packets come and are counted.
     start_ns = time.time_ns()
     skipped += _arm(sources)
-    # 7. The first file, which is announced when its header is on disk; or the memory of a recorder.
+    # 8. The first file, which is announced when its header is on disk; or the memory of a recorder.
     section = pcapng.section_header(hardware=_cpu_name(), operating_system=_operating_system(), application=SOFTWARE)
     header = partial(_header, launch, sources, section)
     statistics = partial(statistics_blocks, sources, start_ns) if launch.file_format == "pcapng" else bytes
     files: CaptureFiles | RecorderOutput
-    if launch.recorder is None:
+    if launch.recorder is None or held.snapshot_thread is None:
         files = open_files(launch, directory_fd, report, header=header, statistics=statistics)
     else:
         drops_total = partial(_drops_total, sources)
@@ -176,6 +233,7 @@ def _capture(launch: Launch, take_directory: Callable[[], int], control: Control
             launch.recorder,
             directory_fd,
             report,
+            held.snapshot_thread,
             header=header,
             statistics=statistics,
             drops_total=drops_total,
@@ -186,36 +244,38 @@ def _capture(launch: Launch, take_directory: Callable[[], int], control: Control
         if isinstance(files, CaptureFiles):
             files.abandon()
         return
-    # 8. Capture.
+    # 9. Capture.
     Capture(
         launch=launch,
-        directory_fd=directory_fd,
         sources=sources,
         maker=maker,
         files=files,
         report=report,
         control=control,
+        openers=held.openers,
     ).run()
 
 
-def run(control_socket: socket.socket) -> None:
-    """Run one capture for the daemon at the other end of a socket."""
+def run(control_socket: socket.socket, confinement: Confinement) -> None:
+    """Run one capture for the daemon at the other end of a socket, held to what was prepared."""
     signal.alarm(WATCHDOG_S)
     time.tzset()  # the system's time zone, which is in the names of files, may be another one by now
     control = Control(control_socket)
     with contextlib.suppress(DaemonGone):
-        _run(control)
+        _run(control, confinement)
 
 
-def _run(control: Control) -> None:
+def _run(control: Control, confinement: Confinement) -> None:
     launch = control.read_launch()
     be_killed_first(launch.recorder.memory_bytes if launch.recorder is not None else 0)
     channel = socket.socket(fileno=control.take_descriptor())
-    is_kept = launch.directory_comes == DirectoryComes.PASSED_AND_KEPT
+    is_kept = launch.directory_comes != DirectoryComes.KEPT
     envelope = socket.socket(fileno=control.take_descriptor()) if is_kept else None
-    report = Report(control.socket, channel if launch.passes_files else None)
+    passer = FilePasser(channel) if launch.passes_files else None
+    report = Report(control.socket, passer)
+    take = partial(_take_directory, launch, control, channel, envelope)
     try:
-        _capture(launch, partial(_take_directory, launch, control, channel, envelope), control, report)
+        _capture(launch, take, control, report, passer=passer, confinement=confinement)
     except CaptureFailed as error:
         report.failed(error.failure)
         report.flush_all()
