@@ -4,10 +4,9 @@ What libpcap does for ``any`` and for link types whose headers it does not trust
 LINKTYPE_LINUX_SLL and LINKTYPE_LINUX_SLL2, and filters whose offsets count from there, which the kernel does not know.
 """
 
-import struct
-
 import numpy as np
 
+from capd.worker import bpf
 from capd.worker.arrays import U8
 from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2
 
@@ -18,27 +17,17 @@ HEADER_SIZE_BYTES = {DLT_LINUX_SLL: 16, DLT_LINUX_SLL2: 20}
 #: Of LINUX_SLL: the protocol stands behind it, and a VLAN tag before that.
 VLAN_OFFSET_BYTES = 14
 
-_BPF_CLASS = 0x07
-_BPF_LD = 0x00
-_BPF_LDX = 0x01
-_BPF_MODE = 0xE0
-_FROM_PACKET = (0x20, 0x40, 0xA0)  # BPF_ABS, BPF_IND, BPF_MSH
-_LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
-_JUMP_IF_EQUAL = 0x15
-_RETURN = 0x06
-#: linux/filter.h: what the kernel tells beside the packet.
-_SKF_AD_OFF = 0xFFFFF000
-_PROTOCOL = _SKF_AD_OFF + 0
-_PKTTYPE = _SKF_AD_OFF + 4
-_IFINDEX = _SKF_AD_OFF + 8
-_HATYPE = _SKF_AD_OFF + 28
 _PACKET_OUTGOING = 4
-#: Fields of the headers that the kernel knows by other names.
+#: Fields of the headers that the kernel knows by other names, by offset and size in bytes.
 _FIELDS = {
-    DLT_LINUX_SLL: {0: _PKTTYPE, 2: _HATYPE, 14: _PROTOCOL},
-    DLT_LINUX_SLL2: {0: _PROTOCOL, 4: _IFINDEX, 8: _HATYPE, 10: _PKTTYPE},
+    DLT_LINUX_SLL: {(0, 2): bpf.PACKET_TYPE, (2, 2): bpf.HARDWARE_TYPE, (14, 2): bpf.PROTOCOL},
+    DLT_LINUX_SLL2: {
+        (0, 2): bpf.PROTOCOL,
+        (4, 4): bpf.INTERFACE_INDEX,
+        (8, 2): bpf.HARDWARE_TYPE,
+        (10, 1): bpf.PACKET_TYPE,
+    },
 }
-_INSTRUCTION = struct.Struct("=HBBI")
 
 
 def headers(addresses: U8, dlt: int) -> U8:
@@ -68,27 +57,27 @@ def cook(program: bytes, dlt: int) -> bytes | None:
         dlt: DLT_LINUX_SLL or DLT_LINUX_SLL2.
     """
     size, fields = HEADER_SIZE_BYTES[dlt], _FIELDS[dlt]
-    cooked: list[bytes] = []
-    for code, jump_true, jump_false, operand in _INSTRUCTION.iter_unpack(program):
-        k = operand
-        if code & _BPF_CLASS in (_BPF_LD, _BPF_LDX) and code & _BPF_MODE in _FROM_PACKET and k < _SKF_AD_OFF:
+    cooked: list[bpf.Instruction] = []
+    for instruction in bpf.parse(program):
+        k = instruction.k
+        if instruction.is_load_from_packet and k < bpf.ANCILLARY:
             if k >= size:
                 k -= size
-            elif k in fields:
-                k = fields[k]
+            elif (k, instruction.size_bytes) in fields and instruction.code & bpf.MODE == bpf.ABSOLUTE:
+                k = fields[k, instruction.size_bytes]
             else:
                 return None
-        cooked.append(_INSTRUCTION.pack(code, jump_true, jump_false, k))
-    return b"".join(cooked)
+        cooked.append(instruction._replace(k=k))
+    return bpf.assemble(cooked)
 
 
 def without_looped_back(program: bytes, loopback_index: int) -> bytes:
     """Return a filter that leaves out what goes out on the loopback interface: it comes in there too."""
-    start = (
-        (_LOAD_WORD, 0, 0, _IFINDEX),
-        (_JUMP_IF_EQUAL, 0, 3, loopback_index),
-        (_LOAD_WORD, 0, 0, _PKTTYPE),
-        (_JUMP_IF_EQUAL, 0, 1, _PACKET_OUTGOING),
-        (_RETURN, 0, 0, 0),
-    )
-    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in start) + program
+    start = [
+        bpf.Instruction(bpf.LOAD_WORD, k=bpf.INTERFACE_INDEX),
+        bpf.Instruction(bpf.JUMP_IF_EQUAL, 0, 3, loopback_index),
+        bpf.Instruction(bpf.LOAD_WORD, k=bpf.PACKET_TYPE),
+        bpf.Instruction(bpf.JUMP_IF_EQUAL, 0, 1, _PACKET_OUTGOING),
+        bpf.Instruction(bpf.RETURN, k=0),
+    ]
+    return bpf.assemble(start) + program

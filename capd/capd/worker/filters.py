@@ -4,7 +4,6 @@ The handle must be opened while CAP_NET_RAW is there; the filter's text is looke
 """
 
 import contextlib
-import struct
 
 from capd.libpcap import Handle, PcapError, Status
 from capd.worker.filter_text import find_host_name, find_position, host_name_complaint
@@ -17,11 +16,6 @@ _ACTIVATE_FAILURES: dict[int | None, tuple[FailureCode, str]] = {
     Status.PERM_DENIED: (FailureCode.NOT_PERMITTED, "capd itself may not capture on {name}: it lacks CAP_NET_RAW"),
     Status.RFMON_NOTSUP: (FailureCode.UNSUPPORTED, "{name} has no monitor mode"),
 }
-
-#: struct sock_filter (linux/filter.h).
-_INSTRUCTION = struct.Struct("=HBBI")
-_JUMP = 0x05
-_RETURN_CONSTANT = 0x06
 
 
 class CaptureFailed(Exception):
@@ -48,21 +42,6 @@ def bad_filter(words: str, interface: str, interface_index: int, position: int |
         interface_index=interface_index,
         position=position,
     )
-
-
-def both(first: bytes, second: bytes) -> bytes:
-    """Return a program that takes what both take, and of it as much as the second one does.
-
-    Programs are joined and not texts: so nothing that the second text says can change what the first one means, not
-    even ``vlan``, which shifts the offsets of all that follows it.
-    """
-    count = len(first) // _INSTRUCTION.size
-    joined: list[bytes] = []
-    for at, (code, jump_true, jump_false, k) in enumerate(_INSTRUCTION.iter_unpack(first)):
-        takes = code == _RETURN_CONSTANT and k
-        instruction = (_JUMP, 0, 0, count - at - 1) if takes else (code, jump_true, jump_false, k)
-        joined.append(_INSTRUCTION.pack(*instruction))
-    return b"".join(joined) + second
 
 
 def find_names() -> None:

@@ -13,9 +13,9 @@ import msgspec
 from capd.libpcap import Handle
 from capd.packet_ring import RingMemory, kernel_failure
 from capd.packet_socket import ETH_P_ALL, attach_filter, bind, lock_filter
-from capd.worker import cooked
+from capd.worker import bpf, cooked
 from capd.worker.filter_text import words
-from capd.worker.filters import CaptureFailed, Compiler, bad_filter, both
+from capd.worker.filters import CaptureFailed, Compiler, bad_filter
 from capd.worker.launch import Launch, LaunchInterface
 from capd.worker.records import RecordMaker
 from capd.worker.ring import Blocks, Ring, Statistics
@@ -269,7 +269,7 @@ class SourceMaker:
         """Return a filter of the user's, and of what it takes, what policy takes too."""
         program = compiler.compile(text, interface.request.name, interface_id)
         if interface.policy_filter:
-            program = both(_compile_policy(compiler, interface, interface_id), program)
+            program = bpf.joined(_compile_policy(compiler, interface, interface_id), program)
         if link_layer_type.dlt in cooked.HEADER_SIZE_BYTES:
             program = _cook(program, link_layer_type, interface)
         return program
