@@ -20,7 +20,7 @@ from capd.errors import RequestRefused, no_room
 from capd.ethtool import driver_of, speed_of
 from capd.file_server import FileServer
 from capd.handover import Handover
-from capd.inquiries import default_dlt, device_names, has_known_type
+from capd.inquiries import default_dlt, device_names
 from capd.links import find_link, list_links
 from capd.monitor import Monitor
 from capd.outbox import Outbox
@@ -31,6 +31,7 @@ from capd.spawner import Spawner
 from capd.supervisor import Worker
 from capd.tally import Counts, Gauges
 from capd.wishes import Wishes, cooked_any
+from capd.worker import compiling
 from capd.worker.launch import (
     Answer,
     DirectoryComes,
@@ -358,6 +359,8 @@ class Capture:
                         status = await self._worker.run(self._spawner, self._closer, self._on_message)
                     except OSError as error:
                         self._failure = no_room(error).failure
+                    if status == -compiling.TIME_IS_UP and not self.is_started:
+                        self._failure = compiling.too_much()
                     self._started.set()
                     nursery.cancel_scope.cancel()
             self._has_died = self._end_reason is None and self._failure is None
@@ -451,6 +454,7 @@ class Capture:
             self._skip(link, error)
 
     def _launch(self, interfaces: Sequence[LaunchInterface], wishes: Wishes, directory_comes: DirectoryComes) -> Launch:
+        waits = bool(wishes.patterns) or self.request.wait_for_interfaces
         return Launch(
             user_id=self.owner.user_id,
             group_id=self.owner.group_id,
@@ -458,7 +462,8 @@ class Capture:
             interfaces=tuple(interfaces),
             directory_comes=directory_comes,
             passes_files=self.request.pass_files and directory_comes != DirectoryComes.KEPT,
-            needs_live_handles=self._needs_live_handles(interfaces),
+            needs_live_handles=self._needs_live_handles(),
+            later_filters=self._filters() if waits else (),
             max_disk_bytes=self.terms.max_disk_bytes,
             name=self.name,
             continues=self._continues,
@@ -468,7 +473,7 @@ class Capture:
             recorder=self.request.recorder,
             autostop=self._left_of_autostop(),
             update_interval_s=self.request.update_interval_s,
-            waits=bool(wishes.patterns) or self.request.wait_for_interfaces,
+            waits=waits,
         )
 
     def _left_of_autostop(self) -> Conditions:
@@ -478,16 +483,17 @@ class Capture:
         left_s = autostop.duration_s - (time.time_ns() - self._first_started_ns) / 1e9
         return msgspec.structs.replace(autostop, duration_s=max(left_s, 0.001))
 
-    def _needs_live_handles(self, interfaces: Sequence[LaunchInterface]) -> bool:
-        """Whether filters mention what only a live handle compiles well, or there is more than one link-layer type."""
+    def _filters(self) -> tuple[str, ...]:
+        """Return all filters that its interfaces may come under."""
         texts = [request.capture_filter for request in self.request.interfaces]
         if self.request.recorder is not None:
             texts.append(self.request.recorder.trigger_filter)
-        return (
-            any("vlan" in text for text in [*texts, *(rule.filter for rule in self.terms.rules)])
-            or any(request.link_layer_type for request in self.request.interfaces)
-            or not all(has_known_type(each.device, each.hardware_type) for each in interfaces)
-        )
+        return tuple(dict.fromkeys(text for text in (*texts, *(rule.filter for rule in self.terms.rules)) if text))
+
+    def _needs_live_handles(self) -> bool:
+        """Whether a filter mentions what only a live handle compiles well, or a link-layer type is asked for."""
+        is_type_wanted = any(request.link_layer_type for request in self.request.interfaces)
+        return is_type_wanted or any("vlan" in text for text in self._filters())
 
     async def _watch_start(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
         with trio.move_on_after(limits.START_TIMEOUT_S) as timeout:

@@ -1,23 +1,28 @@
 """The system's libpcap, through ctypes: devices, what they can do, and compiled filters.
 
-The library of the system, since it gets the distribution's security updates; handles are live, since without one
-libpcap does not know that the kernel sets VLAN tags aside, and compiles ``vlan`` wrongly.
+The library of the system, since it gets the distribution's security updates. Only on a handle of a device it knows that
+the kernel sets VLAN tags aside; on another one it compiles ``vlan`` wrongly.
 """
 
 import ctypes
 import ctypes.util
 import enum
+import errno
 import functools
 import os
+import socket
+import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from capd.packet_socket import ALL_INTERFACES, ETH_P_NONE, bind
+from capd.packet_socket import attach_filter, lock_filter
 from capd_protocol.linktypes import LinkLayerType, from_dlt
 
 _ERRBUF_SIZE = 256
 _NETMASK_UNKNOWN = 0xFFFFFFFF
 _TIMESTAMP_HOST = 0
+#: struct sock_filter: BPF_RET | BPF_K, which takes nothing of a packet.
+_TAKE_NOTHING = struct.pack("=HBBI", 0x06, 0, 0, 0)
 
 
 class Status(enum.IntEnum):
@@ -30,11 +35,12 @@ class Status(enum.IntEnum):
 
 
 class PcapError(Exception):
-    """libpcap's words, and its status where it gave one."""
+    """libpcap's words, its status where it gave one, and whether it was for want of memory."""
 
-    def __init__(self, words: str, status: int | None = None) -> None:
+    def __init__(self, words: str, status: int | None = None, *, is_out_of_memory: bool = False) -> None:
         super().__init__(words)
         self.status = status
+        self.is_out_of_memory = is_out_of_memory
 
 
 class DeviceFlag(enum.IntFlag):
@@ -83,7 +89,7 @@ def load() -> ctypes.CDLL:
     Raises:
         OSError: it is not installed.
     """
-    library = ctypes.CDLL(ctypes.util.find_library("pcap") or "libpcap.so.0.8")
+    library = ctypes.CDLL(ctypes.util.find_library("pcap") or "libpcap.so.0.8", use_errno=True)
     handle, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
     numbers = ctypes.POINTER(ctypes.c_int)
     interfaces = ctypes.POINTER(_Interface)
@@ -177,11 +183,19 @@ class Handle:
             raise PcapError(f"{_decode(self._pcap.pcap_statustostr(status))}: {self._words()}", status)
 
     def disarm(self) -> None:
-        """Have a network interface's handle receive nothing, which would be each packet a second time.
+        """Have a network interface's handle receive nothing, for good, whoever gets hold of its socket.
 
         What is asked of it afterwards needs no packets.
+
+        Raises:
+            OSError: the kernel does not take the filter that says so.
         """
-        bind(self._pcap.pcap_fileno(self._handle), ETH_P_NONE, ALL_INTERFACES)
+        packet_socket = socket.socket(fileno=self._pcap.pcap_fileno(self._handle))
+        try:
+            attach_filter(packet_socket, _TAKE_NOTHING)
+            lock_filter(packet_socket)
+        finally:
+            packet_socket.detach()
 
     def _words(self) -> str:
         return _decode(self._pcap.pcap_geterr(self._handle))
@@ -236,19 +250,20 @@ class Handle:
         Optimizing takes many seconds for some of the longest ones.
 
         Raises:
-            PcapError: libpcap does not understand it.
+            PcapError: libpcap does not understand it, or has no memory for it.
         """
         program = _Program()
+        ctypes.set_errno(0)
         status = self._pcap.pcap_compile(
             self._handle, ctypes.byref(program), text.encode("ascii"), optimize, _NETMASK_UNKNOWN
         )
         if status < 0:
-            raise PcapError(self._words())
+            raise PcapError(self._words(), is_out_of_memory=ctypes.get_errno() == errno.ENOMEM)
         try:
             return ctypes.string_at(program.instructions, program.length * 8)
         finally:
             self._pcap.pcap_freecode(ctypes.byref(program))
 
     def close(self) -> None:
-        """Close the handle. Once only."""
+        """Close the handle. Once only. For one of a device it takes 20 ms, in which other threads run."""
         self._pcap.pcap_close(self._handle)

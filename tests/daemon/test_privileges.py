@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import stat
+import struct
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import pytest
 
 import capd
 from capd import limits
+from capd.packet_socket import attach_filter
 from capd.privileges import restrict_daemon
 from capd_client import (
     CaptureError,
@@ -52,6 +54,7 @@ from tests.support.attack import (
     capturing,
     check_complete,
     check_unharmed,
+    eventually,
     leaving_nothing,
     opened,
     process_of,
@@ -71,6 +74,8 @@ OTHER_MEMBER = User(12350, 12350, (GROUP.gr_gid,))
 #: Of the first member's group, but not of the one that may capture.
 STRANGER = User(12355, 12346)
 
+_SO_DETACH_FILTER, _SO_LOCK_FILTER = 27, 44
+_TAKE_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0xFFFF)
 #: linux/capability.h
 SETGID, SETUID, NET_ADMIN, NET_RAW = 6, 7, 12, 13
 
@@ -225,6 +230,25 @@ def _seize(process_id: int) -> None:
 def _get_descriptors(process_id: int) -> None:
     pidfd = os.pidfd_open(process_id)
     os.close(_checked(_libc.syscall(_SYS_PIDFD_GETFD, pidfd, 0, 0)))
+
+
+def _packet_sockets_of(process_id: int) -> list[socket.socket]:
+    """Return duplicates of all packet sockets of a process, as who controls that process would have them."""
+    ours: dict[str, socket.socket] = {}
+    pidfd = os.pidfd_open(process_id)
+    try:
+        for entry in Path(f"/proc/{process_id}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                what = os.readlink(entry)  # noqa: PTH115  # it leads to no path
+                if what.startswith("socket:") and what not in ours:  # a ring's memory has a further descriptor of it
+                    descriptor = _checked(_libc.syscall(_SYS_PIDFD_GETFD, pidfd, int(entry.name), 0))
+                    ours[what] = socket.socket(fileno=descriptor)
+    finally:
+        os.close(pidfd)
+    for each in ours.values():
+        if each.family != socket.AF_PACKET:
+            each.close()
+    return [each for each in ours.values() if each.fileno() >= 0]
 
 
 class _IoVec(ctypes.Structure):
@@ -824,3 +848,41 @@ def test_a_ring_deletes_only_what_it_made(daemon: Daemon, veth: tuple[str, str],
         assert isinstance(client.rest()[-1], Ended)
     assert first.read_bytes() == b"precious"
     check_complete(user_dir / "kept", 5)
+
+
+# Packet sockets of a worker -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capture_filter", ["", "udp", "vlan 5"])
+@pytest.mark.parametrize("is_recorder", [False, True])
+def test_a_worker_has_no_packet_socket_that_could_get_another_filter(
+    daemon: Daemon, veth: tuple[str, str], user_dir: Path, capture_filter: str, is_recorder: bool
+) -> None:
+    recorder = {"recorder_duration": 5, "recorder_trigger_filter": "vlan 6"} if is_recorder else {}
+    others = daemon.workers()  # which may take a while to end
+    with CaptureSession(
+        interfaces=list(veth),
+        savefile=user_dir / "x.pcapng",
+        capture_filter=capture_filter,
+        socket_path=daemon.socket_path,
+        **recorder,  # type: ignore[arg-type]
+    ) as capture:
+        capture.wait_started(PATIENCE_S)
+        (worker,) = set(daemon.workers()) - set(others)
+        expected = len(veth) * (2 if is_recorder else 1)
+        # Those that libpcap has opened are closed while the capture begins, which takes the kernel a while.
+        eventually(lambda: _number_of_packet_sockets(worker) == expected, "no others")
+        for taken in _packet_sockets_of(worker):
+            with taken:
+                assert taken.getsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER) == 1
+                with pytest.raises(PermissionError):
+                    attach_filter(taken, _TAKE_ALL)
+                with pytest.raises(PermissionError):
+                    taken.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
+
+def _number_of_packet_sockets(process_id: int) -> int:
+    found = _packet_sockets_of(process_id)
+    for each in found:
+        each.close()
+    return len(found)

@@ -425,6 +425,27 @@ def test_a_vlan_filter_needs_an_interface_of_the_kind_from_the_beginning(daemon:
     assert contents.packets == [(f"{stem}r", tagged[0]), (f"{stem}r1", tagged[0])]
 
 
+@pytest.mark.parametrize("is_one_there", [False, True])
+def test_a_long_filter_is_there_for_interfaces_that_come_later(
+    daemon: Daemon, user_dir: Path, is_one_there: bool
+) -> None:
+    path, stem = user_dir / "long.pcapng", unique("pt")
+    hosts = " or ".join(f"host 10.0.{number // 256}.{number % 256}" for number in range(300))
+    with cleaned(stem):
+        if is_one_there:
+            add_pair(f"{stem}t", f"{stem}r")
+        with capturing(
+            daemon, interfaces=f"{stem}r*", capture_filter=f"{hosts} or ether proto 0x88b5", savefile=path
+        ) as capture:
+            add_pair(f"{stem}t1", f"{stem}r1")
+            until_event(capture, capture.SP_INTERFACE_ATTACHED, f"{stem}r1")
+            assert send(f"{stem}t1", frames(0, 0), 10) == 10
+            until_packets(capture, 10)
+            end(capture)
+        check_accounts(capture, path)
+    assert read(path).of(f"{stem}r1") == frames(0, 0)
+
+
 def test_an_interface_whose_kind_does_not_take_the_filter_is_skipped_whenever_it_comes(
     daemon: Daemon, user_dir: Path
 ) -> None:

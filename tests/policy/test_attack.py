@@ -21,6 +21,7 @@ from capd.peer import Peer
 from capd.policy import Policy, Rule
 from capd.rings import RingMaker
 from capd.spawner import Spawner
+from capd.worker.compiling import too_much
 from capd_client import CaptureSession
 from capd_protocol.limits import MAX_INTERFACES, find_faults
 from capd_protocol.messages import (
@@ -34,6 +35,7 @@ from capd_protocol.messages import (
     InterfaceRequest,
     InterfaceSkipped,
     PacketCount,
+    Refused,
     Started,
     StopCapture,
     encode,
@@ -54,6 +56,7 @@ from tests.support.attack import (
 )
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.namespace import veth_pair
+from tests.support.tools import ip_json
 from tests.support.traffic import send
 
 
@@ -131,7 +134,7 @@ def test_the_library_keeps_few_files_that_a_ring_has_deleted(
 
 # Interfaces that are not what they were -------------------------------------------------------------------------------
 
-USER, LITTLE = User(23461, 23461), User(23462, 23462)
+USER, LITTLE, NO_SSH, TAGGED = (User(user_id, user_id) for user_id in range(23461, 23465))
 CONFIGURATION = f"""
 [[rule]]
 name = "open"
@@ -148,6 +151,23 @@ filter = "tcp"
 name = "little"
 users = [{LITTLE.user_id}]
 max_disk_bytes = 1_000_000
+
+[[rule]]
+name = "no ssh"
+users = [{NO_SSH.user_id}]
+filter = "not tcp port 22"
+
+[[rule]]
+name = "tag 5"
+users = [{TAGGED.user_id}]
+interfaces = ["open*"]
+filter = "vlan 5"
+
+[[rule]]
+name = "tag 6"
+users = [{TAGGED.user_id}]
+interfaces = ["part*"]
+filter = "vlan 6"
 """
 
 
@@ -163,6 +183,11 @@ def bound(open_dir: Path) -> Generator[Daemon, None, None]:
 
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, timeout=10)
+
+
+def link_flags(name: str) -> list[str]:
+    flags: list[str] = ip_json("link", "show", "dev", name)[0]["flags"]
+    return flags
 
 
 def rename(name: str, new_name: str) -> None:
@@ -246,6 +271,113 @@ def test_what_has_the_index_of_an_interface_by_now_is_not_captured(bound: Daemon
             skipped = client.receive(InterfaceSkipped)
         ip("link", "delete", "dev", "shut5")
         assert "No such device" in str(skipped)
+
+
+# Interfaces that libpcap cannot be asked about ------------------------------------------------------------------------
+
+SSH = ethernet(6, 22)
+
+
+@contextlib.contextmanager
+def capturing_later(
+    wanted: str | None, daemon: Daemon, interface: str, directory: Path
+) -> Generator[RawClient, None, None]:
+    """Ask for a capture as the user who may see no SSH, on interfaces that are not up yet."""
+    request = request_for(
+        interface,
+        interfaces=(InterfaceRequest(name=interface, link_layer_type=wanted, kernel_buffer_size_bytes=1 << 20),),
+        wait_for_interfaces=True,
+    )
+    with connected_as(NO_SSH, daemon) as client, opened(directory) as directory_fd:
+        client.send(request, [directory_fd])
+        yield client
+
+
+#: Of what an Ethernet interface has not; with "not" in policy's filter, all of them saw what it forbids.
+WRONG_TYPES = ["RAW", "IPV4", "NULL", "C_HDLC", "FDDI", "LTALK", "PPP", "LINUX_SLL", "IEEE802_11"]
+
+
+@pytest.mark.parametrize("wanted", WRONG_TYPES)
+def test_an_interface_that_is_down_has_no_other_link_layer_type(bound: Daemon, user_dir: Path, wanted: str) -> None:
+    with veth_pair("opentx", "openrx"):
+        ip("link", "set", "dev", "openrx", "down")
+        with capturing_later(wanted, bound, "openrx", user_dir) as client:
+            refused = client.receive(Refused)
+    assert isinstance(refused, Refused)
+    assert (refused.failure.code, refused.failure.argument) == (FailureCode.UNSUPPORTED, "link_layer_type")
+    assert refused.failure.text == f"openrx has no link-layer type {wanted}; it has EN10MB"
+
+
+@pytest.mark.parametrize("comes_later", [True, False])
+@pytest.mark.parametrize("wanted", [None, "EN10MB", "RAW"])
+def test_policys_filter_holds_on_interfaces_that_come_up_later(
+    bound: Daemon, user_dir: Path, wanted: str | None, comes_later: bool
+) -> None:
+    with contextlib.ExitStack() as stack:
+        if not comes_later:
+            if wanted == "RAW":
+                return  # refused, see above
+            stack.enter_context(veth_pair("opentx", "openrx"))
+            ip("link", "set", "dev", "openrx", "down")
+        client = stack.enter_context(capturing_later(wanted, bound, "openrx", user_dir))
+        client.receive(Started)
+        if comes_later:
+            stack.enter_context(veth_pair("opentx", "openrx"))
+            event = client.receive(InterfaceSkipped if wanted == "RAW" else InterfaceAttached)
+            if isinstance(event, InterfaceSkipped):
+                assert "openrx has no link-layer type RAW" in event.text
+        else:
+            ip("link", "set", "dev", "openrx", "up")
+            eventually(lambda: "LOWER_UP" in link_flags("opentx"), "the link")
+        send("opentx", [SSH, TCP_80], 20)
+        client.send(StopCapture())
+        ended = client.rest()[-1]
+    assert isinstance(ended, Ended)
+    packets = read_complete(user_dir / "raw.pcapng").packets
+    assert SSH not in packets
+    assert packets == ([] if wanted == "RAW" else [TCP_80] * 10)
+
+
+def test_a_filter_with_vlan_is_there_for_an_interface_that_comes_later_under_another_rule(
+    bound: Daemon, user_dir: Path
+) -> None:
+    tags = {number: ethernet(17, 53, vlan=number) for number in (5, 6)}
+    with (
+        veth_pair("opentx", "openrx"),
+        capturing_as(TAGGED, bound, "*rx", user_dir) as client,
+        veth_pair("parttx", "partrx"),
+    ):
+        assert client.receive(InterfaceAttached) == InterfaceAttached(interface="partrx")
+        for sender in ("opentx", "parttx"):
+            send(sender, list(tags.values()), 2)
+            client.receive(PacketCount)
+        client.send(StopCapture())
+        assert isinstance(client.rest()[-1], Ended)
+    assert read_complete(user_dir / "raw.pcapng").packets == [tags[5], tags[6]]
+
+
+# Filters that take too much to compile --------------------------------------------------------------------------------
+
+#: Of libpcap's optimizer, these would take 20 s of a processor, or 700 MiB.
+TOO_MUCH = {
+    "time": " or ".join(f"port {number + 1}" for number in range(600)),
+    "memory": " or ".join(f"port {number + 1}" for number in range(1300)),
+}
+
+
+@pytest.mark.parametrize("which", TOO_MUCH)
+def test_a_filter_that_takes_too_much_to_compile_is_refused_as_a_bad_one(
+    bound: Daemon, user_dir: Path, which: str
+) -> None:
+    filtered = InterfaceRequest(name="openrx", capture_filter=TOO_MUCH[which], kernel_buffer_size_bytes=1 << 20)
+    with veth_pair("opentx", "openrx"), leaving_nothing(bound, "openrx", directory=user_dir):
+        with connected_as(USER, bound) as client, opened(user_dir) as directory_fd:
+            client.send(request_for("openrx", interfaces=(filtered,)), [directory_fd])
+            refused = client.receive(Refused)
+        assert isinstance(refused, Refused)
+        assert (refused.failure.code, refused.failure.argument) == (FailureCode.BAD_FILTER, "capture_filter")
+        assert refused.failure.text == too_much().text
+    assert "died" not in bound.log
 
 
 # Directories and lists that are not as they should be -----------------------------------------------------------------

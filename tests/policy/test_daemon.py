@@ -183,11 +183,12 @@ def test_the_forced_filter_holds_for_patterns(
     assert captured(daemon, BOB, user_dir, sender, [UDP_53, TCP_80], interfaces=interfaces) == [TCP_80]
 
 
-def test_a_link_type_that_the_forced_filter_cannot_look_into_is_refused(
+def test_the_forced_filter_looks_into_what_comes_whatever_the_user_calls_it(
     daemon: Daemon, sender: Sender, user_dir: Path
 ) -> None:
-    with pytest.raises(UnsupportedError, match="policy's own filter"):
-        captured(daemon, BOB, user_dir, sender, [TCP_80], link_layer_type="DOCSIS")
+    assert captured(daemon, BOB, user_dir, sender, [UDP_53, TCP_80], link_layer_type="DOCSIS") == [TCP_80]
+    with pytest.raises(UnsupportedError, match="no link-layer type RAW; it has EN10MB, DOCSIS"):
+        captured(daemon, BOB, user_dir, sender, [TCP_80], link_layer_type="RAW")
 
 
 def test_the_file_says_which_filter_was_in_force(daemon: Daemon, sender: Sender, user_dir: Path) -> None:

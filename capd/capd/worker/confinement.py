@@ -115,6 +115,8 @@ _CAPTURE = [
     Rule("write", (Among(0, (SIGNALLED,)),)),
     *_each("recvmsg recvfrom poll ppoll select pselect6 epoll_create1 epoll_ctl"),
     *_each("alarm setitimer rt_sigaction"),
+    # Of itself: what compiling was held to is lifted again.
+    Rule("prlimit64", (Among(0, (0,)),)),
     # Files: those of before, those that go, the index.
     *_each("read pread64 lseek getdents64 unlinkat renameat renameat2 fstatfs faccessat faccessat2 geteuid"),
     Rule("flock", (_ABOVE_STANDARD,)),

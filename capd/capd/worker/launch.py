@@ -15,7 +15,7 @@ import msgspec
 from capd.packet_ring import RingMemory
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, encode_frame
-from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, by_name
+from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, by_name
 from capd_protocol.messages import Conditions, Destination, Failure, InterfaceRequest, Recorder
 
 
@@ -79,18 +79,14 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
         return by_name(self.request.link_layer_type) if self.request.link_layer_type else None
 
     @property
-    def _dlt(self) -> int:
-        return wanted.dlt if (wanted := self.wanted_type) else self.default_dlt
-
-    @property
     def is_cooked(self) -> bool:
-        """Whether its packets come without their link-layer headers."""
-        return self._dlt in (DLT_LINUX_SLL, DLT_LINUX_SLL2)
+        """Whether its packets come without their link-layer headers; whatever was asked for does not change that."""
+        return self.default_dlt == DLT_LINUX_SLL
 
     @property
     def header_bytes(self) -> int:
         """How long its link-layer header is, as far as it matters to how packets lie in memory."""
-        return _ETHERNET_HEADER_BYTES if self._dlt == DLT_EN10MB else 0
+        return _ETHERNET_HEADER_BYTES if self.default_dlt == DLT_EN10MB else 0
 
 
 class DirectoryComes(enum.StrEnum):
@@ -125,9 +121,11 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     continues: bool = False
     #: On the socket on which the directory comes it passes its files to who asked.
     passes_files: bool = False
-    #: Compile filters on live handles, which take 20 ms to open: for ``vlan``, and where it takes one to know which
-    #: link-layer types there are.
+    #: Open live handles to compile filters, which takes 10 ms for each: for ``vlan``, and where a link-layer type is
+    #: asked for.
     needs_live_handles: bool = True
+    #: Where interfaces may come later: all filters that they could come under, the user's and policy's.
+    later_filters: tuple[str, ...] = ()
     #: Go on without any interface: others will be attached.
     waits: bool = False
 

@@ -10,17 +10,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from capd.libpcap import Handle
 from capd.packet_ring import RingMemory, kernel_failure
 from capd.packet_socket import ETH_P_ALL, attach_filter, bind, lock_filter
 from capd.worker import bpf, cooked
-from capd.worker.filter_text import words
-from capd.worker.filters import CaptureFailed, Compiler, bad_filter
+from capd.worker.filters import CaptureFailed, Compiler, FilterError, Kind
 from capd.worker.launch import Launch, LaunchInterface
 from capd.worker.records import RecordMaker
 from capd.worker.ring import Blocks, Ring, Statistics
 from capd_protocol import pcapng
-from capd_protocol.linktypes import LinkLayerType, dlt_to_linktype, from_dlt
+from capd_protocol.linktypes import DLT_EN10MB, LinkLayerType, dlt_to_linktype, from_dlt
 from capd_protocol.messages import Failure, FailureCode, InterfaceCounters
 
 
@@ -157,15 +155,17 @@ class Plan(NamedTuple):
 class SourceMaker:
     """Makes sources; holds what that takes from the privileged beginning to the end.
 
-    Interfaces of one hardware type share a libpcap handle: what it compiles is the same for all of them. For those
-    that come later and are of a new type, there is no live one, which matters for ``vlan`` alone.
+    Policy's filter is compiled for what the kernel delivers, and the user's for what the user calls it. Interfaces that
+    come later may have all filters that were compiled in the beginning, for whatever interface.
     """
 
     def __init__(self, launch: Launch, operating_system: str) -> None:
         self._launch = launch
         self._operating_system = operating_system
         self._trigger_filter = launch.trigger_filter
-        self._compilers: dict[tuple[int, int], Compiler] = {}
+        self._compiler = Compiler()
+        #: By all that they are made of.
+        self._programs: dict[tuple[str | int, ...], bytes] = {}
 
     def open_handles(self) -> None:
         """Open libpcap's live handles, where they are needed: this takes CAP_NET_RAW.
@@ -176,29 +176,45 @@ class SourceMaker:
         if not self._launch.needs_live_handles:
             return
         for interface in self._launch.interfaces:
-            key = interface.hardware_type, interface.request.snaplen_bytes
-            if key not in self._compilers and interface.is_up:
+            if interface.is_up:
                 try:
-                    self._compilers[key] = Compiler(interface.device, interface.request.snaplen_bytes)
+                    with _typed(interface.request.name):
+                        self._compiler.open_handle(_kind_of(interface), interface.device)
                 except CaptureFailed:
                     if not interface.is_optional:
                         raise  # one that has gone already is found out again when it is bound
+
+    @property
+    def link_layer_types(self) -> set[int]:
+        """What filters are compiled for: what the interfaces have, and where others may come, Ethernet's."""
+        later = [DLT_EN10MB] if self._launch.waits else []
+        return {*later, *(interface.default_dlt for interface in self._launch.interfaces)}
+
+    def compile_ahead(self) -> None:
+        """Compile what interfaces that come later may need. Faults are told when there is one that needs it."""
+        for dlt in self.link_layer_types:
+            for text in self._launch.later_filters:
+                with contextlib.suppress(FilterError):
+                    self._compiler.compile(text, dlt)
+
+    def close_handles(self) -> None:
+        """Close libpcap's handles. Interfaces that come from now on get what has been compiled, or is so at once."""
+        self._compiler.close_handles()
 
     def plan(self, interface: LaunchInterface, interface_id: int) -> Plan:
         """Compile the filters of an interface; ``interface_id`` is told with what is wrong with them.
 
         Raises:
-            CaptureFailed: one does not compile.
+            CaptureFailed: one does not compile, or the interface has no such link-layer type.
         """
         request = interface.request
-        compiler = self._compiler_for(interface)
-        link_layer_type = compiler.choose_link_layer_type(interface.wanted_type, request.name)
-        program = self._compile(compiler, request.capture_filter, interface, interface_id, link_layer_type)
+        wanted = interface.wanted_type
+        link_layer_type = self._compiler.choose_link_layer_type(_kind_of(interface), wanted, request.name)
+        program = self._program(request.capture_filter, interface, interface_id, link_layer_type)
         trigger_program = b""
         if self._trigger_filter:
             try:
-                text = self._trigger_filter
-                trigger_program = self._compile(compiler, text, interface, interface_id, link_layer_type)
+                trigger_program = self._program(self._trigger_filter, interface, interface_id, link_layer_type)
             except CaptureFailed as error:
                 if error.failure.argument != "capture_filter":
                     raise
@@ -226,8 +242,6 @@ class SourceMaker:
         with _typed(request.name):
             ring = Ring(sockets.ring, sockets.memory)
         _attach(ring, plan.program, request.name, interface_id)
-        if interface.policy_filter:
-            ring.lock_filter()
         return Source(
             name=request.name,
             launch=interface,
@@ -258,42 +272,59 @@ class SourceMaker:
             speed_bits_per_s=interface.speed_bits_per_s,
         )
 
-    def _compile(
-        self,
-        compiler: Compiler,
-        text: str,
-        interface: LaunchInterface,
-        interface_id: int,
-        link_layer_type: LinkLayerType,
+    def _program(
+        self, text: str, interface: LaunchInterface, interface_id: int, link_layer_type: LinkLayerType
     ) -> bytes:
         """Return a filter of the user's, and of what it takes, what policy takes too."""
-        program = compiler.compile(text, interface.request.name, interface_id)
-        if interface.policy_filter:
-            program = bpf.joined(_compile_policy(compiler, interface, interface_id), program)
-        if link_layer_type.dlt in cooked.HEADER_SIZE_BYTES:
-            program = _cook(program, link_layer_type, interface)
+        made_of = (
+            text,
+            link_layer_type.dlt,
+            interface.request.snaplen_bytes,
+            interface.policy_filter,
+            interface.default_dlt,
+        )
+        if made_of not in self._programs:
+            try:
+                program = self._users(text, interface, link_layer_type)
+            except FilterError as error:
+                raise CaptureFailed(error.failure(interface.request.name, interface_id)) from error
+            if interface.policy_filter:
+                program = bpf.joined(self._policys(interface), program)
+            if interface.is_cooked:
+                with contextlib.suppress(OSError):  # without a loopback interface there is nothing to leave out
+                    program = cooked.without_looped_back(program, socket.if_nametoindex("lo"))
+            self._programs[made_of] = program
+        return self._programs[made_of]
+
+    def _users(self, text: str, interface: LaunchInterface, link_layer_type: LinkLayerType) -> bytes:
+        program = bpf.keeping(self._compiler.compile(text, link_layer_type.dlt), interface.request.snaplen_bytes)
+        return _as_delivered(program, link_layer_type, interface)
+
+    def _policys(self, interface: LaunchInterface) -> bytes:
+        """Return policy's filter, for what the kernel delivers: nothing that the user asks for changes that."""
+        try:
+            program = self._compiler.compile(interface.policy_filter, interface.default_dlt)
+            return _as_delivered(program, from_dlt(interface.default_dlt), interface)
+        except FilterError as error:
+            name = interface.request.name
+            text = f"policy's own filter does not compile on {name}: {error}: tell an administrator"
+            raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=name)) from error
+
+
+def _kind_of(interface: LaunchInterface) -> Kind:
+    return Kind(interface.hardware_type, interface.default_dlt)
+
+
+def _as_delivered(program: bytes, link_layer_type: LinkLayerType, interface: LaunchInterface) -> bytes:
+    """Return a filter as the kernel can run it on what it delivers."""
+    if not interface.is_cooked:
         return program
-
-    def _compiler_for(self, interface: LaunchInterface) -> Compiler:
-        request = interface.request
-        key = interface.hardware_type, request.snaplen_bytes
-        if key in self._compilers:
-            return self._compilers[key]
-        texts = f"{request.capture_filter} {interface.policy_filter} {self._trigger_filter}"
-        if any(word.text == "vlan" for word in words(texts)):
-            text = f"'vlan' on {request.name} needs an interface of its kind that was up when the capture began"
-            raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=request.name))
-        handle = Handle.dead(interface.wanted_type or from_dlt(interface.default_dlt), request.snaplen_bytes)
-        return Compiler.of(handle)
-
-
-def _compile_policy(compiler: Compiler, interface: LaunchInterface, interface_id: int) -> bytes:
-    try:
-        return compiler.compile(interface.policy_filter, interface.request.name, interface_id)
-    except CaptureFailed as error:
+    made = cooked.cook(program, link_layer_type.dlt)
+    if made is None:
         name = interface.request.name
-        text = f"policy's own filter does not compile on {name}: {error}: tell an administrator"
-        raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=name)) from error
+        text = f"the filter looks at a part of the {link_layer_type} header of {name} that the kernel does not know"
+        raise FilterError(text, code=FailureCode.UNSUPPORTED)
+    return made
 
 
 def _filter_text(interface: LaunchInterface) -> str:
@@ -306,33 +337,28 @@ def _prepare_trigger(trigger: socket.socket, program: bytes, interface: str, int
     try:
         attach_filter(trigger, program)
     except OSError as error:
-        raise CaptureFailed(_of_trigger(bad_filter(_too_long(program), interface, interface_id))) from error
+        raise CaptureFailed(_of_trigger(_too_long(error, program, interface, interface_id))) from error
     lock_filter(trigger)
     trigger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _TRIGGER_BUFFER_BYTES)
 
 
 def _attach(ring: Ring, program: bytes, interface: str, interface_id: int) -> None:
+    """Give a ring its filter, for good: also where there is none of policy's, nobody else shall have another one."""
     try:
         ring.attach_filter(program)
     except OSError as error:
-        raise CaptureFailed(bad_filter(_too_long(program), interface, interface_id)) from error
+        raise CaptureFailed(_too_long(error, program, interface, interface_id)) from error
+    ring.lock_filter()
 
 
-def _too_long(program: bytes) -> str:
-    instructions = len(program) // 8
-    return f"the kernel takes filters of up to 4096 instructions, and this one has {instructions}: write it shorter"
+def _too_long(error: OSError, program: bytes, interface: str, interface_id: int) -> Failure:
+    instructions = bpf.count(program)
+    text = f"the kernel takes filters of up to 4096 instructions, and this one has {instructions}: write it shorter"
+    if error.errno == errno.ENOMEM:
+        text = f"the kernel has no room for a filter of {instructions} instructions (sysctl net.core.optmem_max)"
+        text += ": write it shorter"
+    return FilterError(text).failure(interface, interface_id)
 
 
 def _of_trigger(failure: Failure) -> Failure:
     return msgspec.structs.replace(failure, argument="recorder_trigger_filter")
-
-
-def _cook(program: bytes, link_layer_type: LinkLayerType, interface: LaunchInterface) -> bytes:
-    made = cooked.cook(program, link_layer_type.dlt)
-    if made is None:
-        name = interface.request.name
-        text = f"the filter looks at a part of the {link_layer_type} header of {name} that the kernel does not know"
-        raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, argument="capture_filter", interface=name))
-    with contextlib.suppress(OSError):  # without a loopback interface there is nothing to leave out
-        made = cooked.without_looped_back(made, socket.if_nametoindex("lo"))
-    return made

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from capd import libpcap, privileges
 from capd.version import SOFTWARE
+from capd.worker import compiling
 from capd.worker.confine import Confinement
 from capd.worker.confinement import CONTROL, FILES, SIGNALLED, TOLD, Role
 from capd.worker.control import Control, DaemonGone
@@ -75,8 +76,8 @@ def _header(launch: Launch, sources: list[Source], section: bytes) -> bytes:
     return section + b"".join(source.description for source in sources)
 
 
-def _plan(launch: Launch, maker: SourceMaker) -> list[Plan | CaptureFailed]:
-    """Return how each interface is captured, or, of those that a pattern matched, why it is left out.
+def _compile(launch: Launch, maker: SourceMaker) -> list[Plan | CaptureFailed]:
+    """Compile all filters; return how each interface is captured, or, if a pattern matched it, why it is left out.
 
     Raises:
         CaptureFailed: one that was named cannot be captured.
@@ -89,10 +90,13 @@ def _plan(launch: Launch, maker: SourceMaker) -> list[Plan | CaptureFailed]:
             if not interface.is_optional:
                 raise
             plans.append(error)
+    maker.compile_ahead()
     return plans
 
 
-def _make_sources(launch: Launch, maker: SourceMaker, control: Control) -> tuple[list[Source], list[tuple[str, str]]]:
+def _make_sources(
+    launch: Launch, plans: list[Plan | CaptureFailed], maker: SourceMaker, control: Control
+) -> tuple[list[Source], list[tuple[str, str]]]:
     """Return the sources, and which interfaces are left out, with the reason.
 
     Raises:
@@ -101,7 +105,7 @@ def _make_sources(launch: Launch, maker: SourceMaker, control: Control) -> tuple
     """
     sources: list[Source] = []
     skipped: list[tuple[str, CaptureFailed]] = []
-    for interface, plan in zip(launch.interfaces, _plan(launch, maker), strict=True):
+    for interface, plan in zip(launch.interfaces, plans, strict=True):
         sockets = control.read_ring()
         try:
             sources.append(_make_source(maker, plan, sockets, len(sources)))
@@ -213,9 +217,14 @@ def _capture(
     # 4. Take the directory, which the user has passed meanwhile.
     directory_fd = take_directory()
     # 5. Be confined: whoever takes over this process by what comes next shall have nothing of it.
-    held = _confine(confinement, launch, directory_fd, control, passer)
-    # 6. Compile the filters: the first text of the user that is looked at. Then take the rings.
-    sources, skipped = _make_sources(launch, maker, control)
+    # 6. Compile the filters: the first text of the user that is looked at.
+    try:
+        with compiling.bounded(len(maker.link_layer_types)):
+            held = _confine(confinement, launch, directory_fd, control, passer)
+            plans = _compile(launch, maker)
+    except MemoryError as error:
+        raise CaptureFailed(compiling.too_much()) from error
+    sources, skipped = _make_sources(launch, plans, maker, control)
     # 7. Bind: from here on packets come and are counted.
     start_ns = time.time_ns()
     skipped += _arm(sources)
@@ -244,7 +253,9 @@ def _capture(
         if isinstance(files, CaptureFiles):
             files.abandon()
         return
-    # 9. Capture.
+    # 9. Capture. What is told so far goes out first: the kernel waits for grace periods when handles are closed.
+    report.flush()
+    maker.close_handles()
     Capture(
         launch=launch,
         sources=sources,
