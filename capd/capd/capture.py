@@ -695,6 +695,7 @@ async def _describe(link: Link, granted: Grant, device: Link) -> LaunchInterface
     return LaunchInterface(
         request=granted.request,
         policy_filter=granted.rule.filter,
+        policy_snaplen_bytes=granted.rule.max_snaplen_bytes,
         device=device.name,
         index=device.index,
         hardware_type=device.hardware_type,

@@ -61,6 +61,7 @@ def cooked_any(granted: Grant) -> LaunchInterface:
     return LaunchInterface(
         request=granted.request,
         policy_filter=granted.rule.filter,
+        policy_snaplen_bytes=granted.rule.max_snaplen_bytes,
         device=ANY,
         index=0,
         hardware_type=_NO_HARDWARE,

@@ -390,13 +390,13 @@ def test_the_last_interface_that_goes_away_leaves_a_snapshot(daemon: Daemon, tmp
     assert [frame for frame in read_file(closed.name).frames if frame == FRAMES[0]] == FRAMES * 10
 
 
-CONFIGURATION = f"""
+RULE = f"""
 [[rule]]
-name = "dns only"
+name = "bound"
 users = [{USER}]
-filter = "udp port 53"
 max_disk_bytes = 1_000_000
 """
+CONFIGURATION = RULE + 'filter = "udp port 53"'
 
 
 @contextlib.contextmanager
@@ -426,10 +426,20 @@ def daemon_with(configuration: str, directory: Path) -> Generator[Daemon, None, 
         yield running
 
 
-def test_a_trigger_sees_nothing_that_policy_does_not_allow(veth: tuple[str, str], user_dir: Path) -> None:
+@pytest.mark.parametrize(
+    ("configuration", "trigger_filter"),
+    [
+        (CONFIGURATION, "udp or len > 0"),
+        (RULE + "max_snaplen_bytes = 54", "udp dst port 53 or ether[60] & 1 = 0 or ether[60] & 1 = 1"),
+    ],
+    ids=["filter", "snaplen"],
+)
+def test_a_trigger_sees_nothing_that_policy_does_not_allow(
+    veth: tuple[str, str], user_dir: Path, configuration: str, trigger_filter: str
+) -> None:
     tx, rx = veth
     ready, allowed = user_dir / "ready", user_dir / "allowed"
-    with daemon_with(CONFIGURATION, user_dir / "daemon") as daemon:
+    with daemon_with(configuration, user_dir / "daemon") as daemon:
 
         def record() -> list[bool]:
             seen: list[bool] = []
@@ -438,7 +448,7 @@ def test_a_trigger_sees_nothing_that_policy_does_not_allow(veth: tuple[str, str]
                 interfaces=[rx],
                 savefile=user_dir / "r.pcapng",
                 recorder_duration=10,
-                recorder_trigger_filter="udp or len > 0",
+                recorder_trigger_filter=trigger_filter,
             ) as capture:
                 ready.touch()
                 until(capture, capture.SP_TRIGGERED)

@@ -191,6 +191,30 @@ def test_the_forced_filter_looks_into_what_comes_whatever_the_user_calls_it(
         captured(daemon, BOB, user_dir, sender, [TCP_80], link_layer_type="RAW")
 
 
+def test_beyond_the_snaplen_the_users_own_filter_sees_nothing(daemon: Daemon, sender: Sender, user_dir: Path) -> None:
+    """Alice keeps 60 bytes of each packet. Filters told all others, bit by bit, by how many packets they took."""
+    secret = ord("s")
+    packet = UDP_53[:70] + bytes([secret]) + UDP_53[71:]
+    tagged = TAGGED_UDP_53[:62] + bytes([secret]) + TAGGED_UDP_53[63:]
+
+    def learnt(own: str, frame: bytes) -> int:
+        return len(captured(daemon, ALICE, user_dir, sender, [frame], capture_filter=own))
+
+    asked = [f"ether[70] & {1 << bit}" for bit in range(8)]
+    # By other ways to the same byte, and what the kernel would tell of it.
+    asked += ["udp[36]", "ether[ether[12] + 62]", "ether[0xfff00000 + 56]", "ether[0xffe00000 + 70]"]
+    asked += ["ether[0xfffff034:4]", "ether[0xfffff020:4] & 1"]  # SKF_AD_PAY_OFFSET, SKF_AD_RXHASH
+    for place in asked:
+        value = 0 if "&" in place else secret
+        assert [learnt(f"{place} {compared} {value}", packet) for compared in ("=", "!=")] == [0, 0], place
+    # The file has the tag, which the kernel has set aside, and so four bytes fewer of what comes behind it.
+    assert [learnt(f"ether[58] {compared} {secret}", tagged) for compared in ("=", "!=")] == [0, 0]
+    # Within the snaplen, and by its original length, one may look.
+    assert learnt("ether[59] = 0 and ether[37] = 53 and len = 100", packet) == 1
+    assert learnt("udp port 53 and udp[25] = 0", packet) == 1
+    assert learnt("ether[55] = 0", tagged) == 1
+
+
 def test_the_file_says_which_filter_was_in_force(daemon: Daemon, sender: Sender, user_dir: Path) -> None:
     captured(daemon, ALICE, user_dir, sender, [UDP_53], capture_filter="ip")
     shown = subprocess.run(

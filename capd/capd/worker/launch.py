@@ -16,7 +16,7 @@ from capd.packet_ring import RingMemory
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, encode_frame
 from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, by_name
-from capd_protocol.messages import Conditions, Destination, Failure, InterfaceRequest, Recorder
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, Destination, Failure, InterfaceRequest, Recorder
 
 
 class Job(bytes, enum.Enum):
@@ -54,6 +54,8 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
     request: InterfaceRequest
     #: Only packets that match it too are captured, and nothing that the request says changes that.
     policy_filter: str = ""
+    #: How much of a packet policy lets the user see; the request's own snaplen may be less.
+    policy_snaplen_bytes: int = MAX_SNAPLEN_BYTES
     #: What to open: the interface itself, or the monitor interface that was made for it.
     device: str
     #: 0 stands for all interfaces.

@@ -18,8 +18,8 @@ from capd.worker.launch import Launch, LaunchInterface
 from capd.worker.records import RecordMaker
 from capd.worker.ring import Blocks, Ring, Statistics
 from capd_protocol import pcapng
-from capd_protocol.linktypes import DLT_EN10MB, LinkLayerType, dlt_to_linktype, from_dlt
-from capd_protocol.messages import Failure, FailureCode, InterfaceCounters
+from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, dlt_to_linktype, from_dlt
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode, InterfaceCounters
 
 
 @contextlib.contextmanager
@@ -34,6 +34,8 @@ def _typed(interface: str) -> Generator[None, None, None]:
 _NOTHING = Statistics(0, 0)
 #: Of a trigger's socket. Chosen: the least that the kernel gives; one packet says it all.
 _TRIGGER_BUFFER_BYTES = 2048
+#: What a VLAN tag takes of a packet where records have it put back (``records``), and filters do not see it.
+_TAG_BYTES = {DLT_EN10MB: 4, DLT_LINUX_SLL: 4}
 
 
 class PacketSockets(NamedTuple):
@@ -281,6 +283,7 @@ class SourceMaker:
             link_layer_type.dlt,
             interface.request.snaplen_bytes,
             interface.policy_filter,
+            interface.policy_snaplen_bytes,
             interface.default_dlt,
         )
         if made_of not in self._programs:
@@ -297,7 +300,11 @@ class SourceMaker:
         return self._programs[made_of]
 
     def _users(self, text: str, interface: LaunchInterface, link_layer_type: LinkLayerType) -> bytes:
-        program = bpf.keeping(self._compiler.compile(text, link_layer_type.dlt), interface.request.snaplen_bytes)
+        """Return the user's filter, which sees no more of a packet than policy lets the user keep."""
+        dlt, most_bytes = link_layer_type.dlt, interface.policy_snaplen_bytes
+        program = bpf.keeping(self._compiler.compile(text, dlt), interface.request.snaplen_bytes)
+        if most_bytes < MAX_SNAPLEN_BYTES:
+            program = bpf.bounded(program, most_bytes, tag_bytes=_TAG_BYTES.get(dlt, 0))
         return _as_delivered(program, link_layer_type, interface)
 
     def _policys(self, interface: LaunchInterface) -> bytes:
