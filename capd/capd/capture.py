@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from capd import limits, wireless
+from capd.armed import ArmedRings
 from capd.closer import Closer
 from capd.errors import RequestRefused, no_room
 from capd.ethtool import driver_of, speed_of
@@ -26,6 +27,7 @@ from capd.monitor import Monitor
 from capd.outbox import Outbox
 from capd.peer import Peer
 from capd.policy import UNBOUND, Grant, Rule, Terms
+from capd.policy_filters import PolicyFilters
 from capd.rings import RingMaker, Rings
 from capd.spawner import Spawner
 from capd.supervisor import Worker
@@ -130,6 +132,7 @@ class Capture:
         spawner: Spawner,
         closer: Closer,
         ring_maker: RingMaker,
+        policy_filters: PolicyFilters,
         reader_group_id: int | None = None,
         continues: bool = False,
         first_started_ns: int | None = None,
@@ -145,6 +148,7 @@ class Capture:
             spawner: gives it a worker.
             closer: closes what the worker may have put something in.
             ring_maker: gives it rings.
+            policy_filters: compiles the rules'.
             reader_group_id: whose members may see it and read its files, but not end it.
             continues: files of earlier runs belong to its ring.
             first_started_ns: when the first of these runs began; its duration counts from there.
@@ -158,6 +162,7 @@ class Capture:
         self._spawner = spawner
         self._closer = closer
         self._ring_maker = ring_maker
+        self._policy_filters = policy_filters
         self.request = request
         self._continues = continues
         self._first_started_ns = first_started_ns
@@ -348,7 +353,9 @@ class Capture:
                 stack.push_async_callback(self._file_server.close)
                 launch = self._launch(interfaces, wishes, handover.comes)
                 rings = Rings(launch, self._ring_maker)
-                self._worker = Worker(launch, handover, rings)
+                armed = ArmedRings(launch, rings, self._policy_filters)
+                stack.push_async_callback(armed.close)
+                self._worker = Worker(launch, handover, armed)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(rings.run)
                     nursery.start_soon(self._watch_start, self._worker, task_status)
@@ -359,6 +366,7 @@ class Capture:
                         status = await self._worker.run(self._spawner, self._closer, self._on_message)
                     except OSError as error:
                         self._failure = no_room(error).failure
+                    self._is_running = False
                     if status == -compiling.TIME_IS_UP and not self.is_started:
                         self._failure = compiling.too_much()
                     self._started.set()

@@ -18,6 +18,7 @@ from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.peer import Peer
 from capd.policy import UNBOUND, Policy, Terms
+from capd.policy_filters import PolicyFilters
 from capd.rings import RingMaker
 from capd.spawner import Spawner
 from capd.tally import Tally
@@ -56,6 +57,7 @@ class Captures:
         self._spawner = spawner
         self._closer = closer
         self._ring_maker = ring_maker
+        self._policy_filters = PolicyFilters()
         #: For requests from now on; captures that run keep what they were granted.
         self.policy = policy
         #: What has come of captures that have ended, and of requests.
@@ -109,6 +111,7 @@ class Captures:
             spawner=self._spawner,
             closer=self._closer,
             ring_maker=self._ring_maker,
+            policy_filters=self._policy_filters,
             continues=resumed is not None,
             first_started_ns=resumed.started_ns if resumed is not None else None,
         )
@@ -132,6 +135,7 @@ class Captures:
             spawner=self._spawner,
             closer=self._closer,
             ring_maker=self._ring_maker,
+            policy_filters=self._policy_filters,
             grant=partial(Policy((rule,)).grant, owner, is_real=True),
             reader_group_id=configured.group_id,
             continues=True,

@@ -30,6 +30,9 @@ _LARGEST_BLOCK_BYTES = 1024 * 1024
 _PATIENT_BLOCK_BYTES = 256 * 1024
 _BLOCK_OF_SMALL_RING_BYTES = 128 * 1024
 _SMALL_RING_BYTES = 16 * 1024 * 1024
+#: What a block needs beside one packet: its descriptor, the frame's header, alignment. A packet that the kernel
+#: had to cut to the block's size itself would not fit by these, and be dropped.
+BLOCK_OVERHEAD_BYTES = 512
 #: How long a worker may be kept waiting before packets are lost, however few they are. Chosen: longer than a busy
 #: machine does so.
 _PATIENCE_MS = 900

@@ -17,6 +17,8 @@ ALL_INTERFACES = 0
 #: struct sockaddr_ll: family, protocol, ifindex, hatype, pkttype, halen, addr.
 _ADDRESS = struct.Struct("=HHiHBB8s")
 
+_PACKET_ADD_MEMBERSHIP = 1
+_PACKET_MR_PROMISC = 1
 _SO_ATTACH_FILTER = 26
 _SO_LOCK_FILTER = 44
 
@@ -48,6 +50,27 @@ def bind(descriptor: int, protocol: int, interface_index: int) -> None:
     address = _ADDRESS.pack(socket.AF_PACKET, socket.htons(protocol), interface_index, 0, 0, 0, b"")
     if _libc.bind(descriptor, address, len(address)) < 0:
         error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def set_promiscuous(packet_socket: socket.socket, interface_index: int) -> None:
+    """Have an interface take in others' packets too, until the socket closes.
+
+    Raises:
+        OSError: ENODEV, if there is no such interface any more.
+    """
+    request = struct.pack("=iHH8s", interface_index, _PACKET_MR_PROMISC, 0, b"")
+    packet_socket.setsockopt(SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
+
+
+def check_error(packet_socket: socket.socket) -> None:
+    """Take a socket's pending error.
+
+    Raises:
+        OSError: there was one: ENETDOWN, where the interface is down.
+    """
+    error = packet_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
         raise OSError(error, os.strerror(error))
 
 

@@ -11,15 +11,15 @@ import logging
 import socket
 from collections.abc import Iterable
 from functools import partial
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import trio
 
 from capd import limits
 from capd.packet_ring import RingError, RingMemory, kernel_failure, make_ring, retire_ms
 from capd.packet_socket import open_packet_socket
-from capd.worker.launch import Launch, LaunchInterface, RingMade
-from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES
+from capd.worker.launch import Launch, LaunchInterface
+from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES, Failure
 
 _log = logging.getLogger(__name__)
 
@@ -28,29 +28,16 @@ _closing = trio.CapacityLimiter(limits.MAX_RINGS_BEING_MADE)
 
 
 class NewRing(NamedTuple):
-    """What has become of a ring, and its socket; with a trigger that one's, too. With a failure there is none.
+    """What has become of a ring, and its socket; with a trigger that one's, too. With a failure there is none."""
 
-    A context manager for handing it over: at the end our own descriptors are closed.
-    """
-
-    made: RingMade
+    memory: RingMemory | None = None
+    failure: Failure | None = None
     sockets: tuple[socket.socket, ...] = ()
 
     @property
     def descriptors(self) -> list[int]:
         """What goes along to the worker."""
         return [each.fileno() for each in self.sockets]
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            # Nobody else has it, so closing it takes a grace period again.
-            await _close(self.sockets)
-            return
-        for each in self.sockets:
-            each.close()
 
 
 class _Kind(NamedTuple):
@@ -115,7 +102,7 @@ class RingMaker:
     async def _drop_spare(self) -> None:
         spare, self._spare = self._spare, None
         if spare is not None:
-            await _close([spare.packet_socket])
+            await close_sockets([spare.packet_socket])
 
     def _take_spare(self, kind: _Kind) -> _MadeRing | None:
         if self._spare is None or self._spare.kind != kind:
@@ -142,9 +129,9 @@ class RingMaker:
             if launch.trigger_filter:
                 sockets.append(open_packet_socket(cooked=kind.is_cooked))
         except (OSError, RingError) as error:
-            await _close(sockets)
-            return NewRing(RingMade(failure=kernel_failure(error, interface.request.name)))
-        return NewRing(RingMade(memory=ring.memory, has_trigger=len(sockets) > 1), tuple(sockets))
+            await close_sockets(sockets)
+            return NewRing(failure=kernel_failure(error, interface.request.name))
+        return NewRing(ring.memory, None, tuple(sockets))
 
 
 async def _make(kind: _Kind) -> _MadeRing:
@@ -168,14 +155,15 @@ async def _make(kind: _Kind) -> _MadeRing:
                 )
             )
         except BaseException as error:
-            await _close([packet_socket])
+            await close_sockets([packet_socket])
             if isinstance(error, RuntimeError):  # as threading has it
                 raise OSError(errno.EAGAIN, "no thread can be started") from error
             raise
     return _MadeRing(kind, packet_socket, memory)
 
 
-async def _close(sockets: Iterable[socket.socket]) -> None:
+async def close_sockets(sockets: Iterable[socket.socket]) -> None:
+    """Close packet sockets that nobody else may have any more: with each the kernel waits for a grace period."""
     with trio.CancelScope(shield=True):
         for each in sockets:
             try:
@@ -202,7 +190,7 @@ class Rings:
                     nursery.start_soon(self._make, number)
             await trio.sleep_forever()
         finally:
-            await _close(each for ring in self._rings.values() for each in ring.sockets)
+            await close_sockets(each for ring in self._rings.values() for each in ring.sockets)
 
     async def _make(self, number: int) -> None:
         self._rings[number] = await self.make(self._launch.interfaces[number])

@@ -11,22 +11,28 @@ from collections.abc import Callable, Sequence
 import trio
 
 from capd import limits
+from capd.armed import ArmedRings
 from capd.closer import Closer
 from capd.guarded import GuardedSocket
 from capd.handover import Handover
 from capd.processes import command, environment
-from capd.rings import Rings
 from capd.spawner import Spawner, WorkerProcess
 from capd.worker.launch import (
     Answer,
+    Arm,
     Attach,
     Detach,
+    Disarm,
     Launch,
     LaunchInterface,
+    LetGo,
     NumberedOrder,
+    RingRequest,
     decode_answer,
+    decode_ring_request,
     encode_attach,
     encode_detach,
+    encode_disarmed,
     encode_launch,
     encode_order,
     encode_ring,
@@ -43,17 +49,18 @@ _RECEIVE_BYTES = 65536
 class Worker:
     """A worker, from ``run`` to its return."""
 
-    def __init__(self, launch: Launch, handover: Handover, rings: Rings) -> None:
+    def __init__(self, launch: Launch, handover: Handover, rings: ArmedRings) -> None:
         """Nothing is started yet.
 
         Args:
             launch: what to do.
             handover: of the directory; stays the caller's.
-            rings: of its interfaces, made meanwhile.
+            rings: of its interfaces; they stay the caller's.
         """
         self._launch = launch
         self._handover = handover
         self._rings = rings
+        self._failure: OSError | None = None
         self._control: GuardedSocket | None = None
         self._process: WorkerProcess | None = None
         self._is_launched = trio.Event()
@@ -71,30 +78,56 @@ class Worker:
         control = GuardedSocket(connection, closer)
         self._process, self._control = process, control
         try:
-            # It may end without reading. What it said before, if anything, or its exit status tells why.
-            with contextlib.suppress(trio.BrokenResourceError):
-                await self._send(control, encode_launch(self._launch), self._handover.descriptors)
-                await self._handover.sent()
-                for number in range(len(self._launch.interfaces)):
-                    async with await self._rings.take(number) as ring:
-                        await self._send(control, encode_ring(ring.made), ring.descriptors)
-            self._is_launched.set()
-            with contextlib.suppress(trio.BrokenResourceError):
-                await self._receive(control, on_message)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._begin, control, nursery.cancel_scope)
+                await self._receive(control, on_message, nursery)
+                nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await self._end(process, control)
+        if self._failure is not None:
+            raise self._failure
         return process.returncode
 
-    async def attach(self, interface: LaunchInterface) -> None:
-        """Give the worker an interface more, with its ring."""
+    async def _begin(self, control: GuardedSocket, scope: trio.CancelScope) -> None:
+        # It may end without reading. What it said before, if anything, or its exit status tells why.
+        with contextlib.suppress(trio.BrokenResourceError):
+            try:
+                await self._send(control, encode_launch(self._launch), self._handover.descriptors)
+                await self._handover.sent()
+            except OSError as error:
+                self._failure = error
+                scope.cancel()
+        self._is_launched.set()
+
+    async def _serve(self, request: RingRequest, control: GuardedSocket, scope: trio.CancelScope) -> None:
+        """Do what a worker asks for of its rings."""
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async with await self._rings.make(interface) as ring:
-                attach = Attach(interface=interface, ring=ring.made)
-                await self._send(self._running_control(), encode_attach(attach), ring.descriptors)
+            match request:
+                case Arm():
+                    try:
+                        outcomes = await self._rings.arm(request)
+                    except RemoteProtocolError as error:
+                        self._complain(error)
+                        scope.cancel()
+                        return
+                    for outcome in outcomes:
+                        await self._send(control, encode_ring(outcome.made), outcome.descriptors)
+                    await self._rings.drop_rest()
+                case LetGo(number=number):
+                    await self._rings.let_go(number)
+                case Disarm():
+                    await self._rings.disarm_all()
+                    await self._send(control, encode_disarmed(), ())
+
+    async def attach(self, interface: LaunchInterface) -> None:
+        """Give the worker an interface more; it asks for the ring when it wants it."""
+        number = self._rings.add(interface)
+        await self._tell(encode_attach(Attach(number=number, interface=interface)))
 
     async def detach(self, index: int) -> None:
-        """Have the worker give up an interface."""
+        """Take an interface away from the worker: whether it listens or not, it gets nothing more from there."""
+        await self._rings.disarm(index)
         await self._tell(encode_detach(Detach(index=index)))
 
     async def order(self, order: NumberedOrder) -> None:
@@ -129,18 +162,27 @@ class Worker:
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise trio.BrokenResourceError from error
 
-    async def _receive(self, control: GuardedSocket, on_message: Callable[[Message | Answer], None]) -> None:
+    async def _receive(
+        self, control: GuardedSocket, on_message: Callable[[Message | Answer], None], nursery: trio.Nursery
+    ) -> None:
         decoder = FrameDecoder()
         try:
             while data := await control.receive(_RECEIVE_BYTES):
                 decoder.feed(data)
                 while (frame := decoder.next_frame()) is not None:
-                    on_message(decode_answer(frame) or decode(frame))
-        except ConnectionResetError as error:
-            raise trio.BrokenResourceError from error
+                    request = decode_ring_request(frame)
+                    if request is not None:
+                        nursery.start_soon(self._serve, request, control, nursery.cancel_scope)
+                    else:
+                        on_message(decode_answer(frame) or decode(frame))
+        except ConnectionResetError:
+            return
         except RemoteProtocolError as error:
-            # It runs with a user's rights: whatever it says, it can only end its own capture.
-            _log.error("worker of user %d breaks the protocol: %s", self._launch.user_id, error)
+            self._complain(error)
+
+    def _complain(self, error: RemoteProtocolError) -> None:
+        # It runs with a user's rights: whatever it says, it can only end its own capture.
+        _log.error("worker of user %d breaks the protocol: %s", self._launch.user_id, error)
 
     async def _end(self, process: WorkerProcess, control: GuardedSocket) -> None:
         control.close(self._launch.user_id)

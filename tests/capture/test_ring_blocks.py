@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from capd.packet_ring import make_ring
-from capd.packet_socket import open_packet_socket
+from capd.packet_socket import ETH_P_ALL, bind, open_packet_socket
 from capd.worker.chain import MAC_AND_NET, FrameFinder
 from capd.worker.ring import Blocks, Ring
 from tests.support.traffic import build_frames, send
@@ -21,9 +21,11 @@ _SIZE_BYTES = 16 << 20
 _TIMEOUT_S = 5.0
 
 
-def ring_of(packet_socket: socket.socket, *, retire_ms: int) -> Ring:
+def ring_of(packet_socket: socket.socket, interface: str, *, retire_ms: int) -> Ring:
     memory = make_ring(packet_socket, size_bytes=_SIZE_BYTES, retire_ms=retire_ms, header_bytes=14, loopback=False)
-    return Ring(packet_socket, memory)
+    index = socket.if_nametoindex(interface)
+    bind(packet_socket.fileno(), ETH_P_ALL, index)
+    return Ring(packet_socket, memory, index)
 
 
 def taken_until(ring: Ring, count: int) -> list[Blocks]:
@@ -47,8 +49,7 @@ def numbers_in(ring: Ring, taken: list[Blocks]) -> list[int]:
 
 def test_blocks_that_have_gathered_come_together(veth: tuple[str, str]) -> None:
     with open_packet_socket(cooked=False) as packet_socket:
-        ring = ring_of(packet_socket, retire_ms=20)
-        ring.arm(socket.if_nametoindex(veth[1]), promiscuous=False)
+        ring = ring_of(packet_socket, veth[1], retire_ms=20)
         released = 0
         for _ in range(5):  # more than once around
             send(veth[0], _FRAMES, _COUNT, 500_000, sequence_at=_SEQUENCE_AT)
@@ -67,8 +68,7 @@ def test_blocks_that_have_gathered_come_together(veth: tuple[str, str]) -> None:
 
 def test_blocks_go_back_in_the_order_in_which_they_came(veth: tuple[str, str]) -> None:
     with open_packet_socket(cooked=False) as packet_socket:
-        ring = ring_of(packet_socket, retire_ms=2)
-        ring.arm(socket.if_nametoindex(veth[1]), promiscuous=False)
+        ring = ring_of(packet_socket, veth[1], retire_ms=2)
         send(veth[0], _FRAMES, 100)
         first = taken_until(ring, 100)
         send(veth[0], _FRAMES, 100)

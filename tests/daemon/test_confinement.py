@@ -259,7 +259,16 @@ WRITING = [
     Attack("a duplicate of it", lambda c, at: c.call("fcntl", 2, 1030, 0)),
     Attack("its flags", lambda c, at: c.call("ioctl", 2, 0x5421, struct.pack("=i", 1))),
 ]
-ATTACKS = [*SENDING, *STARTING, *REACHING, *WRITING]
+#: These leave the ring bound elsewhere, where nothing confines them.
+BINDING = [
+    Attack("another interface", lambda c, at: c.call("bind", at.ring, _address(1), 20), is_shown=True),
+    Attack(
+        "promiscuous",
+        lambda c, at: c.call("setsockopt", at.ring, 263, 1, struct.pack("=iHH8s", at.interface, 1, 0, b""), 16),
+        is_shown=True,
+    ),
+]
+ATTACKS = [*SENDING, *STARTING, *REACHING, *WRITING, *BINDING]
 
 
 class Target(NamedTuple):

@@ -503,7 +503,7 @@ def test_an_ordinary_user_captures_what_comes_later_and_the_worker_stays_powerle
             assert [link_of(f"{stem}r{mark}")["promiscuity"] for mark in (0, 1)] == [1, 1]
         # It was killed; its capture ends well.
         wait_until(lambda: not daemon.workers())
-        assert [link_of(f"{stem}r{mark}")["promiscuity"] for mark in (0, 1)] == [0, 0]
+        wait_until(lambda: [link_of(f"{stem}r{mark}")["promiscuity"] for mark in (0, 1)] == [0, 0])
     assert path.stat().st_uid == STRANGER
     contents = read(path)
     assert [contents.of(f"{stem}r{mark}") for mark in (0, 1)] == [frames(0, 0), frames(1, 0)]

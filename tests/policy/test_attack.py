@@ -25,19 +25,24 @@ from capd.worker.compiling import too_much
 from capd_client import CaptureSession
 from capd_protocol.limits import MAX_INTERFACES, find_faults
 from capd_protocol.messages import (
+    CaptureList,
     Conditions,
     Ended,
     EndReason,
     Failed,
     FailureCode,
     InterfaceAttached,
+    InterfaceEvent,
     InterfaceLost,
     InterfaceRequest,
     InterfaceSkipped,
+    InterfaceSnapshot,
+    ListCaptures,
     PacketCount,
     Refused,
     Started,
     StopCapture,
+    WatchInterfaces,
     encode,
 )
 from tests.client.helpers import read_complete, wait_for_packets
@@ -219,6 +224,30 @@ def test_a_capture_ends_when_its_interface_is_renamed_to_one_that_it_may_not_hav
     assert (ended.reason, ended.interfaces[0].received_total) == (EndReason.FAILED, 1)
 
 
+def is_bound_to(interface_index: int) -> bool:
+    """Whether a packet socket receives anything from an interface, by the kernel's own list."""
+    lines = [line.split() for line in Path("/proc/self/net/packet").read_text().splitlines()[1:]]
+    return any(int(words[4]) == interface_index and words[3] == "0003" for words in lines)
+
+
+def test_a_worker_that_was_stopped_keeps_no_interface_that_was_renamed(bound: Daemon, user_dir: Path) -> None:
+    with veth_pair("opentx", "openrx"), capturing_as(USER, bound, "openrx", user_dir) as client:
+        (worker,) = bound.workers()
+        index = socket.if_nametoindex("openrx")
+        assert is_bound_to(index)
+        os.kill(worker, signal.SIGSTOP)  # as its user may
+        try:
+            rename("openrx", "shutrx")
+            eventually(lambda: not is_bound_to(index), "it is let go")
+            assert send("opentx", [UDP_80], 10) == 10
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        ended = client.rest()[-1]
+    assert isinstance(ended, Ended)
+    assert (ended.reason, ended.interfaces[0].received_total) == (EndReason.FAILED, 0)
+    check_complete(user_dir / "raw.pcapng", 0)
+
+
 def test_the_filter_of_an_interface_follows_its_name(bound: Daemon, user_dir: Path) -> None:
     with veth_pair("opentx", "openrx"), capturing_as(USER, bound, "*rx", user_dir) as client:
         rename("openrx", "partrx")
@@ -250,19 +279,23 @@ def test_an_interface_whose_name_looks_like_a_pattern_is_no_pattern(bound: Daemo
 
 
 def test_what_has_the_index_of_an_interface_by_now_is_not_captured(bound: Daemon, user_dir: Path) -> None:
-    def sockets() -> int:
-        return len(Path("/proc/self/net/packet").read_text().splitlines())
-
     with (
         veth_pair("opentx", "openrx"),
         capturing_as(USER, bound, "any", user_dir) as client,
+        RawClient(bound.socket_path) as watcher,
     ):
+        watcher.send(WatchInterfaces())
+        watcher.receive(InterfaceSnapshot)
         (worker,) = bound.workers()
         # Its user may do that, for as long as the watchdog lets one.
         os.kill(worker, signal.SIGSTOP)
-        before = sockets()
         ip("link", "add", "name", "open5", "index", "7777", "type", "veth", "peer", "name", "peer5")
-        eventually(lambda: sockets() > before, "the socket for it")
+        event = watcher.receive(InterfaceEvent)
+        while isinstance(event, InterfaceEvent) and event.link.name != "open5":
+            event = watcher.receive(InterfaceEvent)
+        with RawClient(bound.socket_path) as other:  # by its answer the capture has heard of it, too
+            other.send(ListCaptures())
+            other.receive(CaptureList)
         ip("link", "delete", "dev", "open5")
         ip("link", "add", "name", "shut5", "index", "7777", "type", "veth", "peer", "name", "peer5")
         os.kill(worker, signal.SIGCONT)

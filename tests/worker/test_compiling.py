@@ -108,7 +108,8 @@ def test_a_start_without_memory_for_its_filters_says_so(monkeypatch: pytest.Monk
         maker = maker_for(wish)
         monkeypatch.setattr(maker, "plan", lambda *_: bytearray(64 * 1024 * 1024))
         try:
-            start._plan(maker._launch, maker)
+            with start._bounded(maker):
+                start._compile(maker._launch, maker)
         except CaptureFailed as error:
             channel.send(error.failure)
 

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from capd import armed as armed_rings
 from capd.libpcap import Handle
-from capd.worker import sources
+from capd.policy_filters import PolicyFilters, joined
+from capd.rings import NewRing
 from capd.worker.filters import CaptureFailed
-from capd.worker.launch import Launch, LaunchInterface
+from capd.worker.launch import DirectoryComes, Launch, LaunchInterface
 from capd.worker.sources import SourceMaker
 from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_RAW, KNOWN, from_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, Destination, FailureCode, InterfaceRequest, Recorder
@@ -73,6 +75,7 @@ def maker_for(
         groups=(),
         interfaces=interfaces,
         destination=Destination(file_name="x.pcapng"),
+        directory_comes=DirectoryComes.PASSED,
         file_format="pcapng",
         ring=None,
         recorder=recorder,
@@ -84,8 +87,14 @@ def maker_for(
     return SourceMaker(launch, "Linux")
 
 
+def armed(of: LaunchInterface, users: bytes) -> bytes:
+    """Return a filter of the user's as the daemon gives it to a ring: behind policy's."""
+    policys = PolicyFilters()._compile(of) if of.policy_filter else b""
+    return joined(policys, users, loopback_index=None)
+
+
 def program_of(of: LaunchInterface) -> bytes:
-    return maker_for(of).plan(of, 0).program
+    return armed(of, maker_for(of).plan(of, 0).filter.program)
 
 
 # Frames -----------------------------------------------------------------------------------------------------------
@@ -164,11 +173,11 @@ def test_no_wish_for_a_link_layer_type_gets_around_policy(kind: tuple[int, int])
             if compiled(NOT_SSH, default.dlt) is None:
                 # libpcap compiles nothing for such packets, so nobody gets any.
                 with pytest.raises(CaptureFailed):
-                    maker_for(wish).plan(wish, 0)
+                    program_of(wish)
                 continue
             plan = maker_for(wish).plan(wish, 0)
             assert plan.link_layer_type.name == (wanted or default.name)
-            forbidden, taken = forbidden_and_taken(kind, plan.program)
+            forbidden, taken = forbidden_and_taken(kind, armed(wish, plan.filter.program))
             assert taken == 0
             if default.dlt in (DLT_EN10MB, DLT_RAW, DLT_LINUX_SLL, 6, 7, 10, 104, 105, 127):
                 assert forbidden, "one of the frames is SSH there"
@@ -272,7 +281,7 @@ def test_a_triggers_filter_is_bounded_too() -> None:
     wish = interface(1, DLT_EN10MB, policy_snaplen_bytes=54)
     aside = dict.fromkeys(range(0, 64, 4), 0)
     for text, expected in (("ether[60] = 0x73", False), ("ether[60] != 0x73", False), ("tcp port 22", True)):
-        program = maker_for(wish, trigger_filter=text).plan(wish, 0).trigger_program
+        program = maker_for(wish, trigger_filter=text).plan(wish, 0).filter.trigger_program
         assert bool(run(program, LINK_HEADERS["Ethernet"] + segment(22, b"......secret"), aside)) == expected
 
 
@@ -290,8 +299,9 @@ def test_cooked_the_header_counts() -> None:
 def test_a_program_for_which_the_kernel_has_no_room_is_refused_as_such() -> None:
     # Loads take nine times as much in the kernel as they do here.
     program = struct.pack("=HBBI", 0x28, 0, 0, 12) * 4000 + struct.pack("=HBBI", 0x06, 0, 0, 1)
+    wanted = armed_rings._Wanted(0, interface(1, DLT_EN10MB), NewRing())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as some, pytest.raises(CaptureFailed) as raised:
-        sources._prepare_trigger(some, program, "some0", 0)
+        armed_rings._attach(some, program, wanted, argument="recorder_trigger_filter")
     failure = raised.value.failure
     assert (failure.code, failure.argument) == (FailureCode.BAD_FILTER, "recorder_trigger_filter")
     assert "no room for a filter of 4001 instructions (sysctl net.core.optmem_max)" in failure.text
@@ -338,9 +348,9 @@ def test_the_same_filter_is_compiled_once_for_all_interfaces(asked: list[str]) -
     maker = maker_for(*wishes)
     for number, wish in enumerate(wishes):
         maker.plan(wish, number)
-    assert sorted(asked) == [NOT_SSH, "udp"]
+    assert asked == ["udp"]
     assert maker.plan(interface(0xFFFE, DLT_RAW, capture_filter="udp"), 64)
-    assert sorted(asked) == [NOT_SSH, "udp", "udp"]
+    assert asked == ["udp", "udp"]
 
 
 def test_a_wrong_filter_is_looked_into_once_and_told_for_each_interface(asked: list[str]) -> None:
@@ -371,17 +381,19 @@ def test_interfaces_that_come_later_have_what_was_compiled_in_the_beginning(aske
     asked.clear()
     for kind in ((1, DLT_EN10MB), (0xFFFE, DLT_RAW)):
         wish = interface(*kind, capture_filter=LONG, policy_filter=NOT_SSH)
-        assert maker.plan(wish, 0).program
+        assert maker.plan(wish, 0).filter.program
     assert asked == []
 
 
 def test_of_what_was_not_only_what_takes_no_time_is_compiled_later(asked: list[str]) -> None:
     maker = maker_for()
     maker.close_handles()
-    assert maker.plan(interface(1, DLT_EN10MB, capture_filter=ORDINARY[1]), 0).program == compiled(ORDINARY[1])
+    assert maker.plan(interface(1, DLT_EN10MB, capture_filter=ORDINARY[1]), 0).filter.program == compiled(ORDINARY[1])
     # This fits into the kernel without libpcap's optimizer, and is not worth keeping a capture waiting.
     ports = " or ".join(f"port {number + 1}" for number in range(30))
-    assert maker.plan(interface(1, DLT_EN10MB, capture_filter=ports), 0).program == compiled(ports, optimize=False)
+    assert maker.plan(interface(1, DLT_EN10MB, capture_filter=ports), 0).filter.program == compiled(
+        ports, optimize=False
+    )
     asked.clear()
     with pytest.raises(CaptureFailed) as raised:
         maker.plan(interface(1, DLT_EN10MB, capture_filter=LONG), 0)

@@ -53,8 +53,8 @@ _STANDARD_ERROR = 2
 _AF_UNIX = 1
 _SOCK_DGRAM, _SOCK_TYPES = 2, 0xF
 _SOL_SOCKET, _SOL_PACKET = 1, 263
-_SO_TYPE, _SO_ERROR, _SO_RCVBUF, _SO_ATTACH_FILTER, _SO_PROTOCOL, _SO_DOMAIN, _SO_LOCK_FILTER = 3, 4, 8, 26, 38, 39, 44
-_PACKET_ADD_MEMBERSHIP, _PACKET_STATISTICS = 1, 6
+_SO_TYPE, _SO_ERROR, _SO_PROTOCOL, _SO_DOMAIN = 3, 4, 38, 39
+_PACKET_RX_RING, _PACKET_STATISTICS = 5, 6
 # asm-generic/ioctls.h, linux/sockios.h.
 _TCGETS, _FIONBIO, _FIOCLEX = 0x5401, 0x5421, 0x5451
 _SIOCGIFNAME, _SIOCGIFFLAGS, _SIOCGIFINDEX = 0x8910, 0x8913, 0x8933
@@ -122,10 +122,9 @@ _CAPTURE = [
     Rule("flock", (_ABOVE_STANDARD,)),
     # Python's mmap keeps a duplicate of what it maps.
     Rule("fcntl", (_ABOVE_STANDARD, Among(1, (_F_SETLEASE, _F_GETFD, _F_SETFD, _F_GETFL, _F_DUPFD_CLOEXEC)))),
-    # Packet sockets. These two arm and disarm them: they go when the daemon does that.
-    Rule("bind"),
-    _option("setsockopt", _SOL_PACKET, _PACKET_ADD_MEMBERSHIP),
-    _option("setsockopt", _SOL_SOCKET, _SO_ATTACH_FILTER, _SO_LOCK_FILTER, _SO_RCVBUF),
+    # Packet sockets come bound, with filters for good (``capd.armed``): nothing of that is to be changed. libpcap takes
+    # the ring of a handle that it closes, and does without an answer.
+    Rule("setsockopt", (Among(1, (_SOL_PACKET,)), Among(2, (_PACKET_RX_RING,))), errno=errno.EPERM),
     _option("getsockopt", _SOL_SOCKET, _SO_ERROR, _SO_TYPE, _SO_PROTOCOL, _SO_DOMAIN),
     # Names and flags of interfaces, for which any socket will do; TCGETS: Python asks whether a file is a terminal.
     Rule("socket", (Among(0, (_AF_UNIX,)), Bits(1, _SOCK_TYPES, _SOCK_DGRAM))),

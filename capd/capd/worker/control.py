@@ -5,12 +5,15 @@ import contextlib
 import os
 import select
 import socket
+import time
+from math import inf
+from typing import NamedTuple
 
 from capd.worker.launch import (
+    Attach,
     Detach,
     Flush,
     Launch,
-    LaunchInterface,
     RingMade,
     Rotate,
     Snapshot,
@@ -19,6 +22,7 @@ from capd.worker.launch import (
     decode_launch,
     decode_order,
     decode_ring,
+    is_disarmed,
 )
 from capd.worker.sources import PacketSockets
 from capd_protocol.errors import RemoteProtocolError
@@ -29,7 +33,14 @@ _RECEIVE_BYTES = 65536
 _MAX_DESCRIPTORS = 64
 
 
-Order = StopCapture | Detach | Rotate | Flush | Snapshot | tuple[LaunchInterface, PacketSockets | Failure]
+class RingCame(NamedTuple):
+    """What has become of a ring that was asked for."""
+
+    number: int
+    sockets: PacketSockets | Failure
+
+
+Order = StopCapture | Attach | Detach | Rotate | Flush | Snapshot | RingCame
 
 
 class DaemonGone(Exception):
@@ -56,24 +67,39 @@ class Control:
         return decode_launch(self._next_frame())
 
     def read_ring(self) -> PacketSockets | Failure:
-        """Wait for the ring of the next interface of those to begin with; or why there is none.
+        """Wait for the next of the rings that were asked for to begin with; or why it is none.
 
         Raises:
             DaemonGone: it has changed its mind.
         """
         while True:
-            frame = self._next_frame()
-            ring = decode_ring(frame)
-            if ring is not None:
-                return self._take_sockets(ring)
-            if (order := self._order_of(frame)) is not None:
+            order = self._order_of(self._next_frame())
+            if isinstance(order, RingCame):
+                return order.sockets
+            if order is not None:
                 self._orders.append(order)
 
-    def _next_frame(self) -> Frame:
+    def wait_disarmed(self, timeout_s: float) -> None:
+        """Wait until nothing more is received; orders that come meanwhile come too late.
+
+        Raises:
+            DaemonGone: there is nobody to see to that, or it is not done in time.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            frame = self._next_frame(deadline_s)
+            if is_disarmed(frame):
+                return
+            order = self._order_of(frame)
+            if isinstance(order, RingCame) and not isinstance(order.sockets, Failure):
+                order.sockets.close()
+
+    def _next_frame(self, deadline_s: float = inf) -> Frame:
         while (frame := self._decoder.next_frame()) is None:
-            if self.is_over:
+            timeout_s = None if deadline_s == inf else max(deadline_s - time.monotonic(), 0)
+            # What tells the daemon has made it non-blocking.
+            if self.is_over or not select.select([self.socket], [], [], timeout_s)[0]:
                 raise DaemonGone
-            select.select([self.socket], [], [])  # what tells the daemon has made it non-blocking
             self._receive(0)
         return frame
 
@@ -110,10 +136,10 @@ class Control:
         return orders
 
     def _order_of(self, frame: Frame) -> Order | None:
-        attach = decode_attach(frame)
-        if attach is not None:
-            return attach.interface, self._take_sockets(attach.ring)
-        order = decode_detach(frame) or decode_order(frame)
+        ring = decode_ring(frame)
+        if ring is not None:
+            return RingCame(ring.number, self._take_sockets(ring))
+        order = decode_attach(frame) or decode_detach(frame) or decode_order(frame)
         if order is not None:
             return order
         message = decode(frame)

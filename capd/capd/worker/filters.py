@@ -8,8 +8,8 @@ filters are looked at only after it is gone, and then the handles are closed, be
 import contextlib
 from typing import NamedTuple
 
+from capd import bpf
 from capd.libpcap import Handle, PcapError, Status
-from capd.worker import bpf
 from capd.worker.compiling import too_much
 from capd.worker.filter_text import find_host_name, find_position, host_name_complaint, words
 from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, from_dlt
@@ -54,12 +54,12 @@ class FilterError(Exception):
         self.position = position
         self.code = code
 
-    def failure(self, interface: str, interface_index: int) -> Failure:
-        """Return the failure of an interface that has this filter."""
+    def failure(self, interface: str, interface_index: int, argument: str = "capture_filter") -> Failure:
+        """Return the failure of an interface that has this filter, which was given as an argument of this name."""
         return Failure(
             code=self.code,
             text=str(self),
-            argument="capture_filter",
+            argument=argument,
             interface=interface,
             interface_index=interface_index,
             position=self.position,

@@ -1,9 +1,11 @@
 """The contract between daemon and worker: what to capture, as whom, where to.
 
-On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame, then a ``RingMade``
-for each of its interfaces, in their order; the worker answers with the messages of ``capd_protocol.messages`` and takes
-``StopCapture`` from it, ``Attach`` for interfaces that come later, and ``Detach``. Each ``Rotate``, ``Flush`` and
-``Snapshot`` has its ``Answer``, unless the capture ends before. When the socket closes, it ends.
+On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame. The worker asks for
+rings with its filters (``Arm``), and gets a ``RingMade`` for each; it gives them back with ``LetGo``, and in the end
+asks the daemon to have all of them receive nothing more (``Disarm``). It says the messages of
+``capd_protocol.messages``, and takes ``StopCapture`` from it, ``Attach`` for interfaces that come later, and
+``Detach``. Each ``Rotate``, ``Flush`` and ``Snapshot`` has its ``Answer``, unless the capture ends before. When the
+socket closes, it ends.
 """
 
 import enum
@@ -46,6 +48,8 @@ _FLUSH = ord("w")
 _ANSWER = ord("x")
 _SNAPSHOT = ord("y")
 _RING = ord("z")
+_RING_REQUEST = ord("|")
+_DISARMED = ord("}")
 
 
 class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,9 +155,41 @@ class ServeLaunch(msgspec.Struct, frozen=True, kw_only=True):
     file_name: str
 
 
-class RingMade(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of an interface's ring. The frame comes with its packet socket, which is inert."""
+class RingFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user wants of an interface's packets: programs, as arrays of struct sock_filter."""
 
+    #: Of the interface: its place in the launch, or as it was attached.
+    number: int
+    program: bytes
+    #: Of a recorder's trigger.
+    trigger_program: bytes = b""
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True, tag="arm"):
+    """Have rings receive what these filters take, of what policy's take."""
+
+    rings: tuple[RingFilter, ...]
+
+
+class LetGo(msgspec.Struct, frozen=True, kw_only=True, tag="let_go"):
+    """A ring is not read any more: its interface is gone."""
+
+    number: int
+
+
+class Disarm(msgspec.Struct, frozen=True, kw_only=True, tag="disarm"):
+    """Have all rings receive nothing more."""
+
+
+#: What a worker asks for.
+RingRequest = Arm | LetGo | Disarm
+
+
+class RingMade(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of an interface's ring. The frame comes with its packet socket, which has its filter and is bound."""
+
+    #: As it was asked for.
+    number: int
     memory: RingMemory | None = None
     #: Why there is none.
     failure: Failure | None = None
@@ -162,10 +198,10 @@ class RingMade(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attach(msgspec.Struct, frozen=True, kw_only=True):
-    """An interface that has come, or come back; the frame comes with what its ring's would come with."""
+    """An interface that has come, or come back; its ring is there when it is asked for."""
 
+    number: int
     interface: LaunchInterface
-    ring: RingMade
 
 
 class Detach(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,6 +245,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 _launch_decoder = msgspec.json.Decoder(Launch)
 _attach_decoder = msgspec.json.Decoder(Attach)
 _ring_decoder = msgspec.json.Decoder(RingMade)
+_ring_request_decoder: msgspec.json.Decoder[RingRequest] = msgspec.json.Decoder(RingRequest)
 _detach_decoder = msgspec.json.Decoder(Detach)
 _ORDERS: dict[int, type[NumberedOrder]] = {
     _ROTATE: Rotate,
@@ -227,6 +264,35 @@ def encode_ring(ring: RingMade) -> bytes:
 def decode_ring(frame: Frame) -> RingMade | None:
     """Return the ring that a frame brings, or None if it says something else."""
     return _ring_decoder.decode(frame.payload) if frame.indicator == _RING else None
+
+
+def encode_ring_request(request: RingRequest) -> bytes:
+    """Return the frame of what a worker asks for."""
+    return encode_frame(_RING_REQUEST, msgspec.json.encode(request))
+
+
+def decode_ring_request(frame: Frame) -> RingRequest | None:
+    """Return what a worker asks for in a frame, or None if it says something else.
+
+    Raises:
+        RemoteProtocolError: it is nothing that can be understood.
+    """
+    if frame.indicator != _RING_REQUEST:
+        return None
+    try:
+        return _ring_request_decoder.decode(frame.payload)
+    except ValueError as error:
+        raise RemoteProtocolError("a request for rings that is none") from error
+
+
+def encode_disarmed() -> bytes:
+    """Return the frame that says that no ring receives anything more."""
+    return encode_frame(_DISARMED, b"")
+
+
+def is_disarmed(frame: Frame) -> bool:
+    """Whether a frame says that no ring receives anything more."""
+    return frame.indicator == _DISARMED
 
 
 def encode_attach(attach: Attach) -> bytes:

@@ -4,6 +4,7 @@ One thread, one wait. A ring is read whenever the kernel has closed a block of i
 once; every ``update_interval_s`` what is in the file is announced.
 """
 
+import contextlib
 import select
 import signal
 import time
@@ -13,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from capd.packet_ring import retire_ms
-from capd.worker.control import Control
+from capd.worker.control import Control, DaemonGone, RingCame
 from capd.worker.filters import CaptureFailed
-from capd.worker.launch import Answer, Detach, Flush, Launch, LaunchInterface, Rotate, Snapshot
+from capd.worker.launch import Answer, Arm, Attach, Detach, Disarm, Flush, Launch, LetGo, Rotate, Snapshot
 from capd.worker.order import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder, Waiting
 from capd.worker.output import Output
 from capd.worker.pace import Pace
@@ -25,7 +26,7 @@ from capd.worker.reuse import Openers
 from capd.worker.ring import Blocks, Ring
 from capd.worker.rotation import is_full, room_for
 from capd.worker.savefile import DestinationError, WriteError
-from capd.worker.sources import PacketSockets, Source, SourceMaker
+from capd.worker.sources import PacketSockets, Plan, Source, SourceMaker
 from capd_protocol import pcapng
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.messages import (
@@ -43,6 +44,9 @@ WATCHDOG_S = 60
 _TELL_S = 0.1
 #: How often an idle worker comes round.
 _IDLE_S = 20.0
+#: How long the daemon may take to have nothing more received. Chosen: many times the kernel's grace period, which it
+#: waits for, for as many interfaces as there can be.
+_DISARM_S = 5.0
 #: How long the last packets may take when a capture ends. Chosen: many times their retire time.
 _DRAIN_S = 2.0
 
@@ -97,7 +101,9 @@ class Capture:
         self._end: EndReason | None = None
         self._is_full = False
         self._failure: Failure | None = None
-        self._coming: deque[tuple[LaunchInterface, PacketSockets]] = deque()
+        self._coming: deque[Attach] = deque()
+        #: Interfaces whose rings were asked for, by the rings' numbers.
+        self._awaited: dict[int, Plan] = {}
         #: With the times at which they came.
         self._orders: deque[tuple[Rotate | Flush, int]] = deque()
         self._ready: set[int] = set()
@@ -210,12 +216,10 @@ class Capture:
                 self._snapshot(order)
             elif isinstance(order, Rotate | Flush):
                 self._orders.append((order, time.time_ns()))
+            elif isinstance(order, Attach):
+                self._coming.append(order)
             else:
-                interface, sockets = order
-                if isinstance(sockets, Failure):
-                    self._report.interface_skipped(interface.request.name, sockets.text)
-                else:
-                    self._coming.append((interface, sockets))
+                self._take_ring(order)
         if self._control.is_over:
             self._end = EndReason.STOPPED
 
@@ -232,13 +236,13 @@ class Capture:
             self._report.interface_lost(source.name)
 
     def _lose(self, index: int) -> None:
-        """Receive nothing more from an interface."""
-        for interface, sockets in [each for each in self._coming if each[0].index == index]:
-            self._coming.remove((interface, sockets))
-            sockets.close()
+        """Give up an interface, from which the daemon has nothing more received."""
+        for attach in [each for each in self._coming if each.interface.index == index]:
+            self._coming.remove(attach)
+        for number in [number for number, plan in self._awaited.items() if plan.interface.index == index]:
+            del self._awaited[number]
         for source in self._sources:
             if source.ring is not None and source.launch.index == index and not source.is_lost:
-                source.ring.disarm()
                 source.is_lost = True
                 self._report.interface_lost(source.name)
 
@@ -263,31 +267,55 @@ class Capture:
             del self._numbers[source.ring.socket.fileno()]
         self._ready.discard(number)
         source.detach()
+        self._report.ask(LetGo(number=source.ring_number))
         source.is_lost = source.was_down = False
 
     def _take_in(self) -> None:
         """Attach the interfaces that have come; one that is still being let go waits until it is."""
         for _ in range(len(self._coming)):
-            interface, sockets = self._coming.popleft()
-            known = next((n for n, s in enumerate(self._sources) if s.name == interface.request.name), None)
+            attach = self._coming.popleft()
+            name = attach.interface.request.name
+            known = self._known(name)
             if known is not None and self._sources[known].ring is not None:
                 self._look_at_interface(known)
                 if self._sources[known].is_lost:
-                    self._coming.append((interface, sockets))
+                    self._coming.append(attach)
                 else:
-                    sockets.close()
                     text = "the capture has an interface already that had this name when it was attached"
-                    self._report.interface_skipped(interface.request.name, text)
+                    self._report.interface_skipped(name, text)
                 continue
-            self._attach(interface, sockets, known)
+            try:
+                plan = self._maker.plan(attach.interface, attach.number)
+            except CaptureFailed as error:
+                self._report.interface_skipped(name, error.failure.text)
+            else:
+                self._awaited[attach.number] = plan
+                self._report.ask(Arm(rings=(plan.filter,)))
 
-    def _attach(self, interface: LaunchInterface, sockets: PacketSockets, known: int | None) -> None:
+    def _known(self, name: str) -> int | None:
+        return next((number for number, source in enumerate(self._sources) if source.name == name), None)
+
+    def _take_ring(self, came: RingCame) -> None:
+        """Attach an interface whose ring has come, or say why it has none."""
+        plan = self._awaited.pop(came.number, None)
+        if plan is None:  # it was taken away meanwhile
+            if not isinstance(came.sockets, Failure):
+                came.sockets.close()
+                self._report.ask(LetGo(number=came.number))
+        elif isinstance(came.sockets, Failure):
+            self._report.interface_skipped(plan.interface.request.name, came.sockets.text)
+        else:
+            self._attach(plan, came.sockets)
+
+    def _attach(self, plan: Plan, sockets: PacketSockets) -> None:
+        known = self._known(plan.interface.request.name)
         number = len(self._sources) if known is None else known
         try:
-            source = self._maker.make(self._maker.plan(interface, number), sockets, number)
+            source = self._maker.make(plan, sockets, number)
             self._join(source, number, is_new=known is None)
         except CaptureFailed as error:
-            self._report.interface_skipped(interface.request.name, error.failure.text)
+            self._report.ask(LetGo(number=plan.filter.number))
+            self._report.interface_skipped(plan.interface.request.name, error.failure.text)
         except WriteError as error:
             self._fail_disk(error)
         except DestinationError as error:
@@ -311,11 +339,6 @@ class Capture:
             raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=source.name))
         else:
             self._sources[number].take_over(source)
-        try:
-            self._sources[number].arm()
-        except CaptureFailed:
-            self._sources[number].detach()
-            raise
         self._listen_to(number)
 
     # Blocks -------------------------------------------------------------------------------------------------------
@@ -542,9 +565,7 @@ class Capture:
 
     def _finish(self) -> None:
         """Receive nothing more, write what has been received, close the file, tell the totals."""
-        for source in self._sources:
-            if source.ring is not None:
-                source.ring.disarm()
+        self._disarm()
         self._drain()
         bucket = "excess_total" if self._end in _LIMITS else "writer_drops_total"
         counters = tuple(source.counters(unwritten=bucket) for source in self._sources)
@@ -554,12 +575,20 @@ class Capture:
             self._fail_disk(error)
         for source in self._sources:
             source.detach()
-        for _, sockets in self._coming:
-            sockets.close()
         if self._failure is not None:
             self._report.failed(self._failure)
         self._report.ended(self._end or EndReason.STOPPED, counters)
         self._report.flush_all()
+
+    def _disarm(self) -> None:
+        """Have the daemon see to it that nothing more comes; when this returns, the kernel's counts are final.
+
+        Where the daemon is gone, what comes from now on is in no file, and counts as dropped.
+        """
+        if any(source.ring is not None for source in self._sources):
+            self._report.ask(Disarm())
+            with contextlib.suppress(DaemonGone):
+                self._control.wait_disarmed(_DISARM_S)
 
     def _drain(self) -> None:
         """Take the last blocks, those too that the kernel has not closed yet."""

@@ -21,6 +21,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from capd.cooked_filters import HEADER_SIZE_BYTES
 from capd.worker import cooked
 from capd.worker.arrays import I64, U8, U32, U64
 from capd.worker.chain import (
@@ -121,7 +122,7 @@ class RecordMaker:
         self._dlt = dlt
         self._finder = FrameFinder(ring.bytes)
         self._copier: RunCopier | None = None
-        if dlt not in cooked.HEADER_SIZE_BYTES:
+        if dlt not in HEADER_SIZE_BYTES:
             self._copier = RunCopier(
                 memory=ring.bytes,
                 finder=self._finder,
@@ -180,7 +181,7 @@ class RecordMaker:
             timestamps_ns=timestamps_ns,
         )
         packets.first += headers[:, MAC_AND_NET] >> LOW_HALF & 0xFFFF
-        if self._dlt in cooked.HEADER_SIZE_BYTES:
+        if self._dlt in HEADER_SIZE_BYTES:
             self._put_cooked_headers(frames, packets)
         elif self._dlt == DLT_EN10MB:
             which = tagged(headers)

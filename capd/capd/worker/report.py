@@ -8,7 +8,7 @@ worker waits.
 
 import socket
 
-from capd.worker.launch import Answer, encode_answer
+from capd.worker.launch import Answer, RingRequest, encode_answer, encode_ring_request
 from capd.worker.passing import FilePasser
 from capd.worker.savefile import SaveFile
 from capd_protocol.messages import (
@@ -112,6 +112,11 @@ class Report:
         """Answer an order, after what it has led to; at once, since it is waited for."""
         self._send(encode_answer(answer))
         self.flush()
+
+    def ask(self, request: RingRequest) -> None:
+        """Ask for something of the rings; it is sent at once, and filters may be long."""
+        self._send(encode_ring_request(request))
+        self.flush_all()
 
     def failed(self, failure: Failure) -> None:
         """Tell why the capture cannot be: typed, and in dumpcap's way."""

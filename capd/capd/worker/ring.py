@@ -6,9 +6,7 @@ in order, so two counters say it all: how many were taken, how many were given b
 Layouts and options: packet(7), linux/if_packet.h, Documentation/networking/packet_mmap.rst.
 """
 
-import contextlib
 import mmap
-import os
 import socket
 import struct
 from typing import NamedTuple
@@ -16,16 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from capd.packet_ring import RingMemory
-from capd.packet_socket import ALL_INTERFACES, ETH_P_ALL, ETH_P_NONE, SOL_PACKET, attach_filter, bind, lock_filter
+from capd.packet_socket import ALL_INTERFACES, SOL_PACKET
 from capd.worker.arrays import U8
 
-_PACKET_ADD_MEMBERSHIP = 1
 _PACKET_STATISTICS = 6
-_PACKET_MR_PROMISC = 1
 _TP_STATUS_USER = 1
-#: What a block needs beside one packet: its descriptor, the frame's header, alignment. A packet that the kernel
-#: had to cut to the block's size itself would not fit by these, and be dropped.
-_BLOCK_OVERHEAD_BYTES = 512
 #: Blocks that have gathered are worked on together: what is done once for them takes as long as for thousands of
 #: packets. Not all that there are: the kernel gets none of them back before the last one is done.
 _TAKEN_AT_ONCE_BYTES = 4 * 1024 * 1024
@@ -37,11 +30,6 @@ _BLOCK_FIRST = 4
 _BLOCK_LENGTH = 5
 _BLOCK_OPENED_SECONDS = 8
 _BLOCK_OPENED_NANOSECONDS = 9
-
-
-#: struct sock_filter (linux/filter.h), and the instruction that says how much of a packet is kept.
-_INSTRUCTION = np.dtype([("code", "u2"), ("jt", "u1"), ("jf", "u1"), ("k", "u4")])
-_BPF_RET_K = 0x06
 
 
 class Block(NamedTuple):
@@ -74,7 +62,7 @@ class Blocks(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What the kernel counted since the ring was armed."""
+    """What the kernel has counted since the ring was bound."""
 
     received_total: int
     drops_total: int
@@ -83,12 +71,11 @@ class Statistics(NamedTuple):
 class Ring:
     """One interface's packet socket and the memory that it shares with the kernel.
 
-    The socket is inert until ``arm``: made with protocol 0 it gets no packets, so nothing is counted or missed
-    from before the filter was in place.
+    It has its filter, and is bound, since before it came here (``capd.armed``), and is never bound again here.
     """
 
-    def __init__(self, packet_socket: socket.socket, memory: RingMemory) -> None:
-        """Take over a packet socket, and map the ring that ``make_ring`` gave it.
+    def __init__(self, packet_socket: socket.socket, memory: RingMemory, interface_index: int) -> None:
+        """Take over a packet socket that is bound to an interface, and map the ring that ``make_ring`` gave it.
 
         Raises:
             OSError: there is no room for it in this process.
@@ -99,47 +86,11 @@ class Ring:
         self._released = 0
         self._received_total = 0
         self._drops_total = 0
-        self._interface_index = 0
+        self._interface_index = interface_index
         self._map = mmap.mmap(self.socket.fileno(), self._blocks * self._block_bytes)
         self.bytes: U8 = np.frombuffer(self._map, np.uint8)
         self._memory = memoryview(self._map).cast("I")
         self.address: int = self.bytes.ctypes.data
-
-    def attach_filter(self, program: bytes) -> None:
-        """Attach a classic BPF program: an array of struct sock_filter. What it keeps of a packet fits into a block.
-
-        Raises:
-            OSError: EINVAL, where the kernel does not take the program (more than 4096 instructions, say).
-        """
-        instructions = np.frombuffer(program, _INSTRUCTION).copy()
-        returns = instructions["code"] == _BPF_RET_K
-        instructions["k"][returns] = np.minimum(instructions["k"][returns], self._block_bytes - _BLOCK_OVERHEAD_BYTES)
-        attach_filter(self.socket, instructions.tobytes())
-
-    def lock_filter(self) -> None:
-        """Let nobody change the filter any more, whoever gets hold of the socket."""
-        lock_filter(self.socket)
-
-    def arm(self, interface_index: int, *, promiscuous: bool) -> None:
-        """Begin to receive, from one interface or from ALL_INTERFACES.
-
-        Promiscuous mode ends when the socket closes, however that happens.
-
-        Raises:
-            OSError: ENODEV, if there is no such interface any more.
-        """
-        self._interface_index = interface_index
-        if promiscuous and interface_index != ALL_INTERFACES:
-            request = struct.pack("=iHH8s", interface_index, _PACKET_MR_PROMISC, 0, b"")
-            self.socket.setsockopt(SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
-        bind(self.socket.fileno(), ETH_P_ALL, interface_index)
-
-    def disarm(self) -> None:
-        """Receive nothing more. When this returns, the kernel's counts are final."""
-        # bind(2) waits until the last packet has gone through the old hook; changing the filter would not.
-        # An interface that is gone has no hook any more.
-        with contextlib.suppress(OSError):
-            bind(self.socket.fileno(), ETH_P_NONE, self._interface_index)
 
     def is_attached(self) -> bool:
         """Whether the interface still exists; it may be down."""
@@ -150,20 +101,7 @@ class Ring:
 
     def clear_error(self) -> None:
         """Take the socket's pending error, which an interface that goes down leaves."""
-        self._take_error()
-
-    def check_error(self) -> None:
-        """Take the socket's pending error.
-
-        Raises:
-            OSError: there was one: ENETDOWN, where the interface is down.
-        """
-        error = self._take_error()
-        if error:
-            raise OSError(error, os.strerror(error))
-
-    def _take_error(self) -> int:
-        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def statistics(self) -> Statistics:
         """Return the running totals. The kernel's own counts begin anew at each read, and are 32 bits wide."""
@@ -189,7 +127,7 @@ class Ring:
     def take_open(self) -> Blocks | None:
         """Return the block that the kernel was filling, once ``take`` gives nothing; None where it has no packet.
 
-        Only after ``disarm``, which waits for the last packet: the kernel's timer would close it too, but later.
+        Only when the ring is disarmed, which waits for the last packet: the kernel's timer would close it, but later.
         """
         if self._taken - self._released == self._blocks or not (block := self._next()).packets:
             return None

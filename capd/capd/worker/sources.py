@@ -1,8 +1,6 @@
 """An interface of a capture: its ring, how its packets become records, and what has become of them."""
 
 import contextlib
-import errno
-import os
 import socket
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -10,15 +8,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from capd import bpf, cooked_filters
 from capd.packet_ring import RingMemory, kernel_failure
-from capd.packet_socket import ETH_P_ALL, attach_filter, bind, lock_filter
-from capd.worker import bpf, cooked
 from capd.worker.filters import CaptureFailed, Compiler, FilterError, Kind
-from capd.worker.launch import Launch, LaunchInterface
+from capd.worker.launch import Launch, LaunchInterface, RingFilter
 from capd.worker.records import RecordMaker
 from capd.worker.ring import Blocks, Ring, Statistics
 from capd_protocol import pcapng
-from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, dlt_to_linktype, from_dlt
+from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, dlt_to_linktype
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode, InterfaceCounters
 
 
@@ -32,14 +29,15 @@ def _typed(interface: str) -> Generator[None, None, None]:
 
 
 _NOTHING = Statistics(0, 0)
-#: Of a trigger's socket. Chosen: the least that the kernel gives; one packet says it all.
-_TRIGGER_BUFFER_BYTES = 2048
 #: What a VLAN tag takes of a packet where records have it put back (``records``), and filters do not see it.
 _TAG_BYTES = {DLT_EN10MB: 4, DLT_LINUX_SLL: 4}
 
 
 class PacketSockets(NamedTuple):
-    """What an interface takes of CAP_NET_RAW: inert packet sockets, with its ring and for a recorder's trigger."""
+    """What an interface takes of CAP_NET_RAW: packet sockets, with its ring and for a recorder's trigger.
+
+    They have their filters, and are bound.
+    """
 
     ring: socket.socket
     memory: RingMemory
@@ -58,6 +56,8 @@ class Source:
 
     name: str
     launch: LaunchInterface
+    #: By which the daemon knows the ring.
+    ring_number: int
     link_layer_type: LinkLayerType
     interface_id: int
     #: The block that declares it in a pcapng file.
@@ -74,25 +74,6 @@ class Source:
     is_lost: bool = False
     #: The kernel has told once that it went down; it does not tell what happens to it then.
     was_down: bool = False
-
-    def arm(self) -> None:
-        """Begin to receive.
-
-        Raises:
-            CaptureFailed: the interface is not there any more, or not under its name; nothing of it may be read.
-        """
-        if self.ring is None:
-            raise AssertionError("no ring to arm")
-        index = self.launch.index
-        with _typed(self.name):
-            self.ring.arm(index, promiscuous=bool(self.launch.request.promiscuous))
-            if self.trigger is not None:
-                bind(self.trigger.fileno(), ETH_P_ALL, index)
-            # It was granted by its name, and may have got another one since, or another interface its index.
-            if index and os.fsencode(socket.if_indextoname(index)) != self.launch.device.encode():
-                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-            if self.launch.is_up and not self.launch.is_optional:
-                self.ring.check_error()  # it may have gone down since the daemon looked
 
     def statistics(self) -> Statistics:
         """Return the kernel's totals, of all rings that it has had."""
@@ -126,7 +107,7 @@ class Source:
 
     def take_over(self, other: "Source") -> None:
         """Go on with the interface and the ring of another one, which nobody uses any more."""
-        self.launch, self.description = other.launch, other.description
+        self.launch, self.description, self.ring_number = other.launch, other.description, other.ring_number
         self.ring, self.maker, self.trigger = other.ring, other.maker, other.trigger
 
     def counters(self, *, unwritten: str | None = None) -> InterfaceCounters:
@@ -147,9 +128,8 @@ class Plan(NamedTuple):
 
     interface: LaunchInterface
     link_layer_type: LinkLayerType
-    #: Its filters.
-    program: bytes
-    trigger_program: bytes
+    #: What the user wants; policy's is put before it by the daemon.
+    filter: RingFilter
     #: The block that declares it in a pcapng file.
     description: bytes
 
@@ -157,7 +137,7 @@ class Plan(NamedTuple):
 class SourceMaker:
     """Makes sources; holds what that takes from the privileged beginning to the end.
 
-    Policy's filter is compiled for what the kernel delivers, and the user's for what the user calls it. Interfaces that
+    The user's filter is compiled for what the user calls the packets; policy's is the daemon's affair. Interfaces that
     come later may have all filters that were compiled in the beginning, for whatever interface.
     """
 
@@ -203,8 +183,8 @@ class SourceMaker:
         """Close libpcap's handles. Interfaces that come from now on get what has been compiled, or is so at once."""
         self._compiler.close_handles()
 
-    def plan(self, interface: LaunchInterface, interface_id: int) -> Plan:
-        """Compile the filters of an interface; ``interface_id`` is told with what is wrong with them.
+    def plan(self, interface: LaunchInterface, number: int) -> Plan:
+        """Compile the filters of an interface; its number is told with what is wrong with them.
 
         Raises:
             CaptureFailed: one does not compile, or the interface has no such link-layer type.
@@ -212,41 +192,36 @@ class SourceMaker:
         request = interface.request
         wanted = interface.wanted_type
         link_layer_type = self._compiler.choose_link_layer_type(_kind_of(interface), wanted, request.name)
-        program = self._program(request.capture_filter, interface, interface_id, link_layer_type)
+        program = self._program(request.capture_filter, interface, number, link_layer_type)
         trigger_program = b""
         if self._trigger_filter:
             try:
-                trigger_program = self._program(self._trigger_filter, interface, interface_id, link_layer_type)
+                trigger_program = self._program(self._trigger_filter, interface, number, link_layer_type)
             except CaptureFailed as error:
                 if error.failure.argument != "capture_filter":
                     raise
                 raise CaptureFailed(_of_trigger(error.failure)) from error
-        description = self._describe(interface, link_layer_type)
-        return Plan(interface, link_layer_type, program, trigger_program, description)
+        filters = RingFilter(number=number, program=program, trigger_program=trigger_program)
+        return Plan(interface, link_layer_type, filters, self._describe(interface, link_layer_type))
 
     def make(self, plan: Plan, sockets: PacketSockets, interface_id: int) -> Source:
-        """Give the sockets their filters, and map the ring; they are still inert.
+        """Map the ring that was armed for a plan.
 
         Raises:
-            CaptureFailed: the kernel does not take a filter; the sockets are closed.
+            CaptureFailed: there is no room for it; the sockets are closed.
         """
+        interface, link_layer_type = plan.interface, plan.link_layer_type
+        request = interface.request
         try:
-            return self._make(plan, sockets, interface_id)
+            with _typed(request.name):
+                ring = Ring(sockets.ring, sockets.memory, interface.index)
         except BaseException:
             sockets.close()
             raise
-
-    def _make(self, plan: Plan, sockets: PacketSockets, interface_id: int) -> Source:
-        interface, link_layer_type = plan.interface, plan.link_layer_type
-        request = interface.request
-        if sockets.trigger is not None:
-            _prepare_trigger(sockets.trigger, plan.trigger_program, request.name, interface_id)
-        with _typed(request.name):
-            ring = Ring(sockets.ring, sockets.memory)
-        _attach(ring, plan.program, request.name, interface_id)
         return Source(
             name=request.name,
             launch=interface,
+            ring_number=plan.filter.number,
             link_layer_type=link_layer_type,
             interface_id=interface_id,
             description=plan.description,
@@ -274,28 +249,15 @@ class SourceMaker:
             speed_bits_per_s=interface.speed_bits_per_s,
         )
 
-    def _program(
-        self, text: str, interface: LaunchInterface, interface_id: int, link_layer_type: LinkLayerType
-    ) -> bytes:
-        """Return a filter of the user's, and of what it takes, what policy takes too."""
-        made_of = (
-            text,
-            link_layer_type.dlt,
-            interface.request.snaplen_bytes,
-            interface.policy_filter,
-            interface.policy_snaplen_bytes,
-            interface.default_dlt,
-        )
+    def _program(self, text: str, interface: LaunchInterface, number: int, link_layer_type: LinkLayerType) -> bytes:
+        """Return a filter of the user's, as the kernel can run it."""
+        request, most_bytes = interface.request, interface.policy_snaplen_bytes
+        made_of = text, link_layer_type.dlt, request.snaplen_bytes, most_bytes, interface.is_cooked
         if made_of not in self._programs:
             try:
                 program = self._users(text, interface, link_layer_type)
             except FilterError as error:
-                raise CaptureFailed(error.failure(interface.request.name, interface_id)) from error
-            if interface.policy_filter:
-                program = bpf.joined(self._policys(interface), program)
-            if interface.is_cooked:
-                with contextlib.suppress(OSError):  # without a loopback interface there is nothing to leave out
-                    program = cooked.without_looped_back(program, socket.if_nametoindex("lo"))
+                raise CaptureFailed(error.failure(request.name, number)) from error
             self._programs[made_of] = program
         return self._programs[made_of]
 
@@ -307,16 +269,6 @@ class SourceMaker:
             program = bpf.bounded(program, most_bytes, tag_bytes=_TAG_BYTES.get(dlt, 0))
         return _as_delivered(program, link_layer_type, interface)
 
-    def _policys(self, interface: LaunchInterface) -> bytes:
-        """Return policy's filter, for what the kernel delivers: nothing that the user asks for changes that."""
-        try:
-            program = self._compiler.compile(interface.policy_filter, interface.default_dlt)
-            return _as_delivered(program, from_dlt(interface.default_dlt), interface)
-        except FilterError as error:
-            name = interface.request.name
-            text = f"policy's own filter does not compile on {name}: {error}: tell an administrator"
-            raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=name)) from error
-
 
 def _kind_of(interface: LaunchInterface) -> Kind:
     return Kind(interface.hardware_type, interface.default_dlt)
@@ -326,7 +278,7 @@ def _as_delivered(program: bytes, link_layer_type: LinkLayerType, interface: Lau
     """Return a filter as the kernel can run it on what it delivers."""
     if not interface.is_cooked:
         return program
-    made = cooked.cook(program, link_layer_type.dlt)
+    made = cooked_filters.cook(program, link_layer_type.dlt)
     if made is None:
         name = interface.request.name
         text = f"the filter looks at a part of the {link_layer_type} header of {name} that the kernel does not know"
@@ -337,34 +289,6 @@ def _as_delivered(program: bytes, link_layer_type: LinkLayerType, interface: Lau
 def _filter_text(interface: LaunchInterface) -> str:
     texts = [text for text in (interface.policy_filter, interface.request.capture_filter) if text]
     return texts[0] if len(texts) == 1 else " and ".join(f"({text})" for text in texts)
-
-
-def _prepare_trigger(trigger: socket.socket, program: bytes, interface: str, interface_id: int) -> None:
-    """Give a trigger's socket its filter, for good: what policy keeps from the user triggers nothing either."""
-    try:
-        attach_filter(trigger, program)
-    except OSError as error:
-        raise CaptureFailed(_of_trigger(_too_long(error, program, interface, interface_id))) from error
-    lock_filter(trigger)
-    trigger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _TRIGGER_BUFFER_BYTES)
-
-
-def _attach(ring: Ring, program: bytes, interface: str, interface_id: int) -> None:
-    """Give a ring its filter, for good: also where there is none of policy's, nobody else shall have another one."""
-    try:
-        ring.attach_filter(program)
-    except OSError as error:
-        raise CaptureFailed(_too_long(error, program, interface, interface_id)) from error
-    ring.lock_filter()
-
-
-def _too_long(error: OSError, program: bytes, interface: str, interface_id: int) -> Failure:
-    instructions = bpf.count(program)
-    text = f"the kernel takes filters of up to 4096 instructions, and this one has {instructions}: write it shorter"
-    if error.errno == errno.ENOMEM:
-        text = f"the kernel has no room for a filter of {instructions} instructions (sysctl net.core.optmem_max)"
-        text += ": write it shorter"
-    return FilterError(text).failure(interface, interface_id)
 
 
 def _of_trigger(failure: Failure) -> Failure:

@@ -10,7 +10,7 @@ import platform
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from capd.worker.files import CaptureFiles
 from capd.worker.filters import CaptureFailed, find_names
 from capd.worker.first_file import open_files
 from capd.worker.heap import keep_freed_memory
-from capd.worker.launch import DirectoryComes, Launch
+from capd.worker.launch import Arm, DirectoryComes, Launch
 from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
 from capd.worker.oom import be_killed_first
 from capd.worker.passing import FilePasser
@@ -34,7 +34,7 @@ from capd.worker.recorder import RecorderOutput
 from capd.worker.report import Report
 from capd.worker.reuse import Openers
 from capd.worker.snapshot import SnapshotThread
-from capd.worker.sources import PacketSockets, Plan, Source, SourceMaker
+from capd.worker.sources import Plan, Source, SourceMaker
 from capd_protocol import pcapng
 from capd_protocol.linktypes import dlt_to_linktype
 from capd_protocol.messages import Failure, FailureCode
@@ -76,6 +76,20 @@ def _header(launch: Launch, sources: list[Source], section: bytes) -> bytes:
     return section + b"".join(source.description for source in sources)
 
 
+@contextlib.contextmanager
+def _bounded(maker: SourceMaker) -> Generator[None, None, None]:
+    """Hold this process to what compiling may take while the block lasts: it may end.
+
+    Raises:
+        CaptureFailed: there was no memory for it.
+    """
+    try:
+        with compiling.bounded(len(maker.link_layer_types)):
+            yield
+    except MemoryError as error:
+        raise CaptureFailed(compiling.too_much()) from error
+
+
 def _compile(launch: Launch, maker: SourceMaker) -> list[Plan | CaptureFailed]:
     """Compile all filters; return how each interface is captured, or, if a pattern matched it, why it is left out.
 
@@ -95,9 +109,9 @@ def _compile(launch: Launch, maker: SourceMaker) -> list[Plan | CaptureFailed]:
 
 
 def _make_sources(
-    launch: Launch, plans: list[Plan | CaptureFailed], maker: SourceMaker, control: Control
+    plans: list[Plan | CaptureFailed], maker: SourceMaker, control: Control
 ) -> tuple[list[Source], list[tuple[str, str]]]:
-    """Return the sources, and which interfaces are left out, with the reason.
+    """Return the sources, whose rings were asked for, and which interfaces are left out, with the reason.
 
     Raises:
         CaptureFailed: one that was named cannot be captured, or none of those that a pattern matched.
@@ -105,47 +119,22 @@ def _make_sources(
     """
     sources: list[Source] = []
     skipped: list[tuple[str, CaptureFailed]] = []
-    for interface, plan in zip(launch.interfaces, plans, strict=True):
+    for plan in plans:
+        if isinstance(plan, CaptureFailed):
+            skipped.append((plan.failure.interface or "", plan))
+            continue
         sockets = control.read_ring()
         try:
-            sources.append(_make_source(maker, plan, sockets, len(sources)))
+            if isinstance(sockets, Failure):
+                raise CaptureFailed(sockets)
+            sources.append(maker.make(plan, sockets, len(sources)))
         except CaptureFailed as error:
-            if not interface.is_optional:
+            if not plan.interface.is_optional:
                 raise
-            skipped.append((interface.request.name, error))
+            skipped.append((plan.interface.request.name, error))
     if skipped and not sources:
         raise skipped[0][1]
     return sources, [(name, error.failure.text) for name, error in skipped]
-
-
-def _make_source(
-    maker: SourceMaker, plan: Plan | CaptureFailed, sockets: PacketSockets | Failure, interface_id: int
-) -> Source:
-    if isinstance(plan, CaptureFailed):
-        if not isinstance(sockets, Failure):
-            sockets.close()
-        raise plan
-    if isinstance(sockets, Failure):
-        raise CaptureFailed(sockets)
-    return maker.make(plan, sockets, interface_id)
-
-
-def _arm(sources: list[Source]) -> list[tuple[str, str]]:
-    """Begin to receive; return which interfaces of those that a pattern matched have gone meanwhile.
-
-    Raises:
-        CaptureFailed: one that was named is not there any more.
-    """
-    gone: list[tuple[str, str]] = []
-    for source in sources:
-        try:
-            source.arm()
-        except CaptureFailed as error:
-            if not source.launch.is_optional:
-                raise
-            source.detach()
-            gone.append((source.name, error.failure.text))
-    return gone
 
 
 def _drops_total(sources: list[Source]) -> int:
@@ -218,16 +207,13 @@ def _capture(
     directory_fd = take_directory()
     # 5. Be confined: whoever takes over this process by what comes next shall have nothing of it.
     # 6. Compile the filters: the first text of the user that is looked at.
-    try:
-        with compiling.bounded(len(maker.link_layer_types)):
-            held = _confine(confinement, launch, directory_fd, control, passer)
-            plans = _compile(launch, maker)
-    except MemoryError as error:
-        raise CaptureFailed(compiling.too_much()) from error
-    sources, skipped = _make_sources(launch, plans, maker, control)
-    # 7. Bind: from here on packets come and are counted.
+    with _bounded(maker):
+        held = _confine(confinement, launch, directory_fd, control, passer)
+        plans = _compile(launch, maker)
+    # 7. Ask for the rings, which the daemon binds: from here on packets come and are counted.
     start_ns = time.time_ns()
-    skipped += _arm(sources)
+    report.ask(Arm(rings=tuple(plan.filter for plan in plans if isinstance(plan, Plan))))
+    sources, skipped = _make_sources(plans, maker, control)
     # 8. The first file, which is announced when its header is on disk; or the memory of a recorder.
     section = pcapng.section_header(hardware=_cpu_name(), operating_system=_operating_system(), application=SOFTWARE)
     header = partial(_header, launch, sources, section)
