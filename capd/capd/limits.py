@@ -48,7 +48,7 @@ FORK_TIMEOUT_S = 5.0
 CLOSING_S = 0.5
 #: That process ends when it has had nothing to close for so long. Chosen: forking one takes milliseconds, and a daemon
 #: that nobody asks has none.
-CLOSER_IDLE_S = 5.0
+CLOSER_IDLE_S = 1.0
 #: Descriptors of one user that are not closed yet; beyond, no further connection and no further capture of that user.
 #: Chosen: many times what there is of those who do not keep them from being closed.
 MAX_UNCLOSED_PER_USER = 64

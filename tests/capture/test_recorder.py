@@ -41,7 +41,7 @@ from tests.capture.helpers import (
 from tests.client.helpers import PATIENCE_S, wait_until
 from tests.support.daemon import Daemon, as_user, running_daemon, status_of
 from tests.support.namespace import veth_pair
-from tests.support.tools import capinfos, descriptors_of, tshark_fields
+from tests.support.tools import capinfos, descriptors_of, tshark_fields, unmount
 from tests.support.traffic import build_frames, send
 
 MIB = 1024 * 1024
@@ -546,7 +546,7 @@ def test_a_directory_where_nothing_can_be_written_is_refused_at_once(
         with pytest.raises(DestinationError), recorded(daemon, veth[1], mount / "r.pcapng", recorder_duration=1):
             pass
     finally:
-        subprocess.run(["umount", str(mount)], check=True, timeout=10)
+        unmount(mount)
 
 
 @contextlib.contextmanager
@@ -558,7 +558,7 @@ def tiny_disk(directory: Path, size_bytes: int) -> Generator[Path, None, None]:
     try:
         yield mount
     finally:
-        subprocess.run(["umount", str(mount)], check=True, timeout=10)
+        unmount(mount)
 
 
 def test_a_full_disk_ends_a_snapshot_with_a_whole_record_and_the_recorder_goes_on(
@@ -631,7 +631,7 @@ def ext4(directory: Path) -> Generator[Path, None, None]:
     try:
         yield mount
     finally:
-        subprocess.run(["umount", str(mount)], check=True, timeout=30)
+        unmount(mount)
 
 
 @contextlib.contextmanager

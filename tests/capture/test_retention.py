@@ -25,7 +25,7 @@ from capd_protocol.index import _decode as decode_line
 from capd_protocol.messages import Conditions, DeletionReason, Destination, EndReason
 from tests.capture.helpers import all_events, capturing, local_frame, messages, until, until_packets
 from tests.support.daemon import Daemon, running_daemon
-from tests.support.tools import packets_of
+from tests.support.tools import packets_of, unmount
 from tests.support.traffic import send
 
 DISK_BYTES = 48_000_000
@@ -56,7 +56,7 @@ def small_disk(directory: Path, kind: str) -> Generator[Path, None, None]:
     try:
         yield mount
     finally:
-        subprocess.run(["umount", str(mount)], check=True, timeout=30)
+        unmount(mount)
 
 
 def free_bytes(directory: Path) -> int:

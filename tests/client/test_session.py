@@ -58,6 +58,7 @@ from tests.client.helpers import (
 )
 from tests.support.daemon import as_user
 from tests.support.namespace import veth_pair
+from tests.support.tools import unmount
 from tests.support.traffic import build_frames, send
 
 #: Somebody who may not capture.
@@ -685,7 +686,7 @@ def test_a_full_disk_is_told_as_such(bench: Bench) -> None:
                 collect(capture)
         assert capture.packetcount > 0
     finally:
-        subprocess.run(["umount", disk], check=True, timeout=10)
+        unmount(disk)
 
 
 def test_a_user_with_too_many_connections_is_told_to_come_later(bench: Bench) -> None:

@@ -16,7 +16,17 @@ import pytest
 
 from capd import limits
 from capd_client import BrokenPipe, CaptureEnded, CaptureSession, ChildError, ResourceError, list_captures
-from capd_protocol.messages import CaptureList, EndReason, FailureCode, InterfaceRequest, ListCaptures, Started
+from capd_protocol.messages import (
+    CaptureList,
+    EndReason,
+    FailureCode,
+    InterfaceEvent,
+    InterfaceRequest,
+    InterfaceSnapshot,
+    ListCaptures,
+    Started,
+    WatchInterfaces,
+)
 from tests.support.attack import (
     ENHANCED_PACKET,
     FRAMES,
@@ -45,7 +55,6 @@ from tests.support.attack import (
 )
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.namespace import veth_pair
-from tests.support.tools import descriptors_of
 from tests.support.traffic import send
 
 ROOT = User(0, 0)
@@ -470,12 +479,13 @@ def test_a_worker_that_takes_no_more_orders_is_killed(where: Path, user_dir: Pat
             other.receive(CaptureList)
         (worker,) = daemon.workers()
         os.kill(worker, signal.SIGSTOP)
-        # Among looks: while the daemon asks the kernel for interfaces it has a socket more.
-        before = min(len(descriptors_of(daemon.process.pid)) for _ in range(200))
+        other.send(WatchInterfaces())
+        other.receive(InterfaceSnapshot)
         for names in pairs:
             links.enter_context(veth_pair(*names))
-        # The socket that the daemon has opened for an interface and cannot hand over.
-        eventually(lambda: len(descriptors_of(daemon.process.pid)) > before, "a full socket")
+        event = other.receive(InterfaceEvent)
+        while isinstance(event, InterfaceEvent) and event.link.name != pairs[-1][1]:
+            event = other.receive(InterfaceEvent)
         client.close()
         await_end([worker])
 

@@ -161,14 +161,18 @@ def test_a_worker_could_never_gain_what_the_daemon_gave_up(running: Running) -> 
         assert int(status["CapBnd"], 16) & ~_mask(NET_RAW, SETUID, SETGID) == 0
 
 
-def test_a_worker_holds_no_socket_of_the_daemon(running: Running) -> None:
+def test_a_worker_holds_no_socket_of_the_daemon_but_rings(running: Running) -> None:
+    def packet_sockets() -> set[str]:
+        table = [line.split() for line in Path("/proc/net/packet").read_text().splitlines()[1:]]
+        return {f"socket:[{fields[-1]}]" for fields in table} & of_worker
+
     def sockets(process_id: int) -> set[str]:
         links = {os.readlink(entry) for entry in Path(f"/proc/{process_id}/fd").iterdir()}  # noqa: PTH115
         return {link for link in links if link.startswith("socket:")}
 
     of_worker = sockets(running.worker)
     assert len(of_worker) >= 2, "its control socket, and the ring"
-    assert not of_worker & sockets(running.daemon.process.pid)
+    assert of_worker & sockets(running.daemon.process.pid) == packet_sockets(), "which the daemon keeps, to disarm them"
 
 
 def test_a_worker_is_given_each_packet_once(running: Running) -> None:

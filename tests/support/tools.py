@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,11 @@ def busy_descriptors_of(process_id: int) -> list[str]:
     inert = {f"socket:[{inode}]" for _, _, _, protocol, *_, inode in rows if protocol == "0000"}
     spare = next((each for each in found if each in inert), None)
     return [each for each in found if each != spare]
+
+
+def unmount(mount: Path) -> None:
+    """Unmount a file system as soon as nothing is open there: what a capture has left there is closed meanwhile."""
+    deadline_s = time.monotonic() + 20
+    while subprocess.run(["umount", str(mount)], check=False, timeout=30, capture_output=True).returncode:
+        assert time.monotonic() < deadline_s, "something is still open there"
+        time.sleep(0.02)

@@ -162,8 +162,9 @@ _PASSING = [
     Rule("sendmsg", (Among(0, (FILES,)),)),
 ]
 
-#: What may be read beside the capture's own directory: where the C library finds the names of ports and protocols.
-READABLE = ("/etc/services", "/etc/protocols", "/etc/nsswitch.conf")
+#: What may be read beside the capture's own directory: where the C library finds the names of ports and protocols, and
+#: what the kernel says of hard links (``savefile``).
+READABLE = ("/etc/services", "/etc/protocols", "/etc/nsswitch.conf", "/proc/sys/fs/protected_hardlinks")
 
 LISTS: dict[Role, Sequence[Rule]] = {
     Role.FILES: _CAPTURE,
