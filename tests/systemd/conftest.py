@@ -39,6 +39,7 @@ def machine(wheel: Path) -> Generator[Machine, None, None]:
         yield machine
         strict.unlink()
         strict.parent.rmdir()
+        machine.done("systemctl", "stop", "capd.socket", "capd.service")  # if it is still installed
         log = machine.run("journalctl", "--unit=capd.service", "--output=cat", "--no-pager")
         assert REFUSED_CALL not in log, f"a worker made a system call that it may not:\n{log}"
         for user in ("capd-alice", "capd-bob", "capd-stranger"):

@@ -84,8 +84,15 @@ class Machine:
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
     def workers(self) -> list[int]:
-        """Return the process ids, as they are there, of the daemon's workers."""
-        return [child for child in self._children() if not is_spawner(child, self.path("/"))]
+        """Return the process ids, as they are there, of the daemon's workers that have not ended."""
+        return [child for child in self._children() if self._is_worker(child)]
+
+    def _is_worker(self, process_id: int) -> bool:
+        try:
+            status = self.status_of(process_id)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return status["Name"] == "capd-worker" and not status["State"].startswith("Z")
 
     def spawner(self) -> int:
         """Return the process id, as it is there, of what forks its workers; 0 where none runs."""

@@ -210,7 +210,7 @@ def test_a_worker_is_confined_more_than_the_daemon(service: Machine) -> None:
         filters = {each: int(service.status_of(each)["Seccomp_filters"]) for each in (service.daemon(), *workers)}
         assert {filters[each] for each in workers} == {filters[service.daemon()] + 1}
         assert "--strict-workers" in service.path(f"/proc/{service.daemon()}/cmdline").read_text()
-        with taken_over(service.outside(worker)) as taken:
+        with taken_over(service.outside(workers[0])) as taken:
             assert taken.call("openat", -100, b"/etc/services\0", os.O_RDONLY | os.O_CLOEXEC, 0) > 2
             for path in (b"/etc/passwd\0", b"/usr/bin/env\0", b"/proc/self/status\0"):
                 assert taken.call("openat", -100, path, os.O_RDONLY, 0) == -errno.EACCES
