@@ -1,4 +1,7 @@
-"""Every test runs in a network namespace that this test run makes: the machine's own interfaces are not there."""
+"""Every test runs in a network namespace that this test run makes: the machine's own interfaces are not there.
+
+Accounts are its own too (``tests.support.accounts``).
+"""
 
 import itertools
 import os
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.accounts import have_own_accounts
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.namespace import enter_private_network_namespace, veth_pair
 
@@ -19,6 +23,7 @@ def _private_network_namespace() -> None:
     if os.geteuid() != 0:
         pytest.exit("the tests make network namespaces, users and processes: run them as root", returncode=1)
     enter_private_network_namespace()
+    have_own_accounts()
 
 
 @pytest.fixture(scope="session")

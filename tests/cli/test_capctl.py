@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -750,8 +751,8 @@ def test_whoami_shows_what_policy_allows_in_words(bench: Bench) -> None:
     assert ended.stdout == "root (user 0) may capture\n  on * (rule unbound)\n    in monitor mode too\n"
     shown = json.loads(done(command(bench, "whoami", "--json")).stdout)
     assert (shown["user_id"], shown["permissions"][0]["rule"]) == (0, "unbound")
-    stranger = as_user(lambda: done(command(bench, "whoami")), 4321)
-    assert stranger.stdout.startswith("user 4321 may not capture here: ask an administrator to be added to the group")
+    stranger = as_user(lambda: done(command(bench, "whoami")), 4322, has_account=False)
+    assert stranger.stdout.startswith("user 4322 may not capture here: ask an administrator to be added to the group")
 
 
 def test_whoami_shows_every_bound_and_fits_a_terminal(bench: Bench) -> None:
@@ -781,7 +782,7 @@ def test_whoami_shows_every_bound_and_fits_a_terminal(bench: Bench) -> None:
         words = [*CAPCTL, "--socket", daemon.socket_path, "whoami"]
         ended = as_user(lambda: done(words), 4321)
     assert ended.stdout == (
-        "user 4321 may capture\n"
+        f"{pwd.getpwuid(4321).pw_name} (user 4321) may capture\n"
         "  on eth*, veth0 (rule students)\n"
         "    only packets that match 'udp port 53'\n"
         "    the first 1,280 bytes of a packet\n"

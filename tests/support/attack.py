@@ -37,6 +37,7 @@ from capd_protocol.messages import (
     decode,
     encode,
 )
+from tests.support.accounts import have_account
 from tests.support.daemon import Daemon, running_daemon, status_of
 from tests.support.tools import busy_descriptors_of, capinfos, ip_json
 from tests.support.traffic import build_frames, send
@@ -305,11 +306,12 @@ class RawClient:
 
 @dataclass(frozen=True)
 class User:
-    """A user whom nobody has told the system about."""
+    """A user, whom the system knows unless it is said otherwise."""
 
     user_id: int
     group_id: int
     groups: tuple[int, ...] = ()
+    has_account: bool = True
 
 
 Channel = multiprocessing.connection.Connection
@@ -356,6 +358,8 @@ def process_of(
         keep: descriptors of ours that it shall have; all others are closed there.
         traceable: let that user trace the process, as one that the user had started anew.
     """
+    if user.has_account:
+        have_account(user.user_id)
     ours, theirs = multiprocessing.connection.Pipe()
     child = os.fork()
     if child == 0:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support.accounts import have_account
+
 _Result = TypeVar("_Result")
 
 #: What a worker says that made a system call which it may not.
@@ -156,13 +158,20 @@ def running_daemon(
 
 
 def as_user(
-    function: Callable[[], _Result], user_id: int, group_id: int | None = None, groups: tuple[int, ...] = ()
+    function: Callable[[], _Result],
+    user_id: int,
+    group_id: int | None = None,
+    groups: tuple[int, ...] = (),
+    *,
+    has_account: bool = True,
 ) -> _Result:
     """Return what a function returns in a process of another user, which ends with it.
 
     The process is forked: the user needs no right to read the interpreter's files, but what the function imports
-    must be imported already. What it raises is raised here.
+    must be imported already. What it raises is raised here. An account is made for the user, unless it is to have none.
     """
+    if has_account:
+        have_account(user_id)
     readable, writable = os.pipe()
     child = os.fork()
     if child == 0:

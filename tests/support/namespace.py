@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 _CLONE_NEWNET: Final = 0x40000000
+_CLONE_NEWNS: Final = 0x00020000
+_MS_BIND: Final = 0x1000
+_MS_REC: Final = 0x4000
+_MS_PRIVATE: Final = 0x40000
 _COMMAND_SECONDS: Final = 10.0
 _UP_SECONDS: Final = 5.0
 
@@ -39,6 +43,30 @@ def enter_private_network_namespace() -> None:
     if error in {1, 13}:
         raise PermissionError(error, "a private network namespace needs root (CAP_SYS_ADMIN): run these tests as root")
     raise OSError(error, f"no private network namespace: {os.strerror(error)}")
+
+
+def enter_private_mount_namespace() -> None:
+    """Move the calling thread into a new mount namespace, for good: what is mounted from now on is seen only there.
+
+    Threads and processes that the calling thread starts later are in it too.
+
+    Raises:
+        OSError: the kernel could not make one.
+    """
+    if _libc.unshare(_CLONE_NEWNS) != 0 or _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"no private mount namespace: {os.strerror(error)}")
+
+
+def bind_file(source: Path, target: Path) -> None:
+    """Have one file seen in the place of another.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if _libc.mount(bytes(source), bytes(target), None, _MS_BIND, None) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"cannot bind {source} to {target}: {os.strerror(error)}")
 
 
 @contextmanager

@@ -1,0 +1,38 @@
+"""Accounts and subordinate ids of the test run: files of its own in the place of the machine's, which stay as they are.
+
+Who has no account is nobody to the daemon, so each user whom tests become has one.
+"""
+
+import pwd
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.support.namespace import bind_file, enter_private_mount_namespace
+
+_PASSWD, _SUBUID = Path("/etc/passwd"), Path("/etc/subuid")
+
+
+def have_own_accounts() -> None:
+    """Have the machine's accounts, and others to come, for as long as the calling thread lasts, and what it starts."""
+    enter_private_mount_namespace()
+    with tempfile.TemporaryDirectory(prefix="capd-accounts-") as name:
+        for path in (_PASSWD, _SUBUID):
+            copy = Path(name, path.name)
+            copy.write_bytes(path.read_bytes())
+            copy.chmod(0o644)
+            bind_file(copy, path)  # where it stays, though it is removed here
+
+
+def have_account(user_id: int) -> None:
+    """Have an account for a user, unless there is one."""
+    try:
+        pwd.getpwuid(user_id)
+    except KeyError:
+        with _PASSWD.open("a") as file:
+            file.write(f"test{user_id}:x:{user_id}:{user_id}::/:/bin/false\n")
+
+
+def have_subordinate_ids(lines: Iterable[str]) -> None:
+    """Have these lines, and no others, say who has which subordinate ids."""
+    _SUBUID.write_text("".join(f"{line}\n" for line in lines))
