@@ -18,11 +18,9 @@ from capd import limits, wireless
 from capd.armed import ArmedRings
 from capd.closer import Closer
 from capd.errors import RequestRefused, no_room
-from capd.ethtool import driver_of, speed_of
 from capd.file_server import FileServer
 from capd.handover import Handover
-from capd.inquiries import default_dlt, device_names
-from capd.links import find_link, list_links
+from capd.interfaces import Interfaces
 from capd.monitor import Monitor
 from capd.outbox import Outbox
 from capd.peer import Peer
@@ -346,7 +344,7 @@ class Capture:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 wishes = Wishes(self.request)
-                interfaces = await self._look_up(stack, wishes)
+                interfaces = await self._look_up(stack, wishes, monitor.interfaces)
                 self._file_server = FileServer(
                     self.owner, self.request.destination.file_name, handover.envelope, self._spawner, self._closer
                 )
@@ -382,12 +380,15 @@ class Capture:
         if self._end_reason is None:
             _log.error("capture %d: its worker died with status %s", self.capture_id, status)
 
-    async def _look_up(self, stack: contextlib.AsyncExitStack, wishes: Wishes) -> list[LaunchInterface]:
+    async def _look_up(
+        self, stack: contextlib.AsyncExitStack, wishes: Wishes, known: Interfaces
+    ) -> list[LaunchInterface]:
         """Find the interfaces to begin with."""
         interfaces = [cooked_any(self._grant(request)) for request in self.request.interfaces if is_cooked_any(request)]
         for request in wishes.named:
-            link = await find_link(request.name)
-            if link is None and request.name in await device_names():
+            await trio.lowlevel.checkpoint()  # others need not wait for all of them
+            link = await known.find(request.name)
+            if link is None and request.name in await known.device_names():
                 text = f"{request.name} is no network interface, and capd captures on nothing else"
                 raise RequestRefused(FailureCode.UNSUPPORTED, text, interface=request.name, argument="interfaces")
             if link is None and not self.request.wait_for_interfaces:
@@ -402,13 +403,14 @@ class Capture:
             device = await stack.enter_async_context(wireless.prepared(link, granted.request))
             wishes.attached.add(link.index)
             self._granted[link.index] = request, granted.rule
-            interfaces.append(await _describe(link, granted, device))
+            interfaces.append(await _describe(link, granted, device, known))
         if wishes.patterns:
-            for link, request in wishes.missing((await list_links()).values()):
+            for link, request in wishes.missing((await known.links()).values()):
+                await trio.lowlevel.checkpoint()
                 wishes.attached.add(link.index)
                 try:
                     granted = self._grant(request)
-                    described = await _describe(link, granted, link)
+                    described = await _describe(link, granted, link, known)
                 except RequestRefused as refused:
                     self._skip(link, refused)
                 else:
@@ -439,7 +441,7 @@ class Capture:
                         await worker.detach(link.index)
                 for link, request in wishes.missing(links) if wishes.may_grow else ():
                     wishes.attached.add(link.index)
-                    await self._attach(link, request, worker)
+                    await self._attach(link, request, worker, monitor.interfaces)
         finally:
             monitor.leave(watch)
 
@@ -453,11 +455,11 @@ class Capture:
         except RequestRefused:
             return True
 
-    async def _attach(self, link: Link, request: InterfaceRequest, worker: Worker) -> None:
+    async def _attach(self, link: Link, request: InterfaceRequest, worker: Worker, known: Interfaces) -> None:
         try:
             granted = self._grant(request)
             self._granted[link.index] = request, granted.rule
-            await worker.attach(await _describe(link, granted, link))
+            await worker.attach(await _describe(link, granted, link, known))
         except (RequestRefused, OSError) as error:
             self._skip(link, error)
 
@@ -692,14 +694,16 @@ class Capture:
                 subscriber.put(message)
 
 
-async def _describe(link: Link, granted: Grant, device: Link) -> LaunchInterface:
+async def _describe(link: Link, granted: Grant, device: Link, known: Interfaces) -> LaunchInterface:
     """Say to a worker what it must know of an interface.
 
     Args:
         link: the interface.
         granted: what to capture there, and under which rule.
         device: what to open: the interface, or its monitor interface.
+        known: what is known of interfaces.
     """
+    hardware = await known.hardware(link)
     return LaunchInterface(
         request=granted.request,
         policy_filter=granted.rule.filter,
@@ -707,12 +711,12 @@ async def _describe(link: Link, granted: Grant, device: Link) -> LaunchInterface
         device=device.name,
         index=device.index,
         hardware_type=device.hardware_type,
-        default_dlt=await default_dlt(device),
+        default_dlt=await known.default_dlt(device),
         loopback=device.loopback,
         is_up=device.is_up,
         mac_address=_mac_bytes(link),
-        speed_bits_per_s=None if link.loopback else speed_of(link.name),
-        driver=driver_of(link.name)[0] or "",
+        speed_bits_per_s=None if link.loopback else hardware.speed_bits_per_s,
+        driver=hardware.driver or "",
         alias=link.alias,
     )
 

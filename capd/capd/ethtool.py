@@ -1,22 +1,37 @@
-"""What drivers say of their devices: ethtool(8)'s ioctls."""
+"""What drivers say of their devices: ethtool(8)'s ioctls.
+
+The kernel asks them one after the other, under the lock that all changes of interfaces take: it may be a while.
+"""
 # pyroute2 has no annotations: what comes from it is checked where it is turned into our own types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
 
 import array
-import contextlib
 import fcntl
 import socket
 import struct
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool
 
 _SIOCETHTOOL = 0x8946
+_ETHTOOL_GSET = 1
 _ETHTOOL_GDRVINFO = 3
-#: struct ethtool_drvinfo (linux/ethtool.h).
+#: struct ethtool_cmd (linux/ethtool.h), for which the kernel translates what drivers say by now.
+_CMD = struct.Struct("=IIIHBBBBBBIIHBBI8x")
+#: struct ethtool_drvinfo.
 _DRVINFO = struct.Struct("=I32s32s32s32s32s12s5I")
 _SPEED_UNKNOWN_MBITS = 0xFFFFFFFF
+
+
+class Hardware(NamedTuple):
+    """What a driver says of its device; None where it does not say."""
+
+    driver: str | None = None
+    #: Where on its bus it is.
+    bus: str | None = None
+    speed_bits_per_s: int | None = None
 
 
 class _Ethtool(IoctlEthtool):  # type: ignore[misc]
@@ -27,28 +42,34 @@ class _Ethtool(IoctlEthtool):  # type: ignore[misc]
         self.change_ifname(name)
 
 
-def speed_of(name: str) -> int | None:
-    """Return an interface's speed in bits per second; None where its driver does not say."""
-    ethtool: Any = _Ethtool(name)
-    try:
-        settings: Any = ethtool.get_cmd()
-    except (EthtoolError, OSError):
-        return None
-    finally:
-        ethtool.close()
-    speed_mbits = int(settings.speed) | int(settings.speed_hi) << 16
-    return None if speed_mbits in (0, _SPEED_UNKNOWN_MBITS) else speed_mbits * 1_000_000
+def hardware_of(names: Iterable[str]) -> dict[str, Hardware]:
+    """Return what drivers say of interfaces, by name. It may take a while.
+
+    Raises:
+        OSError: there is no descriptor for it.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
+        return {name: _hardware_of(any_socket, name) for name in names}
 
 
-def driver_of(name: str) -> tuple[str | None, str | None]:
-    """Return the name of an interface's driver, and where on its bus the device is; None where it does not say."""
-    buffer = array.array("B", _DRVINFO.pack(_ETHTOOL_GDRVINFO, b"", b"", b"", b"", b"", b"", 0, 0, 0, 0, 0))
+def _hardware_of(any_socket: socket.socket, name: str) -> Hardware:
+    driver = bus = speed = None
+    if (said := _asked(any_socket, name, _DRVINFO, _ETHTOOL_GDRVINFO)) is not None:
+        driver, bus = _text(said[1]), _text(said[4])
+    if (said := _asked(any_socket, name, _CMD, _ETHTOOL_GSET)) is not None:
+        speed_mbits = said[3] | said[12] << 16
+        speed = None if speed_mbits in (0, _SPEED_UNKNOWN_MBITS) else speed_mbits * 1_000_000
+    return Hardware(driver, bus, speed)
+
+
+def _asked(any_socket: socket.socket, name: str, layout: struct.Struct, command: int) -> tuple[Any, ...] | None:
+    buffer = array.array("B", struct.pack("=I", command) + bytes(layout.size - 4))
     address, _ = buffer.buffer_info()
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
+    try:
         fcntl.ioctl(any_socket, _SIOCETHTOOL, struct.pack("@16sP", name.encode(), address))
-        _, driver, _, _, bus, *_ = _DRVINFO.unpack(buffer)
-        return _text(driver), _text(bus)
-    return None, None
+    except OSError:
+        return None
+    return layout.unpack(buffer)
 
 
 def statistics_of(name: str) -> dict[str, int]:

@@ -1,104 +1,45 @@
-"""Questions about interfaces, which everybody may ask: lists, capabilities, drivers' counters."""
+"""What libpcap and drivers are asked about one interface. Each takes a while, and happens beside the event loop."""
 
-import os
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import trio
 
 from capd import limits
-from capd.errors import RequestRefused
+from capd.errors import RequestRefused, no_room
 from capd.ethtool import statistics_of
-from capd.interfaces import list_interfaces
-from capd.links import find_link
 from capd.processes import command, environment
+from capd.threads import in_thread, no_thread_as_oserror
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
-from capd_protocol.interfaces import InterfaceInfo, Link
-from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
-from capd_protocol.messages import (
-    Capabilities,
-    DriverCounters,
-    FailureCode,
-    GetCapabilities,
-    InterfaceList,
-    Refused,
-    decode,
-)
-
-#: Everybody may ask as often as one likes; starting a capture, which asks too, does not wait for them.
-_questions = trio.CapacityLimiter(limits.MAX_QUESTIONS)
-#: Interfaces in one frame: their descriptions stay well below its limit.
-_AT_ONCE = 400
+from capd_protocol.messages import Capabilities, DriverCounters, FailureCode, Refused, decode
 
 
-def _no_such_interface(name: str) -> RequestRefused:
-    shown = name if len(name) <= 64 else name[:64] + "…"
-    text = f"there is no interface {shown!r}: 'capctl interfaces' shows which there are"
-    return RequestRefused(FailureCode.NO_SUCH_INTERFACE, text, argument="interface", interface=shown)
-
-
-async def interface_lists(may_capture: Callable[[str], bool]) -> list[InterfaceList]:
-    """Return the list of interfaces, in parts that fit into a frame."""
-    found: list[InterfaceInfo] = await list_interfaces(may_capture)
-    return [
-        InterfaceList(interfaces=tuple(found[at : at + _AT_ONCE]), is_last=at + _AT_ONCE >= len(found))
-        for at in range(0, max(len(found), 1), _AT_ONCE)
-    ]
-
-
-async def device_names() -> set[str]:
-    """Return the names of all that libpcap lists, network interfaces and others."""
-    return {each.name for each in await list_interfaces(lambda _: False)}
-
-
-async def capabilities(request: GetCapabilities) -> Capabilities:
+async def ask_libpcap(interface: str, *, monitor_mode: bool = False) -> Capabilities:
     """Return what libpcap says of an interface, which a process of its own asks it.
 
+    Args:
+        interface: of something that is there, since it goes on a command line.
+        monitor_mode: what it says of the interface in monitor mode.
+
     Raises:
-        RequestRefused: there is no such interface, or libpcap cannot open it.
+        RequestRefused: libpcap cannot open it, or does not answer, or there is no room for the process.
     """
-    # Only names of what exists go on a command line.
-    if request.interface not in await device_names():
-        raise _no_such_interface(request.interface)
-    async with _questions:
-        return await _ask_libpcap(request.interface, *(["monitor"] if request.monitor_mode else []))
-
-
-async def _ask_libpcap(interface: str, *arguments: str) -> Capabilities:
-    with trio.move_on_after(limits.START_TIMEOUT_S):
-        done = await trio.run_process(
-            command("capd.worker.capabilities", interface, *arguments),
-            capture_stdout=True,
-            stdin=subprocess.DEVNULL,
-            env=environment(),
-            check=False,
-        )
-        return _answer_of(done.stdout, interface)
+    words = [interface, *(["monitor"] if monitor_mode else [])]
+    try:
+        with trio.move_on_after(limits.START_TIMEOUT_S), no_thread_as_oserror():
+            done = await trio.run_process(
+                command("capd.worker.capabilities", *words),
+                capture_stdout=True,
+                stdin=subprocess.DEVNULL,
+                env=environment(),
+                check=False,
+            )
+            return _answer_of(done.stdout, interface)
+    except OSError as error:
+        raise no_room(error) from error
     text = f"libpcap did not answer about {interface} in time"
     raise RequestRefused(FailureCode.WORKER_DIED, text, interface=interface)
-
-
-#: linux/if_arp.h: what libpcap gives these hardware types (map_arphrd_to_dlt() in pcap-linux.c). Others are asked for.
-_DLT_OF_HARDWARE = {1: DLT_EN10MB, 772: DLT_EN10MB, 65534: DLT_RAW}
-
-
-def has_known_type(device: str, hardware_type: int) -> bool:
-    """Whether it is known without libpcap which link-layer type libpcap gives an interface."""
-    # One that leads to a switch has tags of that switch in its packets, whatever its hardware type says.
-    return hardware_type in _DLT_OF_HARDWARE and not Path("/sys/class/net", device, "dsa/tagging").exists()
-
-
-async def default_dlt(link: Link) -> int:
-    """Return the link-layer type that libpcap gives an interface.
-
-    Raises:
-        RequestRefused: libpcap cannot open it.
-    """
-    if has_known_type(link.name, link.hardware_type):
-        return _DLT_OF_HARDWARE[link.hardware_type]
-    return (await _ask_libpcap(link.name)).link_layers[0].dlt
 
 
 def _answer_of(output: bytes, interface: str) -> Capabilities:
@@ -119,12 +60,10 @@ def _answer_of(output: bytes, interface: str) -> Capabilities:
             raise RequestRefused(FailureCode.WORKER_DIED, text, interface=interface)
 
 
-async def driver_counters(interface: str) -> DriverCounters:
+async def ask_driver(interface: str) -> DriverCounters:
     """Return an interface's own counters.
 
     Raises:
-        RequestRefused: there is no such interface.
+        OSError: there is no thread for it, or no descriptor.
     """
-    if len(os.fsencode(interface)) > 15 or not interface.isprintable() or await find_link(interface) is None:
-        raise _no_such_interface(interface)
-    return DriverCounters(counters=statistics_of(interface))
+    return DriverCounters(counters=await in_thread(partial(statistics_of, interface)))

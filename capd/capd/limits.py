@@ -11,9 +11,31 @@ DESCRIPTORS = 4096
 MAX_CLIENTS_PER_USER = 128
 #: Of all users who may not capture, so that they cannot keep those out who may.
 MAX_STRANGERS = 64
-#: Processes at once that ask libpcap for somebody's curiosity; further questions wait. Chosen: each keeps a processor
-#: busy for 0.2 s, and a queue of all clients is answered within the time that one waits for its answer.
+
+# Interfaces ------------------------------------------------------------------------------------------------------
+
+#: The list of interfaces is made anew after so long, or when one has changed. Chosen: libpcap also lists what the
+#: kernel tells nothing of.
+LIST_AGE_S = 1.0
+#: What a driver says of its device (speed, name) is asked for again after so long, or when the interface has changed.
+#: Chosen: the few drivers that let a speed be set without telling.
+DRIVER_AGE_S = 10.0
+#: What libpcap says of an interface, likewise; and that it cannot say anything.
+CAPABILITIES_AGE_S = 60.0
+NO_CAPABILITIES_AGE_S = 5.0
+#: Of the event loop's time, for making what those are told who watch counters; beyond, ticks are left out, which costs
+#: nothing but time: counters are totals. Chosen: a hundred interfaces 20 times a second for several clients.
+STATISTICS_SHARE = 0.2
+
+#: Processes at once that ask libpcap for somebody's curiosity; further questions wait, one of each user in turn.
+#: Chosen: each keeps a processor busy for 0.2 s, and a queue of all who may capture is answered within the time that
+#: one waits for its answer.
 MAX_QUESTIONS = 4
+#: Of one user, and of all who may not capture, together.
+MAX_QUESTIONS_PER_USER = 1
+
+# Captures --------------------------------------------------------------------------------------------------------
+
 #: Rings at once that the kernel makes; further ones wait. Chosen: each keeps a thread waiting for 8 to 20 ms, and the
 #: most that one capture may have, 64, are there within a tenth of a second.
 MAX_RINGS_BEING_MADE = 16

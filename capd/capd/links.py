@@ -7,10 +7,11 @@ pyroute2's own sockets run on asyncio; its messages do not care.
 # pyright: reportUnknownLambdaType=false, reportUnknownParameterType=false, reportMissingTypeStubs=false
 
 import errno
+import select
 import socket
 import struct
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -46,15 +47,19 @@ _NLM_F_DUMP_INTR = 0x10
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 #: Larger than the kernel's largest message, and what it fills of a dump at once.
 _RECEIVE_BYTES = 256 * 1024
-#: Changes that are taken at once. Chosen: they are parsed in some ten milliseconds.
-_MAX_MESSAGES = 100
+#: Changes that are taken at once. Chosen: what is new of them is applied in a few milliseconds.
+_MAX_MESSAGES = 50
 #: For bursts of changes; the kernel doubles it, and takes less where it must.
 _WATCH_BUFFER_BYTES = 4 * 1024 * 1024
+#: struct ifinfomsg, but for its padding, and the flags that are read here.
+_LINK = struct.Struct("=BxHiI")
+_READ_FLAGS = _IFF_UP | _IFF_LOOPBACK
 #: struct nlmsghdr, and where attributes begin behind it and struct ifinfomsg; struct nlattr.
 _MESSAGE = struct.Struct("=IHHII")
 _ATTRIBUTES_OFFSET = 32
 _ATTRIBUTE = struct.Struct("=HH")
 _NLA_TYPE_MASK = 0x3FFF
+_IFLA_STATS64 = 23
 #: By their numbers in linux/if_link.h, the attributes of links that are read here.
 _WANTED = frozenset(
     (
@@ -66,13 +71,14 @@ _WANTED = frozenset(
         16,  # IFLA_OPERSTATE
         18,  # IFLA_LINKINFO
         20,  # IFLA_IFALIAS
-        23,  # IFLA_STATS64
+        _IFLA_STATS64,
         37,  # IFLA_LINK_NETNSID
     )
 )
 _DEADLINE_S = 5.0
 _MAX_DUMPS = 10
 
+_ADDRESS_CHANGES = (RTM_NEWADDR, RTM_DELADDR)
 _ADDRESS_ATTRIBUTES = ("IFA_LOCAL", "IFA_ADDRESS")
 
 
@@ -93,9 +99,11 @@ async def _exchange(request: Any, flags: int) -> list[Any]:
         with trio.move_on_after(_DEADLINE_S):
             await netlink.send(bytes(request.data))
             messages: list[Any] = []
+            slimmer = _Slimmer()
             while True:
-                messages += _parse(await netlink.recv(_RECEIVE_BYTES))
-                if not flags & NLM_F_DUMP or messages[-1]["header"]["type"] in (NLMSG_DONE, NLMSG_ERROR):
+                messages += _parse(await netlink.recv(_RECEIVE_BYTES), slimmer)
+                kinds = {message["header"]["type"] for message in messages[-1:]}
+                if not flags & NLM_F_DUMP or not kinds.isdisjoint((NLMSG_DONE, NLMSG_ERROR)):
                     break
             for message in messages:
                 if message["header"]["type"] == NLMSG_ERROR and message["header"]["error"] is not None:
@@ -104,30 +112,56 @@ async def _exchange(request: Any, flags: int) -> list[Any]:
     raise OSError(errno.ETIMEDOUT, "the kernel does not describe its interfaces")
 
 
-def _parse(data: bytes) -> list[Any]:
-    return list(cast(Iterable[Any], MarshalRtnl().parse(_slim(data))))
+def _parse(data: bytes, slimmer: "_Slimmer") -> list[Any]:
+    slim = slimmer.slim(data)
+    return list(cast(Iterable[Any], MarshalRtnl().parse(slim))) if slim else []
 
 
-def _slim(data: bytes) -> bytes:
-    """Leave out the attributes of links that nobody reads here: pyroute2 parses the rest three times as fast.
+class _Slimmer:
+    """Leaves out what nobody reads here: pyroute2 parses the rest three times as fast.
 
-    Most of a link's kilobyte are the settings of address families.
+    Most of a link's kilobyte are the settings of address families. And most messages about links say nothing new: each
+    capture in promiscuous mode makes two.
     """
-    parts: list[bytes] = []
-    at = 0
-    while at + _MESSAGE.size <= len(data):
-        length, kind, flags, sequence, port = _MESSAGE.unpack_from(data, at)
-        if length < _MESSAGE.size:
-            break
-        message = data[at : at + length]
-        if kind in (RTM_NEWLINK, RTM_DELLINK):
-            attributes = b"".join(_wanted_attributes(message))
-            size_bytes = _ATTRIBUTES_OFFSET + len(attributes)
-            header = _MESSAGE.pack(size_bytes, kind, flags, sequence, port)
-            message = header + message[_MESSAGE.size : _ATTRIBUTES_OFFSET] + attributes
-        parts.append(message + bytes(-len(message) % 4))
-        at += length + -length % 4
-    return b"".join(parts)
+
+    def __init__(self) -> None:
+        """Have seen nothing."""
+        #: What was said of each link last, by index.
+        self._said: dict[int, bytes] = {}
+
+    def slim(self, data: bytes) -> bytes:
+        """Return what is new in the kernel's messages."""
+        parts: list[bytes] = []
+        at = 0
+        while at + _MESSAGE.size <= len(data):
+            length, kind, flags, sequence, port = _MESSAGE.unpack_from(data, at)
+            if length < _MESSAGE.size:
+                break
+            message = data[at : at + length]
+            if kind in (RTM_NEWLINK, RTM_DELLINK):
+                attributes = tuple(_wanted_attributes(message))
+                if not self._is_news(kind, message, attributes):
+                    message = b""
+                else:
+                    body = b"".join((message[_MESSAGE.size : _ATTRIBUTES_OFFSET], *attributes))
+                    message = _MESSAGE.pack(_MESSAGE.size + len(body), kind, flags, sequence, port) + body
+            parts.append(message + bytes(-len(message) % 4))
+            at += length + -length % 4
+        return b"".join(parts)
+
+    def _is_news(self, kind: int, message: bytes, attributes: Iterable[bytes]) -> bool:
+        family, hardware_type, index, flags = _LINK.unpack_from(message, _MESSAGE.size)
+        if family != _AF_UNSPEC:  # bridges and address families send such messages too; they tell of a part only
+            return False
+        if kind == RTM_DELLINK:
+            self._said.pop(index, None)
+            return True
+        lasting = (each for each in attributes if _ATTRIBUTE.unpack_from(each)[1] & _NLA_TYPE_MASK != _IFLA_STATS64)
+        said = b"".join((struct.pack("=HI", hardware_type, flags & _READ_FLAGS), *lasting))
+        if self._said.get(index) == said:
+            return False
+        self._said[index] = said
+        return True
 
 
 def _wanted_attributes(message: bytes) -> Iterator[bytes]:
@@ -249,16 +283,27 @@ class LinkTable:
 
     def __init__(self) -> None:
         self.links: dict[int, Link] = {}
+        #: Another one whenever anything has changed.
+        self.version = 0
+        self._names: dict[str, Link] = {}
+        self._version_of_names = 0
+
+    def find(self, name: str) -> Link | None:
+        """Return the interface of this name; None where there is none."""
+        if self._version_of_names != self.version:
+            self._names, self._version_of_names = {link.name: link for link in self.links.values()}, self.version
+        return self._names.get(name)
 
     def apply(self, message: Any) -> list[Change]:
         """Take a message; return what changed: the change, the interface, and its former name if renamed."""
-        # Bridges and address families send link messages too; they tell of a part only.
+        # What bridges and address families send tells of a part only.
         kind = message["header"]["type"]
         if kind not in (RTM_NEWLINK, RTM_DELLINK) or message["family"] != _AF_UNSPEC:
             return []
         counters = message.get_attr("IFLA_STATS64")
         if kind == RTM_DELLINK:
             old = self.links.pop(int(message["index"]), None)
+            self.version += 1
             return [Change(InterfaceChange.REMOVED, old, counters=counters)] if old else []
         link = _link_of(message)
         old = self.links.get(link.index)
@@ -276,6 +321,7 @@ class LinkTable:
     def _set(self, link: Link, counters: Mapping[str, int] | None = None) -> list[Change]:
         old = self.links.get(link.index)
         self.links[link.index] = link
+        self.version += old != link
         return _changes(old, link, counters)
 
     def _complete_peer(self, link: Link) -> list[Change]:
@@ -288,6 +334,7 @@ class LinkTable:
     def take_over(self, fresh: dict[int, Link]) -> list[Change]:
         """Replace the picture by a fresh one; return what the difference is."""
         before, self.links = self.links, dict(fresh)
+        self.version += 1
         changes = [Change(InterfaceChange.REMOVED, link) for index, link in before.items() if index not in fresh]
         for index, link in fresh.items():
             changes += _changes(before.get(index), link)
@@ -308,49 +355,96 @@ def _changes(old: Link | None, new: Link, counters: Mapping[str, int] | None = N
     return changes
 
 
-async def watch_links(table: LinkTable) -> AsyncGenerator[list[Change], None]:
-    """Keep a table current, for as long as the iterator is used; yield what changes.
+class LinkWatch:
+    """Keeps a table current."""
 
-    The first batch is everything that is there. Nothing is lost: where the kernel has more changes than its
-    buffer takes, the picture is made anew, and what became of the difference is told.
+    def __init__(self) -> None:
+        """Have an empty table; ``batches`` fills it."""
+        self.table = LinkTable()
+        self._netlink: socket.socket | None = None
+        self._is_applied = False
+        #: How often the kernel had nothing more to tell, and how often all until then was in the table.
+        self._dry = self._dry_and_applied = 0
 
-    Raises:
-        OSError: the kernel does not answer as it should.
-    """
-    while True:
-        # A new socket each time: what waits in one that has overflowed is older than the listing, and until it is
-        # empty, the kernel goes on to drop messages without a word.
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-            netlink.setblocking(False)
-            netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WATCH_BUFFER_BYTES)
-            # Before the listing: what changes meanwhile waits here.
-            netlink.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
-            yield table.take_over(await list_links())
-            while (messages := await _receive_changes(netlink)) is not None:
-                # Their order, and whether one is there twice, is the kernel's to say. Asked for first, so that nobody
-                # sees the table between a change and its being told.
-                indexes = {int(m["index"]) for m in messages if m["header"]["type"] in (RTM_NEWADDR, RTM_DELADDR)}
-                addresses = [(index, await _list_addresses(index)) for index in indexes]
-                changes = [change for message in messages for change in table.apply(message)]
-                changes += [change for each in addresses for change in table.set_addresses(*each)]
-                if changes:
+    @property
+    def is_current(self) -> bool:
+        """Whether all that the kernel has told is in the table."""
+        if self._netlink is None or not self._is_applied:
+            return False
+        poll = select.poll()
+        poll.register(self._netlink, select.POLLIN)
+        return not poll.poll(0)
+
+    @property
+    def next_dry(self) -> int:
+        """What ``dry_and_applied`` is, at least, when all is in the table that the kernel has told by now."""
+        return self._dry + 1
+
+    @property
+    def dry_and_applied(self) -> int:
+        """How often all has been in the table that the kernel had told until then."""
+        return self._dry_and_applied
+
+    async def batches(self) -> AsyncGenerator[list[Change], None]:
+        """Keep the table current, for as long as the iterator is used; yield what changes, which may be nothing.
+
+        The first batch is everything that is there. Nothing is lost: where the kernel has more changes than its
+        buffer takes, the picture is made anew, and what became of the difference is told.
+
+        Raises:
+            OSError: the kernel does not answer as it should.
+        """
+        while True:
+            # A new socket each time: what waits in one that has overflowed is older than the listing, and until it is
+            # empty, the kernel goes on to drop messages without a word.
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+                netlink.setblocking(False)
+                netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WATCH_BUFFER_BYTES)
+                # Before the listing: what changes meanwhile waits here.
+                netlink.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+                dry = self._dry = self._dry + 1
+                changes = self.table.take_over(await list_links())
+                with self._followed(netlink):
+                    self._dry_and_applied = dry
                     yield changes
+                    slimmer = _Slimmer()
+                    while (messages := await self._receive(netlink, slimmer)) is not None:
+                        # Their order, and whether one is there twice, is the kernel's to say. Asked for first, so that
+                        # nobody sees the table between a change and its being told.
+                        indexes = {int(m["index"]) for m in messages if m["header"]["type"] in _ADDRESS_CHANGES}
+                        addresses = [(index, await _list_addresses(index)) for index in indexes]
+                        changes = [change for message in messages for change in self.table.apply(message)]
+                        changes += [change for each in addresses for change in self.table.set_addresses(*each)]
+                        self._is_applied = True
+                        self._dry_and_applied = self._dry
+                        yield changes
 
+    @contextmanager
+    def _followed(self, netlink: socket.socket) -> Generator[None, None, None]:
+        self._netlink, self._is_applied = netlink, True
+        try:
+            yield
+        finally:
+            self._netlink, self._is_applied = None, False
 
-async def _receive_changes(netlink: socket.socket) -> list[Any] | None:
-    """Return the messages that have come, as soon as there are any; None where the socket had no room for all.
+    async def _receive(self, netlink: socket.socket, slimmer: _Slimmer) -> list[Any] | None:
+        """Return what is new of what has come, as soon as anything has; None where the socket had no room for all.
 
-    Many at once, so that whoever changes a thousand addresses has them looked up less than a thousand times.
-    """
-    await trio.lowlevel.wait_readable(netlink)
-    messages: list[Any] = []
-    try:
-        while len(messages) < _MAX_MESSAGES:
-            messages += _parse(netlink.recv(_RECEIVE_BYTES))
-    except BlockingIOError:
-        pass
-    except OSError as error:
-        if error.errno != errno.ENOBUFS:
-            raise
-        return None
-    return messages
+        Many messages at once, so that whoever changes a thousand addresses has them looked up less than a thousand
+        times.
+        """
+        await trio.lowlevel.wait_readable(netlink)
+        self._is_applied = False
+        messages: list[Any] = []
+        try:
+            for _ in range(_MAX_MESSAGES):
+                if news := _parse(netlink.recv(_RECEIVE_BYTES), slimmer):
+                    messages += news
+                    await trio.lowlevel.checkpoint()
+        except BlockingIOError:
+            self._dry += 1
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            return None
+        return messages

@@ -6,7 +6,6 @@ and for several rings one after the other. What is used here of what a client as
 limits.
 """
 
-import errno
 import logging
 import socket
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ import trio
 from capd import limits
 from capd.packet_ring import RingError, RingMemory, kernel_failure, make_ring, retire_ms
 from capd.packet_socket import open_packet_socket
+from capd.threads import in_thread
 from capd.worker.launch import Launch, LaunchInterface
 from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES, Failure
 
@@ -141,24 +141,22 @@ async def _make(kind: _Kind) -> _MadeRing:
         RingError: there is no memory for it.
         OSError: the kernel refuses it, or a thread to wait in, for another reason.
     """
-    async with _making:
-        packet_socket = open_packet_socket(cooked=kind.is_cooked)
-        try:
-            memory = await trio.to_thread.run_sync(
-                partial(
-                    make_ring,
-                    packet_socket,
-                    size_bytes=kind.size_bytes,
-                    retire_ms=kind.retire_ms,
-                    header_bytes=kind.header_bytes,
-                    loopback=kind.loopback,
-                )
-            )
-        except BaseException as error:
-            await close_sockets([packet_socket])
-            if isinstance(error, RuntimeError):  # as threading has it
-                raise OSError(errno.EAGAIN, "no thread can be started") from error
-            raise
+    return await in_thread(partial(_make_now, kind), limiter=_making)
+
+
+def _make_now(kind: _Kind) -> _MadeRing:
+    packet_socket = open_packet_socket(cooked=kind.is_cooked)
+    try:
+        memory = make_ring(
+            packet_socket,
+            size_bytes=kind.size_bytes,
+            retire_ms=kind.retire_ms,
+            header_bytes=kind.header_bytes,
+            loopback=kind.loopback,
+        )
+    except BaseException:
+        packet_socket.close()
+        raise
     return _MadeRing(kind, packet_socket, memory)
 
 
@@ -167,8 +165,8 @@ async def close_sockets(sockets: Iterable[socket.socket]) -> None:
     with trio.CancelScope(shield=True):
         for each in sockets:
             try:
-                await trio.to_thread.run_sync(each.close, limiter=_closing)
-            except RuntimeError:  # no thread can be started: then all wait for the kernel, some 10 ms
+                await in_thread(each.close, limiter=_closing)
+            except OSError:  # no thread can be started: then all wait for the kernel, some 10 ms
                 each.close()
 
 

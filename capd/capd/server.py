@@ -14,7 +14,7 @@ from typing import Any, assert_never, cast
 
 import trio
 
-from capd import inquiries, limits
+from capd import limits
 from capd.audit import Audit
 from capd.capture import Capture, Subscriber
 from capd.captures import Captures
@@ -253,16 +253,19 @@ class _Client:
                 )
                 await self._connection.send_in_time(encode(permissions))
             case ListInterfaces():
+                rules = self._captures.policy.rules_of(self._peer)  # all that it depends on
                 may_capture = partial(self._captures.policy.may_capture, self._peer)
-                for part in await inquiries.interface_lists(may_capture):
-                    await self._connection.send_in_time(encode(part))
+                for frame in await self._monitor.interfaces.lists(rules, may_capture):
+                    await self._connection.send_in_time(frame)
             case GetCapabilities():
                 if request.monitor_mode:  # libpcap switches the radio for it
                     wish = InterfaceRequest(name=request.interface[:MAX_INTERFACE_NAME_BYTES], monitor_mode=True)
                     self._captures.policy.grant(self._peer, wish)
-                await self._connection.send_in_time(encode(await inquiries.capabilities(request)))
+                capabilities = await self._monitor.interfaces.capabilities(request, self._peer.user_id)
+                await self._connection.send_in_time(encode(capabilities))
             case GetDriverCounters(interface=interface):
-                await self._connection.send_in_time(encode(await inquiries.driver_counters(interface)))
+                counters = await self._monitor.interfaces.driver_counters(interface, self._peer.user_id)
+                await self._connection.send_in_time(encode(counters))
             case WatchInterfaces():
                 await self._follow(request, await self._monitor.watch())
                 return True
@@ -302,7 +305,7 @@ class _Client:
     async def _send_from(self, view: Watch | Count, scope: trio.CancelScope) -> None:
         is_there = True
         while is_there:
-            is_there = await self._connection.send(b"".join(map(encode, await view.next_messages())))
+            is_there = await self._connection.send(await view.next_frames())
         scope.cancel()
 
     # A capture ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from capd import limits
 from capd.privileges import adopt_orphans
 from capd.processes import command, environment
 from capd.rights import refuse_rights
+from capd.threads import no_thread_as_oserror
 from capd.worker.launch import HELLO, Job
 
 _log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class Spawner:
     async def _run_once(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with trio.socket.from_stdlib_socket(ours) as requests:
-            with theirs:
+            with theirs, no_thread_as_oserror():
                 process = await trio.lowlevel.open_process(
                     command("capd.worker", theirs.fileno(), *self._options),
                     stdin=subprocess.DEVNULL,

@@ -17,6 +17,7 @@ from capd.guarded import GuardedSocket
 from capd.handover import Handover
 from capd.processes import command, environment
 from capd.spawner import Spawner, WorkerProcess
+from capd.threads import no_thread_as_oserror
 from capd.worker.launch import (
     Answer,
     Arm,
@@ -215,4 +216,5 @@ async def _kill(process: WorkerProcess, user_id: int) -> None:
     except PermissionError:
         # It has another user's id and we have no CAP_KILL.
         arguments = process.pid, user_id
-        await trio.run_process(command("capd.kill", *arguments), env=environment(), check=False)
+        with no_thread_as_oserror():
+            await trio.run_process(command("capd.kill", *arguments), env=environment(), check=False)

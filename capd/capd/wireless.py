@@ -13,6 +13,7 @@ import errno
 import gc
 import struct
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -24,6 +25,7 @@ from pyroute2.netlink.nl80211 import NL80211_NAMES, nl80211cmd
 from capd.errors import RequestRefused
 from capd.links import find_link
 from capd.privileges import Capability, has_capability
+from capd.threads import in_thread
 from capd_protocol.interfaces import Link
 from capd_protocol.messages import FailureCode, InterfaceRequest
 
@@ -96,17 +98,17 @@ async def prepared(link: Link, request: InterfaceRequest) -> AsyncGenerator[Link
     """
     # Whether there is a radio at all is asked first: it is the more helpful answer, and needs no privilege.
     if request.monitor_mode:
-        await trio.to_thread.run_sync(_on_radio, link, "monitor mode", lambda _: None)
+        await in_thread(partial(_on_radio, link, "monitor mode", lambda _: None))
         _check_privilege(link, "monitor mode")
     if request.wifi_channel is not None:
-        await trio.to_thread.run_sync(_on_radio, link, "channel", lambda _: None)
+        await in_thread(partial(_on_radio, link, "channel", lambda _: None))
         _check_privilege(link, "channel")
     if not request.monitor_mode:
         await _tune(link, request)
         yield link
         return
     name = f"capd{link.index}mon"
-    await trio.to_thread.run_sync(_add_monitor, link, name)
+    await in_thread(partial(_add_monitor, link, name))
     try:
         monitor = await find_link(name)
         if monitor is None:
@@ -116,15 +118,17 @@ async def prepared(link: Link, request: InterfaceRequest) -> AsyncGenerator[Link
         yield monitor
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(_delete, name)
+            try:
+                await in_thread(partial(_delete, name))
+            except OSError:  # no thread can be started: then all wait for the kernel
+                _delete(name)
 
 
 async def _tune(link: Link, request: InterfaceRequest) -> None:
     if request.wifi_channel is not None:
         message = channel_message(link.index, request.wifi_channel)
-        await trio.to_thread.run_sync(
-            _on_radio,
-            link,
-            "channel",
-            lambda nl80211: nl80211.nlm_request(message, nl80211.prid, NLM_F_REQUEST | NLM_F_ACK),
-        )
+
+        def tune(nl80211: Any) -> None:
+            nl80211.nlm_request(message, nl80211.prid, NLM_F_REQUEST | NLM_F_ACK)
+
+        await in_thread(partial(_on_radio, link, "channel", tune))

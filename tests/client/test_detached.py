@@ -50,10 +50,12 @@ from capd_protocol.messages import (
     FailureCode,
     FlushCapture,
     Flushed,
+    InterfaceSnapshot,
     Refused,
     RotateCapture,
     Rotated,
     StopCapture,
+    WatchInterfaces,
     encode,
 )
 from tests.client.conftest import Bench
@@ -229,8 +231,17 @@ def test_a_capture_that_does_not_start_is_refused_and_nothing_is_left(bench: Ben
     assert list(bench.directory.iterdir()) == []
 
 
+def watch_interfaces(bench: Bench) -> None:
+    """Have the daemon watch interfaces, which it does from the first time on that somebody asks for one."""
+    with RawClient(bench.daemon.socket_path) as first:
+        first.send(WatchInterfaces())
+        first.receive(InterfaceSnapshot)
+        first.finish()
+
+
 def test_a_client_that_leaves_before_it_runs_leaves_nothing(own_bench: Bench) -> None:
     bench = own_bench
+    watch_interfaces(bench)
     before = descriptors(bench)
     session = bench.session(name="stays", detach=True, capture_filter=SLOW_FILTER)
     beginning_worker(bench.daemon)
