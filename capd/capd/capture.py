@@ -9,12 +9,12 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
 
 import msgspec
 import trio
 
-from capd import limits, wireless
+from capd import limits, quota, wireless
 from capd.armed import ArmedRings
 from capd.closer import Closer
 from capd.errors import RequestRefused, no_room
@@ -30,6 +30,7 @@ from capd.rings import RingMaker, Rings
 from capd.spawner import Spawner
 from capd.supervisor import Worker
 from capd.tally import Counts, Gauges
+from capd.turns import Turn, Turns
 from capd.wishes import Wishes, cooked_any
 from capd.worker import compiling
 from capd.worker.launch import (
@@ -131,6 +132,8 @@ class Capture:
         closer: Closer,
         ring_maker: RingMaker,
         policy_filters: PolicyFilters,
+        starts: Turns,
+        whose: Hashable,
         reader_group_id: int | None = None,
         continues: bool = False,
         first_started_ns: int | None = None,
@@ -147,7 +150,9 @@ class Capture:
             closer: closes what the worker may have put something in.
             ring_maker: gives it rings.
             policy_filters: compiles the rules'.
-            reader_group_id: whose members may see it and read its files, but not end it.
+            starts: where it waits for its turn to start.
+            whose: turn that is, and that of each of its rings.
+            reader_group_id: of one of the configuration: whose members may see it and read its files, but not end it.
             continues: files of earlier runs belong to its ring.
             first_started_ns: when the first of these runs began; its duration counts from there.
         """
@@ -161,7 +166,11 @@ class Capture:
         self._closer = closer
         self._ring_maker = ring_maker
         self._policy_filters = policy_filters
+        self._starts = starts
+        self._whose = whose
         self.request = request
+        #: What its rings and its recorder may take.
+        self.memory_bytes = quota.memory_bytes_of(request)
         self._continues = continues
         self._first_started_ns = first_started_ns
         self.started_ns = first_started_ns or time.time_ns()
@@ -238,6 +247,11 @@ class Capture:
             return RequestRefused(FailureCode.NO_SUCH_CAPTURE, f"the capture {self.capture_id} has ended")
         text = f"the capture {self.capture_id} does not run yet, or waits to run again: try again later"
         return RequestRefused(FailureCode.RESOURCES, text)
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether it is one of the configuration, and no user's."""
+        return self.reader_group_id is not None
 
     @property
     def end_reason(self) -> EndReason | None:
@@ -343,6 +357,7 @@ class Capture:
         self._is_running = self._is_begun = True
         try:
             async with contextlib.AsyncExitStack() as stack:
+                turn = stack.enter_context(await self._starts.take(self._whose, quota.starts_of(self.request)))
                 wishes = Wishes(self.request)
                 interfaces = await self._look_up(stack, wishes, monitor.interfaces)
                 self._file_server = FileServer(
@@ -350,13 +365,13 @@ class Capture:
                 )
                 stack.push_async_callback(self._file_server.close)
                 launch = self._launch(interfaces, wishes, handover.comes)
-                rings = Rings(launch, self._ring_maker)
+                rings = Rings(launch, self._ring_maker, self._whose)
                 armed = ArmedRings(launch, rings, self._policy_filters)
                 stack.push_async_callback(armed.close)
-                self._worker = Worker(launch, handover, armed)
+                self._worker = Worker(launch, handover, armed, self.owner.person_id)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(rings.run)
-                    nursery.start_soon(self._watch_start, self._worker, task_status)
+                    nursery.start_soon(self._watch_start, self._worker, turn, task_status)
                     nursery.start_soon(self._watch_stop, self._worker)
                     if wishes.may_grow or UNBOUND not in self.terms.rules:
                         nursery.start_soon(self._watch_interfaces, wishes, self._worker, monitor)
@@ -505,9 +520,10 @@ class Capture:
         is_type_wanted = any(request.link_layer_type for request in self.request.interfaces)
         return is_type_wanted or any("vlan" in text for text in self._filters())
 
-    async def _watch_start(self, worker: Worker, task_status: trio.TaskStatus[None]) -> None:
+    async def _watch_start(self, worker: Worker, turn: Turn, task_status: trio.TaskStatus[None]) -> None:
         with trio.move_on_after(limits.START_TIMEOUT_S) as timeout:
             await self._started.wait()
+        turn.leave()
         if timeout.cancelled_caught:
             _log.error("capture %d: its worker did not start in time", self.capture_id)
             await worker.kill()

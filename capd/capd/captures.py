@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import secrets
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from capd.policy_filters import PolicyFilters
 from capd.rings import RingMaker
 from capd.spawner import Spawner
 from capd.tally import Tally
+from capd.turns import FREE, Turns
 from capd_protocol.limits import find_faults, is_capture_name
 from capd_protocol.messages import (
     CaptureList,
@@ -36,6 +38,10 @@ _FIRST_ID, _IDS = 10_000, 90_000
 _MAX_SHOWN_CHARACTERS = 64
 #: Captures in one frame: with as many interfaces as possible, of the longest names, they stay below its limit.
 _AT_ONCE = 40
+
+
+#: Those of root, and of the configuration, wait for nobody.
+_UNBOUND_STARTS = Turns(math.inf, math.inf)
 
 
 def _memory_bytes() -> int:
@@ -63,6 +69,9 @@ class Captures:
         #: What has come of captures that have ended, and of requests.
         self.tally = Tally()
         self._running: dict[int, Capture] = {}
+        #: Memory of what the configuration has run, now or later, by name.
+        self._reserved: dict[str, int] = {}
+        self._starts = Turns(limits.MAX_STARTS, limits.MAX_STARTS_PER_USER)
         self._followers = 0
         self._stopping = False
         self._all_ended = trio.Event()
@@ -87,19 +96,20 @@ class Captures:
             text = "; ".join(fault.text for fault in faults)
             raise RequestRefused(FailureCode.INVALID, text, argument=faults[0].argument)
         terms = self.policy.terms(peer, request.interfaces)
-        running = [capture for capture in self._running.values() if capture.owner.user_id == peer.user_id]
-        own = [capture.terms for capture in running]
-        if self._closer.unclosed(peer.user_id) >= limits.MAX_UNCLOSED_PER_USER:
-            text = "what earlier captures of this user have left cannot be closed yet: try again later"
-            raise RequestRefused(FailureCode.RESOURCES, text)
-        quota.check_number(terms, own)
+        own = [each for each in self._of_users() if each.owner.person_id == peer.person_id]
+        own_terms = [each.terms for each in own]
+        quota.check_number(terms, own_terms)
         quota.check_recorder(request, _memory_bytes())
-        if not self.policy.is_unbound(peer):
-            quota.check_memory(request, [capture.request for capture in running], _memory_bytes())
+        is_unbound = self.policy.is_unbound(peer)
+        if not is_unbound:
+            if self._closer.unclosed(peer.person_id) >= limits.MAX_UNCLOSED_PER_USER:
+                text = "what earlier captures of this user have left cannot be closed yet: try again later"
+                raise RequestRefused(FailureCode.RESOURCES, text)
+            self._check_totals(peer, request, own)
         request = quota.within_duration(terms, request)
         if resumed is not None:
             quota.check_time_left(request, (time.time_ns() - resumed.started_ns) / 1e9)
-        terms = quota.reserve(terms, request, own)
+        terms = quota.reserve(terms, request, own_terms)
         grant = partial(self.policy.grant, peer, is_real=True)
         capture_id = self._new_id() if resumed is None or resumed.capture_id in self._running else resumed.capture_id
         capture = Capture(
@@ -112,11 +122,35 @@ class Captures:
             closer=self._closer,
             ring_maker=self._ring_maker,
             policy_filters=self._policy_filters,
+            starts=_UNBOUND_STARTS if is_unbound else self._starts,
+            whose=FREE if is_unbound else peer.person_id,
             continues=resumed is not None,
             first_started_ns=resumed.started_ns if resumed is not None else None,
         )
         with self._entered(capture):
             yield capture
+
+    def _of_users(self) -> list[Capture]:
+        return [each for each in self._running.values() if not each.is_configured]
+
+    def _check_totals(self, peer: Peer, request: StartCapture, own: Sequence[Capture]) -> None:
+        """Check whether there is room for a capture beside those of everybody.
+
+        Raises:
+            RequestRefused: there is not.
+        """
+        users = self._of_users()
+        bound = [each.request for each in users if not self.policy.is_unbound(each.owner)]
+        quota.check_numbers_of_all(request, [each.request for each in own], bound)
+        own_bytes, users_bytes = (sum(each.memory_bytes for each in captures) for captures in (own, users))
+        # One that was taken out of the configuration may run on.
+        configured = {each.metrics_name: each.memory_bytes for each in self._running.values() if each.is_configured}
+        all_bytes = users_bytes + sum((self._reserved | configured).values())
+        quota.check_memory(request, own_bytes, all_bytes, _memory_bytes())
+
+    def reserve(self, configured: Iterable[ConfiguredCapture]) -> None:
+        """Keep memory for the captures of the configuration, and for no others of it than these."""
+        self._reserved = {each.name: quota.memory_bytes_of(each.request) for each in configured}
 
     @contextlib.contextmanager
     def configured(self, owner: Peer, configured: ConfiguredCapture) -> Generator[Capture, None, None]:
@@ -136,6 +170,8 @@ class Captures:
             closer=self._closer,
             ring_maker=self._ring_maker,
             policy_filters=self._policy_filters,
+            starts=_UNBOUND_STARTS,
+            whose=FREE,
             grant=partial(Policy((rule,)).grant, owner, is_real=True),
             reader_group_id=configured.group_id,
             continues=True,
@@ -172,7 +208,7 @@ class Captures:
 
     def running_and_users(self) -> tuple[int, int]:
         """Return how many captures there are, and of how many users."""
-        return len(self._running), len({capture.owner.user_id for capture in self._running.values()})
+        return len(self._running), len({capture.owner.person_id for capture in self._running.values()})
 
     def visible_to(self, peer: Peer) -> list[Capture]:
         """Return the captures that the peer may list, oldest first.
@@ -188,7 +224,7 @@ class Captures:
 
     def may_control(self, peer: Peer, capture: Capture) -> bool:
         """Whether the peer may end a capture, and order what changes it."""
-        return self.policy.may_see(peer, capture.owner.user_id)
+        return self.policy.may_see(peer, capture.owner)
 
     def _named(self, name: str, owner_id: int) -> Capture | None:
         named = (each for each in self._running.values() if (each.name, each.owner.user_id) == (name, owner_id))

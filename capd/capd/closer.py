@@ -27,7 +27,7 @@ _AT_ONCE = 250
 
 class _Held(NamedTuple):
     descriptor: int
-    user_id: int
+    person_id: int
 
 
 class Closer:
@@ -38,26 +38,26 @@ class Closer:
         self._news = trio.Event()
         self._unclosed: Counter[int] = Counter()
 
-    def close(self, descriptor: int, user_id: int) -> None:
+    def close(self, descriptor: int, person_id: int) -> None:
         """Have a descriptor closed; never waits.
 
         Args:
             descriptor: not to be used any more.
-            user_id: who has opened what it stands for.
+            person_id: who has opened what it stands for (Peer.person_id).
         """
-        self._waiting.append(_Held(descriptor, user_id))
-        self._unclosed[user_id] += 1
+        self._waiting.append(_Held(descriptor, person_id))
+        self._unclosed[person_id] += 1
         self._news.set()
 
-    def unclosed(self, user_id: int) -> int:
-        """Return how many descriptors of a user are not closed yet."""
-        return self._unclosed[user_id]
+    def unclosed(self, person_id: int) -> int:
+        """Return how many descriptors of a person are not closed yet."""
+        return self._unclosed[person_id]
 
     def _note_closed(self, batch: list[_Held]) -> None:
         for each in batch:
-            self._unclosed[each.user_id] -= 1
-            if not self._unclosed[each.user_id]:
-                del self._unclosed[each.user_id]
+            self._unclosed[each.person_id] -= 1
+            if not self._unclosed[each.person_id]:
+                del self._unclosed[each.person_id]
 
     async def run(self, spawner: Spawner) -> None:
         """Have everything closed, until cancelled; what is left then is closed when this process ends.

@@ -42,6 +42,7 @@ class Configured:
 
     def start(self, configured: tuple[ConfiguredCapture, ...], nursery: trio.Nursery) -> None:
         """Start those that do not run yet; those that do are left alone, whatever the configuration says by now."""
+        self._captures.reserve(configured)
         for capture in configured:
             if capture.name not in self._names:
                 self._names.add(capture.name)
@@ -68,7 +69,7 @@ class Configured:
             finally:
                 self._audit.ended(owner, configured.request, **capture.end_record())
         finally:
-            envelope.close(self._closer, owner.user_id)
+            envelope.close(self._closer, owner.person_id)
 
 
 def _open_directory(path: Path, group_id: int) -> Envelope:

@@ -66,10 +66,10 @@ class Connection:
             return
         raise RemoteProtocolError("the client does not take its answers")
 
-    def close(self, user_id: int) -> None:
+    def close(self, person_id: int) -> None:
         """Close it.
 
         Args:
-            user_id: whose it is.
+            person_id: whose it is (Peer.person_id).
         """
-        self._socket.close(user_id)
+        self._socket.close(person_id)

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import trio
 
 from capd import limits, systemd
@@ -17,10 +18,12 @@ from capd.closer import Closer
 from capd.config import Config, ConfigError
 from capd.configured import Configured
 from capd.detached import Detached
+from capd.errors import RequestRefused
 from capd.kept import Kept
 from capd.metrics import Metrics
 from capd.monitor import Monitor
-from capd.peer import NOBODY
+from capd.peer import NOBODY, Peer
+from capd.people import People
 from capd.rings import RingMaker
 from capd.server import Server
 from capd.spawner import Spawner
@@ -52,7 +55,10 @@ class Daemon:
         self._captures = Captures(self._configuration.policy, self._spawner, self._closer, self._ring_maker)
         self._configured = Configured(self._captures, self._monitor, self._audit, self._closer, state_directory)
         self._detached = Detached(self._captures, self._monitor, self._audit, self._closer)
-        self._server = Server(self._captures, self._detached, self._monitor, self._audit, self._closer)
+        self.people = People()
+        self._server = Server(
+            self._captures, self._detached, self._monitor, self._audit, self._closer, people=self.people
+        )
         self._metrics = Metrics(self._captures, self._server, self._closer)
 
     async def serve(self, listener: socket.socket, kept: Sequence[Kept] = (), useless: Sequence[int] = ()) -> None:
@@ -71,7 +77,7 @@ class Daemon:
             for descriptor in useless:
                 self._closer.close(descriptor, NOBODY)
             self._detached.open(nursery)
-            await self._detached.restore(kept)
+            await self._detached.restore(await self.identified(kept))
             self._configured.start(self._configuration.captures, nursery)
             self._metrics.switch(self._configuration.metrics, nursery)
             nursery.start_soon(self._server.serve, trio.socket.from_stdlib_socket(listener))
@@ -80,6 +86,21 @@ class Daemon:
                 nursery.start_soon(systemd.feed_watchdog, watchdog_s)
             systemd.notify("READY=1")
             _log.info("listening on %s", listener.getsockname())
+
+    async def identified(self, kept: Sequence[Kept]) -> list[Kept]:
+        """Return captures with who is behind their owners by now; where that cannot be known, as it was."""
+        owners = {each.record.owner: each.record.owner for each in kept}
+
+        async def identify(owner: Peer) -> None:
+            with contextlib.suppress(RequestRefused):
+                owners[owner] = await self.people.identified(owner)
+
+        async with trio.open_nursery() as nursery:
+            for owner in list(owners):
+                nursery.start_soon(identify, owner)
+        return [
+            each._replace(record=msgspec.structs.replace(each.record, owner=owners[each.record.owner])) for each in kept
+        ]
 
     async def serve_one(self, connection: socket.socket) -> None:
         """Serve one client until it leaves. What it has opened is closed when this process ends, which follows."""
@@ -90,6 +111,7 @@ class Daemon:
     @contextlib.asynccontextmanager
     async def _working(self) -> AsyncGenerator[trio.Nursery, None]:
         async with trio.open_nursery() as nursery:
+            await nursery.start(self.people.run)
             nursery.start_soon(self._monitor.run)
             nursery.start_soon(self._spawner.run)
             await nursery.start(self._obey_signals, nursery)

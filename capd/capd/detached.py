@@ -69,7 +69,7 @@ class Stay:
     def close(self, closer: Closer) -> None:
         """Close what it has taken over."""
         if isinstance(self.directory, Envelope):
-            self.directory.close(closer, self.owner.user_id)
+            self.directory.close(closer, self.owner.person_id)
         else:
             self.directory.close()
 

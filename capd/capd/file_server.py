@@ -92,7 +92,7 @@ class FileServer:
         process, control = self._process, self._control
         self._process = self._control = None
         if control is not None:
-            control.close(self._owner.user_id)
+            control.close(self._owner.person_id)
         if process is not None:
             with trio.CancelScope(shield=True):
                 await end(process, self._owner.user_id)

@@ -56,11 +56,11 @@ class GuardedSocket:
         while view:
             view = view[await self.socket.send(view) :]
 
-    def close(self, user_id: int) -> None:
+    def close(self, person_id: int) -> None:
         """Close it; where descriptors may lie in it, elsewhere.
 
         Args:
-            user_id: whose these are.
+            person_id: whose these are (Peer.person_id).
         """
         if self.socket.fileno() < 0:
             return
@@ -68,4 +68,4 @@ class GuardedSocket:
             self.socket.close()
             return
         trio.lowlevel.notify_closing(self.socket)
-        self._closer.close(self.socket.detach(), user_id)
+        self._closer.close(self.socket.detach(), person_id)

@@ -44,10 +44,10 @@ def channel(*, takes_directory: bool = True, passes_files: bool = False) -> tupl
     return of_worker, of_client
 
 
-def close_elsewhere(unread: socket.socket, closer: Closer, user_id: int) -> None:
+def close_elsewhere(unread: socket.socket, closer: Closer, person_id: int) -> None:
     """Close a socket in which others may have put descriptors; here, where the kernel has let none in."""
     if may_hold_rights(unread):
-        closer.close(unread.detach(), user_id)
+        closer.close(unread.detach(), person_id)
     else:
         unread.close()
 
@@ -79,7 +79,7 @@ class Envelope:
         """Return the socket's descriptor, which is the caller's from now on."""
         return self._unread.detach()
 
-    def close(self, closer: Closer, user_id: int) -> None:
+    def close(self, closer: Closer, person_id: int) -> None:
         """Have it closed; the directory may be the last thing that keeps a file system there."""
         try:
             # Without room for descriptors nothing is received. Whoever could put something there has ended by now.
@@ -87,7 +87,7 @@ class Envelope:
         except BlockingIOError:
             flags = 0
         if flags & socket.MSG_CTRUNC:
-            closer.close(self.detach(), user_id)
+            closer.close(self.detach(), person_id)
         else:
             self._unread.close()
 
@@ -138,7 +138,7 @@ class FromClient:
         self,
         ask: Callable[[int], Awaitable[object]],
         closer: Closer,
-        user_id: int,
+        person_id: int,
         *,
         passes_files: bool = False,
     ) -> None:
@@ -147,7 +147,7 @@ class FromClient:
         Args:
             ask: sends a descriptor to the client, of the socket on which it passes the directory.
             closer: closes what others may have put something in.
-            user_id: the client's.
+            person_id: who the client is (Peer.person_id).
             passes_files: the worker passes its files on the same socket.
 
         Raises:
@@ -155,7 +155,7 @@ class FromClient:
         """
         self._ask = ask
         self._closer = closer
-        self._user_id = user_id
+        self._person_id = person_id
         of_worker, self._of_client = channel(passes_files=passes_files)
         self._to_worker = [of_worker]
         self._envelope: Envelope | None = None
@@ -197,11 +197,11 @@ class FromClient:
 
     def _close_clients_end(self) -> None:
         if self._of_client.fileno() >= 0:
-            close_elsewhere(self._of_client, self._closer, self._user_id)
+            close_elsewhere(self._of_client, self._closer, self._person_id)
 
     def close(self) -> None:
         """Close what was not handed over."""
         self._close_workers_ends()
         self._close_clients_end()
         if self._envelope is not None:
-            self._envelope.close(self._closer, self._user_id)
+            self._envelope.close(self._closer, self._person_id)

@@ -1,16 +1,74 @@
-"""Every bound of the daemon: its value, where it comes from, and what happens there."""
+"""Every bound of the daemon: its value, where it comes from, and what happens there.
 
+What is said of a user is a person's, with all ids that this one has (``capd.people``). Root, and the owner of a private
+daemon, are bound only where it is said.
+"""
+
+from capd.rates import Rate
 from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES
 
-#: Connections at once; a further one is told to come later.
-MAX_CLIENTS = 256
-#: What the daemon asks the kernel for: more than the usual 1024. A client takes four while it captures; twice as many,
-#: and one or two for each interface, while that starts.
-DESCRIPTORS = 4096
-#: Of one user, so that one cannot keep the others out.
+# Connections -----------------------------------------------------------------------------------------------------
+
+#: Connections at once of users who may capture; a further one is told to come later. Chosen: four users who have all
+#: that they may; each takes some ten kilobytes.
+MAX_CLIENTS = 512
+#: Of one user, root too, so that one cannot keep the others out. Root's come on top of all others': nobody's number
+#: keeps root from looking, and from stopping a capture.
 MAX_CLIENTS_PER_USER = 128
-#: Of all users who may not capture, so that they cannot keep those out who may.
+#: Of all users who may not capture, on top likewise.
 MAX_STRANGERS = 64
+#: Of one of these. Chosen: several programs that show interfaces.
+MAX_CLIENTS_PER_STRANGER = 16
+#: Those of whom is not known yet who is behind them; further ones, of whom it is not known either, are told to come
+#: later. Chosen: as many as are then let in.
+MAX_UNIDENTIFIED = 512
+#: What the daemon asks the kernel for: more than the usual 1024. It is enough for all that may be at once: a client
+#: takes one (MAX_CLIENTS and the three others above: 1,216), and another one for the directory of the capture that it
+#: is attached to (704); a capture takes four while it runs (MAX_CAPTURES, and 64 of root: 1,280), two for the socket
+#: pair of its files, and two for each of its 64 interfaces while it starts (MAX_STARTS, and 64 of root: 16,640), which
+#: the kernel counts until the worker has taken them. The rest is for captures of the configuration, and for what is
+#: opened and closed meanwhile. Where the system allows less, whatever finds none is refused.
+DESCRIPTORS = 24_576
+
+# Accounts --------------------------------------------------------------------------------------------------------
+
+#: An account that was found is asked for again after so long. Chosen: captures are not more frequent because of it.
+ACCOUNT_AGE_S = 600.0
+#: The same for one that was not found. Chosen: one that has just been made is soon known.
+NO_ACCOUNT_AGE_S = 10.0
+#: Whoever connects, and is not known, waits so long for the system's accounts; then the connection is told to come
+#: later. Chosen: sssd(8) answers from its cache, or from the network, in less; clients wait longer.
+ACCOUNT_TIMEOUT_S = 5.0
+#: Threads at once that ask for accounts, one for each; further questions wait. Chosen: where the network does not
+#: answer, so many users who are only known there keep none waiting who is known here.
+MAX_ACCOUNT_THREADS = 16
+
+# How often -------------------------------------------------------------------------------------------------------
+# Beyond, the next request is read later: nothing is refused. So whoever asks too often waits, as many times as there
+# are connections: 128 starts, 6.4 s; 128 refusals, 12.8 s; clients wait for answers for 30 s.
+
+#: Connections that one user makes. Chosen: far more than programs and scripts do, which begin processes for it.
+CONNECTIONS = Rate(per_s=100, burst=256)
+#: Questions: who one is, what runs, which interfaces there are and what they have counted. Chosen: likewise; all
+#: together keep the daemon busy for a few percent of the time.
+QUESTIONS = Rate(per_s=100, burst=256)
+#: Captures that are asked for. Chosen: a script that starts 64 at once, twice; a test that starts one after the other
+#: gets to the rate after hundreds.
+STARTS = Rate(per_s=20, burst=128)
+#: Rings, of which a capture has one for each interface; it waits for them while it starts. Chosen: captures of one
+#: interface do not notice; one of 64 interfaces may be asked for twice, and then once a second, since each keeps the
+#: kernel, the daemon and a worker busy for some tenths of a second.
+RINGS = Rate(per_s=64, burst=128)
+#: What captures are told (stop, rotate, flush, snapshot), and who attaches to one. Each has its line in the log, as
+#: starts and refusals have.
+ORDERS = Rate(per_s=50, burst=256)
+#: Requests that are refused: the next request of any kind waits for it. Chosen: whoever tries what is possible need not
+#: wait; and a day of it is a million lines, which a log can keep.
+REFUSALS = Rate(per_s=10, burst=128)
+#: The same for one who may not capture, and for all of them together.
+CONNECTIONS_OF_STRANGER, CONNECTIONS_OF_STRANGERS = Rate(per_s=20, burst=64), Rate(per_s=60, burst=256)
+QUESTIONS_OF_STRANGER, QUESTIONS_OF_STRANGERS = Rate(per_s=20, burst=64), Rate(per_s=60, burst=256)
+REFUSALS_OF_STRANGER, REFUSALS_OF_STRANGERS = Rate(per_s=2, burst=32), Rate(per_s=10, burst=128)
 
 # Interfaces ------------------------------------------------------------------------------------------------------
 
@@ -36,9 +94,19 @@ MAX_QUESTIONS_PER_USER = 1
 
 # Captures --------------------------------------------------------------------------------------------------------
 
-#: Rings at once that the kernel makes; further ones wait. Chosen: each keeps a thread waiting for 8 to 20 ms, and the
-#: most that one capture may have, 64, are there within a tenth of a second.
+#: Rings at once that the kernel makes; further ones wait, one of each user in turn. Chosen: each keeps a thread
+#: waiting for 8 to 20 ms, and the most that one capture may have, 64, are there within some tenths of a second.
 MAX_RINGS_BEING_MADE = 16
+#: Of one user: the others find some left, and processors that are not busy with clearing memory.
+MAX_RINGS_BEING_MADE_PER_USER = 8
+#: Captures at once that start, beside those of root and of the configuration; further ones wait, one of each user in
+#: turn. Chosen: those of 16 users, so that workers that never begin (a user may stop one's own) keep nobody waiting.
+MAX_STARTS = 64
+#: Of one user. Chosen: two processors are busy with it, while the kernel makes rings for the others; 64 captures that
+#: are asked for at once take no longer.
+MAX_STARTS_PER_USER = 4
+#: A capture of several interfaces counts for so many; a pattern's as one of the most that there may be.
+INTERFACES_OF_ONE_START = 16
 #: A ring that is made ahead is kept so long after a capture was asked for. Chosen: programs that capture again and
 #: again do so sooner; and nobody misses 32 MiB for a minute.
 SPARE_RING_S = 60.0
@@ -50,14 +118,25 @@ MAX_SPARE_RING_BYTES = DEFAULT_KERNEL_BUFFER_SIZE_BYTES
 #: Nor one whose blocks the kernel closes more often: its timer wakes a processor, whether packets come or not. Chosen:
 #: a hundred times a second.
 MIN_SPARE_RING_RETIRE_MS = 10
-#: Captures at once of one user; a further one is refused. Chosen: each may take tens of MiB for its ring.
+#: Captures at once of one user, root too; a further one is refused. Chosen: each may take tens of MiB for its ring.
 MAX_CAPTURES_PER_USER = 64
-#: Of all users; a further one is refused. Each keeps two descriptors, here and in the service manager's store
-#: (FileDescriptorStoreMax= in the unit is twice this).
+#: Of all users but root, whose captures and those of the configuration come on top; a further one is refused. Chosen:
+#: each is a process with 4 MiB beside its rings; four users who have all that they may.
+MAX_CAPTURES = 256
+#: Detached captures at once, of all users, root too; a further one is refused. Each keeps two descriptors, here and in
+#: the service manager's store (FileDescriptorStoreMax= in the unit is twice this).
 MAX_DETACHED = 256
+#: Of one user. Chosen: nobody detaches more than one has in mind; half of those that one may have at all.
+MAX_DETACHED_PER_USER = 32
+#: So many of MAX_DETACHED are root's, whatever the others have.
+DETACHED_OF_ROOT = 32
 #: Of the machine's memory, for kernel's rings and recorders of one user's captures; a capture beyond is refused, and
-#: asked to take smaller ones. Chosen: 64 captures of the usual size on a machine of 8 GiB. Root is not bound.
+#: asked to take smaller ones. Chosen: 64 captures of the usual size on a machine of 8 GiB.
 RING_SHARE_PER_USER = 0.25
+#: The same for all captures together. Those of the configuration have theirs whether they run or not, and root's count;
+#: neither is refused for it. Chosen: the kernel never swaps rings, nor counts them for anybody, so that the machine
+#: must get on with the rest.
+RING_SHARE = 0.5
 #: A client that has connected must have said what it wants by then, or it is cut off.
 REQUEST_TIMEOUT_S = 10.0
 #: The process that forks workers is started anew so long after one has ended; a capture that is asked for meanwhile

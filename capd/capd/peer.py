@@ -17,12 +17,24 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Peer:
-    """The credentials that the peer had when it connected. ``process_id`` is for logs only: it may be reused."""
+    """The credentials that the peer had when it connected. ``process_id`` is for logs only: it may be reused.
+
+    The kernel does not know accounts: what stands behind the user, ``capd.people`` adds.
+    """
 
     process_id: int
     user_id: int
     group_id: int
     groups: tuple[int, ...]
+    #: Of whom the user is a subordinate id; None: of nobody.
+    behind_id: int | None = None
+    #: Whether this machine knows the user, or who is behind it.
+    has_account: bool = True
+
+    @property
+    def person_id(self) -> int:
+        """For whom it counts, wherever a limit is a person's."""
+        return self.user_id if self.behind_id is None else self.behind_id
 
 
 def peer_of(connection: socket.socket) -> Peer:

@@ -32,14 +32,14 @@ class Rule:
         name: for logs.
         user_ids: whom it names.
         group_ids: whose members it names.
-        everybody: it names all.
+        everybody: it names all that have an account.
         interfaces: patterns of names.
         filter: only packets that match it are captured, whatever the user's own filter.
         max_snaplen_bytes: of each packet.
         promiscuous: whether promiscuous mode is allowed.
         monitor_mode: whether monitor mode and channels are.
-        max_captures: at once, of one user under this rule.
-        max_disk_bytes: in files of one user's captures at once, with what earlier ones left under the same names.
+        max_captures: at once, of one person under this rule.
+        max_disk_bytes: in files of one person's captures at once, with what earlier ones left under the same names.
         max_duration_s: of one capture.
     """
 
@@ -57,12 +57,14 @@ class Rule:
     max_duration_s: float | None = None
 
     def applies_to(self, peer: Peer) -> bool:
-        """Whether the rule names the peer, who has the groups that it had when it connected."""
-        return (
-            self.everybody
-            or peer.user_id in self.user_ids
-            or not self.group_ids.isdisjoint((peer.group_id, *peer.groups))
-        )
+        """Whether the rule names the peer, who has the groups that it had when it connected.
+
+        Where ids without an account come from, nobody can tell, nor how many of them one person has: such a one is
+        named by its number or not at all. A subordinate id has the groups of its owner, but is another user.
+        """
+        if peer.user_id in self.user_ids:
+            return True
+        return peer.has_account and (self.everybody or not self.group_ids.isdisjoint((peer.group_id, *peer.groups)))
 
     def covers(self, request: InterfaceRequest, *, is_real: bool = False) -> bool:
         """Whether the interface, or any that a pattern could match, is among those of the rule.
@@ -151,7 +153,9 @@ class Policy:
         """
         rules = self.rules_of(peer)
         if not rules:
-            raise RequestRefused(FailureCode.NOT_PERMITTED, f"user {peer.user_id} may not capture here: {self.advice}")
+            why = "" if peer.has_account else ", having no account on this machine and no rule with this number"
+            text = f"user {peer.user_id} may not capture here{why}: {self.advice}"
+            raise RequestRefused(FailureCode.NOT_PERMITTED, text)
         return rules
 
     def may_capture(self, peer: Peer, interface: str) -> bool:
@@ -159,9 +163,9 @@ class Policy:
         request = InterfaceRequest(name=interface)
         return any(rule.covers(request) for rule in self.rules_of(peer))
 
-    def may_see(self, peer: Peer, owner_id: int) -> bool:
-        """Whether the peer may list and stop a capture of this user."""
-        return peer.user_id in (_ROOT, owner_id)
+    def may_see(self, peer: Peer, owner: Peer) -> bool:
+        """Whether the peer may list and stop a capture of this user: it is the same, or stands behind it."""
+        return peer.user_id in (_ROOT, owner.user_id, owner.person_id)
 
     def grant(self, peer: Peer, request: InterfaceRequest, *, is_real: bool = False) -> Grant:
         """Grant one interface; for a pattern this says only that some interface could be.

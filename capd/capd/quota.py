@@ -38,6 +38,39 @@ def check_number(terms: Terms, running: Sequence[Terms]) -> None:
             raise RequestRefused(FailureCode.RESOURCES, text)
 
 
+def check_numbers_of_all(request: StartCapture, own: Sequence[StartCapture], of_all: Sequence[StartCapture]) -> None:
+    """Check whether one capture more may run beside those of all users.
+
+    Args:
+        request: what is asked for.
+        own: what runs of the same user.
+        of_all: what runs of all users whom rules bind, these among them.
+
+    Raises:
+        RequestRefused: it is one too many.
+    """
+    if len(of_all) >= limits.MAX_CAPTURES:
+        text = f"{len(of_all)} captures of all users run already, as many as there may be: try again later"
+        raise RequestRefused(FailureCode.RESOURCES, text)
+    if not request.detached:
+        return
+    for running, most, whose, advice in (
+        (own, limits.MAX_DETACHED_PER_USER, "this user", "stop one first"),
+        (of_all, limits.MAX_DETACHED - limits.DETACHED_OF_ROOT, "all users", "try again later"),
+    ):
+        detached = sum(each.detached for each in running)
+        if detached >= most:
+            text = f"{detached} detached captures of {whose} run already, as many as there may be: {advice}"
+            raise RequestRefused(FailureCode.RESOURCES, text, argument="detach")
+
+
+def starts_of(request: StartCapture) -> int:
+    """Return for how many captures it counts where only so many may start at once."""
+    rings = [each for each in request.interfaces if not is_cooked_any(each)]
+    interfaces = MAX_INTERFACES if any(is_pattern(each.name) for each in rings) else len(request.interfaces)
+    return -(-interfaces // limits.INTERFACES_OF_ONE_START)
+
+
 def ring_bytes(request: StartCapture) -> int:
     """Return what the rings of a capture may come to take: a pattern may take in as many interfaces as there can be."""
     several = [each for each in request.interfaces if is_pattern(each.name) and not is_cooked_any(each)]
@@ -67,30 +100,40 @@ def check_recorder(request: StartCapture, memory_bytes: int) -> None:
         raise RequestRefused(FailureCode.RESOURCES, text, argument="recorder_memory")
 
 
-def check_memory(request: StartCapture, running: Sequence[StartCapture], memory_bytes: int) -> None:
-    """Check whether there is room for rings and recorder beside those of the same user.
+def memory_bytes_of(request: StartCapture) -> int:
+    """Return what rings and recorder of a capture may take together."""
+    return ring_bytes(request) + recorder_bytes(request)
+
+
+def check_memory(request: StartCapture, own_bytes: int, all_bytes: int, memory_bytes: int) -> None:
+    """Check whether there is room for rings and recorder beside those that there are.
 
     Args:
         request: what is asked for.
-        running: what was, by the same user.
+        own_bytes: what those of the same user may take.
+        all_bytes: what those of everybody may, these among them.
         memory_bytes: the machine's memory.
 
     Raises:
         RequestRefused: there is not.
     """
-    allowed_bytes = round(memory_bytes * limits.RING_SHARE_PER_USER)
-    needed_bytes = ring_bytes(request) + recorder_bytes(request)
-    left_bytes = allowed_bytes - sum(ring_bytes(each) + recorder_bytes(each) for each in running)
-    if needed_bytes > left_bytes:
-        what, argument = "the kernel's rings of this capture", "kernel_buffer_size"
-        if recorder_bytes(request) > ring_bytes(request):
-            what, argument = "the recorder and the kernel's rings of this capture", "recorder_memory"
-        text = (
-            f"{what} may take {needed_bytes // _MIB:,} MiB, and "
-            f"{max(left_bytes, 0) // _MIB:,} are left of the {allowed_bytes // _MIB:,} that a user may have here: "
-            f"ask for a smaller {argument}, or stop a capture"
-        )
-        raise RequestRefused(FailureCode.RESOURCES, text, argument=argument)
+    needed_bytes = memory_bytes_of(request)
+    for share, taken_bytes, whose, advice in (
+        (limits.RING_SHARE_PER_USER, own_bytes, "a user", "stop a capture"),
+        (limits.RING_SHARE, all_bytes, "all users and the configuration", "try again later"),
+    ):
+        allowed_bytes = round(memory_bytes * share)
+        left_bytes = allowed_bytes - taken_bytes
+        if needed_bytes > left_bytes:
+            what, argument = "the kernel's rings of this capture", "kernel_buffer_size"
+            if recorder_bytes(request) > ring_bytes(request):
+                what, argument = "the recorder and the kernel's rings of this capture", "recorder_memory"
+            text = (
+                f"{what} may take {needed_bytes // _MIB:,} MiB, and "
+                f"{max(left_bytes, 0) // _MIB:,} are left of the {allowed_bytes // _MIB:,} that {whose} may have here: "
+                f"ask for a smaller {argument}, or {advice}"
+            )
+            raise RequestRefused(FailureCode.RESOURCES, text, argument=argument)
 
 
 def within_duration(terms: Terms, request: StartCapture) -> StartCapture:

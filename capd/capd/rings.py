@@ -8,7 +8,7 @@ limits.
 
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -17,13 +17,17 @@ import trio
 from capd import limits
 from capd.packet_ring import RingError, RingMemory, kernel_failure, make_ring, retire_ms
 from capd.packet_socket import open_packet_socket
+from capd.rates import Bucket
 from capd.threads import in_thread
+from capd.turns import FREE, Turns
 from capd.worker.launch import Launch, LaunchInterface
 from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES, Failure
 
 _log = logging.getLogger(__name__)
 
-_making = trio.CapacityLimiter(limits.MAX_RINGS_BEING_MADE)
+_making = Turns(limits.MAX_RINGS_BEING_MADE, limits.MAX_RINGS_BEING_MADE_PER_USER)
+#: As many threads as turns.
+_threads = trio.CapacityLimiter(limits.MAX_RINGS_BEING_MADE)
 _closing = trio.CapacityLimiter(limits.MAX_RINGS_BEING_MADE)
 
 
@@ -72,6 +76,8 @@ class RingMaker:
         self._spare: _MadeRing | None = None
         self._wanted: _Kind | None = None
         self._is_wanted = trio.Event()
+        #: How often each may ask for a ring.
+        self._paces: dict[Hashable, Bucket] = {}
 
     async def run(self) -> None:
         """Keep one ahead until cancelled; then there is none."""
@@ -95,7 +101,7 @@ class RingMaker:
             return
         await self._drop_spare()
         try:
-            self._spare = await _make(kind)
+            self._spare = await _make(kind, FREE)
         except (OSError, RingError) as error:
             _log.info("no ring is kept ahead: %s", error)
 
@@ -110,8 +116,24 @@ class RingMaker:
         spare, self._spare = self._spare, None
         return spare
 
-    async def make(self, interface: LaunchInterface, launch: Launch) -> NewRing:
-        """Have the ring of an interface, and open what triggers a recorder's snapshots there."""
+    async def _wait_out(self, whose: Hashable) -> None:
+        """Wait where somebody has asked for too many rings."""
+        if whose == FREE:
+            return
+        now_s = trio.current_time()
+        if whose not in self._paces:
+            self._paces = {key: each for key, each in self._paces.items() if not each.is_full(now_s)}
+            self._paces[whose] = Bucket(limits.RINGS)
+        await trio.sleep(self._paces[whose].take(now_s))
+
+    async def make(self, interface: LaunchInterface, launch: Launch, whose: Hashable = FREE) -> NewRing:
+        """Have the ring of an interface, and open what triggers a recorder's snapshots there.
+
+        Args:
+            interface: which.
+            launch: of the capture.
+            whose: turn it must be.
+        """
         kind = _Kind(
             is_cooked=interface.is_cooked,
             size_bytes=interface.request.kernel_buffer_size_bytes or DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
@@ -124,7 +146,8 @@ class RingMaker:
             self._is_wanted.set()
         sockets: list[socket.socket] = []
         try:
-            ring = self._take_spare(kind) or await _make(kind)
+            await self._wait_out(whose)
+            ring = self._take_spare(kind) or await _make(kind, whose)
             sockets.append(ring.packet_socket)
             if launch.trigger_filter:
                 sockets.append(open_packet_socket(cooked=kind.is_cooked))
@@ -134,14 +157,15 @@ class RingMaker:
         return NewRing(ring.memory, None, tuple(sockets))
 
 
-async def _make(kind: _Kind) -> _MadeRing:
-    """Have the kernel make a ring.
+async def _make(kind: _Kind, whose: Hashable) -> _MadeRing:
+    """Have the kernel make a ring, when it is somebody's turn.
 
     Raises:
         RingError: there is no memory for it.
         OSError: the kernel refuses it, or a thread to wait in, for another reason.
     """
-    return await in_thread(partial(_make_now, kind), limiter=_making)
+    with await _making.take(whose):
+        return await in_thread(partial(_make_now, kind), limiter=_threads)
 
 
 def _make_now(kind: _Kind) -> _MadeRing:
@@ -173,10 +197,17 @@ async def close_sockets(sockets: Iterable[socket.socket]) -> None:
 class Rings:
     """The rings of a capture: those that it begins with are made at once."""
 
-    def __init__(self, launch: Launch, maker: RingMaker) -> None:
-        """Make none yet."""
+    def __init__(self, launch: Launch, maker: RingMaker, whose: Hashable = FREE) -> None:
+        """Make none yet.
+
+        Args:
+            launch: of the capture.
+            maker: makes them.
+            whose: turn it must be for each.
+        """
         self._launch = launch
         self._maker = maker
+        self._whose = whose
         self._rings: dict[int, NewRing] = {}
         self._are_made = [trio.Event() for _ in launch.interfaces]
 
@@ -196,7 +227,7 @@ class Rings:
 
     async def make(self, interface: LaunchInterface) -> NewRing:
         """Have the ring of an interface, also of one that comes later."""
-        return await self._maker.make(interface, self._launch)
+        return await self._maker.make(interface, self._launch, self._whose)
 
     async def take(self, number: int) -> NewRing:
         """Wait for the ring of an interface, which is the caller's from now on."""

@@ -4,17 +4,16 @@ A connection that has started a capture belongs to it: its events go there until
 closes its side, the capture ends. One that is attached to a capture only hears of it.
 """
 
-import collections
 import contextlib
 import logging
 import socket
-from collections.abc import Generator
 from functools import partial
 from typing import Any, assert_never, cast
 
 import trio
 
 from capd import limits
+from capd.admission import Admission
 from capd.audit import Audit
 from capd.capture import Capture, Subscriber
 from capd.captures import Captures
@@ -26,6 +25,7 @@ from capd.handover import FromClient, channel
 from capd.listener import accepted
 from capd.monitor import Count, Monitor, Watch
 from capd.peer import NOBODY, Peer, peer_of
+from capd.people import People
 from capd.version import SOFTWARE
 from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
 from capd_protocol.limits import MAX_INTERFACE_NAME_BYTES, find_interval_faults
@@ -73,25 +73,33 @@ _log = logging.getLogger(__name__)
 class Server:
     """The daemon's side of all connections."""
 
-    def __init__(self, captures: Captures, detached: Detached, monitor: Monitor, audit: Audit, closer: Closer) -> None:
+    def __init__(
+        self,
+        captures: Captures,
+        detached: Detached,
+        monitor: Monitor,
+        audit: Audit,
+        closer: Closer,
+        *,
+        people: People | None = None,
+    ) -> None:
         self._captures = captures
         self._detached = detached
         self._monitor = monitor
         self._audit = audit
         self._closer = closer
-        self._clients: collections.Counter[int] = collections.Counter()
-        self._strangers = 0
+        self._admission = Admission(people or People(), captures, closer)
 
     def status(self) -> str:
         """Return what goes on, in a line for whoever looks after the service."""
         captures, users = self._captures.running_and_users()
-        clients = self._clients.total()
+        clients = self._admission.clients
         return f"{_number_of(captures, 'capture')} of {_number_of(users, 'user')}, {_number_of(clients, 'client')}"
 
     @property
     def clients(self) -> int:
         """How many clients are connected."""
-        return self._clients.total()
+        return self._admission.clients
 
     async def serve(self, listener: trio.socket.SocketType) -> None:
         """Serve clients until cancelled; then all their captures have ended."""
@@ -102,11 +110,12 @@ class Server:
     async def serve_client(self, connected: trio.socket.SocketType) -> None:
         """Serve one client until it has gone, or has broken the protocol."""
         connection = Connection(connected, self._closer)
-        user_id = NOBODY
+        person_id = NOBODY
         try:
             peer = peer_of(cast(Any, connected))
-            user_id = peer.user_id
-            with self._counted(peer):
+            person_id = peer.person_id
+            async with self._admission.admitted(peer) as peer:
+                person_id = peer.person_id
                 client = _Client(
                     connection,
                     peer,
@@ -115,6 +124,7 @@ class Server:
                     monitor=self._monitor,
                     audit=self._audit,
                     closer=self._closer,
+                    admission=self._admission,
                 )
                 await client.run()
         except RequestRefused as refused:
@@ -129,28 +139,7 @@ class Server:
             # A bug, here or in what is used here. It ends this client; the others' captures shall not end with it.
             _log.exception("the task of a client failed; please report this")
         finally:
-            connection.close(user_id)
-
-    @contextlib.contextmanager
-    def _counted(self, peer: Peer) -> Generator[None, None, None]:
-        is_stranger = not self._captures.policy.rules_of(peer)
-        if (
-            self._clients.total() >= limits.MAX_CLIENTS
-            or self._clients[peer.user_id] >= limits.MAX_CLIENTS_PER_USER
-            or self._closer.unclosed(peer.user_id) >= limits.MAX_UNCLOSED_PER_USER
-            or (is_stranger and self._strangers >= limits.MAX_STRANGERS)
-        ):
-            raise RequestRefused(FailureCode.RESOURCES, "capd has as many clients as it may have: try again later")
-        self._captures.tally.clients += 1
-        self._clients[peer.user_id] += 1
-        self._strangers += is_stranger
-        try:
-            yield
-        finally:
-            self._strangers -= is_stranger
-            self._clients[peer.user_id] -= 1
-            if not self._clients[peer.user_id]:
-                del self._clients[peer.user_id]
+            connection.close(person_id)
 
 
 def _number_of(number: int, thing: str) -> str:
@@ -176,6 +165,7 @@ class _Client:
         monitor: Monitor,
         audit: Audit,
         closer: Closer,
+        admission: Admission,
     ) -> None:
         self._connection = connection
         self._peer = peer
@@ -187,6 +177,7 @@ class _Client:
         self._violation: RemoteProtocolError | None = None
         self._monitor = monitor
         self._audit = audit
+        self._admission = admission
 
     async def run(self) -> None:
         """Greet, then answer requests; a capture is the last one."""
@@ -196,12 +187,14 @@ class _Client:
         while (request := await self._receive_in_time()) is not None:
             if not isinstance(request, Request):
                 raise RemoteProtocolError(f"{type(request).__name__} is no request")
+            await self._admission.pace(self._peer, request)
             try:
                 if await self._answer(request):
                     return
             except (RequestRefused, OSError) as error:
                 failure = error.failure if isinstance(error, RequestRefused) else no_room(error).failure
                 self._audit.refused(self._peer, request, failure)
+                self._admission.note_refused(self._peer)
                 self._captures.tally.add_refused(failure.code)
                 await self._connection.send_in_time(encode(Refused(failure=failure)))
 
@@ -261,10 +254,12 @@ class _Client:
                 if request.monitor_mode:  # libpcap switches the radio for it
                     wish = InterfaceRequest(name=request.interface[:MAX_INTERFACE_NAME_BYTES], monitor_mode=True)
                     self._captures.policy.grant(self._peer, wish)
-                capabilities = await self._monitor.interfaces.capabilities(request, self._peer.user_id)
+                turn = self._admission.turn_of(self._peer)
+                capabilities = await self._monitor.interfaces.capabilities(request, turn)
                 await self._connection.send_in_time(encode(capabilities))
             case GetDriverCounters(interface=interface):
-                counters = await self._monitor.interfaces.driver_counters(interface, self._peer.user_id)
+                turn = self._admission.turn_of(self._peer)
+                counters = await self._monitor.interfaces.driver_counters(interface, turn)
                 await self._connection.send_in_time(encode(counters))
             case WatchInterfaces():
                 await self._follow(request, await self._monitor.watch())
@@ -325,7 +320,7 @@ class _Client:
         return FromClient(
             self._ask_for_directory,
             self._closer,
-            self._peer.user_id,
+            self._peer.person_id,
             passes_files=request.pass_files,
         )
 
@@ -389,6 +384,7 @@ class _Client:
             while (message := await self._connection.receive()) is not None:
                 if not isinstance(message, _OrderRequest) or message.capture not in own:
                     raise RemoteProtocolError(f"a {type(message).__name__} while this connection captures")
+                await self._admission.pace(self._peer, message)
                 if isinstance(message, StopCapture) and self._captures.may_control(self._peer, capture):
                     if capture.stop(EndReason.STOPPED):
                         subscriber.put(Stopping())
@@ -409,6 +405,7 @@ class _Client:
             self._audit.granted(self._peer, request, capture=capture.capture_id)
         except RequestRefused as refused:
             self._audit.refused(self._peer, request, refused.failure)
+            self._admission.note_refused(self._peer)
             reply = Refused(failure=refused.failure)
         subscriber.answer(reply)
         self._is_ordering = False
@@ -463,7 +460,7 @@ class _Client:
                     finally:
                         self._audit.ended(self._peer, request, **which)
         finally:
-            self._closer.close(of_client.detach(), self._peer.user_id)
+            self._closer.close(of_client.detach(), self._peer.person_id)
         if self._violation is not None:
             raise self._violation
 

@@ -50,15 +50,17 @@ _RECEIVE_BYTES = 65536
 class Worker:
     """A worker, from ``run`` to its return."""
 
-    def __init__(self, launch: Launch, handover: Handover, rings: ArmedRings) -> None:
+    def __init__(self, launch: Launch, handover: Handover, rings: ArmedRings, person_id: int) -> None:
         """Nothing is started yet.
 
         Args:
             launch: what to do.
             handover: of the directory; stays the caller's.
             rings: of its interfaces; they stay the caller's.
+            person_id: whose capture it is (Peer.person_id).
         """
         self._launch = launch
+        self._person_id = person_id
         self._handover = handover
         self._rings = rings
         self._failure: OSError | None = None
@@ -186,7 +188,7 @@ class Worker:
         _log.error("worker of user %d breaks the protocol: %s", self._launch.user_id, error)
 
     async def _end(self, process: WorkerProcess, control: GuardedSocket) -> None:
-        control.close(self._launch.user_id)
+        control.close(self._person_id)
         await end(process, self._launch.user_id)
 
     async def kill(self) -> None:

@@ -7,8 +7,9 @@ import resource
 import socket
 import struct
 import threading
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+import time
+from collections.abc import AsyncGenerator, Callable, Hashable
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -16,9 +17,10 @@ import trio
 import trio.testing
 
 from capd import limits
-from capd.packet_ring import RingMemory, make_ring
+from capd.packet_ring import RingError, RingMemory, make_ring
 from capd.packet_socket import ETH_P_ALL, SOL_PACKET, bind
 from capd.rings import NewRing, RingMaker, Rings, close_sockets
+from capd.turns import FREE
 from capd.worker.launch import DirectoryComes, Launch, LaunchInterface
 from capd.worker.ring import Ring
 from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
@@ -151,6 +153,70 @@ async def test_without_descriptors_there_is_a_typed_failure() -> None:
     assert ring.failure is not None
     assert ring.failure.code == FailureCode.RESOURCES
     assert ring.sockets == ()
+
+
+# Of several people -------------------------------------------------------------------------------------------------
+
+
+class SlowKernel:
+    """Takes 10 ms for each ring, however many it makes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._lock = threading.Lock()
+        self.at_once = self.most_at_once = self.made = 0
+        monkeypatch.setattr("capd.rings.make_ring", self._make)
+
+    def _make(self, *arguments: Any, **options: Any) -> RingMemory:
+        with self._lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            time.sleep(0.01)
+            return make_ring(*arguments, **options)
+        finally:
+            with self._lock:
+                self.at_once -= 1
+                self.made += 1
+
+
+async def test_who_asks_for_many_rings_keeps_nobody_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = SlowKernel(monkeypatch)
+    maker = RingMaker()
+    many = [Rings(launch(*[interface(131072) for _ in range(60)]), maker, 1000) for _ in range(2)]
+    async with trio.open_nursery() as nursery:
+        for rings in many:
+            nursery.start_soon(rings.run)
+        while not kernel.at_once:
+            await trio.lowlevel.checkpoint()
+        began = kernel.made
+        ring = await maker.make(interface(131072), launch(), 1001)
+        assert ring.failure is None
+        await give_back(ring)
+        # They would all have come before.
+        assert kernel.made - began <= 3 * limits.MAX_RINGS_BEING_MADE_PER_USER
+        assert kernel.most_at_once <= limits.MAX_RINGS_BEING_MADE_PER_USER + 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_asks_for_too_many_rings_waits_for_them(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def make(*_: object) -> NoReturn:
+        raise RingError("it takes no time to fail")
+
+    monkeypatch.setattr("capd.rings._make", make)
+    maker, rate = RingMaker(), limits.RINGS
+
+    async def took_s(whose: Hashable, count: int) -> float:
+        began_s = trio.current_time()
+        for _ in range(count):
+            await maker.make(interface(), launch(), whose)
+        return trio.current_time() - began_s
+
+    assert await took_s("one", rate.burst) == 0
+    assert await took_s("one", rate.burst) == pytest.approx(rate.burst / rate.per_s)
+    assert await took_s("other", rate.burst) == 0
+    assert await took_s(FREE, 10 * rate.burst) == 0
 
 
 # One ahead --------------------------------------------------------------------------------------------------------

@@ -196,7 +196,13 @@ _rules = st.builds(
 )
 _policies = st.builds(Policy, st.lists(_rules, max_size=4).map(tuple))
 _peers = st.builds(
-    Peer, st.just(1), st.integers(1, 4), st.integers(0, 4), st.lists(st.integers(0, 4), max_size=3).map(tuple)
+    Peer,
+    st.just(1),
+    st.integers(1, 4),
+    st.integers(0, 4),
+    st.lists(st.integers(0, 4), max_size=3).map(tuple),
+    st.none() | st.integers(0, 3),
+    st.booleans(),
 )
 _requests = st.builds(
     InterfaceRequest,
@@ -225,7 +231,8 @@ def test_no_request_gets_more_than_a_rule_that_names_its_peer(
     granted = policy.grant(peer, request)
     rule, result = granted.rule, granted.request
     assert rule in policy.rules
-    assert rule.everybody or peer.user_id in rule.user_ids or {peer.group_id, *peer.groups} & rule.group_ids
+    is_member = bool({peer.group_id, *peer.groups} & rule.group_ids)
+    assert peer.user_id in rule.user_ids or (peer.has_account and (rule.everybody or is_member))
     assert result.snaplen_bytes <= rule.max_snaplen_bytes
     assert result.snaplen_bytes <= request.snaplen_bytes
     assert rule.promiscuous or result.promiscuous is False
@@ -360,16 +367,42 @@ def buffers(*sizes_mib: int | None, name: str = "eth0") -> StartCapture:
 
 def test_the_rings_of_a_users_captures_take_a_part_of_the_memory_and_no_more() -> None:
     memory_bytes = 4096 * 1024 * 1024  # of which a user may have 1024 MiB
-    quota.check_memory(buffers(1024), [], memory_bytes)
-    quota.check_memory(buffers(None, 480), [buffers(512)], memory_bytes)
-    quota.check_memory(buffers(16, name="veth*"), [], memory_bytes)
-    for request, running in (
-        (buffers(1024, 1), []),
-        (buffers(None, 481), [buffers(512)]),
-        (buffers(17, name="veth*"), []),
-        (buffers(1), [buffers(512), buffers(8, name="any")]),
+
+    def check(request: StartCapture, *own: StartCapture) -> None:
+        own_bytes = sum(map(quota.memory_bytes_of, own))
+        quota.check_memory(request, own_bytes, own_bytes, memory_bytes)
+
+    check(buffers(1024))
+    check(buffers(None, 480), buffers(512))
+    check(buffers(16, name="veth*"))
+    for request, *own in (
+        (buffers(1024, 1),),
+        (buffers(None, 481), buffers(512)),
+        (buffers(17, name="veth*"),),
+        (buffers(1), buffers(512), buffers(8, name="any")),
     ):
         with pytest.raises(RequestRefused, match="1,024 that a user may have here") as refused:
-            quota.check_memory(request, running, memory_bytes)
+            check(request, *own)
         assert refused.value.failure.code == FailureCode.RESOURCES
         assert refused.value.failure.argument == "kernel_buffer_size"
+
+
+def test_the_rings_of_all_captures_take_half_of_the_memory_and_no_more() -> None:
+    mib = 1024 * 1024
+    quota.check_memory(buffers(48), 0, 2000 * mib, 4096 * mib)
+    with pytest.raises(RequestRefused, match=r"49 MiB, and 48 are left of the 2,048 that all .* try again later"):
+        quota.check_memory(buffers(49), 0, 2000 * mib, 4096 * mib)
+
+
+@pytest.mark.parametrize(
+    ("names", "starts"),
+    [(["eth0"], 1), (["a"] * 16, 1), (["a"] * 17, 2), (["a"] * 64, 4), (["eth*"], 4), (["any", "eth0"], 4)],
+)
+def test_a_capture_of_many_interfaces_counts_for_several_while_it_starts(names: list[str], starts: int) -> None:
+    request = StartCapture(interfaces=tuple(map(asked, names)), destination=Destination(file_name="a"))
+    assert quota.starts_of(request) == starts
+
+
+def test_the_cooked_device_is_one() -> None:
+    cooked = asked("any", link_layer_type="LINUX_SLL2")
+    assert quota.starts_of(StartCapture(interfaces=(cooked,), destination=Destination(file_name="a"))) == 1

@@ -1,0 +1,51 @@
+"""How often somebody may do something: token buckets. Pure: a time comes in, the time to wait goes out."""
+
+from typing import NamedTuple
+
+
+class Rate(NamedTuple):
+    """So many each second, and so many at once by who has not asked for a while."""
+
+    per_s: float
+    burst: int
+
+
+#: What sums of times may be wrong by.
+_ROUNDING_S = 1e-6
+
+
+class Bucket:
+    """What one may still do: at first, and after some time without, ``burst`` times at once.
+
+    Whoever asks for more is in debt, and waits until it is paid off, one behind the other. Nobody is turned away: who
+    waits does not ask meanwhile, so debts are bounded by how many can wait.
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        #: When it is full again. It is all that there is to know.
+        self._full_s = float("-inf")
+
+    def take(self, now_s: float) -> float:
+        """Take one token; return how long to wait for it."""
+        self._full_s = max(self._full_s, now_s) + 1 / self._rate.per_s
+        return self._missing_s(now_s, 0)
+
+    def wait_s(self, now_s: float) -> float:
+        """Return how long it takes until there is a token, without taking it."""
+        return self._missing_s(now_s, 1)
+
+    def try_to_take(self, now_s: float) -> bool:
+        """Take one token if there is one; return whether there was."""
+        if self.wait_s(now_s):
+            return False
+        self.take(now_s)
+        return True
+
+    def _missing_s(self, now_s: float, tokens: int) -> float:
+        missing_s = max(self._full_s, now_s) + (tokens - self._rate.burst) / self._rate.per_s - now_s
+        return missing_s if missing_s > _ROUNDING_S else 0.0
+
+    def is_full(self, now_s: float) -> bool:
+        """Whether it is as good as a new one."""
+        return self._full_s <= now_s
