@@ -12,6 +12,7 @@ from types import MappingProxyType
 import trio
 
 from capd import limits
+from capd.audit import Audit
 from capd.captures import Captures
 from capd.closer import Closer
 from capd.errors import RequestRefused
@@ -85,17 +86,19 @@ def kind_of(request: Request) -> Kind:
 class Admission:
     """Lets clients in."""
 
-    def __init__(self, people: People, captures: Captures, closer: Closer) -> None:
+    def __init__(self, people: People, captures: Captures, closer: Closer, audit: Audit) -> None:
         """Have let in nobody.
 
         Args:
             people: tells who stands behind users.
             captures: knows policy, and counts clients.
             closer: knows what is left of earlier connections.
+            audit: which requests wait for.
         """
         self._people = people
         self._captures = captures
         self._closer = closer
+        self._audit = audit
         #: Connections, by who is behind them: of those who may capture, and of the others.
         self._clients: collections.Counter[int] = collections.Counter()
         self._strangers: collections.Counter[int] = collections.Counter()
@@ -169,6 +172,15 @@ class Admission:
     async def pace(self, peer: Peer, request: Request) -> None:
         """Wait until it is time for a request."""
         await self._wait_out(peer, kind_of(request))
+
+    async def wait_recordable(self, peer: Peer) -> None:
+        """Wait until what comes of a request can be put on record.
+
+        Raises:
+            RequestRefused: it cannot be, for too long.
+        """
+        if not self._is_unbound(peer):
+            await self._audit.wait_room()
 
     def note_refused(self, peer: Peer) -> None:
         """Take note of a refusal, for which the next requests wait."""

@@ -26,6 +26,7 @@ from capd.outbox import Outbox
 from capd.peer import Peer
 from capd.policy import UNBOUND, Grant, Rule, Terms
 from capd.policy_filters import PolicyFilters
+from capd.restrained import Restrained
 from capd.rings import RingMaker, Rings
 from capd.spawner import Spawner
 from capd.supervisor import Worker
@@ -200,6 +201,8 @@ class Capture:
         self._is_begun = self._has_died = False
         #: Under which name metrics tell of it; with none, it is told of in a sum.
         self.metrics_name = ""
+        #: Lines of the log that its traffic brings about.
+        self._news = Restrained(_log, limits.CAPTURE_NEWS, f"capture {capture_id}")
         self._orders: dict[int, _Order] = {}
         self._order_numbers = itertools.count(1)
 
@@ -654,7 +657,7 @@ class Capture:
                 self._is_file_open = True
                 self._file_name = name
             case FileDeleted(name=name, reason=reason, size_bytes=size_bytes):
-                _log.info("capture %d: deleted %a (%s, %d bytes)", self.capture_id, name, reason, size_bytes)
+                self._tell_news(logging.INFO, "deleted %a (%s, %d bytes)", name, reason, size_bytes)
             case FileClosed(size_bytes=size_bytes):
                 self._closed_bytes_total += size_bytes
                 self._file_size_bytes = 0
@@ -662,9 +665,9 @@ class Capture:
             case Recording():
                 self._recording = message
             case Triggered(reason=reason, interface=interface):
-                _log.info("capture %d: a snapshot is triggered (%s, %s)", self.capture_id, reason, interface or "all")
+                self._tell_news(logging.INFO, "a snapshot is triggered (%s, %s)", reason, interface or "all")
             case SnapshotFailed(failure=failure):
-                _log.error("capture %d: a snapshot failed: %s", self.capture_id, failure.text)
+                self._tell_news(logging.ERROR, "a snapshot failed: %s", failure.text)
             case PacketCount(packets_delta):
                 self._packets_total += packets_delta
             case Counters(file_size_bytes=size_bytes, disk_bytes=disk_bytes, interfaces=interfaces):
@@ -685,6 +688,9 @@ class Capture:
         if self.is_started or self._failure is not None:  # a ring that goes on may first have to delete
             self._started.set()
 
+    def _tell_news(self, level: int, text: str, *values: object) -> None:
+        self._news.say(level, f"capture {self.capture_id}: {text}", *values)
+
     def _refusal(self, status: int | None) -> RequestRefused:
         failure = self._failure or Failure(
             code=FailureCode.WORKER_DIED,
@@ -695,6 +701,7 @@ class Capture:
         return refusal
 
     def _say_end(self) -> None:
+        self._news.tell_left_out()
         reason = self._end_reason
         last: list[Message] = []
         if reason is None:

@@ -111,6 +111,7 @@ class Daemon:
     @contextlib.asynccontextmanager
     async def _working(self) -> AsyncGenerator[trio.Nursery, None]:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._audit.run)
             await nursery.start(self.people.run)
             nursery.start_soon(self._monitor.run)
             nursery.start_soon(self._spawner.run)

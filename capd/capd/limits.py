@@ -69,6 +69,20 @@ REFUSALS = Rate(per_s=10, burst=128)
 CONNECTIONS_OF_STRANGER, CONNECTIONS_OF_STRANGERS = Rate(per_s=20, burst=64), Rate(per_s=60, burst=256)
 QUESTIONS_OF_STRANGER, QUESTIONS_OF_STRANGERS = Rate(per_s=20, burst=64), Rate(per_s=60, burst=256)
 REFUSALS_OF_STRANGER, REFUSALS_OF_STRANGERS = Rate(per_s=2, burst=32), Rate(per_s=10, burst=128)
+#: Lines of the log about what clients do wrong in the protocol, of one user, and of all; what is left out is counted.
+MISCONDUCT = Rate(per_s=0.2, burst=10)
+MISCONDUCT_OF_ALL = Rate(per_s=2, burst=100)
+#: Lines about one capture that its traffic brings about: files deleted, snapshots triggered. What is left out is
+#: counted.
+CAPTURE_NEWS = Rate(per_s=0.1, burst=20)
+#: Questions are summed up in the log after so long.
+QUESTIONS_SUM_S = 60.0
+#: Lines for the journal that wait while it takes none; beyond, requests wait until it does. Chosen: some megabytes.
+MAX_WAITING_LINES = 5000
+#: So long; then they are refused. Chosen: a journal that is started anew is back by then.
+JOURNAL_TIMEOUT_S = 10.0
+#: What waits when the daemon ends, the journal must take within this time; the rest goes where other lines go.
+JOURNAL_END_TIMEOUT_S = 2.0
 
 # Interfaces ------------------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ class Server:
         self._monitor = monitor
         self._audit = audit
         self._closer = closer
-        self._admission = Admission(people or People(), captures, closer)
+        self._admission = Admission(people or People(), captures, closer, audit)
 
     def status(self) -> str:
         """Return what goes on, in a line for whoever looks after the service."""
@@ -110,12 +110,10 @@ class Server:
     async def serve_client(self, connected: trio.socket.SocketType) -> None:
         """Serve one client until it has gone, or has broken the protocol."""
         connection = Connection(connected, self._closer)
-        person_id = NOBODY
+        peer: Peer | None = None
         try:
             peer = peer_of(cast(Any, connected))
-            person_id = peer.person_id
             async with self._admission.admitted(peer) as peer:
-                person_id = peer.person_id
                 client = _Client(
                     connection,
                     peer,
@@ -131,15 +129,15 @@ class Server:
             self._captures.tally.add_refused(refused.failure.code)
             await _send_last(connection, Refused(failure=refused.failure))
         except RemoteProtocolError as error:
-            _log.warning("a client breaks the protocol: %s", error)
+            self._audit.misbehaved(peer, "breaks the protocol: %s", error)
             failure = Failure(code=FailureCode.PROTOCOL, text=f"capd did not understand the client: {error}")
             self._captures.tally.add_refused(failure.code)
             await _send_last(connection, Refused(failure=failure))
         except Exception:
             # A bug, here or in what is used here. It ends this client; the others' captures shall not end with it.
-            _log.exception("the task of a client failed; please report this")
+            self._audit.misbehaved(peer, "the task of this client failed; please report this", failed=True)
         finally:
-            connection.close(person_id)
+            connection.close(NOBODY if peer is None else peer.person_id)
 
 
 def _number_of(number: int, thing: str) -> str:
@@ -189,6 +187,7 @@ class _Client:
                 raise RemoteProtocolError(f"{type(request).__name__} is no request")
             await self._admission.pace(self._peer, request)
             try:
+                await self._admission.wait_recordable(self._peer)
                 if await self._answer(request):
                     return
             except (RequestRefused, OSError) as error:
@@ -292,9 +291,9 @@ class _Client:
     async def _wait_until_left(self, scope: trio.CancelScope) -> None:
         try:
             if await self._connection.receive() is not None:
-                _log.warning("user %d: a request while its connection watches", self._peer.user_id)
+                self._audit.misbehaved(self._peer, "a request while its connection watches")
         except RemoteProtocolError as error:
-            _log.warning("user %d: a client breaks the protocol: %s", self._peer.user_id, error)
+            self._audit.misbehaved(self._peer, "breaks the protocol: %s", error)
         scope.cancel()
 
     async def _send_from(self, view: Watch | Count, scope: trio.CancelScope) -> None:
@@ -400,6 +399,7 @@ class _Client:
         """Carry out what takes a while, and answer among the events."""
         reply: Message
         try:
+            await self._admission.wait_recordable(self._peer)
             self._captures.find(self._peer, capture.capture_id, to_control=True)
             reply = await _carry_out(request, capture)
             self._audit.granted(self._peer, request, capture=capture.capture_id)

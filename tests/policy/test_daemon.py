@@ -510,20 +510,20 @@ def test_a_listing_says_where_one_may_capture(daemon: Daemon, veth: tuple[str, s
     assert {"pol0", "pol1", "lo"} <= allowed()
 
 
-def test_every_request_leaves_a_line(daemon: Daemon, sender: Sender, user_dir: Path) -> None:
+def test_every_request_but_questions_leaves_a_line(daemon: Daemon, sender: Sender, user_dir: Path) -> None:
     at = len(daemon.log)
     captured(daemon, BOB, user_dir, sender, [TCP_80], capture_filter="port 80")
     with pytest.raises(NotPermitted):
         as_user(lambda: captured_directly(daemon, user_dir, {"interfaces": "lo"}), BOB)
-    as_user(lambda: list_captures(socket_path=daemon.socket_path), GUEST)
+    as_user(lambda: list_captures(socket_path=daemon.socket_path), GUEST)  # which only looks
 
     def lines() -> list[str]:
         found = [line for line in daemon.log[at:].splitlines() if ": user " in line]
         # What was asked before may only now be over for the daemon.
         return list(itertools.dropwhile(lambda line: f"granted: user {BOB}" not in line, found))
 
-    wait_until(lambda: len(lines()) == 4, "all is logged")
-    granted, ended, refused, listed = lines()
+    wait_until(lambda: len(lines()) >= 3, "all is logged")
+    granted, ended, refused = lines()
     assert granted.startswith(f"capd: granted: user {BOB} (process ")
     assert f'start interfaces=pol1 filter="port 80" file="of{BOB}.pcapng" capture=' in granted
     assert granted.endswith('rule="bob sees tcp" policy_filter=tcp')
@@ -531,8 +531,6 @@ def test_every_request_leaves_a_line(daemon: Daemon, sender: Sender, user_dir: P
     assert ended.endswith("end=stopped files=1 packets=1 drops=0")
     assert "refused" in refused
     assert f'code="not_permitted" reason="user {BOB} may not capture on lo, only on pol*: ask netops"' in refused
-    assert listed.startswith(f"capd: granted: user {GUEST} ")
-    assert listed.endswith(": list")
 
 
 # Captures of the configuration ------------------------------------------------------------------------------------
