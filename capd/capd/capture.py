@@ -418,6 +418,8 @@ class Capture:
                 text = f"the interface {request.name} is down: 'ip link set {request.name} up'"
                 raise RequestRefused(FailureCode.INTERFACE_DOWN, text, interface=request.name, argument="interfaces")
             granted = self._grant(request)
+            if link.name != request.name:
+                self._check_alternative_name(link, granted)
             device = await stack.enter_async_context(wireless.prepared(link, granted.request))
             wishes.attached.add(link.index)
             self._granted[link.index] = request, granted.rule
@@ -435,6 +437,17 @@ class Capture:
                     self._granted[link.index] = request, granted.rule
                     interfaces.append(msgspec.structs.replace(described, is_optional=True))
         return interfaces
+
+    def _check_alternative_name(self, link: Link, granted: Grant) -> None:
+        """Check whether an interface that was asked for by another of its names is granted by its own, and likewise.
+
+        Raises:
+            RequestRefused: it is not.
+        """
+        name = granted.request.name
+        if self._grant(msgspec.structs.replace(granted.request, name=link.name)).rule != granted.rule:
+            text = f"{name} is another name of {link.name}, on which another rule holds: ask for {link.name}"
+            raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=name, argument="interfaces")
 
     def _skip(self, link: Link, error: Exception) -> None:
         message = InterfaceSkipped(interface=link.name, text=str(error))

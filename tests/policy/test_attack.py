@@ -278,6 +278,25 @@ def test_an_interface_whose_name_looks_like_a_pattern_is_no_pattern(bound: Daemo
     assert {each.interface for each in ended.interfaces} == {"opentx", "openrx"}
 
 
+@pytest.mark.parametrize("real", ["shutrx", "partrx"])
+def test_an_interface_is_not_to_be_had_by_another_of_its_names(bound: Daemon, user_dir: Path, real: str) -> None:
+    with veth_pair("tx", real), connected_as(USER, bound) as client, opened(user_dir) as directory:
+        ip("link", "property", "add", "dev", real, "altname", "openalt")
+        client.send(request_for("openalt"), [directory])
+        assert client.refusal().code == FailureCode.NOT_PERMITTED
+    assert list(user_dir.iterdir()) == []
+
+
+def test_another_name_under_the_same_rule_is_as_good(bound: Daemon, user_dir: Path) -> None:
+    with veth_pair("tx", "openrx"):
+        ip("link", "property", "add", "dev", "openrx", "altname", "openalt")
+        with capturing_as(USER, bound, "openalt", user_dir) as client:
+            send("tx", [UDP_80], 1)
+            assert client.receive(PacketCount) == PacketCount(1)
+            client.send(StopCapture())
+            assert isinstance(client.rest()[-1], Ended)
+
+
 def test_what_has_the_index_of_an_interface_by_now_is_not_captured(bound: Daemon, user_dir: Path) -> None:
     with (
         veth_pair("opentx", "openrx"),
