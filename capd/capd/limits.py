@@ -24,11 +24,11 @@ MAX_CLIENTS_PER_STRANGER = 16
 MAX_UNIDENTIFIED = 512
 #: What the daemon asks the kernel for: more than the usual 1024. It is enough for all that may be at once: a client
 #: takes one (MAX_CLIENTS and the three others above: 1,216), and another one for the directory of the capture that it
-#: is attached to (704); a capture takes four while it runs (MAX_CAPTURES, and 64 of root: 1,280), two for the socket
-#: pair of its files, and two for each of its 64 interfaces while it starts (MAX_STARTS, and 64 of root: 16,640), which
-#: the kernel counts until the worker has taken them. The rest is for captures of the configuration, and for what is
-#: opened and closed meanwhile. Where the system allows less, whatever finds none is refused.
-DESCRIPTORS = 24_576
+#: is attached to (704); a capture takes eight at most for its processes and its directory (MAX_CAPTURES, and 64 of
+#: root: 2,560), and while it runs one for the ring of each of its 64 interfaces, and one for what triggers snapshots
+#: there (40,960). The rest is for captures of the configuration, and for what is opened and closed meanwhile. Where the
+#: system allows less, whatever finds none is refused.
+DESCRIPTORS = 65_536
 
 # Accounts --------------------------------------------------------------------------------------------------------
 

@@ -136,11 +136,11 @@ fail()
 _WORKER = """
 import os, socket, sys
 from capd.worker import __main__
-def run(control):
+def run(control, confinement):
     raise ValueError(sys.argv[1])
 ours, theirs = socket.socketpair()
 os.setsid = lambda: None
-__main__._work(run, ours)
+__main__._work(run, ours, None)
 """
 _THREAD = """
 import sys, threading

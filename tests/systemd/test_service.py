@@ -165,7 +165,7 @@ def test_the_unit_is_hardened(service: Machine) -> None:
 def test_the_unit_has_bounds(service: Machine) -> None:
     assert service.show("OOMPolicy") == "continue"
     assert service.show("LimitCORE") == "0"
-    assert service.show("LimitNOFILE") == "4096"
+    assert service.show("LimitNOFILE") == "65536"
     assert service.show("TasksMax") == "2048"
     assert service.show("LogRateLimitIntervalUSec") == "0"
     memory = int(service.run("sed", "-n", "s/MemTotal: *\\([0-9]*\\) kB/\\1/p", "/proc/meminfo")) * 1024
