@@ -6,6 +6,7 @@ that has a descriptor with it; and where some may lie unread, the socket is clos
 """
 
 import array
+import contextlib
 import socket
 from collections.abc import Sequence
 
@@ -68,4 +69,7 @@ class GuardedSocket:
             self.socket.close()
             return
         trio.lowlevel.notify_closing(self.socket)
+        # Whoever is at the other end hears of it now, however long others keep the process that closes.
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
         self._closer.close(self.socket.detach(), person_id)

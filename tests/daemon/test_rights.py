@@ -49,7 +49,7 @@ from tests.support.attack import (
     request_for,
     with_limits,
 )
-from tests.support.daemon import Daemon, children_of, is_closer
+from tests.support.daemon import Daemon, children_of, is_closer, running_daemon
 from tests.support.namespace import private_network_namespace
 from tests.support.traffic import send
 
@@ -251,6 +251,25 @@ def test_a_reader_keeps_no_capture_waiting(
         assert isinstance(count, PacketCount)
         owner.finish()
     check_complete(user_dir / "raw.pcapng", 10)
+
+
+def test_the_end_of_a_connection_does_not_wait_for_what_others_have_closed(
+    open_dir: Path, veth: tuple[str, str], user_dir: Path, make_stuck: MakeStuck
+) -> None:
+    directory = open_dir / "slow to close"
+    directory.mkdir()
+    prefix = on_older_kernel(CLOSING_S=_LINGER_S)  # the process that closes may take as long as that
+    with running_daemon(directory, prefix=prefix) as daemon:
+        hostile = RawClient(daemon.socket_path)
+        send_along(hostile, HELLO[:1], make_stuck(1), ())
+        hostile.close()
+        eventually(lambda: bool(closers_of(daemon)), "it is being closed")
+        arguments = {"interfaces": veth[1], "savefile": user_dir / "x.pcapng", "socket_path": daemon.socket_path}
+        with CaptureSession(**arguments) as capture:  # type: ignore[arg-type]  # by name
+            capture.wait_started(PATIENCE_S)
+            capture.stop()
+            capture.wait(_AT_ONCE_S)
+        assert closers_of(daemon)
 
 
 def closers_of(daemon: Daemon) -> list[int]:
