@@ -19,7 +19,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -163,6 +163,7 @@ def transmit(
     *,
     sequence_at: int | None = None,
     max_seconds: float = MAX_SECONDS,
+    until: Callable[[int, float], bool] | None = None,
 ) -> Report:
     """Send frames on an interface, over and over in their order, and tell how it went.
 
@@ -176,6 +177,8 @@ def transmit(
         sequence_at: Write the number of frames sent before it (64 bits, big-endian) into each
             frame at this offset, so that no two are the same. Default: send the frames unchanged.
         max_seconds: Stop after this long.
+        until: Asked after each burst whether to stop; gets how many frames were sent so far, and when the last of
+            them was (`time.monotonic`). With it, there may be any number. Default: never.
 
     Raises:
         ValueError: an argument is out of range, or the interface is not virtual or leads out of
@@ -185,7 +188,7 @@ def transmit(
             second (ENOBUFS, such as when the veth's peer is down). The message says how many
             frames were sent before.
     """
-    if not 0 <= count <= MAX_COUNT:
+    if count < 0 or (count > MAX_COUNT and until is None):
         raise ValueError(f"{count} frames: not within 0 to {MAX_COUNT}")
     if not frames:
         raise ValueError("no frames")
@@ -199,7 +202,7 @@ def transmit(
         packet_socket.bind((interface, 0))
         packet_socket.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
         packet_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(_STUCK_SECONDS), 0))
-        return _run(packet_socket.fileno(), ring, count, rate_pps, max_seconds)
+        return _run(packet_socket.fileno(), ring, count, rate_pps, max_seconds, until=until)
 
 
 class _Ring:
@@ -270,7 +273,15 @@ class _Ring:
         return cycles * sum(self._frame_lengths) + sum(self._frame_lengths[:rest])
 
 
-def _run(fileno: int, ring: _Ring, count: int, rate_pps: float | None, max_seconds: float) -> Report:
+def _run(
+    fileno: int,
+    ring: _Ring,
+    count: int,
+    rate_pps: float | None,
+    max_seconds: float,
+    *,
+    until: Callable[[int, float], bool] | None,
+) -> Report:
     sent = 0
     refused = 0
     start = now = progress = time.monotonic()
@@ -292,6 +303,8 @@ def _run(fileno: int, ring: _Ring, count: int, rate_pps: float | None, max_secon
             if now - progress > _STUCK_SECONDS:
                 raise OSError(errno.ENOBUFS, f"the kernel takes no more frames ({sent} frames sent)")
             time.sleep(_BACK_OFF_SECONDS)
+        if until is not None and until(sent, now):
+            break
         if rate_pps is not None and sent < count:
             # Half the time a full burst stands for: that leaves room to catch up in.
             wake = max(tick + most / rate_pps / 2, start + sent / rate_pps)

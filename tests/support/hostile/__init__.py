@@ -1,0 +1,1 @@
+"""The endurance attack: hostile accounts at random, while others' captures must not notice. ``scripts/hostile``."""
