@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.accounts import have_own_accounts
+from tests.support.accounts import own_accounts
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.namespace import enter_private_network_namespace, veth_pair
 
@@ -19,11 +19,12 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _private_network_namespace() -> None:
+def _private_network_namespace() -> Generator[None, None, None]:
     if os.geteuid() != 0:
         pytest.exit("the tests make network namespaces, users and processes: run them as root", returncode=1)
     enter_private_network_namespace()
-    have_own_accounts()
+    with own_accounts():
+        yield
 
 
 @pytest.fixture(scope="session")

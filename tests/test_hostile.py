@@ -305,6 +305,7 @@ def test_nobody_notices_hostile_clients(kernel: tuple[str, ...]) -> None:
     # The rate is one that a machine keeps up with that is busy with other things; the command's own is 50,000.
     run = command("12", "--rate", "10000", "--seed", "1", "--json", *kernel)
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
+    assert done.stdout, done.stderr
     found = json.loads(done.stdout)
     assert [each for each in found["checks"] if not each["holds"]] == []
     assert (done.returncode, found["ok"]) == (0, True)

@@ -3,9 +3,10 @@
 Who has no account is nobody to the daemon, so each user whom tests become has one.
 """
 
+import contextlib
 import pwd
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from tests.support.namespace import bind_file, enter_private_mount_namespace
@@ -13,15 +14,18 @@ from tests.support.namespace import bind_file, enter_private_mount_namespace
 _PASSWD, _SUBUID = Path("/etc/passwd"), Path("/etc/subuid")
 
 
-def have_own_accounts() -> None:
-    """Have the machine's accounts, and others to come, for as long as the calling thread lasts, and what it starts."""
+@contextlib.contextmanager
+def own_accounts() -> Generator[None, None, None]:
+    """Have the machine's accounts, and others to come, for the calling thread and what it starts."""
     enter_private_mount_namespace()
+    # They keep their names: nothing can be mounted on a file that has none any more.
     with tempfile.TemporaryDirectory(prefix="capd-accounts-") as name:
         for path in (_PASSWD, _SUBUID):
             copy = Path(name, path.name)
             copy.write_bytes(path.read_bytes())
             copy.chmod(0o644)
-            bind_file(copy, path)  # where it stays, though it is removed here
+            bind_file(copy, path)
+        yield
 
 
 def have_account(user_id: int) -> None:
