@@ -16,7 +16,7 @@ import trio
 from capd import check_config, config, installation, kept, limits, log, privileges, systemd
 from capd.daemon import Daemon
 from capd.errors import StartError
-from capd.listener import DEFAULT_SOCKET, listening
+from capd.listener import DEFAULT_SOCKET, listening, listening_for_containers
 from capd.policy import Policy, default_policy
 from capd.printable import escaped
 from capd.privileges import Capability
@@ -40,6 +40,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         default=DEFAULT_SOCKET,
         metavar="PATH",
         help="where to listen, unless a service manager does (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--container-socket",
+        type=Path,
+        metavar="PATH",
+        help="where to listen for clients in containers, whose root is nobody special (default: nowhere)",
     )
     parser.add_argument(
         "--config",
@@ -137,11 +143,14 @@ def _run_daemon(argv: list[str]) -> int:
             trio.run(daemon.serve_one, connection)
             return 0
         passed = kept.separate(systemd.take_inherited(os.environ, os.getpid()))
-        with listening(arguments.socket, passed.others) as listener:
+        with (
+            listening(arguments.socket, passed.others) as listener,
+            listening_for_containers(arguments.container_socket, arguments.socket, passed.others) as of_containers,
+        ):
             privileges.restrict_daemon(_kept(arguments.monitor_mode))
             load = partial(_configuration, arguments)
             daemon = Daemon(load, arguments.state_directory, strict_workers=arguments.strict_workers)
-            trio.run(daemon.serve, listener, passed.kept, passed.useless)
+            trio.run(daemon.serve, listener, of_containers, passed.kept, passed.useless)
     except (StartError, ServiceManagerError, privileges.PrivilegeError, config.ConfigError) as error:
         faults = error.faults if isinstance(error, config.ConfigError) else (str(error),)
         print("capd:", "\n".join(map(escaped, faults)), file=sys.stderr)  # noqa: T201  # not as a record: it is refused

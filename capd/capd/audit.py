@@ -21,7 +21,7 @@ import trio
 
 from capd import limits
 from capd.errors import RequestRefused
-from capd.peer import Peer
+from capd.peer import CONTAINERS, Peer, person
 from capd.restrained import Restrained
 from capd_protocol.messages import (
     Failure,
@@ -233,9 +233,9 @@ class Audit:
         person_id = None if peer is None else peer.person_id
         if person_id not in self._misconduct:
             self._misconduct = {key: each for key, each in self._misconduct.items() if not each.is_idle}
-            whom = "clients" if peer is None else f"clients of user {person_id}"
+            whom = "clients" if person_id is None else f"clients of {person(person_id)}"
             self._misconduct[person_id] = Restrained(_log, limits.MISCONDUCT, whom)
-        who = "a client" if peer is None else f"user {peer.user_id}"
+        who = "a client" if peer is None else str(peer)
         level = logging.ERROR if failed else logging.WARNING
         self._misconduct[person_id].say(level, f"{who}: {text}", *values, exc_info=failed)
         self._has_sums.set()
@@ -245,10 +245,10 @@ class Audit:
         told = {**_told_of(request), **details}
         shown = {name: _shown(value) for name, value in told.items() if value not in ("", None)}
         rest = "".join(f" {name}={value if value.isalnum() else json.dumps(value)}" for name, value in shown.items())
-        message = f"{verdict}: user {peer.user_id} (process {peer.process_id}): {what}{rest}"
+        message = f"{verdict}: {peer} (process {peer.process_id}): {what}{rest}"
         fields = {
             "CAPD_REQUEST": what,
-            "CAPD_UID": str(peer.user_id),
+            ("CAPD_CONTAINED_UID" if peer.is_contained else "CAPD_UID"): str(peer.user_id),
             "CAPD_PID": str(peer.process_id),
             **{f"CAPD_{name.upper()}": value for name, value in shown.items()},
         }
@@ -259,8 +259,9 @@ class Audit:
         self._has_sums = trio.Event()
         for person_id, counts in asked.items():
             sums = ", ".join(f"{what}: {number}" for what, number in sorted(counts.items()))
-            message = f"asked: user {person_id}: {sums}"
-            self._write(syslog.LOG_INFO, "asked", message, {"CAPD_UID": str(person_id)})
+            message = f"asked: {person(person_id)}: {sums}"
+            fields = {} if person_id == CONTAINERS else {"CAPD_UID": str(person_id)}
+            self._write(syslog.LOG_INFO, "asked", message, fields)
         for each in self._misconduct.values():
             each.tell_left_out()
 

@@ -288,6 +288,7 @@ class Capture:
             files_total=self._files_total,
             packets_total=sum(each.written_total for each in self._interfaces),
             drops_total=sum(each.drops_total for each in self._interfaces),
+            is_contained=self.owner.is_contained,
         )
 
     @property

@@ -44,6 +44,10 @@ _AT_ONCE = 40
 _UNBOUND_STARTS = Turns(math.inf, math.inf)
 
 
+def _is_same_user(one: Peer, other: Peer) -> bool:
+    return (one.user_id, one.is_contained) == (other.user_id, other.is_contained)
+
+
 def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -95,6 +99,9 @@ class Captures:
         if faults:
             text = "; ".join(fault.text for fault in faults)
             raise RequestRefused(FailureCode.INVALID, text, argument=faults[0].argument)
+        if peer.is_contained and request.detached:
+            text = "a capture from a container ends with its client, and cannot be detached"
+            raise RequestRefused(FailureCode.NOT_PERMITTED, text, argument="detach")
         terms = self.policy.terms(peer, request.interfaces)
         own = [each for each in self._of_users() if each.owner.person_id == peer.person_id]
         own_terms = [each.terms for each in own]
@@ -184,7 +191,7 @@ class Captures:
     def _entered(self, capture: Capture) -> Generator[None, None, None]:
         if self._stopping:
             raise RequestRefused(FailureCode.STOPPING, "capd is stopping: try again when it runs again")
-        if capture.name is not None and self._named(capture.name, capture.owner.user_id):
+        if capture.name is not None and self._named(capture.name, capture.owner):
             text = f"a capture {capture.name} of this user runs already: choose another name, or attach to that one"
             raise RequestRefused(FailureCode.NAME_TAKEN, text, argument="name")
         self._running[capture.capture_id] = capture
@@ -215,7 +222,7 @@ class Captures:
 
         One of the configuration is shown to those who may read its files.
         """
-        groups = (peer.group_id, *peer.groups)
+        groups = () if peer.is_contained else (peer.group_id, *peer.groups)
         return [
             capture
             for capture in self._running.values()
@@ -224,11 +231,15 @@ class Captures:
 
     def may_control(self, peer: Peer, capture: Capture) -> bool:
         """Whether the peer may end a capture, and order what changes it."""
-        return self.policy.may_see(peer, capture.owner)
+        # By its own connection: in a container that is all that tells one user from another.
+        return capture.owner is peer or self.policy.may_see(peer, capture.owner)
 
-    def _named(self, name: str, owner_id: int) -> Capture | None:
-        named = (each for each in self._running.values() if (each.name, each.owner.user_id) == (name, owner_id))
-        return next(named, None)
+    def _named(self, name: str, owner: Peer) -> Capture | None:
+        """Return the capture of this name and owner; in containers, any number may have a name."""
+        if owner.is_contained:
+            return None
+        of_owner = (each for each in self._running.values() if _is_same_user(each.owner, owner))
+        return next((each for each in of_owner if each.name == name), None)
 
     def find(self, peer: Peer, number_or_name: int | str, *, to_control: bool) -> Capture:
         """Return the capture that a peer means: by name, first of all one of its own.
@@ -246,7 +257,7 @@ class Captures:
             found = [each for each in visible if each.capture_id == number_or_name]
         else:
             named = [each for each in visible if each.name == number_or_name]
-            found = [each for each in named if each.owner.user_id == peer.user_id] or named
+            found = [each for each in named if _is_same_user(each.owner, peer)] or named
         if len(found) == 1:
             return found[0]
         if found:

@@ -68,6 +68,7 @@ class _Rule(msgspec.Struct, kw_only=True):
     """``[[rule]]``: see ``capd.policy.Rule``."""
 
     name: _Text
+    containers: bool = False
     users: tuple[str | int, ...] = ()
     groups: tuple[str | int, ...] = ()
     everybody: bool = False
@@ -360,6 +361,7 @@ class _Reader:
             self._check_filter((*key, "filter"), rule.filter)
             yield Rule(
                 name=rule.name,
+                containers=rule.containers,
                 user_ids=self._ids((*key, "users"), rule.users, lambda name: pwd.getpwnam(name).pw_uid),
                 group_ids=self._ids((*key, "groups"), rule.groups, _group_id),
                 everybody=rule.everybody,

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -61,11 +62,18 @@ class Daemon:
         )
         self._metrics = Metrics(self._captures, self._server, self._closer)
 
-    async def serve(self, listener: socket.socket, kept: Sequence[Kept] = (), useless: Sequence[int] = ()) -> None:
+    async def serve(
+        self,
+        listener: socket.socket,
+        of_containers: socket.socket | None = None,
+        kept: Sequence[Kept] = (),
+        useless: Sequence[int] = (),
+    ) -> None:
         """Serve everybody until told to stop.
 
         Args:
             listener: where clients connect.
+            of_containers: where those in containers do.
             kept: detached captures that go on.
             useless: descriptors of clients' that are to be closed.
         """
@@ -81,6 +89,10 @@ class Daemon:
             self._configured.start(self._configuration.captures, nursery)
             self._metrics.switch(self._configuration.metrics, nursery)
             nursery.start_soon(self._server.serve, trio.socket.from_stdlib_socket(listener))
+            if of_containers is not None:
+                contained = trio.socket.from_stdlib_socket(of_containers)
+                nursery.start_soon(partial(self._server.serve, contained, is_contained=True))
+                _log.info("listening on %s for clients in containers", of_containers.getsockname())
             nursery.start_soon(systemd.keep_status, self._server.status)
             if watchdog_s is not None:
                 nursery.start_soon(systemd.feed_watchdog, watchdog_s)

@@ -176,7 +176,7 @@ class Detached:
 
     def _note_refusal(self, stay: Stay, refused: RequestRefused) -> None:
         """Note that a capture, which has run, may not go on."""
-        _log.error("the detached capture %s of user %d ends: %s", stay.request.name, stay.owner.user_id, refused)
+        _log.error("the detached capture %s of %s ends: %s", stay.request.name, stay.owner, refused)
         self._audit.refused(stay.owner, stay.request, refused.failure)
 
     async def restore(self, captures: Sequence[Kept]) -> None:
@@ -199,7 +199,7 @@ class Detached:
             changed = (
                 "" if rules == record.rules else f", under {', '.join(rules)} instead of {', '.join(record.rules)}"
             )
-            _log.info("the detached capture %s of user %d goes on%s", capture.name, record.owner.user_id, changed)
+            _log.info("the detached capture %s of %s goes on%s", capture.name, record.owner, changed)
 
     @contextlib.contextmanager
     def _listed(self, stay: Stay, task_status: trio.TaskStatus[Capture]) -> Generator[Capture, None, None]:

@@ -31,6 +31,7 @@ _UNIT = _UNITS / "capd.service"
 FILES = {
     "capd.service": _UNIT,
     "capd.socket": _UNITS / "capd.socket",
+    "capd-containers.socket": _UNITS / "capd-containers.socket",
     "sysusers.d/capd.conf": Path("/etc/sysusers.d/capd.conf"),
     "tmpfiles.d/capd.conf": Path("/etc/tmpfiles.d/capd.conf"),
 }
@@ -41,13 +42,15 @@ _EVERYBODYS_ROOT = Path("/usr/local")
 #: Where everybody's shell looks; root's own may have the environment on its path just now.
 _EVERYBODYS_PATH = "/usr/local/bin:/usr/bin:/bin"
 #: An administrator's drop-ins.
-_DROP_INS = tuple(_UNITS / f"{name}.d" for name in ("capd.service", "capd.socket"))
+_DROP_INS = tuple(_UNITS / f"{name}.d" for name in ("capd.service", "capd.socket", "capd-containers.socket"))
 #: Begins a line of a unit that says what is run, behind which some characters of systemd's own may stand.
 _RUN = re.compile(r"^Exec\w+=[-@:+!|]*(\S+)", re.MULTILINE)
 #: Whatever root's own is: what we make is everybody's to read, and root's alone to write.
 _UMASK = 0o022
 #: As systemd-sysusers makes them.
 _USER = _GROUP = "capd"
+#: As systemd-tmpfiles makes them, the inner one first.
+_RUN_DIRECTORIES = tuple(map(Path, ("/run/capd", "/run/capd-containers/capd", "/run/capd-containers")))
 #: Made by systemd for the unit; they hold the administrator's configuration, and what the daemon keeps.
 _KEPT = (Path("/etc/capd"), Path("/var/lib/capd"))
 
@@ -213,14 +216,15 @@ def _uninstall(options: argparse.Namespace) -> list[str]:
     _check_machine()
     installed = [path for path in FILES.values() if is_ours(path)]
     if _UNIT in installed:
-        _run("systemctl", "disable", "--now", "capd.socket", "capd.service")
+        _run("systemctl", "disable", "--now", *(path.name for path in installed if path.parent == _UNITS))
     _remove_links()
     for path in installed:
         path.unlink()
         with contextlib.suppress(OSError):  # others' files are in it
             path.parent.rmdir()
-    with contextlib.suppress(OSError):  # it is gone, or a daemon that systemd did not start listens in it
-        Path("/run/capd").rmdir()
+    for path in _RUN_DIRECTORIES:
+        with contextlib.suppress(OSError):  # it is gone, or a daemon that systemd did not start listens in it
+            path.rmdir()
     _run("systemctl", "daemon-reload")
     said = ["the service is removed" if installed else "no service was installed by capd"]
     left = _left()

@@ -8,6 +8,7 @@ import socket
 import stat
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import cast
 
 import trio
 
@@ -122,14 +123,47 @@ def listening(path: Path, passed: Sequence[Inherited] = ()) -> Generator[socket.
         ServiceManagerError: what a service manager has passed is no such socket.
     """
     inherited = systemd.listener_among(passed)
-    if inherited is not None:
-        # The socket stays when we go: it is the service manager's.
-        refuse_rights(inherited)
-        try:
-            yield inherited
-        finally:
-            inherited.detach()
+    with _of_manager(inherited) if inherited is not None else _own(path) as listener:
+        yield listener
+
+
+@contextlib.contextmanager
+def listening_for_containers(
+    path: Path | None, clients: Path, passed: Sequence[Inherited] = ()
+) -> Generator[socket.socket | None, None, None]:
+    """Listen for clients in containers while the block lasts, if that is wanted.
+
+    Args:
+        path: where, unless a service manager does; None: nowhere.
+        clients: where the others connect.
+        passed: what that has passed.
+
+    Raises:
+        StartError: the socket cannot be there.
+        ServiceManagerError: what a service manager has passed is no such socket.
+    """
+    inherited = systemd.containers_listener_among(passed)
+    if inherited is None and path is None:
+        yield None
         return
+    if inherited is None and path is not None and path.parent.resolve() == clients.parent.resolve():
+        text = "a container that is given its directory would have the other socket too: choose another directory"
+        raise StartError(f"cannot listen on {path}: {text}")
+    with _of_manager(inherited) if inherited is not None else _own(cast(Path, path)) as listener:
+        yield listener
+
+
+@contextlib.contextmanager
+def _of_manager(inherited: socket.socket) -> Generator[socket.socket, None, None]:
+    refuse_rights(inherited)
+    try:
+        yield inherited
+    finally:
+        inherited.detach()  # it stays when we go
+
+
+@contextlib.contextmanager
+def _own(path: Path) -> Generator[socket.socket, None, None]:
     listener = _listen(path)
     inode = path.lstat().st_ino
     try:

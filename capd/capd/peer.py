@@ -9,6 +9,10 @@ from dataclasses import dataclass
 _SO_PEERGROUPS = 59
 #: (uid_t) -1, which no user has (chown(2)): where the kernel does not tell, or nobody asks.
 NOBODY = 2**32 - 1
+#: For whom subordinate ids of root count, which container managers have: one person, who is not root.
+SUBORDINATES_OF_ROOT = -1
+#: For whom it counts what comes from the containers' socket: one person, since a container has as many ids as it likes.
+CONTAINERS = -2
 #: NGROUPS_MAX (linux/limits.h).
 _MAX_GROUPS = 65536
 
@@ -30,15 +34,33 @@ class Peer:
     behind_id: int | None = None
     #: Whether this machine knows the user, or who is behind it.
     has_account: bool = True
+    #: Whether it came by the containers' socket: its ids are nobody's of this machine, whatever their numbers.
+    is_contained: bool = False
 
     @property
     def person_id(self) -> int:
         """For whom it counts, wherever a limit is a person's."""
+        if self.is_contained:
+            return CONTAINERS
         return self.user_id if self.behind_id is None else self.behind_id
 
+    def __str__(self) -> str:
+        return f"user {self.user_id}{' of a container' if self.is_contained else ''}"
 
-def peer_of(connection: socket.socket) -> Peer:
+
+def person(person_id: int) -> str:
+    """Return how people call whoever has a ``person_id``."""
+    return {SUBORDINATES_OF_ROOT: "subordinate ids of root", CONTAINERS: "containers"}.get(
+        person_id, f"user {person_id}"
+    )
+
+
+def peer_of(connection: socket.socket, *, is_contained: bool = False) -> Peer:
     """Return the peer of a connected Unix socket.
+
+    Args:
+        connection: the socket.
+        is_contained: it came by the containers' socket.
 
     Raises:
         OSError: the kernel does not tell.
@@ -46,7 +68,7 @@ def peer_of(connection: socket.socket) -> Peer:
     process_id, user_id, group_id = struct.unpack(
         "=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     )
-    return Peer(process_id, user_id, group_id, _groups(connection))
+    return Peer(process_id, user_id, group_id, _groups(connection), is_contained=is_contained)
 
 
 def _groups(connection: socket.socket) -> tuple[int, ...]:

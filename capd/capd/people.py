@@ -26,7 +26,7 @@ import trio
 
 from capd import limits
 from capd.errors import RequestRefused, no_room
-from capd.peer import Peer
+from capd.peer import SUBORDINATES_OF_ROOT, Peer
 from capd.threads import in_thread
 from capd_protocol.messages import FailureCode
 
@@ -37,8 +37,6 @@ _SUBUID = Path("/etc/subuid")
 _MAX_BYTES = 1024 * 1024
 _IDS = 2**32
 _ROOT = 0
-#: For whom subordinate ids of root count, which container managers have: one person, who is not root.
-SUBORDINATES_OF_ROOT = -1
 #: Accounts that are remembered; beyond, all but the newest are forgotten.
 _MAX_ACCOUNTS = 10_000
 
@@ -176,11 +174,13 @@ class People:
             await trio.sleep_forever()
 
     async def identified(self, peer: Peer) -> Peer:
-        """Return the peer with who stands behind it.
+        """Return the peer with who stands behind it; of one from a container, that is known.
 
         Raises:
             RequestRefused: that is not known in time.
         """
+        if peer.is_contained:
+            return peer
         owner = (await self._current_subordinates()).owner_of(peer.user_id)
         owner_id = None if owner is None else await self._account_of(owner, peer)
         if owner_id is None or owner_id == peer.user_id:

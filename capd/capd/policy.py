@@ -30,6 +30,8 @@ class Rule:
 
     Attributes:
         name: for logs.
+        containers: it names those who come by the containers' socket, by their numbers as the kernel has them, and
+            nobody else.
         user_ids: whom it names.
         group_ids: whose members it names.
         everybody: it names all that have an account.
@@ -44,6 +46,7 @@ class Rule:
     """
 
     name: str
+    containers: bool = False
     user_ids: frozenset[int] = frozenset()
     group_ids: frozenset[int] = frozenset()
     everybody: bool = False
@@ -62,6 +65,8 @@ class Rule:
         Where ids without an account come from, nobody can tell, nor how many of them one person has: such a one is
         named by its number or not at all. A subordinate id has the groups of its owner, but is another user.
         """
+        if peer.is_contained != self.containers:
+            return False
         if peer.user_id in self.user_ids:
             return True
         return peer.has_account and (self.everybody or not self.group_ids.isdisjoint((peer.group_id, *peer.groups)))
@@ -139,7 +144,7 @@ class Policy:
 
     def is_unbound(self, peer: Peer) -> bool:
         """Whether no rule binds the peer."""
-        return peer.user_id in (_ROOT, self.owner_id)
+        return not peer.is_contained and peer.user_id in (_ROOT, self.owner_id)
 
     def rules_of(self, peer: Peer) -> tuple[Rule, ...]:
         """Return the rules that name the peer, in order."""
@@ -154,9 +159,15 @@ class Policy:
         rules = self.rules_of(peer)
         if not rules:
             why = "" if peer.has_account else ", having no account on this machine and no rule with this number"
-            text = f"user {peer.user_id} may not capture here{why}: {self.advice}"
+            text = f"{peer} may not capture here{why}: {self.advice_for(peer)}"
             raise RequestRefused(FailureCode.NOT_PERMITTED, text)
         return rules
+
+    def advice_for(self, peer: Peer) -> str:
+        """Return what to do about a refusal, as the end of a sentence."""
+        if peer.is_contained:  # of whom no group can be had
+            return "ask an administrator for a rule with 'containers = true' that names this user"
+        return self.advice
 
     def may_capture(self, peer: Peer, interface: str) -> bool:
         """Whether some rule lets the peer capture on the interface."""
@@ -164,8 +175,13 @@ class Policy:
         return any(rule.covers(request) for rule in self.rules_of(peer))
 
     def may_see(self, peer: Peer, owner: Peer) -> bool:
-        """Whether the peer may list and stop a capture of this user: it is the same, or stands behind it."""
-        return peer.user_id in (_ROOT, owner.user_id, owner.person_id)
+        """Whether the peer may list and stop a capture of this user: it is the same, or stands behind it.
+
+        Users of containers are not told apart by their numbers: they have what their own connection has started.
+        """
+        if peer.is_contained:
+            return False
+        return peer.user_id == _ROOT or (not owner.is_contained and peer.user_id in (owner.user_id, owner.person_id))
 
     def grant(self, peer: Peer, request: InterfaceRequest, *, is_real: bool = False) -> Grant:
         """Grant one interface; for a pattern this says only that some interface could be.
@@ -183,7 +199,7 @@ class Policy:
             if not rule.objections(request):
                 return Grant(rule, _settled(request, rule))
         objections = "; ".join(f"{', '.join(rule.objections(request))} (rule {rule.name!r})" for rule in rules)
-        text = f"user {peer.user_id} may capture on {request.name}, but {objections}: ask for less, or {self.advice}"
+        text = f"{peer} may capture on {request.name}, but {objections}: ask for less, or {self.advice_for(peer)}"
         raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name)
 
     def _covering(self, peer: Peer, request: InterfaceRequest, *, is_real: bool = False) -> list[Rule]:
@@ -197,7 +213,7 @@ class Policy:
             name += f" as {request.link_layer_type}, which mixes all interfaces"
         if not covering:
             patterns = ", ".join(dict.fromkeys(pattern for rule in rules for pattern in rule.interfaces))
-            text = f"user {peer.user_id} may not capture on {name}, only on {patterns}: {self.advice}"
+            text = f"{peer} may not capture on {name}, only on {patterns}: {self.advice_for(peer)}"
             raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name, argument="interfaces")
         return covering
 

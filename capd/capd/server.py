@@ -101,18 +101,24 @@ class Server:
         """How many clients are connected."""
         return self._admission.clients
 
-    async def serve(self, listener: trio.socket.SocketType) -> None:
-        """Serve clients until cancelled; then all their captures have ended."""
+    async def serve(self, listener: trio.socket.SocketType, *, is_contained: bool = False) -> None:
+        """Serve clients until cancelled; then all their captures have ended.
+
+        Args:
+            listener: where they connect.
+            is_contained: it is the containers' socket.
+        """
         async with trio.open_nursery() as nursery:
             while True:
-                nursery.start_soon(self.serve_client, await accepted(listener))
+                connected = await accepted(listener)
+                nursery.start_soon(partial(self.serve_client, connected, is_contained=is_contained))
 
-    async def serve_client(self, connected: trio.socket.SocketType) -> None:
+    async def serve_client(self, connected: trio.socket.SocketType, *, is_contained: bool = False) -> None:
         """Serve one client until it has gone, or has broken the protocol."""
         connection = Connection(connected, self._closer)
         peer: Peer | None = None
         try:
-            peer = peer_of(cast(Any, connected))
+            peer = peer_of(cast(Any, connected), is_contained=is_contained)
             async with self._admission.admitted(peer) as peer:
                 client = _Client(
                     connection,
@@ -241,7 +247,8 @@ class _Client:
                     user_id=peer.user_id,
                     group_ids=tuple(dict.fromkeys((peer.group_id, *peer.groups))),
                     permissions=policy.permissions(peer),
-                    advice=policy.advice,
+                    advice=policy.advice_for(peer),
+                    is_contained=peer.is_contained,
                 )
                 await self._connection.send_in_time(encode(permissions))
             case ListInterfaces():

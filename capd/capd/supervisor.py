@@ -15,6 +15,7 @@ from capd.armed import ArmedRings
 from capd.closer import Closer
 from capd.guarded import GuardedSocket
 from capd.handover import Handover
+from capd.peer import person
 from capd.processes import command, environment
 from capd.spawner import Spawner, WorkerProcess
 from capd.threads import no_thread_as_oserror
@@ -185,7 +186,7 @@ class Worker:
 
     def _complain(self, error: RemoteProtocolError) -> None:
         # It runs with a user's rights: whatever it says, it can only end its own capture.
-        _log.error("worker of user %d breaks the protocol: %s", self._launch.user_id, error)
+        _log.error("worker of %s breaks the protocol: %s", person(self._person_id), error)
 
     async def _end(self, process: WorkerProcess, control: GuardedSocket) -> None:
         control.close(self._person_id)

@@ -6,13 +6,17 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, MutableMapping, Sequence
 from typing import NamedTuple
 
 import trio
 
 _log = logging.getLogger(__name__)
 
+#: FileDescriptorName= of the socket for clients in containers.
+CONTAINERS = "containers"
+#: The other one's: that of its unit; or none, from a manager that gives none (sd_listen_fds_with_names(3)).
+_CLIENTS = ("capd.socket", "unknown", "")
 #: SD_LISTEN_FDS_START (sd-daemon.h).
 _FIRST_FD = 3
 #: How late the status text may be. Chosen: clients that come and go by the thousand are one message a second.
@@ -145,8 +149,27 @@ def listener_among(inherited: Sequence[Inherited]) -> socket.socket | None:
     Raises:
         ServiceManagerError: it passes something else, or more than one.
     """
+    return _only_one([each for each in inherited if each.name != CONTAINERS], _CLIENTS)
+
+
+def containers_listener_among(inherited: Sequence[Inherited]) -> socket.socket | None:
+    """Return the socket that it listens on for clients in containers, by its name; None where it passes none.
+
+    Raises:
+        ServiceManagerError: it passes something else, or more than one.
+    """
+    return _only_one([each for each in inherited if each.name == CONTAINERS], (CONTAINERS,))
+
+
+def _only_one(inherited: Sequence[Inherited], names: Collection[str]) -> socket.socket | None:
     if not inherited:
         return None
+    for each in inherited:
+        if each.name not in names:  # who connects there, nobody has said
+            raise ServiceManagerError(
+                f"a socket was passed as {each.name!r}: say FileDescriptorName=capd.socket, or "
+                f"FileDescriptorName={CONTAINERS} where it is for clients in containers"
+            )
     if len(inherited) > 1:
         names = ", ".join(each.name for each in inherited)
         raise ServiceManagerError(f"one socket is served, not {len(inherited)} ({names}): leave one ListenStream=")

@@ -407,6 +407,8 @@ class CaptureSummary(_Json, frozen=True):
     packets_total: int
     drops_total: int
     name: str | None = None
+    #: Whether ``user_id`` is that of a container's user, which says nothing about this machine's.
+    is_contained: bool = False
 
 
 class Attached(_Json, frozen=True, tag="attached"):
@@ -461,6 +463,8 @@ class Permissions(_Json, frozen=True, tag="permissions"):
     permissions: tuple[Permission, ...]
     #: Whom to ask for more, as the end of a sentence.
     advice: str
+    #: Whether it came by the containers' socket, so that the ids are nobody's of the daemon's machine.
+    is_contained: bool = False
 
 
 class InterfaceList(_Json, frozen=True, tag="interfaces"):

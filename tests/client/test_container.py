@@ -1,6 +1,5 @@
 """A client in a container, which has nothing but the daemon's socket: it gets files, and no way out."""
 
-import ctypes
 import os
 import stat
 from collections.abc import Callable
@@ -13,31 +12,10 @@ from capd_protocol.messages import AttachCapture, Attached
 from tests.client.conftest import Bench
 from tests.client.helpers import wait_for_packets
 from tests.support.attack import PATIENCE_S, RawClient, User, process_of
+from tests.support.container import enter_container
 
 #: Root, without a user namespace: docker's default.
 CONTAINERS_ROOT = User(0, 0)
-
-_CLONE_NEWNS = 0x00020000
-_MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
-    arguments = [source.encode(), target.encode(), kind.encode() if kind else None, ctypes.c_ulong(flags), None]
-    if _libc.mount(*arguments) != 0:
-        raise OSError(ctypes.get_errno(), f"mount {target}")
-
-
-def enter_container(root: Path, socket_path: str) -> None:
-    """Leave everything behind but a socket, which is ``/capd.sock`` from now on; there is no /proc either."""
-    if _libc.unshare(_CLONE_NEWNS) != 0:
-        raise OSError(ctypes.get_errno(), "unshare")
-    _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    _mount("none", str(root), "tmpfs", 0)
-    (root / "capd.sock").touch()
-    _mount(socket_path, str(root / "capd.sock"), None, _MS_BIND)
-    os.chroot(root)
-    os.chdir("/")
 
 
 def in_container(bench: Bench, root: Path, function: Callable[[], Any]) -> Any:

@@ -150,6 +150,7 @@ SUMMARY_JSON: dict[str, Any] = {
     "packets_total": 3,
     "drops_total": 4,
     "name": "dns",
+    "is_contained": False,
 }
 FAILURE = Failure(code=FailureCode.DISK, text="full")
 FAILURE_JSON = {
@@ -357,6 +358,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                 },
             ],
             "advice": "ask netops",
+            "is_contained": False,
         },
     ),
     (DirectoryWanted(), "a", {"type": "directory_wanted"}),

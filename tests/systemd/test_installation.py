@@ -11,7 +11,7 @@ from capd import installation
 from capd.installation import InstallationError, check_free, find_template, is_ours, programs_of, render, write
 
 TEMPLATES = Path(__file__).parents[2] / "systemd"
-NAMES = ("capd.service", "capd.socket", "sysusers.d/capd.conf", "tmpfiles.d/capd.conf")
+NAMES = ("capd.service", "capd.socket", "capd-containers.socket", "sysusers.d/capd.conf", "tmpfiles.d/capd.conf")
 PYTHON = Path("/opt/capd/bin/python")
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,49 @@ def test_a_drop_in_gives_monitor_mode_its_capability(service: Machine) -> None:
         assert capabilities_of(service, service.daemon())["CapEff"] == four
     finally:
         service.configure()
+
+
+# Containers --------------------------------------------------------------------------------------------------------
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def shown(begin: str, language: str) -> str:
+    """Return the block of docs/operations.md that begins so."""
+    blocks: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL)
+    (found,) = [block for block in blocks if block.startswith(begin)]
+    return found
+
+
+def test_a_container_is_given_its_socket_as_the_documentation_says(service: Machine) -> None:
+    configuration = service.path("/etc/capd/capd.toml")
+    configuration.write_text(shown('[[rule]]\nname = "dns, for containers"', "toml").replace("eth0", "rx"))
+    enter = shown("unshare", "sh")
+    try:
+        service.run("sh", "-ec", shown("systemctl enable capd-containers.socket", "sh"))
+        assert "user 0 of a container may capture" in service.run("sh", "-ec", enter)
+        capture = "capctl capture -i rx -w /tmp/contained.pcapng -c 1 --json"
+        with subprocess.Popen(
+            service.command("sh", "-ec", enter.replace("capctl whoami", capture)), stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert next(event for event in map(json.loads, process.stdout) if event["event"] == "file")
+            (listed,) = map(json.loads, service.run("capctl", "list", "--json").splitlines())
+            assert (listed["user_id"], listed["is_contained"]) == (0, True)
+            assert " container:0 " in service.run("capctl", "list")
+            assert service.run("sh", "-ec", enter.replace("whoami", "list")).strip() == "No capture runs."
+            service.run("capctl", "stop", listed["capture_id"])
+            assert process.wait() == 0
+        # Nobody but root gets there, and from inside it cannot be replaced.
+        assert service.done("ls", "/run/capd-containers/capd", user="capd-alice").returncode != 0
+        replaced = service.done("sh", "-ec", enter.replace("capctl whoami", "rm /run/capd/capd.sock"))
+        assert "Read-only file system" in replaced.stderr
+        # What holds for containers holds nowhere else.
+        assert "may not capture" in service.done("capctl", "whoami", user="capd-alice").stdout
+    finally:
+        configuration.unlink()
+        service.run("systemctl", "disable", "--now", "capd-containers.socket")
+        service.run("systemctl", "restart", "capd.socket", "capd.service")
 
 
 # Capturing ---------------------------------------------------------------------------------------------------------

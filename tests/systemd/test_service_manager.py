@@ -70,6 +70,19 @@ def test_two_sockets_are_refused() -> None:
         systemd.listener_among([Inherited(3, "capd.socket"), Inherited(4, "other")])
 
 
+def test_the_socket_of_containers_is_known_by_its_name_and_no_other_is() -> None:
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.bind("")
+        ours.listen()
+        passed_on = [Inherited(os.dup(ours.fileno()), "containers")]
+        assert systemd.listener_among(passed_on) is None
+        listener = systemd.containers_listener_among(passed_on)
+        assert listener is not None
+        listener.close()
+        with pytest.raises(ServiceManagerError, match="FileDescriptorName=containers"):
+            systemd.listener_among([Inherited(ours.fileno(), "container")])
+
+
 def test_without_a_socket_the_daemon_makes_its_own() -> None:
     assert systemd.listener_among([]) is None
 

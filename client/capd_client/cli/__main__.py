@@ -66,7 +66,7 @@ def _list(options: argparse.Namespace) -> int:
         (
             str(each.capture_id),
             *(each.name or "" for _ in names),
-            _account(each.user_id),
+            f"container:{each.user_id}" if each.is_contained else _account(each.user_id),
             datetime.fromtimestamp(each.started_ns / 1e9).astimezone().strftime("%H:%M:%S"),
             count(each.packets_total),
             count(each.drops_total),
@@ -109,7 +109,7 @@ def _whoami(options: argparse.Namespace) -> int:
         del fields["type"]
         print(json.dumps(fields))
         return status
-    name = _user_name(me.user_id)
+    name = f"user {me.user_id} of a container" if me.is_contained else _user_name(me.user_id)
     if not me.permissions:
         print(f"{name} may not capture here: {me.advice}.")
         return status
