@@ -222,12 +222,15 @@ class Captures:
 
         One of the configuration is shown to those who may read its files.
         """
-        groups = () if peer.is_contained else (peer.group_id, *peer.groups)
         return [
             capture
             for capture in self._running.values()
-            if self.may_control(peer, capture) or capture.reader_group_id in groups
+            if self.may_control(peer, capture) or self._may_read(peer, capture)
         ]
+
+    @staticmethod
+    def _may_read(peer: Peer, capture: Capture) -> bool:
+        return not peer.is_contained and capture.reader_group_id in peer.all_groups
 
     def may_control(self, peer: Peer, capture: Capture) -> bool:
         """Whether the peer may end a capture, and order what changes it."""

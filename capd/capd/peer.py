@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 
 _SO_PEERGROUPS = 59
 #: (uid_t) -1, which no user has (chown(2)): where the kernel does not tell, or nobody asks.
@@ -36,6 +37,11 @@ class Peer:
     has_account: bool = True
     #: Whether it came by the containers' socket: its ids are nobody's of this machine, whatever their numbers.
     is_contained: bool = False
+
+    @cached_property
+    def all_groups(self) -> frozenset[int]:
+        """All groups, made once: one may have 65,536, and each rule and each capture asks for them."""
+        return frozenset((self.group_id, *self.groups))
 
     @property
     def person_id(self) -> int:

@@ -69,7 +69,7 @@ class Rule:
             return False
         if peer.user_id in self.user_ids:
             return True
-        return peer.has_account and (self.everybody or not self.group_ids.isdisjoint((peer.group_id, *peer.groups)))
+        return peer.has_account and (self.everybody or not self.group_ids.isdisjoint(peer.all_groups))
 
     def covers(self, request: InterfaceRequest, *, is_real: bool = False) -> bool:
         """Whether the interface, or any that a pattern could match, is among those of the rule.

@@ -13,6 +13,7 @@ import pytest
 import capd_client.reading.reader  # noqa: F401  # in the container there is nothing to import
 from capd.captures import Captures
 from capd.closer import Closer
+from capd.config import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.peer import CONTAINERS, Peer
 from capd.policy import Policy, Rule, default_policy
@@ -87,6 +88,14 @@ def test_captures_of_containers_are_counted_together_and_their_names_collide_wit
         assert [each.owner for each in captures.visible_to(ALICE)] == [ALICE]
         assert captures.find(ALICE, "same", to_control=True).owner == ALICE
         assert captures.running_and_users() == (2, 2)
+
+
+def test_a_group_of_a_containers_user_is_not_the_one_that_may_read_a_capture_of_the_configuration() -> None:
+    captures = Captures(Policy(), Spawner(), Closer(), RingMaker())
+    configured = ConfiguredCapture("dns", 50, request_for("x", name="dns"), None)
+    with captures.configured(ROOT, configured) as capture:
+        assert captures.visible_to(ALICE) == [capture]
+        assert captures.visible_to(CONTAINED_ALICE) == []
 
 
 # With a daemon ----------------------------------------------------------------------------------------------------
