@@ -41,11 +41,45 @@ from capd.worker.launch import (
 )
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
-from capd_protocol.messages import Message, StopCapture, decode, encode
+from capd_protocol.messages import (
+    BadFilter,
+    Counters,
+    Drops,
+    Ended,
+    ErrorMessage,
+    Failed,
+    FileClosed,
+    FileDeleted,
+    FileOpened,
+    InterfaceAttached,
+    InterfaceLost,
+    InterfaceSkipped,
+    Message,
+    PacketCount,
+    Recording,
+    SnapshotFailed,
+    StopCapture,
+    Triggered,
+    decode,
+    encode,
+)
 
 _log = logging.getLogger(__name__)
 
 _RECEIVE_BYTES = 65536
+#: What a worker tells; for a client that does not read, these are counted, replaced or dropped.
+_NEWS = (
+    *(PacketCount, Counters, FileOpened, FileClosed, FileDeleted, InterfaceAttached, InterfaceLost, InterfaceSkipped),
+    *(Recording, Triggered, SnapshotFailed),
+)
+#: These never are, so there may be only so much of them. Chosen: a failure, said twice, as long as it can be, and what
+#: was dropped on tens of thousands of interfaces.
+_LAST_WORDS = (Failed, BadFilter, ErrorMessage, Drops, Ended)
+_MAX_LAST_WORDS_BYTES = 8 * 1024 * 1024
+#: What one takes here beside its bytes, roughly.
+_MESSAGE_BYTES = 256
+#: Of rings, that are not done yet. Chosen: a worker lets go of all that it may have several times over.
+_MAX_RING_REQUESTS = 1000
 
 
 class Worker:
@@ -68,6 +102,7 @@ class Worker:
         self._control: GuardedSocket | None = None
         self._process: WorkerProcess | None = None
         self._is_launched = trio.Event()
+        self._ring_requests = self._last_words_bytes = 0
         self._sending = trio.Lock()
 
     async def run(self, spawner: Spawner, closer: Closer, on_message: Callable[[Message | Answer], None]) -> int | None:
@@ -123,6 +158,7 @@ class Worker:
                 case Disarm():
                     await self._rings.disarm_all()
                     await self._send(control, encode_disarmed(), ())
+        self._ring_requests -= 1
 
     async def attach(self, interface: LaunchInterface) -> None:
         """Give the worker an interface more; it asks for the ring when it wants it."""
@@ -176,13 +212,31 @@ class Worker:
                 while (frame := decoder.next_frame()) is not None:
                     request = decode_ring_request(frame)
                     if request is not None:
+                        self._ring_requests += 1
+                        if self._ring_requests > _MAX_RING_REQUESTS:
+                            raise RemoteProtocolError(f"more than {_MAX_RING_REQUESTS} requests for rings at once")
                         nursery.start_soon(self._serve, request, control, nursery.cancel_scope)
                     else:
-                        on_message(decode_answer(frame) or decode(frame))
+                        message = decode_answer(frame) or decode(frame)
+                        self._check(message, len(frame.payload))
+                        on_message(message)
         except ConnectionResetError:
             return
         except RemoteProtocolError as error:
             self._complain(error)
+
+    def _check(self, message: Message | Answer, size_bytes: int) -> None:
+        """Check that a worker may say this: what it says waits for clients, here.
+
+        Raises:
+            RemoteProtocolError: it may not, or has said too much.
+        """
+        if isinstance(message, _LAST_WORDS):
+            self._last_words_bytes += size_bytes + _MESSAGE_BYTES
+            if self._last_words_bytes > _MAX_LAST_WORDS_BYTES:
+                raise RemoteProtocolError("too much about its failure or its end")
+        elif not isinstance(message, (Answer, *_NEWS)):
+            raise RemoteProtocolError(f"a {type(message).__name__}, which is not for a worker to say")
 
     def _complain(self, error: RemoteProtocolError) -> None:
         # It runs with a user's rights: whatever it says, it can only end its own capture.

@@ -1,0 +1,95 @@
+"""What a worker says, which is its user's by then: the daemon takes only so much of it."""
+
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import trio
+
+from capd.armed import ArmedRings
+from capd.closer import Closer
+from capd.handover import Envelope, FromEnvelope
+from capd.policy_filters import PolicyFilters
+from capd.rights import refuse_rights
+from capd.rings import RingMaker, Rings
+from capd.spawner import Spawner
+from capd.supervisor import Worker
+from capd.worker.launch import Disarm, encode_ring_request
+from capd_protocol.messages import DeletionReason, Drops, ErrorMessage, FileDeleted, WhoAmI, encode
+from tests.daemon.test_rings import launch
+
+#: In all tests more than any worker has to say.
+MANY = 200_000
+
+
+class Process:
+    """One that has ended."""
+
+    pid = 0
+    returncode = 0
+
+    async def wait(self) -> None:
+        """It has."""
+
+
+class OneSpawner:
+    """Its worker is the test's."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    async def spawn_worker(self) -> tuple[Process, trio.socket.SocketType]:
+        """Return it."""
+        refuse_rights(self._connection)
+        return Process(), trio.socket.from_stdlib_socket(self._connection)
+
+
+async def heard_of(frame: Callable[[int], bytes]) -> int:
+    """Return how many messages are taken of a worker that says more and more, until it is heard no longer."""
+    heard = 0
+
+    def hear(_: object) -> None:
+        nonlocal heard
+        heard += 1
+
+    async def say(side: trio.socket.SocketType) -> None:
+        for number in range(0, MANY, 1000):
+            data = memoryview(b"".join(map(frame, range(number, number + 1000))))
+            while data:
+                try:
+                    data = data[await side.send(data) :]
+                except (BrokenPipeError, ConnectionResetError):
+                    return
+        side.close()
+
+    ours, theirs = socket.socketpair()
+    kept, other = socket.socketpair()
+    of = launch()
+    armed = ArmedRings(of, Rings(of, RingMaker()), PolicyFilters())
+    worker = Worker(of, FromEnvelope(Envelope(kept)), armed, 0)
+    with trio.fail_after(60), trio.socket.from_stdlib_socket(theirs) as side, kept, other:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say, side)
+            await worker.run(cast(Spawner, OneSpawner(ours)), Closer(), hear)
+            nursery.cancel_scope.cancel()
+    return heard
+
+
+@pytest.mark.parametrize("message", [ErrorMessage("x" * 100), Drops(1, "eth0")], ids=lambda each: type(each).__name__)
+async def test_last_words_have_an_end(message: Any) -> None:
+    assert 1000 < await heard_of(lambda _: encode(message)) < MANY
+
+
+async def test_what_is_not_for_a_worker_to_say_ends_it() -> None:
+    assert await heard_of(lambda _: encode(WhoAmI())) == 0
+
+
+async def test_requests_for_rings_do_not_pile_up(caplog: pytest.LogCaptureFixture) -> None:
+    await heard_of(lambda _: encode_ring_request(Disarm()))
+    assert "requests for rings at once" in caplog.text
+
+
+async def test_news_have_no_end() -> None:
+    told = encode(FileDeleted(name="x", reason=DeletionReason.FILES, size_bytes=1))
+    assert await heard_of(lambda _: told) == MANY
