@@ -181,7 +181,10 @@ class Spawner:
         # Once asked for, a worker is waited for, so that none is without an owner. It takes milliseconds.
         with trio.CancelScope(shield=True), trio.move_on_after(limits.FORK_TIMEOUT_S) as timeout:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))
-            await requests.sendmsg([job], [rights])
+            try:
+                await requests.sendmsg([job], [rights])
+            except trio.ClosedResourceError as error:  # it has ended meanwhile
+                raise ConnectionError(errno.ECONNRESET, "the process that starts captures has ended") from error
             theirs.close()
             said = await control.recv(HELLO.size)
         if timeout.cancelled_caught:

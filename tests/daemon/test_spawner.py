@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from benchmarks.measure import memory_of
+from capd.spawner import Spawner
 from capd_client import CaptureSession, list_captures
 from capd_protocol.messages import FailureCode, Refused, Started
 from tests.capture.helpers import ip
@@ -445,3 +449,29 @@ def test_a_worker_that_ends_before_the_process_in_between_is_waited_for() -> Non
         [sys.executable, "-c", _ENDED_TOO_EARLY], capture_output=True, text=True, timeout=20, check=False
     )
     assert (done.stdout, done.stderr) == ("3\n", "")
+
+
+async def test_one_that_ends_while_it_has_no_room_for_a_request_is_an_error_of_the_system() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(b"x")
+    refused: list[OSError] = []
+
+    async def ask(spawner: Spawner) -> None:
+        try:
+            await spawner.spawn_closer()
+        except OSError as error:
+            refused.append(error)
+
+    with theirs:
+        async with trio.open_nursery() as nursery:
+            spawner = Spawner()
+            requests = trio.socket.from_stdlib_socket(ours)
+            vars(spawner).update(_requests=requests, _process=object(), _nursery=nursery)
+            vars(spawner)["_is_ready"].set()
+            nursery.start_soon(ask, spawner)
+            await trio.testing.wait_all_tasks_blocked()
+            requests.close()
+    assert len(refused) == 1
