@@ -254,14 +254,15 @@ def _attach(packet_socket: socket.socket, program: bytes, wanted: _Wanted, argum
 async def _disarm(packet_socket: socket.socket, index: int) -> None:
     # bind(2) waits until the last packet has gone through the old hook; changing the filter would not. An interface
     # that is gone has no hook any more.
-    unbind = partial(bind, packet_socket.fileno(), ETH_P_NONE, index)
     with contextlib.suppress(OSError), trio.CancelScope(shield=True):
+        # By a descriptor of its own: the ring's may be closed while a thread is waited for, and its number another's.
+        same = packet_socket.dup()
         try:
-            await in_thread(partial(_suppressed, unbind), limiter=_arming)
+            await in_thread(partial(_unbind, same, index), limiter=_arming)
         except OSError:  # no thread can be started: then all wait for the kernel, some 10 ms
-            unbind()
+            _unbind(same, index)
 
 
-def _suppressed(unbind: "partial[None]") -> None:
-    with contextlib.suppress(OSError):
-        unbind()
+def _unbind(packet_socket: socket.socket, index: int) -> None:
+    with packet_socket, contextlib.suppress(OSError):
+        bind(packet_socket.fileno(), ETH_P_NONE, index)

@@ -84,7 +84,7 @@ class Envelope:
         try:
             # Without room for descriptors nothing is received. Whoever could put something there has ended by now.
             _, _, flags, _ = self._unread.recvmsg(1, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        except OSError:  # nothing is there, and nothing will come
             flags = 0
         if flags & socket.MSG_CTRUNC:
             closer.close(self.detach(), person_id)

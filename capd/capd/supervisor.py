@@ -76,6 +76,8 @@ _NEWS = (
 #: was dropped on tens of thousands of interfaces.
 _LAST_WORDS = (Failed, BadFilter, ErrorMessage, Drops, Ended)
 _MAX_LAST_WORDS_BYTES = 8 * 1024 * 1024
+#: Of one of the others, counters apart, of which only the newest waits. Chosen: many times the longest name of a file.
+_MAX_NEWS_BYTES = 16 * 1024
 #: What one takes here beside its bytes, roughly.
 _MESSAGE_BYTES = 256
 #: Of rings, that are not done yet. Chosen: a worker lets go of all that it may have several times over.
@@ -237,6 +239,8 @@ class Worker:
                 raise RemoteProtocolError("too much about its failure or its end")
         elif not isinstance(message, (Answer, *_NEWS)):
             raise RemoteProtocolError(f"a {type(message).__name__}, which is not for a worker to say")
+        elif size_bytes > _MAX_NEWS_BYTES and not isinstance(message, Counters):
+            raise RemoteProtocolError(f"a {type(message).__name__} of {size_bytes} bytes")
 
     def _complain(self, error: RemoteProtocolError) -> None:
         # It runs with a user's rights: whatever it says, it can only end its own capture.
