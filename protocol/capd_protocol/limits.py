@@ -65,6 +65,8 @@ RANGES = {
     "after": Range(0, 3600, "seconds"),
     "update_interval": Range(0.005, 60, "seconds"),
     "interval": Range(0.05, 3600, "seconds"),
+    # uid_t, but for (uid_t) -1, which no user has (chown(2)).
+    "user": Range(0, 2**32 - 2, "as the number of a user"),
 }
 
 
@@ -260,6 +262,11 @@ def find_interval_faults(interval_s: float) -> list[Fault]:
 def find_snapshot_faults(after_s: float | None) -> list[Fault]:
     """Return what is wrong with what a snapshot is asked to have."""
     return list(_out_of_range("after", after_s))
+
+
+def find_revocation_faults(user_id: int | None) -> list[Fault]:
+    """Return what is wrong with whose captures are to end."""
+    return list(_out_of_range("user", user_id))
 
 
 def find_faults(request: StartCapture) -> list[Fault]:

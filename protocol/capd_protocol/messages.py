@@ -38,6 +38,8 @@ DEFAULT_KERNEL_BUFFER_SIZE_BYTES = 32 * 1024 * 1024
 PATTERN_KERNEL_BUFFER_SIZE_BYTES = 4 * 1024 * 1024
 #: What a recorder keeps. Chosen: half a second of a full gigabit, or minutes of what most interfaces carry.
 DEFAULT_RECORDER_BYTES = 64 * 1024 * 1024
+#: Of why a capture is revoked. Chosen: a sentence, which may name an interface and a rule.
+MAX_WHY_CHARACTERS = 200
 
 
 class Indicator(enum.IntEnum):
@@ -259,6 +261,18 @@ class SnapshotCapture(_Json, frozen=True, tag="snapshot"):
     after_s: float | None = None
 
 
+class RevokeCaptures(_Json, frozen=True, tag="revoke"):
+    """End captures that today's rules would not grant as they run. Only for whom no rule binds.
+
+    Captures of the configuration are left alone.
+    """
+
+    #: All of this user, and of who stands behind it, whatever the rules say; None: what the rules say, of all users.
+    user_id: int | None = None
+    #: Only tell which would end.
+    dry_run: bool = False
+
+
 class ListCaptures(_Json, frozen=True, tag="list"):
     """Ask which of the peer's captures run now; root is told of everybody's."""
 
@@ -302,6 +316,7 @@ Request = (
     | RotateCapture
     | FlushCapture
     | SnapshotCapture
+    | RevokeCaptures
     | ListCaptures
     | WhoAmI
     | ListInterfaces
@@ -437,6 +452,29 @@ class CaptureList(_Json, frozen=True, tag="captures"):
     is_last: bool
 
 
+class RevokedCapture(_Json, frozen=True):
+    """A capture that is revoked, or is kept since nobody can tell now whether it should be."""
+
+    capture_id: int
+    user_id: int
+    #: Some words for people, of at most MAX_WHY_CHARACTERS.
+    why: str
+    name: str | None = None
+
+
+class Revoked(_Json, frozen=True, tag="revoked"):
+    """What has been revoked, or with ``dry_run`` would be, oldest first; or a part of it.
+
+    What was revoked receives nothing more; its last events, and the end of its files, are on their way.
+    """
+
+    ended: tuple[RevokedCapture, ...]
+    #: The groups of their users are not known now: ask again, or name the users.
+    kept: tuple[RevokedCapture, ...]
+    #: No further part follows.
+    is_last: bool
+
+
 class Permission(_Json, frozen=True):
     """What one rule of the policy lets the peer do; None: as much as there is."""
 
@@ -504,6 +542,7 @@ Reply = (
     | Attached
     | Refused
     | CaptureList
+    | Revoked
     | Permissions
     | InterfaceList
     | Capabilities
@@ -646,6 +685,8 @@ class EndReason(enum.StrEnum):
     STOPPED = "stopped"
     CLIENT_LEFT = "client_left"
     DAEMON_STOPPING = "daemon_stopping"
+    #: By an administrator: policy does not grant it any more, or all of this user's captures were to end.
+    REVOKED = "revoked"
     DURATION = "duration"
     FILESIZE = "filesize"
     FILES = "files"

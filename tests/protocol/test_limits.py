@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capd_protocol.frames import Frame
-from capd_protocol.limits import RANGES, Fault, find_faults, find_interval_faults, find_snapshot_faults
+from capd_protocol.limits import (
+    RANGES,
+    Fault,
+    find_faults,
+    find_interval_faults,
+    find_revocation_faults,
+    find_snapshot_faults,
+)
 from capd_protocol.messages import Conditions, Destination, InterfaceRequest, Recorder, StartCapture, decode
 
 LO = InterfaceRequest(name="lo")
@@ -123,6 +130,7 @@ NUMBERS = {
         lambda s: find_faults(request(update_interval_s=s)), 0.005, 60, 0.0049, math.nextafter(60, math.inf)
     ),
     "interval": Number(find_interval_faults, 0.05, 3600, 0.0499, math.nextafter(3600, math.inf)),
+    "user": Number(find_revocation_faults, 0, 2**32 - 2, -1, 2**32 - 1),
 }
 
 SECONDS = [name for name in NUMBERS if RANGES[name].unit == "seconds"]

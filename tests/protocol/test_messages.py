@@ -73,6 +73,9 @@ from capd_protocol.messages import (
     Recorder,
     Recording,
     Refused,
+    RevokeCaptures,
+    Revoked,
+    RevokedCapture,
     RotateCapture,
     Rotated,
     SnapshotCapture,
@@ -296,6 +299,12 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
     (FlushCapture(), "r", {"type": "flush", "capture": None}),
     (SnapshotCapture(capture=7), "r", {"type": "snapshot", "capture": 7, "after_s": None}),
     (SnapshotCapture(after_s=1.5), "r", {"type": "snapshot", "capture": None, "after_s": 1.5}),
+    (RevokeCaptures(), "r", {"type": "revoke", "user_id": None, "dry_run": False}),
+    (
+        RevokeCaptures(user_id=2**32 - 2, dry_run=True),
+        "r",
+        {"type": "revoke", "user_id": 4_294_967_294, "dry_run": True},
+    ),
     (ListCaptures(), "r", {"type": "list"}),
     (WhoAmI(), "r", {"type": "whoami"}),
     (
@@ -388,6 +397,21 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
         },
     ),
     (
+        Revoked(
+            ended=(RevokedCapture(capture_id=7, user_id=1000, why="no rule names the user", name="dns"),),
+            kept=(RevokedCapture(capture_id=8, user_id=1001, why="unknown"),),
+            is_last=False,
+        ),
+        "a",
+        {
+            "type": "revoked",
+            "ended": [{"capture_id": 7, "user_id": 1000, "why": "no rule names the user", "name": "dns"}],
+            "kept": [{"capture_id": 8, "user_id": 1001, "why": "unknown", "name": None}],
+            "is_last": False,
+        },
+    ),
+    (Revoked(ended=(), kept=(), is_last=True), "a", {"type": "revoked", "ended": [], "kept": [], "is_last": True}),
+    (
         Attached(capture=SUMMARY, file_format="pcapng", is_ring=True, packets_total=7, closed_bytes_total=8),
         "a",
         {
@@ -479,6 +503,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             },
         },
     ),
+    (Ended(reason=EndReason.REVOKED, interfaces=()), "e", {"type": "ended", "reason": "revoked", "interfaces": []}),
     (
         Ended(reason=EndReason.CLIENT_LEFT, interfaces=(LO,)),
         "e",
@@ -727,6 +752,7 @@ MINIMAL = [
         StartCapture(interfaces=(InterfaceRequest(name="lo"),), destination=Destination(file_name="a")),
     ),
     ("r", {"type": "stop"}, StopCapture()),
+    ("r", {"type": "revoke"}, RevokeCaptures()),
     (
         "a",
         {"type": "refused", "failure": {"code": "invalid", "text": "x"}},
@@ -750,7 +776,7 @@ WORDS = {
     "destination disk resources no_such_capture name_taken timeout protocol worker_died stopping",
     InterfaceChange: "added removed renamed up down changed",
     DeletionReason: "files total age free_space policy",
-    EndReason: "stopped client_left daemon_stopping duration filesize files packets disk_limit failed",
+    EndReason: "stopped client_left daemon_stopping revoked duration filesize files packets disk_limit failed",
 }
 
 
@@ -830,6 +856,8 @@ MALFORMED = {
     "JSON: not UTF-8": (b"r", START % b',"file_format":"\xff"'),
     "JSON: half a character": (b"e", b'{"type":"interface_lost","interface":"\\ud800"}'),
     "JSON: no type": (b"r", b"{}"),
+    "JSON: a name for a user": (b"r", b'{"type":"revoke","user_id":"alice"}'),
+    "JSON: number for no trial": (b"r", b'{"type":"revoke","dry_run":0}'),
     "JSON: type is a number": (b"r", b'{"type":1}'),
     "JSON: unknown type": (b"r", b'{"type":"dance"}'),
     "JSON: type of another indicator": (b"r", b'{"type":"started","capture_id":1}'),
