@@ -24,6 +24,7 @@ from capd_protocol.messages import (
     FailureCode,
     FlushCapture,
     Request,
+    RevokeCaptures,
     RotateCapture,
     SnapshotCapture,
     StartCapture,
@@ -77,7 +78,7 @@ def kind_of(request: Request) -> Kind:
     match request:
         case StartCapture():
             return Kind.START
-        case StopCapture() | RotateCapture() | FlushCapture() | SnapshotCapture() | AttachCapture():
+        case StopCapture() | RotateCapture() | FlushCapture() | SnapshotCapture() | AttachCapture() | RevokeCaptures():
             return Kind.ORDER
         case _:
             return Kind.QUESTION

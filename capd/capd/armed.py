@@ -18,7 +18,7 @@ from typing import NamedTuple
 import trio
 
 from capd import bpf, limits
-from capd.errors import no_room
+from capd.errors import no_room, revoked
 from capd.packet_ring import BLOCK_OVERHEAD_BYTES, kernel_failure
 from capd.packet_socket import (
     ALL_INTERFACES,
@@ -82,6 +82,7 @@ class ArmedRings:
         #: Asked for already.
         self._asked: set[int] = set()
         self._armed: dict[int, NewRing] = {}
+        self._is_revoked = False
         self._changing = trio.Lock()
 
     def add(self, interface: LaunchInterface) -> int:
@@ -128,6 +129,8 @@ class ArmedRings:
         prepared = _Wanted(wanted.number, interface, ring)
         if ring.memory is None:
             return prepared._replace(failure=ring.failure)
+        if self._is_revoked:
+            return prepared._replace(failure=revoked().failure)
         try:
             policys = await self._filters.program(interface)
         except CaptureFailed as error:
@@ -160,6 +163,11 @@ class ArmedRings:
         """Have nothing more received by any of them; when this returns, the kernel's counts are final."""
         async with self._changing:
             await self._disarm(list(self._armed))
+
+    async def revoke(self) -> None:
+        """Have nothing more received, now and later, also by rings that are asked for from now on."""
+        self._is_revoked = True
+        await self.disarm_all()
 
     async def _disarm(self, numbers: Sequence[int]) -> None:
         async with trio.open_nursery() as nursery:

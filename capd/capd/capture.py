@@ -9,7 +9,7 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
 
 import msgspec
 import trio
@@ -17,16 +17,18 @@ import trio
 from capd import limits, quota, wireless
 from capd.armed import ArmedRings
 from capd.closer import Closer
-from capd.errors import RequestRefused, no_room
+from capd.errors import RequestRefused, no_room, revoked
 from capd.file_server import FileServer
 from capd.handover import Handover
 from capd.interfaces import Interfaces
 from capd.monitor import Monitor
 from capd.outbox import Outbox
+from capd.packet_socket import ALL_INTERFACES
 from capd.peer import Peer
 from capd.policy import UNBOUND, Grant, Rule, Terms
 from capd.policy_filters import PolicyFilters
 from capd.restrained import Restrained
+from capd.revocation import Running
 from capd.rings import RingMaker, Rings
 from capd.spawner import Spawner
 from capd.supervisor import Worker
@@ -191,7 +193,7 @@ class Capture:
         self._subscribers: list[Subscriber] = []
         self._worker: Worker | None = None
         self._file_server: FileServer | None = None
-        #: What was granted on which interface, by index.
+        #: What was asked for and under which rule it was granted, on each interface, by index.
         self._granted: dict[int, tuple[InterfaceRequest, Rule]] = {}
         self._started = trio.Event()
         self._failure: Failure | None = None
@@ -372,6 +374,8 @@ class Capture:
                 rings = Rings(launch, self._ring_maker, self._whose)
                 armed = ArmedRings(launch, rings, self._policy_filters)
                 stack.push_async_callback(armed.close)
+                if self.stopped_for == EndReason.REVOKED:
+                    raise revoked()
                 self._worker = Worker(launch, handover, armed, self.owner.person_id)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(rings.run)
@@ -403,7 +407,11 @@ class Capture:
         self, stack: contextlib.AsyncExitStack, wishes: Wishes, known: Interfaces
     ) -> list[LaunchInterface]:
         """Find the interfaces to begin with."""
-        interfaces = [cooked_any(self._grant(request)) for request in self.request.interfaces if is_cooked_any(request)]
+        interfaces: list[LaunchInterface] = []
+        for request in filter(is_cooked_any, self.request.interfaces):
+            granted = self._grant(request)
+            self._granted[ALL_INTERFACES] = request, granted.rule
+            interfaces.append(cooked_any(granted))
         for request in wishes.named:
             await trio.lowlevel.checkpoint()  # others need not wait for all of them
             link = await known.find(request.name)
@@ -421,9 +429,9 @@ class Capture:
             granted = self._grant(request)
             if link.name != request.name:
                 self._check_alternative_name(link, granted)
+            self._granted[link.index] = request, granted.rule  # at once: it may be revoked
             device = await stack.enter_async_context(wireless.prepared(link, granted.request))
             wishes.attached.add(link.index)
-            self._granted[link.index] = request, granted.rule
             interfaces.append(await _describe(link, granted, device, known))
         if wishes.patterns:
             for link, request in wishes.missing((await known.links()).values()):
@@ -431,11 +439,12 @@ class Capture:
                 wishes.attached.add(link.index)
                 try:
                     granted = self._grant(request)
+                    self._granted[link.index] = request, granted.rule
                     described = await _describe(link, granted, link, known)
                 except RequestRefused as refused:
+                    self._granted.pop(link.index, None)
                     self._skip(link, refused)
                 else:
-                    self._granted[link.index] = request, granted.rule
                     interfaces.append(msgspec.structs.replace(described, is_optional=True))
         return interfaces
 
@@ -561,6 +570,42 @@ class Capture:
         self._stop_reason = reason
         self._was_stopped.set()
         return True
+
+    # What it was granted -----------------------------------------------------------------------------------------
+
+    def running(self, links: Mapping[int, Link]) -> Running:
+        """Return what it has by now.
+
+        Args:
+            links: all interfaces, by index; with the names that they have now.
+        """
+        attached: list[Grant] = []
+        for index, (request, rule) in self._granted.items():
+            if index == ALL_INTERFACES:
+                attached.append(Grant(rule, request))
+            elif index in links:
+                attached.append(Grant(rule, msgspec.structs.replace(request, name=links[index].name)))
+        return Running(
+            interfaces=self.request.interfaces,
+            attached=attached,
+            max_duration_s=self.request.autostop.duration_s,
+            max_disk_bytes=self.terms.max_disk_bytes,
+        )
+
+    def regrant(self, owner: Peer, grant: Callable[[InterfaceRequest], Grant]) -> None:
+        """Have another policy decide on interfaces that come from now on; those that it has it keeps.
+
+        Args:
+            owner: the same user, with what it has lost since.
+            grant: as for the constructor.
+        """
+        self.owner = owner
+        self._grant = grant
+
+    async def disarm(self) -> None:
+        """Have nothing more received, whatever its process does. For one that was told to end."""
+        if self._worker is not None and self._is_running:
+            await self._worker.disarm()
 
     # Orders -------------------------------------------------------------------------------------------------------
 
@@ -706,6 +751,8 @@ class Capture:
         self._news.say(level, f"capture {self.capture_id}: {text}", *values)
 
     def _refusal(self, status: int | None) -> RequestRefused:
+        if self.stopped_for == EndReason.REVOKED:
+            return revoked()
         failure = self._failure or Failure(
             code=FailureCode.WORKER_DIED,
             text=f"the capture process ended before it began (status {status}): see the daemon's log",

@@ -68,7 +68,7 @@ class Captures:
         self._closer = closer
         self._ring_maker = ring_maker
         self._policy_filters = PolicyFilters()
-        #: For requests from now on; captures that run keep what they were granted.
+        #: For requests from now on; captures that run keep what they were granted, until it is revoked.
         self.policy = policy
         #: What has come of captures that have ended, and of requests.
         self.tally = Tally()
@@ -189,8 +189,7 @@ class Captures:
 
     @contextlib.contextmanager
     def _entered(self, capture: Capture) -> Generator[None, None, None]:
-        if self._stopping:
-            raise RequestRefused(FailureCode.STOPPING, "capd is stopping: try again when it runs again")
+        self.check_not_stopping()
         if capture.name is not None and self._named(capture.name, capture.owner):
             text = f"a capture {capture.name} of this user runs already: choose another name, or attach to that one"
             raise RequestRefused(FailureCode.NAME_TAKEN, text, argument="name")
@@ -202,6 +201,15 @@ class Captures:
             self.tally.add_ended(capture.metrics_name, capture.counts, capture.end_reason or EndReason.FAILED)
             self._note_if_all_ended()
 
+    def check_not_stopping(self) -> None:
+        """Check that the daemon is not stopping.
+
+        Raises:
+            RequestRefused: it is.
+        """
+        if self._stopping:
+            raise RequestRefused(FailureCode.STOPPING, "capd is stopping: try again when it runs again")
+
     def _new_id(self) -> int:
         """Return a number that tells nothing about how many captures others have."""
         while (capture_id := _FIRST_ID + secrets.randbelow(_IDS)) in self._running:
@@ -212,6 +220,10 @@ class Captures:
     def running(self) -> tuple[Capture, ...]:
         """All that are granted and have not ended."""
         return tuple(self._running.values())
+
+    def revocable(self) -> list[Capture]:
+        """Return the captures of users that were not told to end yet, oldest first."""
+        return [each for each in self._of_users() if each.stopped_for is None]
 
     def running_and_users(self) -> tuple[int, int]:
         """Return how many captures there are, and of how many users."""
@@ -230,7 +242,7 @@ class Captures:
 
     @staticmethod
     def _may_read(peer: Peer, capture: Capture) -> bool:
-        return not peer.is_contained and capture.reader_group_id in peer.all_groups
+        return not peer.is_contained and capture.reader_group_id in peer.named_groups
 
     def may_control(self, peer: Peer, capture: Capture) -> bool:
         """Whether the peer may end a capture, and order what changes it."""

@@ -209,7 +209,10 @@ class Detached:
             if not stay.is_listed:
                 stay.is_listed = True
                 task_status.started(capture)
-            yield capture
+            try:
+                yield capture
+            finally:
+                stay.owner = capture.owner  # with the groups that it has lost
 
     async def _run(self, stay: Stay, capture: Capture) -> None:
         self._audit.granted(stay.owner, stay.request, **capture.grant_record())

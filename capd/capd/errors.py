@@ -18,3 +18,9 @@ class StartError(Exception):
 def no_room(error: OSError) -> RequestRefused:
     """Return what to say when the system gives the daemon no descriptor, no process, no memory."""
     return RequestRefused(FailureCode.RESOURCES, f"capd has no room for that now ({error.strerror}): try again later")
+
+
+def revoked() -> RequestRefused:
+    """Return what is said of a capture that is revoked before it runs."""
+    text = "an administrator has revoked this capture: 'capctl whoami' shows what may be captured now"
+    return RequestRefused(FailureCode.NOT_PERMITTED, text)

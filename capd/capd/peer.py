@@ -37,11 +37,13 @@ class Peer:
     has_account: bool = True
     #: Whether it came by the containers' socket: its ids are nobody's of this machine, whatever their numbers.
     is_contained: bool = False
+    #: Of its groups those that its account has no more: no rule names it for these.
+    lost_groups: tuple[int, ...] = ()
 
     @cached_property
-    def all_groups(self) -> frozenset[int]:
-        """All groups, made once: one may have 65,536, and each rule and each capture asks for them."""
-        return frozenset((self.group_id, *self.groups))
+    def named_groups(self) -> frozenset[int]:
+        """For which groups rules name it: made once, as one may have 65,536, and each rule and each capture asks."""
+        return frozenset((self.group_id, *self.groups)).difference(self.lost_groups)
 
     @property
     def person_id(self) -> int:

@@ -17,7 +17,7 @@ import logging
 import os
 import pwd
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -132,6 +132,18 @@ def find_account(key: Key) -> int | None:
     return None
 
 
+def find_groups(user_id: int) -> frozenset[int]:
+    """Return the groups that an account has, its primary one too; none where there is no account. It may take any time.
+
+    The C library does not tell an account that is gone from one of a directory that says it does not answer.
+    """
+    try:
+        account = pwd.getpwuid(user_id)
+    except KeyError:
+        return frozenset()
+    return frozenset((account.pw_gid, *os.getgrouplist(account.pw_name, account.pw_gid)))
+
+
 class _Account(NamedTuple):
     user_id: int | None
     #: How long this is remembered.
@@ -150,14 +162,21 @@ class _Asking:
 class People:
     """Tells who stands behind users."""
 
-    def __init__(self, find: Callable[[Key], int | None] = find_account, subuid: Path = _SUBUID) -> None:
+    def __init__(
+        self,
+        find: Callable[[Key], int | None] = find_account,
+        subuid: Path = _SUBUID,
+        groups: Callable[[int], frozenset[int]] = find_groups,
+    ) -> None:
         """Know nobody yet.
 
         Args:
             find: what to ask for accounts, in a thread.
             subuid: where subordinate ids are.
+            groups: what to ask for an account's groups, likewise.
         """
         self._find = find
+        self._find_groups = groups
         self._path = subuid
         self._stamp: _Stamp | None = None
         self._subordinates = Subordinates([])
@@ -165,6 +184,8 @@ class People:
         self._accounts: dict[Key, _Account] = {}
         self._asking: dict[Key, _Asking] = {}
         self._threads = trio.CapacityLimiter(limits.MAX_ACCOUNT_THREADS)
+        # Apart, so that who connects does not wait for these.
+        self._group_threads = trio.CapacityLimiter(limits.MAX_ACCOUNT_THREADS)
         self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -187,6 +208,27 @@ class People:
             has_account = await self._account_of(peer.user_id, peer) is not None
             return dataclasses.replace(peer, behind_id=None, has_account=has_account)
         return dataclasses.replace(peer, behind_id=SUBORDINATES_OF_ROOT if owner_id == _ROOT else owner_id)
+
+    async def groups_of(self, owners: Iterable[Peer]) -> dict[int, frozenset[int]]:
+        """Return which groups those who stand behind users have now, by person: asked anew, nothing is remembered.
+
+        One without an account has none. Those of whom it is not known within ``limits.ACCOUNT_TIMEOUT_S`` are left out.
+        """
+        found: dict[int, frozenset[int]] = {}
+
+        async def find(person_id: int) -> None:
+            user_id = _ROOT if person_id == SUBORDINATES_OF_ROOT else person_id
+            ask = partial(self._find_groups, user_id)
+            try:
+                found[person_id] = await in_thread(ask, limiter=self._group_threads, abandon_on_cancel=True)
+            except Exception as error:  # whatever a module of NSS does, or no thread
+                _log.warning("the groups of user %d cannot be looked up now: %s", user_id, error)
+
+        with trio.move_on_after(limits.ACCOUNT_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                for person_id in {each.person_id for each in owners}:
+                    nursery.start_soon(find, person_id)
+        return found
 
     async def _current_subordinates(self) -> Subordinates:
         async with self._reading:

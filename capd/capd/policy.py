@@ -60,7 +60,7 @@ class Rule:
     max_duration_s: float | None = None
 
     def applies_to(self, peer: Peer) -> bool:
-        """Whether the rule names the peer, who has the groups that it had when it connected.
+        """Whether the rule names the peer, who has the groups that it had when it connected, but for those it has lost.
 
         Where ids without an account come from, nobody can tell, nor how many of them one person has: such a one is
         named by its number or not at all. A subordinate id has the groups of its owner, but is another user.
@@ -69,7 +69,7 @@ class Rule:
             return False
         if peer.user_id in self.user_ids:
             return True
-        return peer.has_account and (self.everybody or not self.group_ids.isdisjoint(peer.all_groups))
+        return peer.has_account and (self.everybody or not self.group_ids.isdisjoint(peer.named_groups))
 
     def covers(self, request: InterfaceRequest, *, is_real: bool = False) -> bool:
         """Whether the interface, or any that a pattern could match, is among those of the rule.
@@ -94,6 +94,14 @@ class Rule:
         if (request.monitor_mode or request.wifi_channel) and not self.monitor_mode:
             found.append("no monitor mode and no channels")
         return found
+
+    def settled(self, request: InterfaceRequest) -> InterfaceRequest:
+        """Return a request that it allows with nothing left open."""
+        return msgspec.structs.replace(
+            request,
+            snaplen_bytes=min(request.snaplen_bytes, self.max_snaplen_bytes),
+            promiscuous=self.promiscuous if request.promiscuous is None else request.promiscuous,
+        )
 
 
 #: Of root, and of the owner of a private daemon.
@@ -197,7 +205,7 @@ class Policy:
         rules = self._covering(peer, request, is_real=is_real)
         for rule in rules:
             if not rule.objections(request):
-                return Grant(rule, _settled(request, rule))
+                return Grant(rule, rule.settled(request))
         objections = "; ".join(f"{', '.join(rule.objections(request))} (rule {rule.name!r})" for rule in rules)
         text = f"{peer} may capture on {request.name}, but {objections}: ask for less, or {self.advice_for(peer)}"
         raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name)
@@ -268,15 +276,6 @@ def default_policy(group_id: int | None, group_name: str, owner_id: int | None =
     members = Rule(name=group_name, group_ids=frozenset(() if group_id is None else (group_id,)), monitor_mode=True)
     advice = f"ask an administrator to be added to the group {group_name}, then log in again"
     return Policy((members,), advice, owner_id)
-
-
-def _settled(request: InterfaceRequest, rule: Rule) -> InterfaceRequest:
-    """Decide what was left to policy."""
-    return msgspec.structs.replace(
-        request,
-        snaplen_bytes=min(request.snaplen_bytes, rule.max_snaplen_bytes),
-        promiscuous=rule.promiscuous if request.promiscuous is None else request.promiscuous,
-    )
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -26,6 +26,7 @@ from capd.listener import accepted
 from capd.monitor import Count, Monitor, Watch
 from capd.peer import NOBODY, Peer, peer_of
 from capd.people import People
+from capd.revoker import Revoker
 from capd.version import SOFTWARE
 from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
 from capd_protocol.limits import MAX_INTERFACE_NAME_BYTES, find_interval_faults
@@ -49,6 +50,7 @@ from capd_protocol.messages import (
     Permissions,
     Refused,
     Request,
+    RevokeCaptures,
     RotateCapture,
     Rotated,
     SnapshotCapture,
@@ -88,7 +90,9 @@ class Server:
         self._monitor = monitor
         self._audit = audit
         self._closer = closer
-        self._admission = Admission(people or People(), captures, closer, audit)
+        people = people or People()
+        self._admission = Admission(people, captures, closer, audit)
+        self._revoker = Revoker(captures, people, monitor)
 
     def status(self) -> str:
         """Return what goes on, in a line for whoever looks after the service."""
@@ -129,6 +133,7 @@ class Server:
                     audit=self._audit,
                     closer=self._closer,
                     admission=self._admission,
+                    revoker=self._revoker,
                 )
                 await client.run()
         except RequestRefused as refused:
@@ -170,6 +175,7 @@ class _Client:
         audit: Audit,
         closer: Closer,
         admission: Admission,
+        revoker: Revoker,
     ) -> None:
         self._connection = connection
         self._peer = peer
@@ -182,6 +188,7 @@ class _Client:
         self._monitor = monitor
         self._audit = audit
         self._admission = admission
+        self._revoker = revoker
 
     async def run(self) -> None:
         """Greet, then answer requests; a capture is the last one."""
@@ -238,6 +245,12 @@ class _Client:
                     raise RequestRefused(FailureCode.INVALID, text, argument="capture")
                 capture = self._captures.find(self._peer, request.capture, to_control=True)
                 await self._connection.send_in_time(encode(await _carry_out(request, capture)))
+            case RevokeCaptures():
+                decision = await self._revoker.revoke(self._peer, request)
+                self._audit.granted(self._peer, request, **decision.record())  # whether the answer is taken or not
+                for revoked in decision.answers():
+                    await self._connection.send_in_time(encode(revoked))
+                return False
             case ListCaptures():
                 for captures in self._captures.lists_for(self._peer):
                     await self._connection.send_in_time(encode(captures))

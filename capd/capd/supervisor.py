@@ -172,6 +172,10 @@ class Worker:
         await self._rings.disarm(index)
         await self._tell(encode_detach(Detach(index=index)))
 
+    async def disarm(self) -> None:
+        """Have the worker get nothing more, whether it listens or not."""
+        await self._rings.revoke()
+
     async def order(self, order: NumberedOrder) -> None:
         """Have the worker do what it answers with an ``Answer``."""
         await self._tell(encode_order(order))

@@ -121,6 +121,20 @@ async def test_one_interface_is_disarmed_and_the_others_go_on(
         assert received(outcomes[1]) == 0
 
 
+async def test_what_is_revoked_receives_nothing_and_gets_no_ring_any_more(
+    veth: tuple[str, str], other_veth: tuple[str, str]
+) -> None:
+    first, second = interface_of(veth[1]), interface_of(other_veth[1])
+    async with armed_rings(launch(first, second)) as rings:
+        outcome = await armed_one(rings)
+        await rings.revoke()
+        assert send(veth[0], [UDP_53], 5) == 5
+        assert received(outcome) == 0
+        refused = await armed_one(rings, number=1)
+        assert refused.made.failure is not None
+        assert (refused.made.failure.code, refused.descriptors) == (FailureCode.NOT_PERMITTED, ())
+
+
 @pytest.mark.parametrize(
     "asked",
     [
