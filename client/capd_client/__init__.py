@@ -25,7 +25,16 @@ from capd_client.errors import (
     StreamOverrun,
     UnsupportedError,
 )
-from capd_client.inquiry import flush_capture, list_captures, rotate_capture, snapshot_capture, stop_capture, who_am_i
+from capd_client.inquiry import (
+    Revocation,
+    flush_capture,
+    list_captures,
+    revoke_captures,
+    rotate_capture,
+    snapshot_capture,
+    stop_capture,
+    who_am_i,
+)
 from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities, get_driver_counters
 from capd_client.options import CaptureInterface
 from capd_client.reading import read, stream
@@ -61,6 +70,7 @@ __all__ = [
     "NotPermitted",
     "ReadError",
     "ResourceError",
+    "Revocation",
     "RingFile",
     "StreamOverrun",
     "UnsupportedError",
@@ -70,6 +80,7 @@ __all__ = [
     "get_driver_counters",
     "list_captures",
     "read",
+    "revoke_captures",
     "rotate_capture",
     "snapshot_capture",
     "stop_capture",

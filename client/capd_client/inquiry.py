@@ -3,11 +3,11 @@
 import os
 import time
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from capd_client.errors import BrokenPipe, error_for
 from capd_client.greeting import greeting
-from capd_client.options import checked_capture, checked_snapshot
+from capd_client.options import checked_capture, checked_snapshot, checked_user
 from capd_client.session import SNAPSHOT_TIMEOUT_S
 from capd_client.transport import Transport, connect
 from capd_protocol.errors import RemoteProtocolError
@@ -24,6 +24,9 @@ from capd_protocol.messages import (
     Permissions,
     Refused,
     Request,
+    RevokeCaptures,
+    Revoked,
+    RevokedCapture,
     RotateCapture,
     Rotated,
     SnapshotTaken,
@@ -162,6 +165,53 @@ def stop_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:
         BrokenPipe: it does not answer.
     """
     _ask_one(StopCapture(capture=checked_capture(capture)), Stopping, socket_path)
+
+
+class Revocation(NamedTuple):
+    """What has come of a revocation; captures of which nothing is said run on.
+
+    Attributes:
+        ended: what was revoked, or would be, oldest first; with ``capture_id``, ``user_id``, ``name`` and ``why``.
+        kept: captures of users whose groups are not known now, so that nobody can tell; likewise.
+    """
+
+    ended: tuple[RevokedCapture, ...]
+    kept: tuple[RevokedCapture, ...]
+
+
+def revoke_captures(
+    user: int | str | None = None, dry_run: bool = False, *, socket_path: SocketPath = None
+) -> Revocation:
+    """Have captures end that today's rules would not grant as they run, or all of a user. Only for root.
+
+    When this returns they receive nothing more. Their sessions get the last events, and ``EndReason.REVOKED``.
+    Captures of the configuration are left alone, and without ``user`` those of root too.
+
+    Args:
+        user: name or number; all captures of this person end, those under subordinate ids too. None: of all users
+            those that the rules would not grant to who asked for them, with the groups of that time which the account
+            still has.
+        dry_run: only tell what would end.
+        socket_path: where the daemon listens.
+
+    Raises:
+        NotPermitted: this user may not.
+        InvalidArgument: there is no such user.
+        DaemonUnavailable: there is no daemon.
+        ResourceError: it is stopping.
+        BrokenPipe: it does not answer.
+    """
+    request = RevokeCaptures(user_id=None if user is None else checked_user(user), dry_run=dry_run)
+    ended: list[RevokedCapture] = []
+    kept: list[RevokedCapture] = []
+    for reply in ask(request, socket_path):
+        if not isinstance(reply, Revoked):
+            raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
+        ended += reply.ended
+        kept += reply.kept
+        if reply.is_last:
+            break
+    return Revocation(tuple(ended), tuple(kept))
 
 
 def rotate_capture(capture: int | str, *, socket_path: SocketPath = None) -> str:

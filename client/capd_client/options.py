@@ -1,6 +1,8 @@
 """What may be asked of a capture: wirepy's arguments, turned into a request and a directory."""
 
+import contextlib
 import os
+import pwd
 import secrets
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -8,7 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from capd_client.errors import DestinationError, InvalidArgument
-from capd_protocol.limits import find_faults, find_snapshot_faults, is_capture_name, is_pattern
+from capd_protocol.limits import (
+    find_faults,
+    find_revocation_faults,
+    find_snapshot_faults,
+    is_capture_name,
+    is_pattern,
+)
 from capd_protocol.messages import (
     DEFAULT_RECORDER_BYTES,
     MAX_SNAPLEN_BYTES,
@@ -21,6 +29,8 @@ from capd_protocol.messages import (
 )
 
 _MIB = 1024 * 1024
+#: Of 2**32 - 1.
+_MAX_ID_DIGITS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,6 +427,25 @@ def checked_capture(capture: object) -> int | str:
         return capture  # type: ignore[return-value]
     text = f"{capture!r:.80} is no capture: say its number or its name, as in the list"
     raise InvalidArgument(text, argument="capture")
+
+
+def checked_user(user: object) -> int:
+    """Return the number of a user: of an account by its name, or the number itself, with or without an account.
+
+    Raises:
+        InvalidArgument: it is neither.
+    """
+    if isinstance(user, str):
+        # A name may be digits, and comes first.
+        with contextlib.suppress(KeyError, ValueError):  # such as a NUL in it
+            return pwd.getpwnam(user).pw_uid
+        user = int(user) if user.isascii() and user.isdecimal() and len(user) <= _MAX_ID_DIGITS else user
+    if isinstance(user, bool) or not isinstance(user, int):
+        text = f"{user!r:.80} is no user: there is no account of this name, and it is no number"
+        raise InvalidArgument(text, argument="user")
+    for fault in find_revocation_faults(user):
+        raise InvalidArgument(fault.text, argument=fault.argument)
+    return user
 
 
 def checked_snapshot(capture: int | str | None, after: object) -> SnapshotCapture:

@@ -16,11 +16,16 @@ from typing import Any
 
 import pytest
 
-from capd_client import list_captures
+from capd_client import Revocation, list_captures, revoke_captures
+from capd_client.cli import __main__ as capctl
+from capd_protocol.messages import CaptureSummary, RevokedCapture, Started
 from tests.cli.terminal import in_terminal
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, pcap_linktype_and_sizes, read_complete, wait_until
-from tests.support.daemon import as_user, running_daemon, status_of
+from tests.support.accounts import have_account
+from tests.support.attack import User, connected_as, request_for
+from tests.support.attack import opened as directory_opened
+from tests.support.daemon import Daemon, as_user, running_daemon, status_of
 from tests.support.namespace import veth_pair
 
 CAPCTL = (sys.executable, "-m", "capd_client.cli")
@@ -35,6 +40,7 @@ COMMANDS = (
     "rotate",
     "flush",
     "snapshot",
+    "revoke",
     "whoami",
     "interfaces",
     "linktypes",
@@ -42,6 +48,8 @@ COMMANDS = (
     "watch",
 )
 ESCAPE = "\x1b"
+#: Of the tests of revoke alone.
+REVOKED_ID = 23_651
 
 
 def command(bench: Bench, *words: str) -> list[str]:
@@ -62,7 +70,9 @@ def done(words: list[str], **arguments: Any) -> subprocess.CompletedProcess[str]
 
 
 @contextlib.contextmanager
-def started(words: list[str], cwd: Path) -> Generator[tuple[subprocess.Popen[str], list[str]], None, None]:
+def started(
+    words: list[str], cwd: Path, **arguments: Any
+) -> Generator[tuple[subprocess.Popen[str], list[str]], None, None]:
     """Have a capture run, without a terminal; give its process, and the lines up to its first file's."""
     with subprocess.Popen(
         words,
@@ -72,6 +82,7 @@ def started(words: list[str], cwd: Path) -> Generator[tuple[subprocess.Popen[str
         text=True,
         cwd=cwd,
         start_new_session=True,
+        **arguments,
     ) as process:
         try:
             assert process.stdout is not None
@@ -743,6 +754,116 @@ def test_version() -> None:
 def test_the_installed_command_is_the_same() -> None:
     script = Path(sys.executable).with_name("capctl")
     assert done([str(script), "--version"]).stdout == f"capctl {version('capd')}\n"
+
+
+def revoking_daemon(bench: Bench) -> contextlib.AbstractContextManager[Daemon]:
+    """Have a daemon where nobody may capture but the test's user, by a rule that names the number."""
+    directory = bench.directory / "revoking"
+    directory.mkdir(mode=0o755)
+    (directory / "capd.toml").write_text(f"[[rule]]\nname = 'one'\nusers = [{REVOKED_ID}]\n")
+    return running_daemon(directory, "--config", str(directory / "capd.toml"))
+
+
+@contextlib.contextmanager
+def revocable(bench: Bench, daemon: Daemon, *names: str) -> Generator[list[CaptureSummary], None, None]:
+    """Have a user's captures run which no rule would grant any more."""
+    user = User(REVOKED_ID, REVOKED_ID)
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            client = stack.enter_context(connected_as(user, daemon))
+            directory = stack.enter_context(directory_opened(bench.directory))
+            client.send(request_for(bench.interface, f"{name}.pcapng", name=name), [directory])
+            client.receive(Started)
+        (daemon.log_path.parent / "capd.toml").write_text("")
+        os.kill(daemon.process.pid, signal.SIGHUP)
+        wait_until(lambda: "the configuration was read again" in daemon.log, "it has reloaded")
+        yield list(list_captures(socket_path=daemon.socket_path))
+
+
+def test_revoke_shows_what_has_ended_and_why(bench: Bench) -> None:
+    with revoking_daemon(bench) as daemon, revocable(bench, daemon, "one", "two") as captures:
+        words = [*CAPCTL, "--socket", daemon.socket_path, "revoke"]
+        who = pwd.getpwuid(REVOKED_ID).pw_name
+        lines = ["CAPTURE  NAME  USER       WHY"]
+        lines += [f"{each.capture_id:>7}  {each.name}   {who}  no rule names the user" for each in captures]
+        tried = done([*words, "--dry-run"])
+        assert (tried.returncode, tried.stderr) == (0, "")
+        assert tried.stdout.splitlines() == [*lines, "2 captures would end."]
+        as_json = done([*words, "--dry-run", "--json"])
+        expected = [
+            {
+                "outcome": "would_end",
+                "capture_id": each.capture_id,
+                "user_id": REVOKED_ID,
+                "why": "no rule names the user",
+                "name": each.name,
+            }
+            for each in captures
+        ]
+        assert [json.loads(line) for line in as_json.stdout.splitlines()] == expected
+        ended = done(words)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.splitlines() == [*lines, "2 captures ended."]
+        again = done([*words, "--user", str(REVOKED_ID)])
+        assert (again.returncode, again.stdout, again.stderr) == (0, "No capture ended.\n", "")
+        assert done([*words, "--dry-run"]).stdout == "No capture would end.\n"
+        assert done([*words, "--json"]).stdout == ""
+
+
+def test_revoke_fits_the_terminal(bench: Bench) -> None:
+    name = "n" * 64
+    with revoking_daemon(bench) as daemon, revocable(bench, daemon, name):
+        words = [*CAPCTL, "--socket", daemon.socket_path, "revoke", "--user", f"test{REVOKED_ID}", "--dry-run"]
+        with in_terminal(words, columns=80) as session:
+            assert session.wait_ended() == 0
+        assert session.screen.wraps == 0
+        assert session.screen.lines[1].endswith(f"all captures of user {REVOKED_ID} are to end")
+        assert name in done(words).stdout
+
+
+def test_revoke_is_refused_in_words(bench: Bench) -> None:
+    refused = as_user(lambda: done(command(bench, "revoke")), 4321)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("capctl: only root and the owner of a private daemon revoke captures: ")
+    for user in ("no-such-user", "\x1b[2J"):
+        unknown = done(command(bench, "revoke", "--user", user))
+        assert (unknown.returncode, unknown.stdout) == (2, "")
+        assert "is no user" in unknown.stderr
+        assert ESCAPE not in unknown.stderr
+
+
+class _Words:
+    """What an account is called by somebody who means ill."""
+
+    pw_name = "\x1b[2Jalice"
+
+
+def test_what_is_kept_is_told_and_has_a_status_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = RevokedCapture(capture_id=7, user_id=1000, why="a \x1b[2J why", name=None)
+    kept = RevokedCapture(capture_id=8, user_id=1001, why="not known", name="b")
+    monkeypatch.setattr(capctl, "revoke_captures", lambda *_, **__: Revocation((line,), (kept,)))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: _Words)
+    assert capctl.main(["revoke"]) == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines()[1].split() == ["7", r"\x1b[2Jalice", "a", r"\x1b[2J", "why"]
+    assert told.out.splitlines()[2] == "1 capture ended."
+    assert r"now: 8 (\x1b[2Jalice): try again" in told.err
+    assert capctl.main(["revoke", "--json"]) == 1
+    assert [json.loads(each)["outcome"] for each in capsys.readouterr().out.splitlines()] == ["ended", "kept"]
+
+
+def test_capture_says_that_it_was_revoked(bench: Bench) -> None:
+    with revoking_daemon(bench) as daemon:
+        words = [*CAPCTL, "--socket", daemon.socket_path, "capture", "-i", bench.interface, "-w", "a.pcapng"]
+        user = {"user": REVOKED_ID, "group": REVOKED_ID, "extra_groups": []}
+        have_account(REVOKED_ID)
+        with started(words, bench.directory, **user) as (process, _):
+            assert len(revoke_captures(REVOKED_ID, socket_path=daemon.socket_path).ended) == 1
+            output, errors = process.communicate(timeout=PATIENCE_S)
+    assert "0 packets captured (revoked by an administrator)" in output
+    assert (process.returncode, errors) == (1, "")
 
 
 def test_whoami_shows_what_policy_allows_in_words(bench: Bench) -> None:

@@ -9,13 +9,14 @@ import os
 import pwd
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
 from capd_client.cli import capture, interfaces, read, ring
-from capd_client.cli.text import count, printable, si, table, width_of
+from capd_client.cli.text import count, printable, shorten, si, table, width_of
 from capd_client.errors import (
     BrokenPipe,
     CaptureError,
@@ -28,12 +29,13 @@ from capd_client.greeting import software_version
 from capd_client.inquiry import (
     flush_capture,
     list_captures,
+    revoke_captures,
     rotate_capture,
     snapshot_capture,
     stop_capture,
     who_am_i,
 )
-from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, Permission
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, Permission, RevokedCapture
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -41,6 +43,9 @@ EXIT_NO_DAEMON = 3
 _EXIT_TEXT = (
     "Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon; 130 ended by Ctrl-C."
 )
+
+#: On a terminal, for the names of captures and of users where the reason shall be read. Chosen: it has half of 80.
+_WHO_COLUMNS = 16
 
 #: Of what the daemon did not say; its own codes are ``FailureCode``.
 _CODES = (
@@ -94,6 +99,36 @@ def _on_each(options: argparse.Namespace) -> int:
             _tell(error, as_json=False)
             status = EXIT_FAILED
     return status
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    """Revoke; where it is not known of a capture whether it should end, that is a failure."""
+    ended, kept = revoke_captures(options.user, options.dry_run, socket_path=options.socket)
+    if options.json:
+        for outcome, captures in (("would_end" if options.dry_run else "ended", ended), ("kept", kept)):
+            for each in captures:
+                print(json.dumps({"outcome": outcome, **msgspec.structs.asdict(each)}))
+    else:
+        if ended:
+            print("\n".join(_revoked_table(ended)))
+        verb = "would end" if options.dry_run else "ended"
+        print(f"{_captures(len(ended))} {verb}." if ended else f"No capture {verb}.")
+    if kept:
+        numbers = ", ".join(f"{each.capture_id} ({_account(each.user_id)})" for each in kept)
+        text = f"kept, since it is not known which groups their users have now: {numbers}: try again, or use --user"
+        print(f"capctl: {printable(text)}", file=sys.stderr)
+    return EXIT_FAILED if kept else 0
+
+
+def _revoked_table(captures: Sequence[RevokedCapture]) -> list[str]:
+    width = width_of(sys.stdout)
+    fits = partial(shorten, width=_WHO_COLUMNS) if width is not None else str
+    rows = [(str(each.capture_id), fits(each.name or ""), fits(_account(each.user_id)), each.why) for each in captures]
+    return table(("CAPTURE", "NAME", "USER", "WHY"), rows, frozenset({0}), width, frozenset({3}))
+
+
+def _captures(number: int) -> str:
+    return "1 capture" if number == 1 else f"{number} captures"
 
 
 def _snapshot(options: argparse.Namespace) -> int:
@@ -220,6 +255,15 @@ def _parser() -> argparse.ArgumentParser:
         "--after", type=float, metavar="SECONDS", help="and what comes within this time (as the recorder was told)"
     )
     snapshot.set_defaults(run=_snapshot)
+    revoke = commands.add_parser(
+        "revoke",
+        help="end captures that are not granted any more",
+        description="For root: end the captures that today's rules would not grant as they run, or all of a user.",
+    )
+    revoke.add_argument("--user", metavar="USER", help="name or number: end all captures of this user")
+    revoke.add_argument("--dry-run", action="store_true", help="only show what would end")
+    revoke.add_argument("--json", action="store_true", help="print a line of JSON for each")
+    revoke.set_defaults(run=_revoke)
     whoami = commands.add_parser(
         "whoami", help="show what you may capture", description="Show what policy lets you capture, rule by rule."
     )

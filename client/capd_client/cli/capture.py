@@ -20,6 +20,8 @@ from capd_protocol.messages import DeletionReason, EndReason, FileClosed, Record
 _REDRAW_S = 0.2
 #: The capture ended, and nobody here wanted it to.
 EXIT_STOPPED = 1
+#: For that status.
+_ENDED_BY_OTHERS = (EndReason.DAEMON_STOPPING, EndReason.REVOKED)
 
 _AUTOSTOP = {
     "duration": ("autostop_duration", float),
@@ -210,7 +212,7 @@ def run(options: argparse.Namespace) -> int:
             raise
         finally:
             output.close()
-        return EXIT_STOPPED if capture.end_reason == EndReason.DAEMON_STOPPING else 0
+        return EXIT_STOPPED if capture.end_reason in _ENDED_BY_OTHERS else 0
 
 
 def _leave_running(capture: CaptureSession, as_json: bool) -> int:
@@ -234,7 +236,7 @@ def attach(options: argparse.Namespace) -> int:
             _follow(capture, output)
         finally:
             output.close()
-        return EXIT_STOPPED if capture.end_reason == EndReason.DAEMON_STOPPING else 0
+        return EXIT_STOPPED if capture.end_reason in _ENDED_BY_OTHERS else 0
 
 
 def _stop_on_signals(capture: CaptureSession) -> None:
@@ -369,6 +371,7 @@ _ENDINGS = {
     EndReason.STOPPED: "stopped",
     EndReason.CLIENT_LEFT: "its program has left",
     EndReason.DAEMON_STOPPING: "capd was stopped",
+    EndReason.REVOKED: "revoked by an administrator",
     EndReason.DURATION: "time is up",
     EndReason.FILESIZE: "the file is full",
     EndReason.FILES: "the last file is full",
