@@ -27,6 +27,7 @@ from capd_protocol.messages import (
     InterfaceCounters,
     Permission,
     Permissions,
+    RevokedCapture,
 )
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "man"
@@ -141,6 +142,7 @@ def test_capctl_understands_the_examples() -> None:
     [
         ("capture", (InterfaceCounters,)),
         ("list", (CaptureSummary,)),
+        ("revoke", (RevokedCapture,)),
         ("whoami", (Permissions, Permission)),
         ("interfaces", (InterfaceInfo, Link)),
         ("linktypes", (Capabilities, LinkLayer, TimestampType)),
