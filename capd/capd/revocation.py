@@ -90,5 +90,9 @@ def _is_beyond(has: float | None, allowed: float | None) -> bool:
 
 
 def persons_of(user_id: int, owners: Iterable[Peer]) -> frozenset[int]:
-    """Return whose captures are meant by a user id: this person's, or if it is subordinate, of who stands behind it."""
-    return frozenset(each.person_id for each in owners if user_id in (each.user_id, each.person_id))
+    """Return whose captures are meant by a user id: this person's, or if it is subordinate, of who stands behind it.
+
+    What has the same number in a container is somebody else.
+    """
+    on_host = (each for each in owners if not each.is_contained)
+    return frozenset(each.person_id for each in on_host if user_id in (each.user_id, each.person_id))

@@ -460,6 +460,8 @@ class RevokedCapture(_Json, frozen=True):
     #: Some words for people, of at most MAX_WHY_CHARACTERS.
     why: str
     name: str | None = None
+    #: As in the list.
+    is_contained: bool = False
 
 
 class Revoked(_Json, frozen=True, tag="revoked"):

@@ -561,7 +561,7 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
         assert [set(each) for each in listed] == [
             {
                 *("capture_id", "user_id", "name", "interfaces", "file_name", "started_ns"),
-                *("files_total", "packets_total", "drops_total"),
+                *("files_total", "packets_total", "drops_total", "is_contained"),
             }
         ] * 2
         assert [each["capture_id"] for each in listed] == [first.capture_id, second.capture_id]
@@ -797,6 +797,7 @@ def test_revoke_shows_what_has_ended_and_why(bench: Bench) -> None:
                 "user_id": REVOKED_ID,
                 "why": "no rule names the user",
                 "name": each.name,
+                "is_contained": False,
             }
             for each in captures
         ]

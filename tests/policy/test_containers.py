@@ -19,7 +19,7 @@ from capd.peer import CONTAINERS, Peer
 from capd.policy import Policy, Rule, default_policy
 from capd.rings import RingMaker
 from capd.spawner import Spawner
-from capd_client import CaptureError, CaptureSession, list_captures, stop_capture, who_am_i
+from capd_client import CaptureError, CaptureSession, list_captures, revoke_captures, stop_capture, who_am_i
 from capd_client.greeting import greeting
 from capd_protocol.messages import EndReason, FailureCode, InterfaceRequest
 from tests.client.helpers import PATIENCE_S, drain
@@ -262,6 +262,9 @@ def test_a_contained_capture_is_roots_to_stop_and_nobody_elses(
         assert result_inside(path, user_dir / "two", look).startswith("NoSuchCapture: ")  # another container's root
         by_path = partial(refusal_of, partial(stop_capture, "inner", socket_path=daemon.socket_path))
         assert as_user(by_path, ALICE_ID).startswith("NoSuchCapture: ")
+        revoked = revoke_captures(socket_path=daemon.socket_path)  # a rule allows it, and no account is asked for
+        assert (revoked.ended, revoked.kept) == ((), ())
+        assert revoke_captures(user=0, socket_path=daemon.socket_path).ended == ()
         stop_capture("inner", socket_path=daemon.socket_path)
         assert process.hear() == EndReason.STOPPED
 

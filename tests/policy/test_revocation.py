@@ -8,8 +8,7 @@ import pytest
 from capd.captures import Captures
 from capd.closer import Closer
 from capd.errors import RequestRefused
-from capd.peer import Peer
-from capd.people import SUBORDINATES_OF_ROOT
+from capd.peer import SUBORDINATES_OF_ROOT, Peer
 from capd.policy import Grant, Policy, Rule
 from capd.revocation import Running, as_of_today, objection, persons_of
 from capd.revoker import Decided, Decision

@@ -399,14 +399,22 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
     (
         Revoked(
             ended=(RevokedCapture(capture_id=7, user_id=1000, why="no rule names the user", name="dns"),),
-            kept=(RevokedCapture(capture_id=8, user_id=1001, why="unknown"),),
+            kept=(RevokedCapture(capture_id=8, user_id=1001, why="unknown", is_contained=True),),
             is_last=False,
         ),
         "a",
         {
             "type": "revoked",
-            "ended": [{"capture_id": 7, "user_id": 1000, "why": "no rule names the user", "name": "dns"}],
-            "kept": [{"capture_id": 8, "user_id": 1001, "why": "unknown", "name": None}],
+            "ended": [
+                {
+                    "capture_id": 7,
+                    "user_id": 1000,
+                    "why": "no rule names the user",
+                    "name": "dns",
+                    "is_contained": False,
+                }
+            ],
+            "kept": [{"capture_id": 8, "user_id": 1001, "why": "unknown", "name": None, "is_contained": True}],
             "is_last": False,
         },
     ),

@@ -35,7 +35,7 @@ from capd_client.inquiry import (
     stop_capture,
     who_am_i,
 )
-from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, Permission, RevokedCapture
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, CaptureSummary, FailureCode, Permission, RevokedCapture
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -71,7 +71,7 @@ def _list(options: argparse.Namespace) -> int:
         (
             str(each.capture_id),
             *(each.name or "" for _ in names),
-            f"container:{each.user_id}" if each.is_contained else _account(each.user_id),
+            _owner(each),
             datetime.fromtimestamp(each.started_ns / 1e9).astimezone().strftime("%H:%M:%S"),
             count(each.packets_total),
             count(each.drops_total),
@@ -114,7 +114,7 @@ def _revoke(options: argparse.Namespace) -> int:
         verb = "would end" if options.dry_run else "ended"
         print(f"{_captures(len(ended))} {verb}." if ended else f"No capture {verb}.")
     if kept:
-        numbers = ", ".join(f"{each.capture_id} ({_account(each.user_id)})" for each in kept)
+        numbers = ", ".join(f"{each.capture_id} ({_owner(each)})" for each in kept)
         text = f"kept, since it is not known which groups their users have now: {numbers}: try again, or use --user"
         print(f"capctl: {printable(text)}", file=sys.stderr)
     return EXIT_FAILED if kept else 0
@@ -123,7 +123,7 @@ def _revoke(options: argparse.Namespace) -> int:
 def _revoked_table(captures: Sequence[RevokedCapture]) -> list[str]:
     width = width_of(sys.stdout)
     fits = partial(shorten, width=_WHO_COLUMNS) if width is not None else str
-    rows = [(str(each.capture_id), fits(each.name or ""), fits(_account(each.user_id)), each.why) for each in captures]
+    rows = [(str(each.capture_id), fits(each.name or ""), fits(_owner(each)), each.why) for each in captures]
     return table(("CAPTURE", "NAME", "USER", "WHY"), rows, frozenset({0}), width, frozenset({3}))
 
 
@@ -159,6 +159,10 @@ def _whoami(options: argparse.Namespace) -> int:
 def _user_name(user_id: int) -> str:
     account = _account(user_id)
     return f"user {user_id}" if account == str(user_id) else f"{account} (user {user_id})"
+
+
+def _owner(capture: CaptureSummary | RevokedCapture) -> str:
+    return f"container:{capture.user_id}" if capture.is_contained else _account(capture.user_id)
 
 
 def _account(user_id: int) -> str:
