@@ -9,6 +9,7 @@ block; what it does, the kernel checks.
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ class ArmedRings:
         """
         self._interfaces = dict(enumerate(launch.interfaces))
         self._at_start = len(launch.interfaces)
+        self._numbers = itertools.count(self._at_start)
         self._rings = rings
         self._filters = filters
         #: Asked for already.
@@ -85,9 +87,14 @@ class ArmedRings:
         self._is_revoked = False
         self._changing = trio.Lock()
 
+    @property
+    def interfaces(self) -> int:
+        """How many interfaces are known here."""
+        return len(self._interfaces)
+
     def add(self, interface: LaunchInterface) -> int:
         """Let the ring of a further interface be asked for; return its number."""
-        number = len(self._interfaces)
+        number = next(self._numbers)
         self._interfaces[number] = interface
         return number
 
@@ -177,6 +184,9 @@ class ArmedRings:
 
     async def _close(self, number: int) -> None:
         ring = self._armed.pop(number, None)
+        if number >= self._at_start:  # interfaces may come and go for months
+            self._interfaces.pop(number, None)
+            self._asked.discard(number)
         if ring is not None:
             await close_sockets(ring.sockets)
 

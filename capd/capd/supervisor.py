@@ -103,6 +103,7 @@ class Worker:
         self._failure: OSError | None = None
         self._control: GuardedSocket | None = None
         self._process: WorkerProcess | None = None
+        self._is_given_up = False
         self._is_launched = trio.Event()
         self._ring_requests = self._last_words_bytes = 0
         self._sending = trio.Lock()
@@ -119,6 +120,8 @@ class Worker:
         control = GuardedSocket(connection, closer)
         self._process, self._control = process, control
         try:
+            if self._is_given_up:  # whoever was to wait for its start does no longer
+                return None
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._begin, control, nursery.cancel_scope)
                 await self._receive(control, on_message, nursery)
@@ -256,6 +259,7 @@ class Worker:
 
     async def kill(self) -> None:
         """Kill the worker, which did not end when it was told to. What it was told last may be missing in its file."""
+        self._is_given_up = True
         if self._process is not None:
             await _kill(self._process, self._launch.user_id)
 

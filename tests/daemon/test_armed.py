@@ -190,3 +190,18 @@ async def test_what_the_worker_leaves_out_and_lets_go_is_closed(veth: tuple[str,
         assert descriptors() == before + 1
         await rings.let_go(1)
         assert descriptors() == before
+
+
+async def test_interfaces_that_come_and_go_leave_nothing(veth: tuple[str, str]) -> None:
+    async with armed_rings(launch(interface_of(veth[1]))) as rings:
+        await armed_one(rings)
+        numbers = [rings.add(interface_of(veth[1])) for _ in range(2)]
+        for _ in range(3):
+            numbers.append(rings.add(interface_of(veth[1])))
+            outcome = await armed_one(rings, number=numbers[-1])
+            assert outcome.made.failure is None
+            await rings.let_go(numbers[-1])
+            with pytest.raises(RemoteProtocolError):
+                await armed_one(rings, number=numbers[-1])
+        assert len(set(numbers)) == 5
+        assert rings.interfaces == 3  # the first one, and those that nobody has asked for

@@ -76,6 +76,17 @@ async def heard_of(frame: Callable[[int], bytes]) -> int:
     return heard
 
 
+async def test_one_that_was_given_up_before_it_was_there_gets_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    kept, other = socket.socketpair()
+    of = launch()
+    worker = Worker(of, FromEnvelope(Envelope(kept)), ArmedRings(of, Rings(of, RingMaker()), PolicyFilters()), 0)
+    await worker.kill()
+    with trio.fail_after(60), trio.socket.from_stdlib_socket(theirs) as side, kept, other:
+        await worker.run(cast(Spawner, OneSpawner(ours)), Closer(), lambda _: None)
+        assert await side.recv(1) == b""
+
+
 @pytest.mark.parametrize("message", [ErrorMessage("x" * 100), Drops(1, "eth0")], ids=lambda each: type(each).__name__)
 async def test_last_words_have_an_end(message: Any) -> None:
     assert 1000 < await heard_of(lambda _: encode(message)) < MANY
