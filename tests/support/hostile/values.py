@@ -23,6 +23,7 @@ from capd_protocol.messages import (
     ListInterfaces,
     Message,
     Recorder,
+    RevokeCaptures,
     RotateCapture,
     SnapshotCapture,
     StartCapture,
@@ -244,6 +245,7 @@ class Chooser:
                 ListInterfaces(),
                 GetDriverCounters(interface=interface),
                 GetCapabilities(interface=interface, monitor_mode=choose.random() < 0.2),
+                RevokeCaptures(user_id=choose.choice((None, 0, *_NUMBERS[:5])), dry_run=choose.random() < 0.2),
             )
         )
 
