@@ -174,7 +174,7 @@ class Policy:
     def advice_for(self, peer: Peer) -> str:
         """Return what to do about a refusal, as the end of a sentence."""
         if peer.is_contained:  # of whom no group can be had
-            return "ask an administrator for a rule with 'containers = true' that names this user"
+            return "ask an administrator for a rule with 'containers = true'"
         return self.advice
 
     def may_capture(self, peer: Peer, interface: str) -> bool:
