@@ -472,8 +472,12 @@ class Traces:
     files: tuple[tuple[str, int], ...]
 
     def is_left_by(self, after: "Traces") -> bool:
-        """Whether nothing more is there after than before; a connection of before may have been closed meanwhile."""
-        return after.descriptors <= self.descriptors and replace(after, descriptors=self.descriptors) == self
+        """Whether nothing more is there after than before; a connection or worker of before may have gone meanwhile."""
+        return (
+            after.descriptors <= self.descriptors
+            and after.workers <= self.workers
+            and replace(after, descriptors=self.descriptors, workers=self.workers) == self
+        )
 
 
 def _traces(daemon: Daemon, interfaces: Sequence[str], directory: Path | None) -> Traces:
@@ -481,8 +485,14 @@ def _traces(daemon: Daemon, interfaces: Sequence[str], directory: Path | None) -
         len(busy_descriptors_of(daemon.process.pid)),
         frozenset(daemon.workers()),
         tuple(map(promiscuity_of, interfaces)),
-        tuple(sorted((entry.name, entry.lstat().st_size) for entry in directory.iterdir())) if directory else (),
+        tuple(sorted(_sizes(directory))) if directory else (),
     )
+
+
+def _sizes(directory: Path) -> Generator[tuple[str, int], None, None]:
+    for entry in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a worker has just removed it
+            yield entry.name, entry.lstat().st_size
 
 
 #: Of each daemon, by process id, and of the workers that it has: the fewest descriptors that it was seen with, which

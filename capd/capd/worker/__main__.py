@@ -64,7 +64,7 @@ def _fork(requests: socket.socket, job: bytes, control: socket.socket, confineme
     try:
         between = os.fork()
     except OSError as error:
-        control.send(HELLO.pack(-(error.errno or 1)))
+        _greet(control, -(error.errno or 1))
         return
     if between == 0:
         _fork_again(requests, job, control, confinement)
@@ -77,7 +77,7 @@ def _fork_again(requests: socket.socket, job: bytes, control: socket.socket, con
     try:
         worker = os.fork()
     except OSError as error:
-        control.send(HELLO.pack(-(error.errno or 1)))
+        _greet(control, -(error.errno or 1))
         os._exit(1)
     if worker:
         os._exit(0)
@@ -85,13 +85,22 @@ def _fork_again(requests: socket.socket, job: bytes, control: socket.socket, con
     _work(run, control, confinement)
 
 
+def _greet(control: socket.socket, number: int) -> bool:
+    """Say who one is, or why there is nobody (``HELLO``); return whether the daemon still wants to know."""
+    try:
+        control.send(HELLO.pack(number))
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
+
+
 def _work(run: _Run, control: socket.socket, confinement: Confinement) -> NoReturn:
     status = 1
     try:
         # Out of the spawner's group before the daemon hears of it: it waits for the rest of the group.
         os.setsid()
-        control.send(HELLO.pack(os.getpid()))
-        run(control, confinement)
+        if _greet(control, os.getpid()):
+            run(control, confinement)
         status = 0
     except BaseException as error:  # nothing is above: this is a process's end
         print_traceback(error)

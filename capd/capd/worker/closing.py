@@ -19,6 +19,12 @@ def run(channel: socket.socket, _confinement: Confinement) -> None:
     Not sooner: the daemon closes its own descriptors meanwhile, which must not be the last ones.
     """
     privileges.renounce()
+    # A daemon that ends does not hear the last answers.
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        _close_all(channel)
+
+
+def _close_all(channel: socket.socket) -> None:
     held: list[int] = []
     while True:
         said, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC)

@@ -42,10 +42,19 @@ def _serve(control: socket.socket, directory_fd: int, file_name: str) -> None:
         for descriptor, _ in epoll.poll(readers.wait_s()):
             if descriptor != control.fileno():
                 readers.on_event(descriptor)
-                continue
-            name, descriptors, _, _ = socket.recv_fds(control, 255, 1)
-            if not name:
+            elif not _add_reader(control, readers):
                 return
-            is_served = readers.add(socket.socket(fileno=descriptors[0]), "" if name == NO_FILE else os.fsdecode(name))
-            control.send(b"y" if is_served else b"n")
         readers.go_on()
+
+
+def _add_reader(control: socket.socket, readers: Readers) -> bool:
+    """Take on the next reader; return whether the daemon is still there."""
+    try:
+        name, descriptors, _, _ = socket.recv_fds(control, 255, 1)
+        if not name:
+            return False
+        is_served = readers.add(socket.socket(fileno=descriptors[0]), "" if name == NO_FILE else os.fsdecode(name))
+        control.send(b"y" if is_served else b"n")
+    except (ConnectionResetError, BrokenPipeError):  # it has gone without hearing an answer
+        return False
+    return True
