@@ -6,6 +6,7 @@ Root, and the owner of a private daemon, are let in whatever others do, and wait
 import collections
 import contextlib
 import enum
+import socket
 from collections.abc import AsyncGenerator, Generator, Hashable
 from types import MappingProxyType
 
@@ -16,7 +17,7 @@ from capd.audit import Audit
 from capd.captures import Captures
 from capd.closer import Closer
 from capd.errors import RequestRefused
-from capd.peer import Peer
+from capd.peer import Peer, group_count, peer_of
 from capd.people import People
 from capd.rates import Bucket, Rate
 from capd_protocol.messages import (
@@ -106,6 +107,8 @@ class Admission:
         #: Of those whom no rule binds.
         self._unbound: collections.Counter[int] = collections.Counter()
         self._unidentified = 0
+        self._of_many_groups = 0
+        self._readings = Bucket(limits.READINGS_OF_MANY_GROUPS)
         self._buckets: dict[tuple[Kind, Hashable], Bucket] = {}
         self._look_through_at = _MANY_BUCKETS
 
@@ -129,6 +132,23 @@ class Admission:
         with self._counted(peer):
             await self._wait_out(peer, Kind.CONNECTION)
             yield peer
+
+    async def introduced(self, connection: socket.socket, *, is_contained: bool) -> Peer:
+        """Return who has connected; who has very many groups, which take a while to be read, waits for a turn.
+
+        Raises:
+            RequestRefused: too many wait for that.
+            OSError: the kernel does not tell.
+        """
+        if group_count(connection) > limits.FEW_GROUPS:
+            if self._of_many_groups >= limits.MAX_OF_MANY_GROUPS:
+                raise too_many_clients()
+            self._of_many_groups += 1
+            try:
+                await trio.sleep(self._readings.take(trio.current_time()))
+            finally:
+                self._of_many_groups -= 1
+        return peer_of(connection, is_contained=is_contained)
 
     @contextlib.contextmanager
     def _being_identified(self) -> Generator[None, None, None]:

@@ -22,6 +22,13 @@ MAX_CLIENTS_PER_STRANGER = 16
 #: Those of whom is not known yet who is behind them; further ones, of whom it is not known either, are told to come
 #: later. Chosen: as many as are then let in.
 MAX_UNIDENTIFIED = 512
+#: Whoever has more groups than this waits until these may be read: 65,536, the most that there can be, keep the event
+#: loop for 4 ms. Chosen: nobody has as many who does not want to.
+FEW_GROUPS = 1024
+#: How often they are read, of all users together. Chosen: a twenty-fifth of the loop's time.
+READINGS_OF_MANY_GROUPS = Rate(per_s=10, burst=10)
+#: How many may wait for that; further ones are told to come later.
+MAX_OF_MANY_GROUPS = 32
 #: What the daemon asks the kernel for: more than the usual 1024. It is enough for all that may be at once: a client
 #: takes one (MAX_CLIENTS and the three others above: 1,216), and another one for the directory of the capture that it
 #: is attached to (704); a capture takes eight at most for its processes and its directory (MAX_CAPTURES, and 64 of

@@ -1,6 +1,7 @@
 """Who is asking: the kernel's word on the process at the other end of a Unix socket."""
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -14,8 +15,6 @@ NOBODY = 2**32 - 1
 SUBORDINATES_OF_ROOT = -1
 #: For whom it counts what comes from the containers' socket: one person, since a container has as many ids as it likes.
 CONTAINERS = -2
-#: NGROUPS_MAX (linux/limits.h).
-_MAX_GROUPS = 65536
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -79,12 +78,28 @@ def peer_of(connection: socket.socket, *, is_contained: bool = False) -> Peer:
     return Peer(process_id, user_id, group_id, _groups(connection), is_contained=is_contained)
 
 
+def group_count(connection: socket.socket) -> int:
+    """Return how many groups the peer has, without reading them.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    size = ctypes.c_uint32(0)
+    if _get_groups(connection, None, size) < 0 and (error := ctypes.get_errno()) != errno.ERANGE:
+        raise OSError(error, os.strerror(error))
+    return size.value // 4
+
+
 def _groups(connection: socket.socket) -> tuple[int, ...]:
-    # Through libc: Python's getsockopt takes at most 1024 bytes, which are 256 groups.
-    buffer = (ctypes.c_uint32 * _MAX_GROUPS)()
+    buffer = (ctypes.c_uint32 * group_count(connection))()  # it is what it had when it connected: nothing changes it
     size = ctypes.c_uint32(ctypes.sizeof(buffer))
-    status = _libc.getsockopt(connection.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(size))
-    if status < 0:
+    if _get_groups(connection, buffer, size) < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
-    return tuple(buffer[: size.value // 4])
+    return tuple(buffer)
+
+
+def _get_groups(connection: socket.socket, buffer: ctypes.Array[ctypes.c_uint32] | None, size: ctypes.c_uint32) -> int:
+    # Through libc: Python's getsockopt takes at most 1024 bytes, which are 256 groups.
+    status: int = _libc.getsockopt(connection.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(size))
+    return status

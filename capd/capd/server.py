@@ -24,7 +24,7 @@ from capd.errors import RequestRefused, no_room
 from capd.handover import FromClient, channel
 from capd.listener import accepted
 from capd.monitor import Count, Monitor, Watch
-from capd.peer import NOBODY, Peer, peer_of
+from capd.peer import NOBODY, Peer
 from capd.people import People
 from capd.revoker import Revoker
 from capd.version import SOFTWARE
@@ -122,7 +122,7 @@ class Server:
         connection = Connection(connected, self._closer)
         peer: Peer | None = None
         try:
-            peer = peer_of(cast(Any, connected), is_contained=is_contained)
+            peer = await self._admission.introduced(cast(Any, connected), is_contained=is_contained)
             async with self._admission.admitted(peer) as peer:
                 client = _Client(
                     connection,
