@@ -194,7 +194,7 @@ def test_who_starts_many_captures_keeps_nobody_elses_from_starting(
 ) -> None:
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(opened(user_dir))
-        bobs = [stack.enter_context(connected_as(BOB, daemon)) for _ in range(16)]
+        bobs = [stack.enter_context(connected_as(BOB, daemon)) for _ in range(12)]
         alices = stack.enter_context(connected_as(ALICE, daemon))
         poll = select.poll()
         for client in bobs:
@@ -211,9 +211,9 @@ def test_who_starts_many_captures_keeps_nobody_elses_from_starting(
             workers = len(daemon.workers())
             most_at_once = max(most_at_once, workers - len(poll.poll(0)))
         # Each of them in turn: of those of before, not many have started, nor did they all try.
-        assert len(poll.poll(0)) < 12
+        assert len(poll.poll(0)) < 9
         assert 0 < most_at_once <= limits.MAX_STARTS_PER_USER + 2
-        alices.receive(Started)
+        alices.receive(Started, timeout_s=2 * PATIENCE_S)
         for client in bobs:
             client.receive(Started, timeout_s=2 * PATIENCE_S)
             client.send(StopCapture())
