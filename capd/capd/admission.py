@@ -19,7 +19,7 @@ from capd.closer import Closer
 from capd.errors import RequestRefused
 from capd.peer import Peer, group_count, peer_of
 from capd.people import People
-from capd.rates import Bucket, Rate
+from capd.rates import Bucket, Buckets
 from capd_protocol.messages import (
     AttachCapture,
     FailureCode,
@@ -70,8 +70,6 @@ _RATES_OF_STRANGERS = MappingProxyType(
 )
 #: All of them together, where others are by who is behind them.
 _STRANGERS = "strangers"
-#: Beyond, buckets are looked through for those that are as good as new ones.
-_MANY_BUCKETS = 1000
 
 
 def kind_of(request: Request) -> Kind:
@@ -106,11 +104,9 @@ class Admission:
         self._strangers: collections.Counter[int] = collections.Counter()
         #: Of those whom no rule binds.
         self._unbound: collections.Counter[int] = collections.Counter()
-        self._unidentified = 0
-        self._of_many_groups = 0
+        self._waiting: collections.Counter[str] = collections.Counter()
         self._readings = Bucket(limits.READINGS_OF_MANY_GROUPS)
-        self._buckets: dict[tuple[Kind, Hashable], Bucket] = {}
-        self._look_through_at = _MANY_BUCKETS
+        self._buckets = Buckets()
 
     @property
     def clients(self) -> int:
@@ -127,7 +123,7 @@ class Admission:
             RequestRefused: there are as many as there may be, or who it is is not known in time.
         """
         if not self._is_unbound(peer):
-            with self._being_identified():
+            with self._one_that_waits("to be identified", limits.MAX_UNIDENTIFIED):
                 peer = await self._people.identified(peer)
         with self._counted(peer):
             await self._wait_out(peer, Kind.CONNECTION)
@@ -141,24 +137,19 @@ class Admission:
             OSError: the kernel does not tell.
         """
         if group_count(connection) > limits.FEW_GROUPS:
-            if self._of_many_groups >= limits.MAX_OF_MANY_GROUPS:
-                raise too_many_clients()
-            self._of_many_groups += 1
-            try:
+            with self._one_that_waits("to have its groups read", limits.MAX_OF_MANY_GROUPS):
                 await trio.sleep(self._readings.take(trio.current_time()))
-            finally:
-                self._of_many_groups -= 1
         return peer_of(connection, is_contained=is_contained)
 
     @contextlib.contextmanager
-    def _being_identified(self) -> Generator[None, None, None]:
-        if self._unidentified >= limits.MAX_UNIDENTIFIED:
+    def _one_that_waits(self, what_for: str, most: int) -> Generator[None, None, None]:
+        if self._waiting[what_for] >= most:
             raise too_many_clients()
-        self._unidentified += 1
+        self._waiting[what_for] += 1
         try:
             yield
         finally:
-            self._unidentified -= 1
+            self._waiting[what_for] -= 1
 
     @contextlib.contextmanager
     def _counted(self, peer: Peer) -> Generator[None, None, None]:
@@ -206,7 +197,7 @@ class Admission:
     def note_refused(self, peer: Peer) -> None:
         """Take note of a refusal, for which the next requests wait."""
         now_s = trio.current_time()
-        for bucket in self._buckets_of(peer, Kind.REFUSAL):
+        for bucket in self._buckets_of(peer, Kind.REFUSAL, now_s):
             bucket.take(now_s)
 
     def turn_of(self, peer: Peer) -> Hashable:
@@ -215,33 +206,23 @@ class Admission:
 
     async def _wait_out(self, peer: Peer, kind: Kind) -> None:
         now_s = trio.current_time()
-        waits_s = [bucket.take(now_s) for bucket in self._buckets_of(peer, kind)]
+        waits_s = [bucket.take(now_s) for bucket in self._buckets_of(peer, kind, now_s)]
         if kind != Kind.CONNECTION:
-            waits_s += [bucket.wait_s(now_s) for bucket in self._buckets_of(peer, Kind.REFUSAL)]
+            waits_s += [bucket.wait_s(now_s) for bucket in self._buckets_of(peer, Kind.REFUSAL, now_s)]
         if (wait_s := max(waits_s, default=0.0)) > 0:
             await trio.sleep(wait_s)
 
-    def _buckets_of(self, peer: Peer, kind: Kind) -> list[Bucket]:
+    def _buckets_of(self, peer: Peer, kind: Kind, now_s: float) -> list[Bucket]:
         if self._is_unbound(peer):
             return []
         if not self._is_stranger(peer):
-            return [self._bucket(kind, peer.person_id, _RATES[kind])]
+            return [self._buckets.of((kind, peer.person_id), _RATES[kind], now_s)]
         if kind not in _RATES_OF_STRANGER:
             return []
         return [
-            self._bucket(kind, (_STRANGERS, peer.person_id), _RATES_OF_STRANGER[kind]),
-            self._bucket(kind, _STRANGERS, _RATES_OF_STRANGERS[kind]),
+            self._buckets.of((kind, _STRANGERS, peer.person_id), _RATES_OF_STRANGER[kind], now_s),
+            self._buckets.of((kind, _STRANGERS), _RATES_OF_STRANGERS[kind], now_s),
         ]
-
-    def _bucket(self, kind: Kind, whose: Hashable, rate: Rate) -> Bucket:
-        key = kind, whose
-        if key not in self._buckets:
-            if len(self._buckets) >= self._look_through_at:
-                now_s = trio.current_time()
-                self._buckets = {key: each for key, each in self._buckets.items() if not each.is_full(now_s)}
-                self._look_through_at = 2 * len(self._buckets) + _MANY_BUCKETS
-            self._buckets[key] = Bucket(rate)
-        return self._buckets[key]
 
 
 def too_many_clients() -> RequestRefused:

@@ -87,11 +87,6 @@ class ArmedRings:
         self._is_revoked = False
         self._changing = trio.Lock()
 
-    @property
-    def interfaces(self) -> int:
-        """How many interfaces are known here."""
-        return len(self._interfaces)
-
     def add(self, interface: LaunchInterface) -> int:
         """Let the ring of a further interface be asked for; return its number."""
         number = next(self._numbers)

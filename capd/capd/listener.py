@@ -8,7 +8,6 @@ import socket
 import stat
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import cast
 
 import trio
 
@@ -143,14 +142,17 @@ def listening_for_containers(
         ServiceManagerError: what a service manager has passed is no such socket.
     """
     inherited = systemd.containers_listener_among(passed)
-    if inherited is None and path is None:
+    if inherited is not None:
+        with _of_manager(inherited) as listener:
+            yield listener
+    elif path is None:
         yield None
-        return
-    if inherited is None and path is not None and path.parent.resolve() == clients.parent.resolve():
+    elif path.parent.resolve() == clients.parent.resolve():
         text = "a container that is given its directory would have the other socket too: choose another directory"
         raise StartError(f"cannot listen on {path}: {text}")
-    with _of_manager(inherited) if inherited is not None else _own(cast(Path, path)) as listener:
-        yield listener
+    else:
+        with _own(path) as listener:
+            yield listener
 
 
 @contextlib.contextmanager

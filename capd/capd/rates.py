@@ -1,5 +1,6 @@
 """How often somebody may do something: token buckets. Pure: a time comes in, the time to wait goes out."""
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 
@@ -49,3 +50,24 @@ class Bucket:
     def is_full(self, now_s: float) -> bool:
         """Whether it is as good as a new one."""
         return self._full_s <= now_s
+
+
+#: Beyond, buckets are looked through for those that are as good as new ones.
+_MANY_BUCKETS = 1000
+
+
+class Buckets:
+    """Those of many, by whatever tells them apart. What is as good as a new one is forgotten sooner or later."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[Hashable, Bucket] = {}
+        self._look_through_at = _MANY_BUCKETS
+
+    def of(self, key: Hashable, rate: Rate, now_s: float) -> Bucket:
+        """Return the bucket of a key, which always has the same rate."""
+        if key not in self._buckets:
+            if len(self._buckets) >= self._look_through_at:
+                self._buckets = {key: each for key, each in self._buckets.items() if not each.is_full(now_s)}
+                self._look_through_at = 2 * len(self._buckets) + _MANY_BUCKETS
+            self._buckets[key] = Bucket(rate)
+        return self._buckets[key]

@@ -17,7 +17,7 @@ import trio
 from capd import limits
 from capd.packet_ring import RingError, RingMemory, kernel_failure, make_ring, retire_ms
 from capd.packet_socket import open_packet_socket
-from capd.rates import Bucket
+from capd.rates import Buckets
 from capd.threads import in_thread
 from capd.turns import FREE, Turns
 from capd.worker.launch import Launch, LaunchInterface
@@ -77,7 +77,7 @@ class RingMaker:
         self._wanted: _Kind | None = None
         self._is_wanted = trio.Event()
         #: How often each may ask for a ring.
-        self._paces: dict[Hashable, Bucket] = {}
+        self._paces = Buckets()
 
     async def run(self) -> None:
         """Keep one ahead until cancelled; then there is none."""
@@ -121,10 +121,7 @@ class RingMaker:
         if whose == FREE:
             return
         now_s = trio.current_time()
-        if whose not in self._paces:
-            self._paces = {key: each for key, each in self._paces.items() if not each.is_full(now_s)}
-            self._paces[whose] = Bucket(limits.RINGS)
-        await trio.sleep(self._paces[whose].take(now_s))
+        await trio.sleep(self._paces.of(whose, limits.RINGS, now_s).take(now_s))
 
     async def make(self, interface: LaunchInterface, launch: Launch, whose: Hashable = FREE) -> NewRing:
         """Have the ring of an interface, and open what triggers a recorder's snapshots there.

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
 from typing import NamedTuple
 
 import trio
@@ -149,7 +149,14 @@ def listener_among(inherited: Sequence[Inherited]) -> socket.socket | None:
     Raises:
         ServiceManagerError: it passes something else, or more than one.
     """
-    return _only_one([each for each in inherited if each.name != CONTAINERS], _CLIENTS)
+    others = [each for each in inherited if each.name != CONTAINERS]
+    for each in others:
+        if each.name not in _CLIENTS:  # who connects there, nobody has said
+            raise ServiceManagerError(
+                f"a socket was passed as {each.name!r}: say FileDescriptorName=capd.socket, or "
+                f"FileDescriptorName={CONTAINERS} where it is for clients in containers"
+            )
+    return _only_one(others)
 
 
 def containers_listener_among(inherited: Sequence[Inherited]) -> socket.socket | None:
@@ -158,18 +165,12 @@ def containers_listener_among(inherited: Sequence[Inherited]) -> socket.socket |
     Raises:
         ServiceManagerError: it passes something else, or more than one.
     """
-    return _only_one([each for each in inherited if each.name == CONTAINERS], (CONTAINERS,))
+    return _only_one([each for each in inherited if each.name == CONTAINERS])
 
 
-def _only_one(inherited: Sequence[Inherited], names: Collection[str]) -> socket.socket | None:
+def _only_one(inherited: Sequence[Inherited]) -> socket.socket | None:
     if not inherited:
         return None
-    for each in inherited:
-        if each.name not in names:  # who connects there, nobody has said
-            raise ServiceManagerError(
-                f"a socket was passed as {each.name!r}: say FileDescriptorName=capd.socket, or "
-                f"FileDescriptorName={CONTAINERS} where it is for clients in containers"
-            )
     if len(inherited) > 1:
         names = ", ".join(each.name for each in inherited)
         raise ServiceManagerError(f"one socket is served, not {len(inherited)} ({names}): leave one ListenStream=")
