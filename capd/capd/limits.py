@@ -165,6 +165,11 @@ REQUEST_TIMEOUT_S = 10.0
 SPAWNER_PAUSE_S = 1.0
 #: It must have forked a worker by then, or it is killed; the capture is refused. Chosen: forking takes milliseconds.
 FORK_TIMEOUT_S = 5.0
+#: Workers that wait for a capture. Chosen: most captures are started one at a time, and one that waits takes 1.3 MiB.
+SPARE_WORKERS = 1
+#: Forked so long after the last one was taken. Chosen: by then its capture has begun, which it would slow down on a
+#: single processor.
+SPARE_PAUSE_S = 0.1
 #: What clients have opened must be closed by then, or the process that closes it is killed, which closes it. Chosen:
 #: closing takes microseconds, and whoever makes it last delays nothing but the closing of others'.
 CLOSING_S = 0.5

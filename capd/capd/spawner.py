@@ -1,6 +1,7 @@
 """The daemon's side of the process that forks workers (``capd.worker``), and of the workers that it forks."""
 
 import array
+import contextlib
 import errno
 import logging
 import os
@@ -48,6 +49,10 @@ class WorkerProcess:
                 await trio.sleep(_LOOK_S)
             self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])  # noqa: ASYNC222  # nor this
 
+    def has_ended(self) -> bool:
+        """Whether it has ended, waited for or not."""
+        return self.returncode is not None or self._is_to_be_reaped()
+
     def _is_to_be_reaped(self) -> bool:
         try:
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -64,8 +69,20 @@ class WorkerProcess:
             os.kill(self.pid, signal.SIGKILL)  # not waited for yet: its number is still its own
 
 
+class _Spare:
+    """A worker that waits for a capture, and our end of its control socket."""
+
+    def __init__(self, process: WorkerProcess, control: trio.socket.SocketType) -> None:
+        self.process = process
+        self.control = control
+        self.was_taken = trio.Event()
+
+
 class Spawner:
-    """Has workers forked; ``run`` keeps the process that does it, and what it forks becomes ours."""
+    """Has workers forked; ``run`` keeps the process that does it, and what it forks becomes ours.
+
+    Forking takes a third of a start's time, so the next capture's worker is forked before anybody asks for one.
+    """
 
     def __init__(self, *, is_strict: bool = False) -> None:
         """Nothing runs yet.
@@ -77,6 +94,7 @@ class Spawner:
         self._requests: trio.socket.SocketType | None = None
         self._process: trio.Process | None = None
         self._nursery: trio.Nursery | None = None
+        self._spares: list[_Spare] = []
         self._is_ready = trio.Event()
         self._has_begun = trio.Event()
 
@@ -91,6 +109,8 @@ class Spawner:
         """
         adopt_orphans()
         async with trio.open_nursery() as self._nursery:
+            for _ in range(limits.SPARE_WORKERS):
+                self._nursery.start_soon(self._keep_spare)
             while True:
                 try:
                     await self._run_once()
@@ -129,12 +149,38 @@ class Spawner:
                     await _end(process)
         _log.error("the process that starts captures has ended (status %s): another one is started", process.returncode)
 
+    async def _keep_spare(self) -> None:
+        """Keep a worker forked that waits for a capture, until cancelled; then it has ended."""
+        while True:
+            # Where there cannot be one, the next capture asks for its own, and is refused in words.
+            with contextlib.suppress(OSError):
+                spare = _Spare(*await self._fork_worker())
+                self._spares.append(spare)
+                try:
+                    await _wait_taken_or_ended(spare)
+                finally:
+                    if not spare.was_taken.is_set():
+                        self._spares.remove(spare)
+                        spare.control.close()
+                        spare.process.kill()  # nothing is lost with it
+                        with trio.CancelScope(shield=True):
+                            await spare.process.wait()
+            await trio.sleep(limits.SPARE_PAUSE_S)
+
     async def spawn_worker(self) -> tuple[WorkerProcess, trio.socket.SocketType]:
-        """Return a new worker, and our end of its control socket (SOCK_STREAM), which takes no descriptors from it.
+        """Return a worker, and our end of its control socket (SOCK_STREAM), which takes no descriptors from it.
 
         Raises:
             OSError: there cannot be one now.
         """
+        spare = next((each for each in self._spares if not each.process.has_ended()), None)
+        if spare is None:
+            return await self._fork_worker()
+        self._spares.remove(spare)
+        spare.was_taken.set()
+        return spare.process, spare.control
+
+    async def _fork_worker(self) -> tuple[WorkerProcess, trio.socket.SocketType]:
         ours, theirs = socket.socketpair()
         refuse_rights(ours)
         return await self._spawn(Job.CAPTURE, ours, theirs)
@@ -196,6 +242,18 @@ class Spawner:
         if number < 0:
             raise OSError(-number, os.strerror(-number))
         return int(number)
+
+
+async def _wait_taken_or_ended(spare: _Spare) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def wait_ended() -> None:
+            await spare.process.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(wait_ended)
+        await spare.was_taken.wait()
+        nursery.cancel_scope.cancel()
 
 
 async def _see_off(control: trio.socket.SocketType) -> None:

@@ -178,11 +178,11 @@ def test_what_ends_a_service_does_not_end_a_capture_in_the_middle(
 
 
 def test_other_captures_go_on_when_a_worker_is_killed(daemon: Daemon, veth: tuple[str, str], user_dir: Path) -> None:
-    with (
-        _session(daemon, veth[1], user_dir / "kept.pcapng") as kept,
-        _session(daemon, veth[1], user_dir / "lost.pcapng") as lost,
-    ):
-        first, second = sorted(daemon.workers())
+    with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(_session(daemon, veth[1], user_dir / "kept.pcapng"))
+        (first,) = daemon.workers()
+        lost = stack.enter_context(_session(daemon, veth[1], user_dir / "lost.pcapng"))
+        (second,) = set(daemon.workers()) - {first}
         send(veth[0], FRAMES, 100)
         _await_packets(kept, 100)
         _await_packets(lost, 100)
@@ -375,10 +375,11 @@ def test_a_daemon_that_has_waited_long_enough_kills_its_workers(
     with (
         running_daemon(where, prefix=with_limits(**SHORT)) as daemon,
         without_stragglers(daemon),
-        _session(daemon, veth[1], user_dir / "stuck.pcapng"),
-        _session(daemon, veth[1], user_dir / "well.pcapng") as well,
+        contextlib.ExitStack() as stack,
     ):
-        stuck, _ = sorted(daemon.workers())
+        stack.enter_context(_session(daemon, veth[1], user_dir / "stuck.pcapng"))
+        (stuck,) = daemon.workers()
+        well = stack.enter_context(_session(daemon, veth[1], user_dir / "well.pcapng"))
         os.kill(stuck, signal.SIGSTOP)
         send(veth[0], FRAMES, 10)
         for _ in range(signals):

@@ -41,7 +41,7 @@ from tests.support.attack import (
     with_limits,
     without_call,
 )
-from tests.support.daemon import Daemon, children_of, running_daemon, status_of
+from tests.support.daemon import Daemon, children_of, forked_for, is_spare, running_daemon, status_of
 from tests.support.traffic import send
 
 MEMBERS = "daemon"  # what the group 1 is called everywhere
@@ -49,17 +49,22 @@ MEMBER = User(12420, 12421, (1,))
 OTHER_MEMBER = User(12422, 12423, (1,))
 
 
+def _with_limits(**limits: float) -> tuple[str, ...]:
+    """Return a prefix for a daemon that has every worker forked when it is asked for."""
+    return with_limits(SPARE_WORKERS=0, **limits)
+
+
 @pytest.fixture(scope="module")
 def _daemons(open_dir: Path) -> Generator[Callable[[], Daemon], None, None]:
     directory = open_dir / "spawner"
     directory.mkdir()
-    with replaced_when_dead(directory, "--group", MEMBERS, prefix=with_limits(SPAWNER_PAUSE_S=0.3)) as get:
+    with replaced_when_dead(directory, "--group", MEMBERS, prefix=_with_limits(SPAWNER_PAUSE_S=0.3)) as get:
         yield get
 
 
 @pytest.fixture
 def daemon(_daemons: Callable[[], Daemon]) -> Daemon:
-    """A daemon that starts a new spawner after 0.3 s."""
+    """A daemon that starts a new spawner after 0.3 s, and that has every worker forked when it is asked for."""
     daemon = _daemons()
     _await_spawner(daemon)
     return daemon
@@ -139,7 +144,7 @@ def test_it_ends_with_its_daemon(where: Path, number: int) -> None:
 
 
 def test_a_daemon_ends_although_it_is_stopped(where: Path) -> None:
-    with running_daemon(where, prefix=with_limits(END_TIMEOUT_S=0.5)) as daemon:
+    with running_daemon(where, prefix=_with_limits(END_TIMEOUT_S=0.5)) as daemon:
         spawner = daemon.spawner()
         os.kill(spawner, signal.SIGSTOP)
         assert daemon.terminate() == 0
@@ -192,7 +197,7 @@ def test_a_request_outlasts_spawners_that_end_before_they_are_ready(
 def test_where_none_can_be_started_a_capture_is_refused(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
     # Its imports fail: numpy's place is taken.
     (where / "numpy.py").write_text("raise ImportError('no numpy here')\n")
-    broken = ("env", f"PYTHONPATH={where}", *with_limits(START_TIMEOUT_S=2, SPAWNER_PAUSE_S=0.3))
+    broken = ("env", f"PYTHONPATH={where}", *_with_limits(START_TIMEOUT_S=2, SPAWNER_PAUSE_S=0.3))
     with running_daemon(where, prefix=broken) as daemon, opened(user_dir) as directory:
         with RawClient(daemon.socket_path) as client:
             client.send(request_for(veth[1]), [directory])
@@ -205,7 +210,7 @@ def test_where_none_can_be_started_a_capture_is_refused(where: Path, veth: tuple
 
 
 def test_one_that_hangs_is_replaced_and_the_capture_refused(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
-    short = with_limits(FORK_TIMEOUT_S=0.5, END_TIMEOUT_S=0.5, SPAWNER_PAUSE_S=0.1)
+    short = _with_limits(FORK_TIMEOUT_S=0.5, END_TIMEOUT_S=0.5, SPAWNER_PAUSE_S=0.1)
     with running_daemon(where, prefix=short) as daemon, leaving_nothing(daemon, veth[1], directory=user_dir):
         spawner = daemon.spawner()
         os.kill(spawner, signal.SIGSTOP)
@@ -219,7 +224,7 @@ def test_one_that_hangs_is_replaced_and_the_capture_refused(where: Path, veth: t
 
 
 def test_one_that_hangs_keeps_no_client_that_leaves(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
-    with running_daemon(where, prefix=with_limits(FORK_TIMEOUT_S=1)) as daemon:
+    with running_daemon(where, prefix=_with_limits(FORK_TIMEOUT_S=1)) as daemon:
         with leaving_nothing(daemon, veth[1], directory=user_dir), opened(user_dir) as directory:
             spawner = daemon.spawner()
             os.kill(spawner, signal.SIGSTOP)
@@ -269,7 +274,7 @@ def test_an_interface_that_goes_down_before_there_is_a_worker_is_told_of(
 
 @pytest.mark.long
 def test_a_worker_that_comes_too_late_is_waited_for(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
-    with running_daemon(where, prefix=with_limits(FORK_TIMEOUT_S=0.3, SPAWNER_PAUSE_S=0.1)) as daemon:
+    with running_daemon(where, prefix=_with_limits(FORK_TIMEOUT_S=0.3, SPAWNER_PAUSE_S=0.1)) as daemon:
         late = 0
         for _ in range(10):
             _await_spawner(daemon)  # what there is before has the next one's descriptors
@@ -279,7 +284,7 @@ def test_a_worker_that_comes_too_late_is_waited_for(where: Path, veth: tuple[str
                 RawClient(daemon.socket_path) as client,
             ):
                 client.send(slow_request_for(veth[1]), [directory])
-                while not (workers := daemon.workers()):
+                while not (workers := forked_for(daemon.process.pid)):
                     pass
                 os.kill(workers[0], signal.SIGSTOP)  # mostly before it has said who it is
                 with contextlib.suppress(TimeoutError):
@@ -287,10 +292,84 @@ def test_a_worker_that_comes_too_late_is_waited_for(where: Path, veth: tuple[str
                     late += 1
                 client.close()
                 os.kill(workers[0], signal.SIGCONT)
-                eventually(lambda: daemon.workers() == [], "its end")
+                eventually(lambda: forked_for(daemon.process.pid) == [], "its end")
                 for file in user_dir.glob("*.pcapng"):
                     file.unlink()
         assert late
+
+
+# The worker that waits ----------------------------------------------------------------------------------------------
+
+
+def _spare(daemon: Daemon) -> int:
+    """Return the process id of the worker that waits for a capture, once there is one."""
+    found: list[int] = []
+
+    def is_there() -> bool:
+        found[:] = filter(is_spare, children_of(daemon.process.pid))
+        # It has greeted by then: it waits, and is in no group of others.
+        return len(found) == 1 and status_of(found[0])["State"].startswith("S") and os.getsid(found[0]) == found[0]
+
+    eventually(is_there, "one that waits")
+    return found[0]
+
+
+def test_a_worker_waits_for_each_capture(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
+    with running_daemon(where) as daemon, leaving_nothing(daemon, veth[1], directory=user_dir):
+        spare = _spare(daemon)
+        os.kill(daemon.spawner(), signal.SIGSTOP)  # nobody else can come of it
+        with CaptureSession(**_arguments(daemon, veth[1], user_dir / "x.pcapng")) as capture:
+            capture.wait_started(PATIENCE_S)
+            assert daemon.workers() == [spare]
+            os.kill(daemon.spawner(), signal.SIGCONT)
+            assert _spare(daemon) != spare
+        (user_dir / "x.pcapng").unlink()
+
+
+def test_captures_that_are_started_at_once_do_not_wait_for_it(
+    where: Path, veth: tuple[str, str], user_dir: Path
+) -> None:
+    with running_daemon(where, prefix=with_limits(SPARE_PAUSE_S=3600)) as daemon, contextlib.ExitStack() as stack:
+        spare = _spare(daemon)
+        for number in range(3):
+            arguments = _arguments(daemon, veth[1], user_dir / f"{number}.pcapng")
+            stack.enter_context(CaptureSession(**arguments)).wait_started(PATIENCE_S)
+        assert len(daemon.workers()) == 3
+        assert spare in daemon.workers()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_one_that_waits_ends_with_its_daemon(where: Path, number: int) -> None:
+    with running_daemon(where) as daemon:
+        spare = _spare(daemon)
+        if number == signal.SIGSTOP:
+            os.kill(spare, number)
+            assert daemon.terminate() == 0
+        else:
+            daemon.process.kill()
+            daemon.process.wait(PATIENCE_S)
+        await_end([spare])
+
+
+def test_one_that_was_killed_while_it_waited_is_replaced(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
+    short = with_limits(SPARE_PAUSE_S=0.5)
+    with running_daemon(where, prefix=short) as daemon, leaving_nothing(daemon, veth[1], directory=user_dir):
+        spare = _spare(daemon)
+        os.kill(spare, signal.SIGKILL)
+        check_unharmed(daemon, veth, user_dir)
+        await_end([spare])
+        assert _spare(daemon) != spare
+
+
+def test_one_that_ends_as_it_is_taken_is_not_taken(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
+    with running_daemon(where) as daemon, opened(user_dir) as directory:
+        spare = _spare(daemon)
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        os.kill(spare, signal.SIGKILL)
+        with RawClient(daemon.socket_path) as client:
+            client.send(request_for(veth[1]), [directory])
+            os.kill(daemon.process.pid, signal.SIGCONT)  # it hears of both at once
+            client.receive(Started)
 
 
 # What it may, and what it hands on -----------------------------------------------------------------------------------

@@ -58,21 +58,41 @@ class Daemon:
 
 def workers_of(daemon: int) -> list[int]:
     """Return the process ids of a daemon's workers, and of those who answer questions about interfaces."""
+    return [each for each in forked_for(daemon) if _name_of(each) not in _HELPERS]
+
+
+def forked_for(daemon: int) -> list[int]:
+    """Return the process ids of all that is forked for a daemon."""
     # A worker is the daemon's child as soon as the process in between has ended, which may be behind its first word.
     found: list[int] = []
     for spawner in filter(is_spawner, children_of(daemon)):
         for between in _children_of_one_that_may_end(spawner):
             found += _children_of_one_that_may_end(between)
     found += [child for child in children_of(daemon) if not is_spawner(child)]
-    return [each for each in dict.fromkeys(found) if not is_closer(each)]
+    return list(dict.fromkeys(found))
+
+
+#: What closes descriptors for the daemon, or passes files.
+_CLOSERS = ("capd-closer", "capd-server")
+#: And what waits for a capture.
+_HELPERS = (*_CLOSERS, "capd-spare")
 
 
 def is_closer(process_id: int) -> bool:
     """Whether a process is what closes descriptors for the daemon, or passes files."""
+    return _name_of(process_id) in _CLOSERS
+
+
+def is_spare(process_id: int) -> bool:
+    """Whether a process is a worker that waits for a capture."""
+    return _name_of(process_id) == "capd-spare"
+
+
+def _name_of(process_id: int, root: Path = Path("/")) -> str:
     try:
-        return Path(f"/proc/{process_id}/comm").read_text() in ("capd-closer\n", "capd-server\n")
+        return (root / "proc" / str(process_id) / "comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return ""
 
 
 def _children_of_one_that_may_end(process_id: int) -> list[int]:
@@ -87,11 +107,7 @@ def is_spawner(process_id: int, root: Path = Path("/")) -> bool:
     process = root / "proc" / str(process_id)
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")
-        return b"capd.worker" in words and (process / "comm").read_text() not in (
-            "capd-worker\n",
-            "capd-closer\n",
-            "capd-server\n",
-        )
+        return b"capd.worker" in words and _name_of(process_id, root) not in ("", "capd-worker", *_HELPERS)
     except (FileNotFoundError, ProcessLookupError):
         return False
 

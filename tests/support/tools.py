@@ -5,8 +5,11 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.support.daemon import children_of, is_spare
 
 
 def _run(*command: str | Path) -> str:
@@ -57,15 +60,42 @@ def descriptors_of(process_id: int) -> list[str]:
 
 
 def busy_descriptors_of(process_id: int) -> list[str]:
-    """Return the same of a daemon, but for one packet socket that receives nothing: the ring that it keeps ahead.
+    """Return the same of a daemon, but for what it keeps ahead for the next capture.
 
-    It comes a moment after a capture was asked for, and stays a minute.
+    That is one packet socket that receives nothing, a ring: it comes a moment after a capture was asked for, and stays
+    a minute. And the process and the control socket of each worker that waits, another one soon after each capture.
     """
+    spares = list(filter(is_spare, children_of(process_id)))
     found = descriptors_of(process_id)
     rows = [line.split() for line in Path(f"/proc/{process_id}/net/packet").read_text().splitlines()[1:]]
     inert = {f"socket:[{inode}]" for _, _, _, protocol, *_, inode in rows if protocol == "0000"}
-    spare = next((each for each in found if each in inert), None)
-    return [each for each in found if each != spare]
+    ahead = [next((each for each in found if each in inert), ""), *_kept_for(process_id, spares)]
+    for each in ahead:
+        if each in found:
+            found.remove(each)
+    return found
+
+
+def _kept_for(process_id: int, spares: Sequence[int]) -> list[str]:
+    """Return what the daemon has open on workers that wait."""
+    processes = sum(_process_of(entry) in spares for entry in Path(f"/proc/{process_id}/fdinfo").iterdir())
+    kept = ["anon_inode:[pidfd]"] * processes
+    for spare in spares:
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # it has ended
+            for theirs in descriptors_of(spare):
+                if theirs.startswith("socket:"):
+                    # socketpair(2) makes the daemon's first.
+                    kept.append(f"socket:[{int(theirs[len('socket:[') : -1]) - 1}]")
+    return kept
+
+
+def _process_of(fdinfo: Path) -> int:
+    """Return the id of the process that a descriptor is open on; 0 if on none."""
+    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        for line in fdinfo.read_text().splitlines():
+            if line.startswith("Pid:"):
+                return int(line.partition(":")[2])
+    return 0
 
 
 def unmount(mount: Path) -> None:

@@ -29,7 +29,7 @@ from capd.worker.launch import HELLO, Job
 _Run = Callable[[socket.socket, Confinement], None]
 #: What is forked for each job: its name, and what it does.
 _JOBS: dict[Job, tuple[str, _Run]] = {
-    Job.CAPTURE: ("capd-worker", start.run),
+    Job.CAPTURE: ("capd-spare", start.run),  # until it is told which one
     Job.CLOSING: ("capd-closer", closing.run),
     Job.SERVING: ("capd-server", serving.run),
 }

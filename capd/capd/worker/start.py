@@ -255,15 +255,15 @@ def _capture(
 
 def run(control_socket: socket.socket, confinement: Confinement) -> None:
     """Run one capture for the daemon at the other end of a socket, held to what was prepared."""
-    signal.alarm(WATCHDOG_S)
-    time.tzset()  # the system's time zone, which is in the names of files, may be another one by now
     control = Control(control_socket)
     with contextlib.suppress(DaemonGone):
-        _run(control, confinement)
+        _run(control.read_launch(), control, confinement)
 
 
-def _run(control: Control, confinement: Confinement) -> None:
-    launch = control.read_launch()
+def _run(launch: Launch, control: Control, confinement: Confinement) -> None:
+    privileges.name_process("capd-worker")
+    signal.alarm(WATCHDOG_S)
+    time.tzset()  # the system's time zone, which is in the names of files, may be another one by now
     be_killed_first(launch.recorder.memory_bytes if launch.recorder is not None else 0)
     channel = socket.socket(fileno=control.take_descriptor())
     is_kept = launch.directory_comes != DirectoryComes.KEPT
