@@ -33,6 +33,7 @@ from tests.support.attack import (
     opened,
     request_for,
     slow_request_for,
+    with_limits,
     without_call,
 )
 from tests.support.daemon import REFUSED_CALL, Daemon, children_of, running_daemon, status_of
@@ -503,7 +504,11 @@ def test_files_are_passed_by_a_thread_that_has_no_packet_socket(lenient: Daemon,
 def test_without_a_thread_to_pass_files_with_the_capture_is_refused(veth: tuple[str, str], user_dir: Path) -> None:
     configuration = user_dir / "capd.toml"
     configuration.write_text(f'[[rule]]\nname = "one"\nusers = [{USER.user_id}]\n')
-    with running_daemon(user_dir, "--config", str(configuration)) as daemon, opened(user_dir) as directory:
+    forked_later = with_limits(SPARE_WORKERS=0)
+    with (
+        running_daemon(user_dir, "--config", str(configuration), prefix=forked_later) as daemon,
+        opened(user_dir) as directory,
+    ):
         # The worker itself is one of them. Whom it is forked by is root, and not bound.
         resource.prlimit(daemon.spawner(), resource.RLIMIT_NPROC, (1, 1))
         with leaving_nothing(daemon, veth[1]), connected_as(USER, daemon) as client:

@@ -465,7 +465,7 @@ def test_a_capture_that_no_process_is_left_for_is_refused(veth: tuple[str, str],
         as_user(limit, SERVICE.user_id, SERVICE.group_id)
 
     answers: list[type[Message]] = []
-    with _service_daemon(user_dir) as daemon, opened(user_dir) as directory:
+    with _service_daemon(user_dir, SPARE_WORKERS=0) as daemon, opened(user_dir) as directory:
         spawner = daemon.spawner()
         # At some number the process in between can be, and the worker cannot.
         while Started not in answers:

@@ -51,6 +51,7 @@ from tests.support.attack import (
 )
 from tests.support.daemon import Daemon, children_of, is_closer, running_daemon
 from tests.support.namespace import private_network_namespace
+from tests.support.tools import busy_descriptors_of
 from tests.support.traffic import send
 
 #: How long a close takes that is made to take long; far longer than anybody here waits.
@@ -114,7 +115,7 @@ def threads_of(daemon: Daemon) -> int:
 
 
 def descriptors_of(daemon: Daemon) -> int:
-    return len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
+    return len(busy_descriptors_of(daemon.process.pid))
 
 
 def send_along(client: RawClient, data: bytes | Message, stuck: Sequence[socket.socket], more: Sequence[int]) -> None:
