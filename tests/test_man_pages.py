@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from capd import __main__ as daemon
-from capd import check_config, config
+from capd.admin import check_config
+from capd.config import reader
 from capd_client.cli import __main__ as capctl
 from capd_protocol.interfaces import InterfaceCounts, InterfaceInfo, Link, LinkLayer, TimestampType
 from capd_protocol.messages import (
@@ -163,7 +164,7 @@ def test_all_that_is_printed_as_json_is_described(command: str, structs: tuple[t
 
 
 @pytest.mark.parametrize(
-    ("heading", "struct"), [("Rules", config._Rule), ("Captures", config._Capture), ("Metrics", config._Metrics)]
+    ("heading", "struct"), [("Rules", reader._Rule), ("Captures", reader._Capture), ("Metrics", reader._Metrics)]
 )
 def test_every_key_of_the_configuration_is_described_with_its_default(
     heading: str, struct: type[msgspec.Struct]
@@ -183,13 +184,13 @@ def test_every_key_of_the_configuration_is_described_with_its_default(
 
 
 def test_the_examples_of_the_configuration_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "_group_id", lambda _: 4)  # whatever groups there are on this machine
+    monkeypatch.setattr(reader, "_group_id", lambda _: 4)  # whatever groups there are on this machine
     examples = displays(dict(blocks(source("capd.toml.5"), "Sh"))["EXAMPLES"])
     path = tmp_path / "capd.toml"
     for example in (*examples, "\n".join(examples)):
         path.write_text(example)
-        config.load(path)
+        reader.load(path)
         assert check_config.main([os.fspath(path)]) == 0
-    loaded = config.load(path)
+    loaded = reader.load(path)
     assert loaded.policy.rules
     assert loaded.captures

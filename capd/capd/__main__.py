@@ -13,14 +13,19 @@ from pathlib import Path
 
 import trio
 
-from capd import check_config, config, installation, kept, limits, log, privileges, systemd
+from capd import limits
+from capd.admin import check_config, installation
+from capd.captures import fd_store
+from capd.config import reader
 from capd.daemon import Daemon
 from capd.errors import StartError
-from capd.listener import DEFAULT_SOCKET, listening, listening_for_containers
-from capd.policy import Policy, default_policy
+from capd.linux import privileges
+from capd.linux.privileges import Capability
+from capd.policy.rules import Policy, default_policy
 from capd.printable import escaped
-from capd.privileges import Capability
-from capd.systemd import ServiceManagerError
+from capd.service import log, systemd
+from capd.service.listener import DEFAULT_SOCKET, listening, listening_for_containers
+from capd.service.systemd import ServiceManagerError
 from capd.version import SOFTWARE
 
 _log = logging.getLogger("capd")
@@ -51,7 +56,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--config",
         type=Path,
         metavar="PATH",
-        help=f"who may do what (default: {config.DEFAULT_PATH}, if it is there); read again on SIGHUP",
+        help=f"who may do what (default: {reader.DEFAULT_PATH}, if it is there); read again on SIGHUP",
     )
     parser.add_argument(
         "--group",
@@ -92,20 +97,20 @@ def _default_policy(group: str, owner_id: int | None = None) -> Policy:
         return default_policy(None, group, owner_id)
 
 
-def _configuration(arguments: argparse.Namespace) -> config.Config:
+def _configuration(arguments: argparse.Namespace) -> reader.Config:
     """Return what the configuration says; without one, what goes without saying.
 
     Raises:
         ConfigError: it cannot be used.
     """
-    path = arguments.config or config.DEFAULT_PATH
-    if arguments.config is None and config.is_absent(path):
+    path = arguments.config or reader.DEFAULT_PATH
+    if arguments.config is None and reader.is_absent(path):
         group = arguments.group or DEFAULT_GROUP
         _log.info("there is no %s: the members of the group %s may capture everything", path, group)
-        return config.Config(_default_policy(group))
+        return reader.Config(_default_policy(group))
     if arguments.group is not None:
-        raise config.ConfigError([f"--group has no effect beside {path}: write a rule for the group there"])
-    loaded = config.load(path, check_config.complain_about_filter)
+        raise reader.ConfigError([f"--group has no effect beside {path}: write a rule for the group there"])
+    loaded = reader.load(path, check_config.complain_about_filter)
     # From now on it must be there: that it is gone by mistake shall not let anybody do more.
     arguments.config = path
     for warning in loaded.warnings:
@@ -138,11 +143,11 @@ def _run_daemon(argv: list[str]) -> int:
             privileges.restrict_daemon(_kept(arguments.monitor_mode))
             # Without CAP_NET_RAW it answers questions, and captures for nobody.
             owner_id = os.getuid() if privileges.has_capability(Capability.NET_RAW) else None
-            own = config.Config(_default_policy(arguments.group or DEFAULT_GROUP, owner_id))
+            own = reader.Config(_default_policy(arguments.group or DEFAULT_GROUP, owner_id))
             daemon = Daemon(lambda: own, arguments.state_directory, strict_workers=arguments.strict_workers)
             trio.run(daemon.serve_one, connection)
             return 0
-        passed = kept.separate(systemd.take_inherited(os.environ, os.getpid()))
+        passed = fd_store.separate(systemd.take_inherited(os.environ, os.getpid()))
         with (
             listening(arguments.socket, passed.others) as listener,
             listening_for_containers(arguments.container_socket, arguments.socket, passed.others) as of_containers,
@@ -151,8 +156,8 @@ def _run_daemon(argv: list[str]) -> int:
             load = partial(_configuration, arguments)
             daemon = Daemon(load, arguments.state_directory, strict_workers=arguments.strict_workers)
             trio.run(daemon.serve, listener, of_containers, passed.kept, passed.useless)
-    except (StartError, ServiceManagerError, privileges.PrivilegeError, config.ConfigError) as error:
-        faults = error.faults if isinstance(error, config.ConfigError) else (str(error),)
+    except (StartError, ServiceManagerError, privileges.PrivilegeError, reader.ConfigError) as error:
+        faults = error.faults if isinstance(error, reader.ConfigError) else (str(error),)
         print("capd:", "\n".join(map(escaped, faults)), file=sys.stderr)  # noqa: T201  # not as a record: it is refused
         return 1
     return 0

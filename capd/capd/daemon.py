@@ -12,22 +12,23 @@ from pathlib import Path
 import msgspec
 import trio
 
-from capd import limits, systemd
-from capd.audit import Audit
-from capd.captures import Captures
-from capd.closer import Closer
-from capd.config import Config, ConfigError
-from capd.configured import Configured
-from capd.detached import Detached
+from capd import limits
+from capd.captures.configured import Configured
+from capd.captures.detached import Detached
+from capd.captures.fd_store import Kept
+from capd.captures.registry import Captures
+from capd.clients.server import Server
+from capd.config.reader import Config, ConfigError
 from capd.errors import RequestRefused
-from capd.kept import Kept
-from capd.metrics import Metrics
-from capd.monitor import Monitor
-from capd.peer import NOBODY, Peer
-from capd.people import People
-from capd.rings import RingMaker
-from capd.server import Server
-from capd.spawner import Spawner
+from capd.metrics.switch import Metrics
+from capd.network.monitor import Monitor
+from capd.policy.audit import Audit
+from capd.policy.peer import NOBODY, Peer
+from capd.policy.people import People
+from capd.service import systemd
+from capd.supervisor.closer import Closer
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Daemon:
         self._server = Server(
             self._captures, self._detached, self._monitor, self._audit, self._closer, people=self.people
         )
-        self._metrics = Metrics(self._captures, self._server, self._closer)
+        self._metrics = Metrics(self._captures, lambda: self._server.clients, self._closer)
 
     async def serve(
         self,

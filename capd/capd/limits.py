@@ -1,10 +1,10 @@
 """Every bound of the daemon: its value, where it comes from, and what happens there.
 
-What is said of a user is a person's, with all ids that this one has (``capd.people``). Root, and the owner of a private
-daemon, are bound only where it is said.
+What is said of a user is a person's, with all ids that this one has (``capd.policy.people``). Root, and the owner of a
+private daemon, are bound only where it is said.
 """
 
-from capd.rates import Rate
+from capd.pacing.rates import Rate
 from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES
 
 # Connections -----------------------------------------------------------------------------------------------------

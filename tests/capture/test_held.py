@@ -12,9 +12,9 @@ from typing import BinaryIO, cast
 import numpy as np
 import pytest
 
-from capd.worker.files import CaptureFiles
-from capd.worker.order import Slice
-from capd.worker.report import Report
+from capd.worker.output.files import CaptureFiles
+from capd.worker.output.report import Report
+from capd.worker.packets.merge import Slice
 from capd_client import Gap, ReadError, read
 from capd_client.reading.live import LiveFiles
 from capd_client.reading.reader import open_passed

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from capd.worker.files import CaptureFiles
-from capd.worker.index import RingIndex
-from capd.worker.order import Slice
-from capd.worker.report import Report
-from capd.worker.retention import LOOK_BYTES
+from capd.worker.output.files import CaptureFiles
+from capd.worker.output.report import Report
+from capd.worker.output.retention import LOOK_BYTES
+from capd.worker.output.ring_index import RingIndex
+from capd.worker.packets.merge import Slice
 from capd_client import CaptureEnded
 from capd_protocol.index import FileWasClosed, FileWasDeleted, FileWasOpened, Line, read_index
 from capd_protocol.index import _decode as decode_line

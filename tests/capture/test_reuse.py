@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from capd.worker import reuse as reuse_module
-from capd.worker.reuse import reuse
-from capd.worker.savefile import KeptFile, SaveFile
+from capd.worker.output import recycling as reuse_module
+from capd.worker.output.recycling import reuse
+from capd.worker.output.savefile import KeptFile, SaveFile
 from capd_client import CaptureSession
 from capd_client.options import CaptureArguments
 from capd_protocol import pcapng

@@ -6,10 +6,11 @@ import socket
 import numpy as np
 import pytest
 
-from capd.packet_ring import make_ring
-from capd.packet_socket import ETH_P_ALL, bind, open_packet_socket
-from capd.worker.chain import MAC_AND_NET, FrameFinder
-from capd.worker.ring import Blocks, Ring
+from capd.linux.packet_ring import make_ring
+from capd.linux.packet_socket import ETH_P_ALL, bind, open_packet_socket
+from capd.worker.packets.blocks import Blocks
+from capd.worker.packets.packet_offsets import MAC_AND_NET, FrameFinder
+from capd.worker.sources.ring_reader import Ring
 from tests.support.traffic import build_frames, send
 
 _FRAMES = build_frames((1500,))

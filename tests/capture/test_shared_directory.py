@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from capd.worker.files import CaptureFiles
-from capd.worker.index import RingIndex
-from capd.worker.report import Report
-from capd.worker.savefile import DestinationError as WorkerDestinationError
+from capd.worker.output.files import CaptureFiles
+from capd.worker.output.report import Report
+from capd.worker.output.ring_index import RingIndex
+from capd.worker.output.savefile import DestinationError as WorkerDestinationError
 from capd_client import CaptureSession, DestinationError, files
 from capd_protocol.index import FileWasClosed, FileWasOpened, encode_line
 from capd_protocol.messages import Conditions, Destination

@@ -14,17 +14,17 @@ from pathlib import Path
 import anyio
 import pytest
 
-from capd.audit import Audit
-from capd.captures import Captures
-from capd.closer import Closer
-from capd.detached import Detached
+from capd.captures.detached import Detached
+from capd.captures.registry import Captures
 from capd.errors import RequestRefused
-from capd.handover import FromClient
-from capd.monitor import Monitor
-from capd.peer import Peer
-from capd.policy import Policy
-from capd.rings import RingMaker
-from capd.spawner import Spawner
+from capd.network.monitor import Monitor
+from capd.policy.audit import Audit
+from capd.policy.peer import Peer
+from capd.policy.rules import Policy
+from capd.supervisor.closer import Closer
+from capd.supervisor.handover import FromClient
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 from capd_client import (
     CaptureEnded,
     CaptureError,

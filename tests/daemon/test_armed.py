@@ -10,11 +10,11 @@ import msgspec
 import pytest
 import trio
 
-from capd.armed import ArmedRings, Outcome
-from capd.packet_socket import SOL_PACKET, attach_filter
-from capd.policy_filters import PolicyFilters
-from capd.rings import RingMaker, Rings
-from capd.worker.launch import Arm, Launch, LaunchInterface, RingFilter
+from capd.launch import Arm, Launch, LaunchInterface, RingFilter
+from capd.linux.packet_socket import SOL_PACKET, attach_filter
+from capd.supervisor.armed_rings import ArmedRings, Outcome
+from capd.supervisor.packet_rings import RingMaker, Rings
+from capd.supervisor.policy_filters import PolicyFilters
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.linktypes import DLT_EN10MB
 from capd_protocol.messages import FailureCode, InterfaceRequest

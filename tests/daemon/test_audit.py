@@ -14,11 +14,11 @@ import trio
 import trio.testing
 
 from capd import limits
-from capd.audit import Audit, Journal
 from capd.errors import RequestRefused
-from capd.peer import Peer
-from capd.rates import Rate
-from capd.restrained import Restrained
+from capd.pacing.rate_limited_log import Restrained
+from capd.pacing.rates import Rate
+from capd.policy.audit import Audit, Journal
+from capd.policy.peer import Peer
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.messages import (
     FailureCode,

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import capd
-from capd.packet_ring import make_ring
-from capd.packet_socket import ETH_P_ALL, bind, open_packet_socket
+from capd.linux.packet_ring import make_ring
+from capd.linux.packet_socket import ETH_P_ALL, bind, open_packet_socket
 from capd_client import CaptureSession
 from capd_protocol.messages import DirectoryWanted, EndReason, FailureCode, Refused, Started
 from tests.capture.helpers import in_background, until_received

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from capd.log import Formatter
 from capd.printable import escaped, quoted, traceback_of
+from capd.service.log import Formatter
 from capd_client import CaptureSession, ChildError
 from capd_protocol.index import ring_file_name
 from tests.capture.helpers import capturing, local_frame, until
@@ -116,7 +116,7 @@ def test_a_traceback_says_what_pythons_says() -> None:
 
 _UNCAUGHT = """
 import sys, threading
-from capd import log
+from capd.service import log
 log.begin(20, "capd: ")
 evil = sys.argv[1]
 def fail():
@@ -175,7 +175,7 @@ def test_what_nobody_catches_makes_no_lines_either(code: str, said: int) -> None
 _AS_SERVICE = """
 import os, sys
 from pathlib import Path
-from capd import audit
+from capd.policy import audit
 from capd.__main__ import main
 audit._JOURNAL = Path("/nowhere")
 os.environ["JOURNAL_STREAM"] = "0:0"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.outbox import Outbox
+from capd.captures.outbox import Outbox
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import (
     BadFilter,

@@ -19,8 +19,8 @@ import pytest
 
 import capd
 from capd import limits
-from capd.packet_socket import attach_filter
-from capd.privileges import restrict_daemon
+from capd.linux.packet_socket import attach_filter
+from capd.linux.privileges import restrict_daemon
 from capd_client import (
     CaptureError,
     CaptureSession,

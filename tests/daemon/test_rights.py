@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from capd import limits
-from capd.captures import Captures
-from capd.closer import Closer
+from capd.captures.registry import Captures
 from capd.errors import RequestRefused
-from capd.peer import Peer
-from capd.policy import Policy, Rule
-from capd.rings import RingMaker
-from capd.spawner import Spawner
+from capd.policy.peer import Peer
+from capd.policy.rules import Policy, Rule
+from capd.supervisor.closer import Closer
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 from capd_client import CaptureSession
 from capd_protocol.messages import (
     PROTOCOL_VERSION,

@@ -17,12 +17,12 @@ import trio
 import trio.testing
 
 from capd import limits
-from capd.packet_ring import RingError, RingMemory, make_ring
-from capd.packet_socket import ETH_P_ALL, SOL_PACKET, bind
-from capd.rings import NewRing, RingMaker, Rings, close_sockets
-from capd.turns import FREE
-from capd.worker.launch import DirectoryComes, Launch, LaunchInterface
-from capd.worker.ring import Ring
+from capd.launch import DirectoryComes, Launch, LaunchInterface
+from capd.linux.packet_ring import RingError, RingMemory, make_ring
+from capd.linux.packet_socket import ETH_P_ALL, SOL_PACKET, bind
+from capd.pacing.turns import FREE
+from capd.supervisor.packet_rings import NewRing, RingMaker, Rings, close_sockets
+from capd.worker.sources.ring_reader import Ring
 from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
 from capd_protocol.messages import Conditions, Destination, FailureCode, InterfaceRequest, Recorder
 from tests.support.traffic import build_frames, send
@@ -164,7 +164,7 @@ class SlowKernel:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._lock = threading.Lock()
         self.at_once = self.most_at_once = self.made = 0
-        monkeypatch.setattr("capd.rings.make_ring", self._make)
+        monkeypatch.setattr("capd.supervisor.packet_rings.make_ring", self._make)
 
     def _make(self, *arguments: Any, **options: Any) -> RingMemory:
         with self._lock:
@@ -204,7 +204,7 @@ async def test_who_asks_for_too_many_rings_waits_for_them(
     async def make(*_: object) -> NoReturn:
         raise RingError("it takes no time to fail")
 
-    monkeypatch.setattr("capd.rings._make", make)
+    monkeypatch.setattr("capd.supervisor.packet_rings._make", make)
     maker, rate = RingMaker(), limits.RINGS
 
     async def took_s(whose: Hashable, count: int) -> float:
@@ -263,7 +263,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         rings.append(what)
         return memory
 
-    monkeypatch.setattr("capd.rings.make_ring", making)
+    monkeypatch.setattr("capd.supervisor.packet_rings.make_ring", making)
     return rings
 
 

@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 from benchmarks.measure import memory_of
-from capd.spawner import Spawner
+from capd.supervisor.spawner import Spawner
 from capd_client import CaptureSession, list_captures
 from capd_protocol.messages import FailureCode, Refused, Started
 from tests.capture.helpers import ip
@@ -497,8 +497,8 @@ def test_an_old_kernel_will_do(where: Path, veth: tuple[str, str], user_dir: Pat
 #: A worker that has ended while the process between it and the daemon has not: its parent is that process until then.
 _ENDED_TOO_EARLY = """
 import os, trio
-from capd.privileges import adopt_orphans
-from capd.spawner import WorkerProcess
+from capd.linux.privileges import adopt_orphans
+from capd.supervisor.spawner import WorkerProcess
 
 adopt_orphans()
 ours, theirs = os.pipe()

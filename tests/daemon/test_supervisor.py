@@ -7,15 +7,15 @@ from typing import Any, cast
 import pytest
 import trio
 
-from capd.armed import ArmedRings
-from capd.closer import Closer
-from capd.handover import Envelope, FromEnvelope
-from capd.policy_filters import PolicyFilters
-from capd.rights import refuse_rights
-from capd.rings import RingMaker, Rings
-from capd.spawner import Spawner
-from capd.supervisor import Worker
-from capd.worker.launch import Disarm, encode_ring_request
+from capd.launch import Disarm, encode_ring_request
+from capd.linux.rights import refuse_rights
+from capd.supervisor.armed_rings import ArmedRings
+from capd.supervisor.closer import Closer
+from capd.supervisor.handover import Envelope, FromEnvelope
+from capd.supervisor.packet_rings import RingMaker, Rings
+from capd.supervisor.policy_filters import PolicyFilters
+from capd.supervisor.spawner import Spawner
+from capd.supervisor.worker import Worker
 from capd_protocol.messages import DeletionReason, Drops, ErrorMessage, FileDeleted, WhoAmI, encode
 from tests.daemon.test_rings import launch
 

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import trio
 
-from capd.audit import Audit
-from capd.captures import Captures
-from capd.closer import Closer
-from capd.detached import Detached
-from capd.monitor import Monitor
-from capd.policy import Policy
-from capd.rings import RingMaker
-from capd.server import Server
-from capd.spawner import Spawner
-from capd.threads import in_thread
+from capd.captures.detached import Detached
+from capd.captures.registry import Captures
+from capd.clients.server import Server
+from capd.network.monitor import Monitor
+from capd.pacing.threads import in_thread
+from capd.policy.audit import Audit
+from capd.policy.rules import Policy
+from capd.supervisor.closer import Closer
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import (
     FailureCode,

@@ -11,11 +11,12 @@ import trio
 import trio.testing
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from capd import interfaces, limits, links, monitor
+from capd import limits
 from capd.errors import RequestRefused
-from capd.ethtool import hardware_of
-from capd.libpcap import find_all_devices
-from capd.monitor import Monitor
+from capd.linux.libpcap import find_all_devices
+from capd.network import devices, links, monitor
+from capd.network.drivers import hardware_of
+from capd.network.monitor import Monitor
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.interfaces import InterfaceCounts
 from capd_protocol.messages import (
@@ -47,7 +48,7 @@ def messages_of(data: bytes) -> list[object]:
 
 
 def counting(
-    monkeypatch: pytest.MonkeyPatch, name: str, function: Callable[..., object], module: ModuleType = interfaces
+    monkeypatch: pytest.MonkeyPatch, name: str, function: Callable[..., object], module: ModuleType = devices
 ) -> list[object]:
     """Have a function of a module replaced by itself; return what it is called with."""
     calls: list[object] = []
@@ -136,7 +137,7 @@ async def test_where_interfaces_cannot_be_watched_that_is_said(monkeypatch: pyte
     async def fail() -> None:
         raise OSError(errno.EMFILE, "no descriptor")
 
-    monkeypatch.setattr("capd.links.list_links", fail)
+    monkeypatch.setattr("capd.network.links.list_links", fail)
     async with running() as watch:
         for _ in range(2):
             with pytest.raises(OSError, match="no descriptor"), trio.fail_after(5):
@@ -218,7 +219,7 @@ class Libpcap:
         self.asked: list[tuple[str, bool]] = []
         self.at_once = self.most_at_once = 0
         self.refusal: RequestRefused | None = None
-        monkeypatch.setattr(interfaces, "ask_libpcap", self._ask)
+        monkeypatch.setattr(devices, "ask_libpcap", self._ask)
 
     async def _ask(self, name: str, *, monitor_mode: bool = False) -> Capabilities:
         self.asked.append((name, monitor_mode))

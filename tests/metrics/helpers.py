@@ -5,12 +5,12 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from capd.audit import Audit
-from capd.captures import Captures
-from capd.closer import Closer
-from capd.detached import Detached
-from capd.monitor import Monitor
-from capd.server import Server
+from capd.captures.detached import Detached
+from capd.captures.registry import Captures
+from capd.clients.server import Server
+from capd.network.monitor import Monitor
+from capd.policy.audit import Audit
+from capd.supervisor.closer import Closer
 
 #: curl(1), EXIT CODES.
 CURL_REFUSED = 7

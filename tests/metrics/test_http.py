@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from capd import limits
-from capd.closer import Closer
-from capd.metrics_http import Page, serve
-from capd.rights import refuse_rights
+from capd.linux.rights import refuse_rights
+from capd.metrics.http import Page, serve
+from capd.supervisor.closer import Closer
 
 _PATIENCE_S = 10.0
 _GET = b"GET /metrics HTTP/1.1\r\nHost: capd\r\n\r\n"

@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 import trio
 
-from capd import check_config
-from capd.captures import Captures
-from capd.closer import Closer
-from capd.config import MetricsAddress
-from capd.metrics import Metrics
-from capd.policy import Policy
-from capd.rings import RingMaker
-from capd.spawner import Spawner
+from capd.admin import check_config
+from capd.captures.registry import Captures
+from capd.config.reader import MetricsAddress
+from capd.metrics.switch import Metrics
+from capd.policy.rules import Policy
+from capd.supervisor.closer import Closer
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 from capd_client import CaptureSession, InterfaceError, list_captures, stop_capture
 from tests.client.helpers import drain, wait_for_packets
-from tests.metrics.helpers import CURL_REFUSED, new_server, parsed, scrape, scrape_text
+from tests.metrics.helpers import CURL_REFUSED, parsed, scrape, scrape_text
 from tests.support.attack import (
     FRAMES,
     PATIENCE_S,
@@ -408,7 +408,7 @@ def shut_listener(name: tuple[str, int]) -> None:
 
 async def test_a_socket_that_fails_ends_no_capture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     captures = Captures(Policy(()), Spawner(), Closer(), RingMaker())
-    metrics = Metrics(captures, new_server(captures), Closer())
+    metrics = Metrics(captures, lambda: 0, Closer())
     address = MetricsAddress(ipaddress.IPv4Address("0.0.0.0"), 9105)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from capd import config
-from capd.captures import Captures
-from capd.closer import Closer
-from capd.metrics_page import Page
-from capd.policy import Policy
-from capd.rings import RingMaker
-from capd.spawner import Spawner
-from capd.tally import Counts
+from capd.captures.registry import Captures
+from capd.captures.tally import Counts
+from capd.config import reader
+from capd.metrics.page import Page
+from capd.policy.rules import Policy
+from capd.supervisor.closer import Closer
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 from capd_protocol.messages import EndReason
-from tests.metrics.helpers import new_server, parsed
+from tests.metrics.helpers import parsed
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 #: Of Prometheus itself, or of other programs.
@@ -42,7 +42,7 @@ async def metrics() -> dict[str, set[str]]:
     """Return the labels of all metrics that a daemon tells, and their values, where a capture has a name."""
     captures = Captures(Policy(()), Spawner(), Closer(), RingMaker())
     captures.tally.add_ended("kept", Counts(), EndReason.STOPPED)
-    text = (await Page(captures, new_server(captures)).text()).decode()
+    text = (await Page(captures, lambda: 0).text()).decode()
     found: dict[str, set[str]] = {name: set() for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)}
     for sample in parsed(text):
         name, _, labels = sample.partition("{")
@@ -74,9 +74,9 @@ async def test_alerts_ask_for_what_there_is() -> None:
 
 
 def test_the_example_of_the_configuration_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "_group_id", lambda _: 4)  # whatever groups there are on this machine
+    monkeypatch.setattr(reader, "_group_id", lambda _: 4)  # whatever groups there are on this machine
     (example,) = [block for block in blocks("toml") if block.startswith("[metrics]")]
     (tmp_path / "capd.toml").write_text(example)
-    place = config.load(tmp_path / "capd.toml").metrics
-    assert place == config.MetricsSocket(Path("/run/capd/metrics/metrics.sock"), 4)
+    place = reader.load(tmp_path / "capd.toml").metrics
+    assert place == reader.MetricsSocket(Path("/run/capd/metrics/metrics.sock"), 4)
     assert f"socket-proxyd {place}\n" in "".join(proxy_units().values())

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from capd.tally import Counts, Gauges, Tally, total_counts, total_gauges
+from capd.captures.tally import Counts, Gauges, Tally, total_counts, total_gauges
 from capd_protocol.messages import EndReason, FailureCode
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from capd.captures import Captures
-from capd.closer import Closer
+from capd.captures.registry import Captures
+from capd.filters.bounds import too_much
 from capd.limits import MAX_CAPTURES_PER_USER, MAX_CLIENTS
-from capd.peer import Peer
-from capd.policy import Policy, Rule
-from capd.rings import RingMaker
-from capd.spawner import Spawner
-from capd.worker.compiling import too_much
+from capd.policy.peer import Peer
+from capd.policy.rules import Policy, Rule
+from capd.supervisor.closer import Closer
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 from capd_client import CaptureSession
 from capd_protocol.limits import MAX_INTERFACES, find_faults
 from capd_protocol.messages import (
@@ -545,9 +545,9 @@ def test_all_clients_that_there_may_be_find_descriptors(user_dir: Path) -> None:
 _WITH_DEFAULT_PATH = """
 import sys
 from pathlib import Path
-from capd import config
+from capd.config import reader
 from capd.__main__ import main
-config.DEFAULT_PATH = Path(sys.argv[1])
+reader.DEFAULT_PATH = Path(sys.argv[1])
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from capd import config
-from capd.check_config import main as check_config
-from capd.policy import Policy, Rule
-from capd.toml_lines import line_of
+from capd.admin.check_config import main as check_config
+from capd.config import reader
+from capd.config.toml_lines import line_of
+from capd.policy.rules import Policy, Rule
 from capd_client import who_am_i
 from capd_protocol.messages import Conditions
 from tests.client.helpers import wait_until
@@ -53,14 +53,14 @@ ringbuffer_free_space = 1_000_000
 """
 
 
-def load(tmp_path: Path, text: str) -> config.Config:
+def load(tmp_path: Path, text: str) -> reader.Config:
     path = tmp_path / "capd.toml"
     path.write_text(text)
-    return config.load(path)
+    return reader.load(path)
 
 
 def faults(tmp_path: Path, text: str) -> list[str]:
-    with pytest.raises(config.ConfigError) as raised:
+    with pytest.raises(reader.ConfigError) as raised:
         load(tmp_path, text)
     prefix = f"{tmp_path}/capd.toml"
     assert all(fault.startswith(prefix) for fault in raised.value.faults)
@@ -97,7 +97,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
 
 
 def test_an_empty_one_lets_only_root_capture(tmp_path: Path) -> None:
-    assert load(tmp_path, "") == config.Config(Policy())
+    assert load(tmp_path, "") == reader.Config(Policy())
 
 
 def test_all_faults_are_told_at_once_in_order_with_line_and_key(tmp_path: Path) -> None:
@@ -206,10 +206,10 @@ def test_what_is_wrong_is_told(tmp_path: Path, text: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ('socket = "/run/capd/metrics/metrics.sock"', config.MetricsSocket(Path("/run/capd/metrics/metrics.sock"))),
-        ('socket = "/a"\ngroup = "root"', config.MetricsSocket(Path("/a"), 0)),
-        ('address = "127.0.0.1:9105"', config.MetricsAddress(ipaddress.IPv4Address("127.0.0.1"), 9105)),
-        ('address = "[::1]:9105"', config.MetricsAddress(ipaddress.IPv6Address("::1"), 9105)),
+        ('socket = "/run/capd/metrics/metrics.sock"', reader.MetricsSocket(Path("/run/capd/metrics/metrics.sock"))),
+        ('socket = "/a"\ngroup = "root"', reader.MetricsSocket(Path("/a"), 0)),
+        ('address = "127.0.0.1:9105"', reader.MetricsAddress(ipaddress.IPv4Address("127.0.0.1"), 9105)),
+        ('address = "[::1]:9105"', reader.MetricsAddress(ipaddress.IPv6Address("::1"), 9105)),
     ],
 )
 def test_where_metrics_are_served(tmp_path: Path, text: str, place: object) -> None:
@@ -233,17 +233,17 @@ def test_what_is_no_toml_is_refused(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, "[[rule]]\nname = \n")
     assert "line 2" in fault
     (tmp_path / "capd.toml").write_bytes(b"contact = '\xff'")
-    with pytest.raises(config.ConfigError, match="utf-8"):
-        config.load(tmp_path / "capd.toml")
-    with pytest.raises(config.ConfigError, match="longer than 1048576 bytes"):
+    with pytest.raises(reader.ConfigError, match="utf-8"):
+        reader.load(tmp_path / "capd.toml")
+    with pytest.raises(reader.ConfigError, match="longer than 1048576 bytes"):
         load(tmp_path, "#" * 1024 * 1024 + "\n")
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
-    with pytest.raises(config.ConfigError, match="cannot be read: No such file"):
-        config.load(tmp_path / "none")
-    with pytest.raises(config.ConfigError, match="cannot be read: Is a directory"):
-        config.load(tmp_path)
+    with pytest.raises(reader.ConfigError, match="cannot be read: No such file"):
+        reader.load(tmp_path / "none")
+    with pytest.raises(reader.ConfigError, match="cannot be read: Is a directory"):
+        reader.load(tmp_path)
 
 
 def test_check_config_compiles_filters_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,10 +309,10 @@ CHANGES: dict[str, Callable[[Path], Path]] = {
 def test_one_that_others_may_change_is_refused_until_the_command_is_run_that_is_told(
     user_dir: Path, configuration: Path, capsys: pytest.CaptureFixture[str], change: str
 ) -> None:
-    assert len(config.load(configuration).policy.rules) == 2
+    assert len(reader.load(configuration).policy.rules) == 2
     changed = CHANGES[change](user_dir)
-    with pytest.raises(config.ConfigError) as raised:
-        config.load(configuration)
+    with pytest.raises(reader.ConfigError) as raised:
+        reader.load(configuration)
     (fault,) = raised.value.faults
     assert fault.startswith(f"{configuration}: ")
     assert str(changed) in fault
@@ -321,15 +321,15 @@ def test_one_that_others_may_change_is_refused_until_the_command_is_run_that_is_
     command = re.search(r": '(.+)'$", fault)
     assert command is not None
     subprocess.run(["sh", "-c", command[1]], check=True)
-    assert len(config.load(configuration).policy.rules) == 2
+    assert len(reader.load(configuration).policy.rules) == 2
 
 
 def test_what_is_read_is_looked_at_itself(configuration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever lay on the way a moment before."""
     os.chown(configuration, MALLORY, -1)
-    monkeypatch.setattr(config, "_check_way", lambda *_: None)
-    with pytest.raises(config.ConfigError, match=f"belongs to user {MALLORY}"):
-        config.load(configuration)
+    monkeypatch.setattr(reader, "_check_way", lambda *_: None)
+    with pytest.raises(reader.ConfigError, match=f"belongs to user {MALLORY}"):
+        reader.load(configuration)
 
 
 def test_a_link_to_one_is_as_good_as_its_own_place_and_all_on_its_way(user_dir: Path, configuration: Path) -> None:
@@ -337,8 +337,8 @@ def test_a_link_to_one_is_as_good_as_its_own_place_and_all_on_its_way(user_dir: 
     os.chown(user_dir / "hers", MALLORY, -1)
     (user_dir / "hers" / "way").symlink_to(configuration.parent)
     (user_dir / "capd.toml").symlink_to("hers/way/capd.toml")
-    with pytest.raises(config.ConfigError, match=f"{user_dir}/hers belongs to user {MALLORY}"):
-        config.load(user_dir / "capd.toml")
+    with pytest.raises(reader.ConfigError, match=f"{user_dir}/hers belongs to user {MALLORY}"):
+        reader.load(user_dir / "capd.toml")
 
 
 def test_one_that_is_absent_is_not_one_that_others_have_removed(
@@ -346,19 +346,19 @@ def test_one_that_is_absent_is_not_one_that_others_have_removed(
 ) -> None:
     """Without one, more is allowed."""
     path = user_dir / "etc" / "capd.toml"
-    monkeypatch.setattr(config, "DEFAULT_PATH", path)
-    assert config.is_absent(path)
+    monkeypatch.setattr(reader, "DEFAULT_PATH", path)
+    assert reader.is_absent(path)
     (user_dir / "etc").mkdir()
-    assert config.is_absent(path)
+    assert reader.is_absent(path)
     assert check_config([]) == 0
     (user_dir / "etc").chmod(0o777)
-    with pytest.raises(config.ConfigError, match="others may write to"):
-        config.is_absent(path)
+    with pytest.raises(reader.ConfigError, match="others may write to"):
+        reader.is_absent(path)
     assert check_config([]) == 1
     assert f"'chmod go-w {user_dir}/etc'" in capsys.readouterr().err
     (user_dir / "etc").chmod(0o755)
     path.symlink_to("nowhere")
-    assert not config.is_absent(path)
+    assert not reader.is_absent(path)
     assert check_config([]) == 1
 
 
@@ -369,7 +369,7 @@ def test_one_that_is_absent_is_not_one_that_others_have_removed(
 def test_started_by_hand_its_user_is_trusted_and_as_a_service_root_alone(
     environment: dict[str, str], trusted: set[int]
 ) -> None:
-    assert config.trusted_users(environment, 77, ALICE) == trusted
+    assert reader.trusted_users(environment, 77, ALICE) == trusted
 
 
 def test_a_user_may_have_one_of_ones_own(user_dir: Path, configuration: Path) -> None:
@@ -378,13 +378,13 @@ def test_a_user_may_have_one_of_ones_own(user_dir: Path, configuration: Path) ->
     def own_and_roots() -> None:
         own.write_text(WHOLE)
         for path in (own, configuration):
-            assert len(config.load(path).policy.rules) == 2
+            assert len(reader.load(path).policy.rules) == 2
 
     as_user(own_and_roots, ALICE)
-    with pytest.raises(config.ConfigError, match=f"belongs to user {ALICE}"):
-        as_user(lambda: config.load(own), MALLORY)
-    with pytest.raises(config.ConfigError, match=f"belongs to user {ALICE}"):
-        config.load(own)
+    with pytest.raises(reader.ConfigError, match=f"belongs to user {ALICE}"):
+        as_user(lambda: reader.load(own), MALLORY)
+    with pytest.raises(reader.ConfigError, match=f"belongs to user {ALICE}"):
+        reader.load(own)
 
 
 def test_a_daemon_does_not_start_with_one_that_others_may_change(user_dir: Path, configuration: Path) -> None:

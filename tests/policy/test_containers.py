@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 import capd_client.reading.reader  # noqa: F401  # in the container there is nothing to import
-from capd.captures import Captures
-from capd.closer import Closer
-from capd.config import ConfiguredCapture
+from capd.captures.registry import Captures
+from capd.config.reader import ConfiguredCapture
 from capd.errors import RequestRefused
-from capd.peer import CONTAINERS, Peer
-from capd.policy import Policy, Rule, default_policy
-from capd.rings import RingMaker
-from capd.spawner import Spawner
+from capd.policy.peer import CONTAINERS, Peer
+from capd.policy.rules import Policy, Rule, default_policy
+from capd.supervisor.closer import Closer
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 from capd_client import CaptureError, CaptureSession, list_captures, revoke_captures, stop_capture, who_am_i
 from capd_client.greeting import greeting
 from capd_protocol.messages import EndReason, FailureCode, InterfaceRequest

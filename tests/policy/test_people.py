@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from capd import limits
 from capd.errors import RequestRefused
-from capd.peer import SUBORDINATES_OF_ROOT, Peer
-from capd.people import Key, People, find_account, parse_subordinates
+from capd.policy.peer import SUBORDINATES_OF_ROOT, Peer
+from capd.policy.people import Key, People, find_account, parse_subordinates
 from capd_protocol.messages import FailureCode
 from tests.support.accounts import have_account
 

@@ -16,17 +16,17 @@ import pytest
 import trio
 
 from capd import limits
-from capd.captures import Captures
-from capd.closer import Closer
-from capd.config import Config, ConfiguredCapture
+from capd.captures.fd_store import Kept, Record
+from capd.captures.registry import Captures
+from capd.config.reader import Config, ConfiguredCapture
 from capd.daemon import Daemon as DaemonItself
 from capd.errors import RequestRefused
-from capd.handover import Envelope
-from capd.kept import Kept, Record
-from capd.peer import Peer
-from capd.policy import Policy, Rule
-from capd.rings import RingMaker
-from capd.spawner import Spawner
+from capd.policy.peer import Peer
+from capd.policy.rules import Policy, Rule
+from capd.supervisor.closer import Closer
+from capd.supervisor.handover import Envelope
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 from capd_client import list_captures, stop_capture
 from capd_protocol.messages import (
     Conditions,
@@ -329,7 +329,7 @@ def test_detached_captures_have_bounds_and_root_finds_room(captures: Captures) -
 
 
 def test_the_configuration_has_its_memory_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("capd.captures._memory_bytes", lambda: 1000 << 20)  # of which all may have 500 MiB
+    monkeypatch.setattr("capd.captures.registry._memory_bytes", lambda: 1000 << 20)  # of which all may have 500 MiB
     captures = Captures(EVERYTHING, Spawner(), Closer(), RingMaker())
     configured = [ConfiguredCapture(name, 1, large("x", 200)) for name in ("a", "b")]
     captures.reserve(configured)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capd import quota
 from capd.errors import RequestRefused
-from capd.peer import Peer
-from capd.policy import UNBOUND, Policy, Rule, Terms, default_policy
+from capd.policy import quota
+from capd.policy.peer import Peer
+from capd.policy.rules import UNBOUND, Policy, Rule, Terms, default_policy
 from capd_protocol.messages import (
     MAX_SNAPLEN_BYTES,
     Conditions,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capd import limits
-from capd.rates import Bucket, Rate
+from capd.pacing.rates import Bucket, Rate
 
 RATES = st.builds(Rate, st.floats(0.1, 1000), st.integers(1, 300))
 

@@ -5,15 +5,15 @@ import dataclasses
 import msgspec
 import pytest
 
-from capd.captures import Captures
-from capd.closer import Closer
+from capd.captures.registry import Captures
+from capd.captures.revoker import Decided, Decision
 from capd.errors import RequestRefused
-from capd.peer import SUBORDINATES_OF_ROOT, Peer
-from capd.policy import Grant, Policy, Rule
-from capd.revocation import Running, as_of_today, objection, persons_of
-from capd.revoker import Decided, Decision
-from capd.rings import RingMaker
-from capd.spawner import Spawner
+from capd.policy.peer import SUBORDINATES_OF_ROOT, Peer
+from capd.policy.revocation import Running, as_of_today, objection, persons_of
+from capd.policy.rules import Grant, Policy, Rule
+from capd.supervisor.closer import Closer
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import InterfaceRequest, Revoked, decode, encode
 from tests.support.attack import request_for

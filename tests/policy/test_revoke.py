@@ -13,21 +13,21 @@ import pytest
 import trio
 
 from capd import limits
-from capd.audit import Audit
-from capd.capture import Capture
-from capd.captures import Captures
-from capd.closer import Closer
-from capd.detached import Detached, Stay
+from capd.captures.capture import Capture
+from capd.captures.detached import Detached, Stay
+from capd.captures.registry import Captures
+from capd.captures.restarts import keep_running
+from capd.captures.revoker import Revoker
 from capd.errors import RequestRefused
-from capd.handover import Envelope
-from capd.monitor import Monitor
-from capd.peer import Peer
-from capd.people import People, find_groups
-from capd.policy import Policy, Rule
-from capd.revoker import Revoker
-from capd.rings import RingMaker
-from capd.spawner import Spawner
-from capd.standing import keep_running
+from capd.network.monitor import Monitor
+from capd.policy.audit import Audit
+from capd.policy.peer import Peer
+from capd.policy.people import People, find_groups
+from capd.policy.rules import Policy, Rule
+from capd.supervisor.closer import Closer
+from capd.supervisor.handover import Envelope
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 from capd_client import (
     CaptureSession,
     InvalidArgument,

@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from capd.turns import Turn, Turns
+from capd.pacing.turns import Turn, Turns
 
 
 class Queue:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from capd.worker.system_calls import ARCHITECTURES, number_of
+from capd.worker.confinement.system_calls import ARCHITECTURES, number_of
 from capd_client import CaptureSession, list_captures
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import (
@@ -82,7 +82,8 @@ def beginning_worker(daemon: Daemon) -> int:
 
 _WITH_LIMITS = """
 import sys
-from capd import limits, rights
+from capd import limits
+from capd.linux import rights
 from capd.__main__ import main
 if "older" in sys.argv[2]:
     assert rights._SO_PASSRIGHTS == 83

@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Sequence
 
 from hypothesis import strategies as st
 
-from capd import libpcap
-from capd.libpcap import Handle, PcapError
-from capd.packet_socket import attach_filter
+from capd.linux import libpcap
+from capd.linux.libpcap import Handle, PcapError
+from capd.linux.packet_socket import attach_filter
 from capd_protocol.linktypes import DLT_EN10MB, from_dlt
 
 _WORD = 0xFFFFFFFF

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from capd.worker.system_calls import ARCHITECTURES, number_of
+from capd.worker.confinement.system_calls import ARCHITECTURES, number_of
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from capd import installation
-from capd.installation import InstallationError, check_free, find_template, is_ours, programs_of, render, write
+from capd.admin import installation
+from capd.admin.installation import InstallationError, check_free, find_template, is_ours, programs_of, render, write
 
 TEMPLATES = Path(__file__).parents[2] / "systemd"
 NAMES = ("capd.service", "capd.socket", "capd-containers.socket", "sysusers.d/capd.conf", "tmpfiles.d/capd.conf")

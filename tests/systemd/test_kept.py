@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from capd import kept
-from capd.handover import Envelope
-from capd.kept import Record, keep, separate
-from capd.peer import Peer
-from capd.systemd import Inherited
+from capd.captures import fd_store
+from capd.captures.fd_store import Record, keep, separate
+from capd.policy.peer import Peer
+from capd.service.systemd import Inherited
+from capd.supervisor.handover import Envelope
 from capd_protocol.messages import Conditions
 from tests.support.attack import request_for
 
@@ -100,7 +100,7 @@ def memory(data: bytes, *, sealed: bool) -> int:
     descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.write(descriptor, data)
     if sealed:
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, kept._SEALS)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fd_store._SEALS)
     return descriptor
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from capd import installation, placement, trust
-from capd.placement import PlacementError, find_obstacle
+from capd.admin import installation, placement
+from capd.admin.placement import PlacementError, find_obstacle
+from capd.linux import trust
 
 #: A user who has nothing to do with it.
 MALLORY = 23_461
 PACKAGES = "current/lib/python3/site-packages"
 FILES = (
     "environment/pyvenv.cfg",
-    f"{PACKAGES}/capd/policy.py",
+    f"{PACKAGES}/capd/policy/rules.py",
     f"{PACKAGES}/capd/__pycache__/policy.cpython-311.pyc",
     f"{PACKAGES}/capd/worker/loop.py",
     f"{PACKAGES}/dependency/_core.cpython-311.so",
@@ -83,9 +84,9 @@ def unpacked_with_names_of_its_own(top: Path) -> Path:
 
 
 CHANGES: dict[str, Callable[[Path], Path]] = {
-    "a module of another user": given_away(f"{PACKAGES}/capd/policy.py"),
-    "a module that everybody may write to": opened_up(f"{PACKAGES}/capd/policy.py", 0o666),
-    "a module that a group may write to": opened_up(f"{PACKAGES}/capd/policy.py", 0o664),
+    "a module of another user": given_away(f"{PACKAGES}/capd/policy/rules.py"),
+    "a module that everybody may write to": opened_up(f"{PACKAGES}/capd/policy/rules.py", 0o666),
+    "a module that a group may write to": opened_up(f"{PACKAGES}/capd/policy/rules.py", 0o664),
     "a package's directory": given_away(f"{PACKAGES}/capd/worker"),
     "a dependency's directory": given_away(f"{PACKAGES}/dependency"),
     "an extension module": opened_up(f"{PACKAGES}/dependency/_core.cpython-311.so", 0o757),

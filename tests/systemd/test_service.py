@@ -46,8 +46,8 @@ def journal(machine: Machine) -> str:
     ("change", "mend", "path"),
     [
         ("chmod o+w {}", "chmod -R go-w {}", "."),
-        ("chmod o+w {}", "chmod go-w {}", "lib/python*/site-packages/capd/server.py"),
-        ("chown capd-alice {}", "chown root {}", "lib/python*/site-packages/capd/policy.py"),
+        ("chmod o+w {}", "chmod go-w {}", "lib/python*/site-packages/capd/clients/server.py"),
+        ("chown capd-alice {}", "chown root {}", "lib/python*/site-packages/capd/policy/rules.py"),
         ("chown capd-alice {}", "chown -R root {}", "lib/python*/site-packages/capd/worker/__pycache__"),
         ("chown capd-alice {}", "chown root {}", "lib/python*/site-packages/capd-dependencies.pth"),
         ("chown -h capd-alice {}", "chown -h root {}", "bin/python"),

@@ -12,18 +12,19 @@ import pytest
 import trio
 import trio.testing
 
-from capd import limits, systemd
-from capd.audit import Audit
-from capd.captures import Captures
-from capd.closer import Closer
-from capd.detached import Detached
-from capd.monitor import Monitor
-from capd.peer import Peer
-from capd.policy import Policy
-from capd.rings import RingMaker
-from capd.server import Server
-from capd.spawner import Spawner
-from capd.systemd import Inherited, ServiceManagerError, listener_of, take_inherited, watchdog_interval_s
+from capd import limits
+from capd.captures.detached import Detached
+from capd.captures.registry import Captures
+from capd.clients.server import Server
+from capd.network.monitor import Monitor
+from capd.policy.audit import Audit
+from capd.policy.peer import Peer
+from capd.policy.rules import Policy
+from capd.service import systemd
+from capd.service.systemd import Inherited, ServiceManagerError, listener_of, take_inherited, watchdog_interval_s
+from capd.supervisor.closer import Closer
+from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.spawner import Spawner
 from tests.support.attack import request_for
 from tests.support.daemon import running_daemon
 

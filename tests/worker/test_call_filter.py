@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from capd.worker.call_filter import Above, Among, Bits, CallFilter, NotAmong, Null, Rule
-from capd.worker.confinement import CONTROL, FILES, LISTS, PROCESS, SIGNALLED, TOLD, Role
-from capd.worker.system_calls import Architecture, name_of, number_of
+from capd.worker.confinement.call_filter import Above, Among, Bits, CallFilter, NotAmong, Null, Rule
+from capd.worker.confinement.lists import CONTROL, FILES, LISTS, PROCESS, SIGNALLED, TOLD, Role
+from capd.worker.confinement.system_calls import Architecture, name_of, number_of
 
 ALLOW, KILL, TRAP, ERRNO = 0x7FFF0000, 0x80000000, 0x00030000, 0x00050000
 REFUSE = ERRNO | errno.EPERM

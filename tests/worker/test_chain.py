@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.worker.chain import HEADER_WORDS, FrameFinder
-from capd.worker.ring import Block
+from capd.worker.packets.blocks import Block
+from capd.worker.packets.packet_offsets import HEADER_WORDS, FrameFinder
 
 _FIRST_BYTES = 48  # behind the block's descriptor
 _HEADER_BYTES = 48  # struct tpacket3_hdr, linux/if_packet.h
@@ -82,7 +82,7 @@ def test_a_frame_that_was_read_is_not_found_again_where_nothing_was_written_over
     FrameFinder(old).find(Block(0, 1, 12, 12))
     frames = [frame(8 * (30 + i % 7), old.tobytes()) for i in range(200)]
     memory = np.frombuffer(bytearray(b"".join(frames)), np.uint8)
-    with patch("capd.worker.chain._follow", side_effect=AssertionError("had to be followed")):
+    with patch("capd.worker.packets.packet_offsets._follow", side_effect=AssertionError("had to be followed")):
         found = FrameFinder(memory).find(Block(0, len(frames), len(memory) // 4, len(memory) // 4))
     assert found.positions.tolist() == [0, *np.cumsum([len(each) // 4 for each in frames[:-1]]).tolist()]
 

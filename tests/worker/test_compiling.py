@@ -10,8 +10,9 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from capd.worker import compiling, start
-from capd.worker.filters import CaptureFailed
+from capd.filters import bounds
+from capd.filters.compiler import CaptureFailed
+from capd.worker import start
 from capd_protocol.linktypes import DLT_EN10MB
 from capd_protocol.messages import Failure, FailureCode
 from tests.worker.test_sources import interface, maker_for
@@ -47,19 +48,19 @@ def in_child(function: Callable[[Connection], object], timeout_s: float = 30) ->
 def plan(text: str) -> None:
     wish = interface(1, DLT_EN10MB, capture_filter=text)
     maker = maker_for(wish)
-    with compiling.bounded(1):
+    with bounds.bounded(1):
         maker.plan(wish, 0)
 
 
 def test_a_filter_that_takes_too_long_ends_its_process_by_a_signal_of_its_own() -> None:
     def compile_it(_: Connection) -> None:
         # As it may have been inherited.
-        signal.signal(compiling.TIME_IS_UP, signal.SIG_IGN)
+        signal.signal(bounds.TIME_IS_UP, signal.SIG_IGN)
         plan(PORTS)
 
     exit_code, _, taken_s = in_child(compile_it)
-    assert exit_code == -compiling.TIME_IS_UP
-    assert compiling.TIME_S / 2 < taken_s < compiling.TIME_S + 1  # two clocks that need not agree
+    assert exit_code == -bounds.TIME_IS_UP
+    assert bounds.TIME_S / 2 < taken_s < bounds.TIME_S + 1  # two clocks that need not agree
 
 
 def test_the_bound_is_not_one_that_the_user_can_lift() -> None:
@@ -79,13 +80,13 @@ def test_the_bound_is_not_one_that_the_user_can_lift() -> None:
         os._exit(0)
     assert os.waitpid(other, 0)[1] == 0
     _, status, usage = os.wait4(child, 0)
-    assert os.waitstatus_to_exitcode(status) == -compiling.TIME_IS_UP
-    assert usage.ru_utime + usage.ru_stime < compiling.TIME_S + 1
+    assert os.waitstatus_to_exitcode(status) == -bounds.TIME_IS_UP
+    assert usage.ru_utime + usage.ru_stime < bounds.TIME_S + 1
 
 
 def test_a_filter_that_takes_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # It takes 150 MiB.
-    monkeypatch.setattr(compiling, "MEMORY_BYTES", 64 * 1024 * 1024)
+    monkeypatch.setattr(bounds, "MEMORY_BYTES", 64 * 1024 * 1024)
 
     def compile_it(channel: Connection) -> None:
         try:
@@ -97,11 +98,11 @@ def test_a_filter_that_takes_too_much_memory_is_refused(monkeypatch: pytest.Monk
     assert exit_code == 0
     assert isinstance(failure, Failure)
     assert (failure.code, failure.argument) == (FailureCode.BAD_FILTER, "capture_filter")
-    assert failure.text == compiling.too_much().text
+    assert failure.text == bounds.too_much().text
 
 
 def test_a_start_without_memory_for_its_filters_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(bounds, "MEMORY_BYTES", 0)
 
     def compile_it(channel: Connection) -> None:
         wish = interface(1, DLT_EN10MB, capture_filter="udp")
@@ -113,14 +114,14 @@ def test_a_start_without_memory_for_its_filters_says_so(monkeypatch: pytest.Monk
         except CaptureFailed as error:
             channel.send(error.failure)
 
-    assert in_child(compile_it)[:2] == (0, compiling.too_much())
+    assert in_child(compile_it)[:2] == (0, bounds.too_much())
 
 
 def test_the_bounds_hold_for_the_block_alone() -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
-    with compiling.bounded(3):
+    with bounds.bounded(3):
         remaining_s, _ = signal.getitimer(signal.ITIMER_PROF)
-        assert 2 * compiling.TIME_S < remaining_s <= 3 * compiling.TIME_S + 0.01
+        assert 2 * bounds.TIME_S < remaining_s <= 3 * bounds.TIME_S + 0.01
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         assert soft != before[0]
         assert hard == before[1]
@@ -132,8 +133,8 @@ def test_a_lower_limit_than_the_bound_stays() -> None:
     def look(channel: Connection) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (2**40, hard))
-        compiling.MEMORY_BYTES = 2**41
-        with compiling.bounded(1):
+        bounds.MEMORY_BYTES = 2**41
+        with bounds.bounded(1):
             channel.send(resource.getrlimit(resource.RLIMIT_AS)[0])
 
     assert in_child(look)[:2] == (0, 2**40)

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
+from capd.launch import CLOSE, NO_FILE
 from capd.worker import __main__ as spawner
-from capd.worker import closing, serving
-from capd.worker.launch import CLOSE, NO_FILE
+from capd.worker.helpers import closing, serving
 
 _PATIENCE_S = 20
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.worker.filter_text import Word, find_host_name, find_position, words
+from capd.filters.text import Word, find_host_name, find_position, words
 
 DLT_EN10MB = 1
 DLT_RAW = 12

@@ -11,9 +11,9 @@ from typing import NoReturn
 
 import pytest
 
-from capd.libpcap import Handle
-from capd.packet_socket import SOL_PACKET, attach_filter
-from capd.worker.filters import CaptureFailed, Compiler, FilterError, Kind
+from capd.filters.compiler import CaptureFailed, Compiler, FilterError, Kind
+from capd.linux.libpcap import Handle
+from capd.linux.packet_socket import SOL_PACKET, attach_filter
 from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW, by_name
 from capd_protocol.messages import FailureCode
 from tests.support.traffic import build_frames, send

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from capd.worker import index as index_module
-from capd.worker.index import RingIndex
-from capd.worker.savefile import DestinationError
+from capd.worker.output import ring_index as index_module
+from capd.worker.output.ring_index import RingIndex
+from capd.worker.output.savefile import DestinationError
 from capd_protocol.index import FileWasClosed, FileWasOpened, Line, encode_line, read_index
 from capd_protocol.messages import DeletionReason
 from tests.support.daemon import as_user
@@ -189,8 +189,8 @@ def test_a_line_that_does_not_fit_on_the_disk_is_not_there_at_all(tmp_path: Path
     # A limit of the size of files stands for a full disk; it is a process's own.
     code = """
 import os, resource, signal, sys
-from capd.worker.index import RingIndex
-from capd.worker.savefile import WriteError
+from capd.worker.output.ring_index import RingIndex
+from capd.worker.output.savefile import WriteError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 index = RingIndex(os.open(sys.argv[1], os.O_PATH | os.O_DIRECTORY), "a.pcapng", group_access=False)
 first, second = sys.argv[2:]

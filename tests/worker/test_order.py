@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.worker.order import JITTER_NS, Slice, TimeOrder, Waiting
-from capd.worker.records import Records
+from capd.worker.packets.merge import JITTER_NS, Slice, TimeOrder, Waiting
+from capd.worker.packets.records import Records
 
 HOLD_NS = 22_000_000
 #: Beyond every timestamp here.

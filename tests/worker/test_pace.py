@@ -2,7 +2,7 @@
 
 import pytest
 
-from capd.worker.pace import Pace
+from capd.worker.packets.pace import Pace
 
 MIB = 1024 * 1024
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from capd.worker import readers
-from capd.worker.readers import Readers
+from capd.worker.helpers import readers
+from capd.worker.helpers.readers import Readers
 
 RING_FILE = "ring_00001_20260131235959.pcapng"
 

@@ -10,16 +10,16 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.worker.arrays import U8, U32
-from capd.worker.records import RecordMaker, Records
-from capd.worker.ring import Block, Blocks, Ring
+from capd.worker.packets.arrays import U8, U32
+from capd.worker.packets.blocks import Block, Blocks
+from capd.worker.packets.records import RecordMaker, Records
 from capd_protocol import pcapng
 from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
 
@@ -169,9 +169,9 @@ def make(
     layout = layout or Layout()
     memory, block = layout.lay_out(packets)
     before = memory.bytes.copy()
-    # It needs two attributes of a ring.
     maker = RecordMaker(
-        ring=cast(Ring, memory),
+        memory=memory.bytes,
+        address=memory.address,
         file_format=file_format,
         interface_id=interface_id,
         snaplen_bytes=snaplen_bytes,
@@ -472,7 +472,12 @@ def test_what_the_kernel_does_when_it_closes_an_open_block_harms_no_record(count
         packets = [Packet(payload(size_bytes + i)) for i in range(count)]
         memory, block = Layout().lay_out(packets)
         maker = RecordMaker(
-            ring=cast(Ring, memory), file_format=file_format, interface_id=0, snaplen_bytes=262_144, dlt=DLT_EN10MB
+            memory=memory.bytes,
+            address=memory.address,
+            file_format=file_format,
+            interface_id=0,
+            snaplen_bytes=262_144,
+            dlt=DLT_EN10MB,
         )
         last = [block.filled[0].first]
         for _ in range(count - 1):
@@ -504,7 +509,12 @@ def test_blocks_made_together_are_as_each_by_itself(slack_bytes: int, file_forma
     blocks = Blocks(0, 3, tuple(filled))
     before = memory.words.copy()
     maker = RecordMaker(
-        ring=cast(Ring, memory), file_format=file_format, interface_id=0, snaplen_bytes=262_144, dlt=DLT_EN10MB
+        memory=memory.bytes,
+        address=memory.address,
+        file_format=file_format,
+        interface_id=0,
+        snaplen_bytes=262_144,
+        dlt=DLT_EN10MB,
     )
     records = maker.make(blocks)
     made = [ctypes.string_at(int(address), int(size)) for address, size in records.vectors]

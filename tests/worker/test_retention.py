@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.worker.retention import LOOK_BYTES, Limits, Usage, limits_of, reason_to_delete, room
+from capd.worker.output.retention import LOOK_BYTES, Limits, Usage, limits_of, reason_to_delete, room
 from capd_protocol.messages import Conditions, DeletionReason
 
 REPEATABLE = settings(derandomize=True, deadline=None, max_examples=300)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.worker.rotation import Fill, is_full, room_for, time_left
+from capd.worker.output.rotation import Fill, is_full, room_for, time_left
 from capd_protocol.index import ring_file_name
 from capd_protocol.limits import MAX_FILE_NAME_BYTES, RING_SUFFIX_BYTES
 from capd_protocol.messages import Conditions, EndReason

@@ -6,17 +6,16 @@ import resource
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.worker.arrays import U32
-from capd.worker.records import RecordMaker, Records
-from capd.worker.ring import Block, Blocks, Ring
-from capd.worker.savefile import WriteError, create_file
+from capd.worker.output.savefile import WriteError, create_file
+from capd.worker.packets.arrays import U32
+from capd.worker.packets.blocks import Block, Blocks
+from capd.worker.packets.records import RecordMaker, Records
 from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_RAW
 from tests.support.attack import opened
 from tests.worker.test_records import FileFormat, Layout, Memory, Packet, both_formats, payload, slow
@@ -36,7 +35,12 @@ def maker_of(
     memory: Memory, *, file_format: FileFormat = "pcapng", snaplen_bytes: int = 262_144, dlt: int = DLT_EN10MB
 ) -> RecordMaker:
     return RecordMaker(
-        ring=cast(Ring, memory), file_format=file_format, interface_id=3, snaplen_bytes=snaplen_bytes, dlt=dlt
+        memory=memory.bytes,
+        address=memory.address,
+        file_format=file_format,
+        interface_id=3,
+        snaplen_bytes=snaplen_bytes,
+        dlt=dlt,
     )
 
 

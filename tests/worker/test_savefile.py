@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from capd.worker import savefile
-from capd.worker.reuse import reuse
-from capd.worker.savefile import (
+from capd.worker.output import savefile
+from capd.worker.output.recycling import reuse
+from capd.worker.output.savefile import (
     DestinationError,
     KeptFile,
     SaveFile,

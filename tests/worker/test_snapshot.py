@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from capd.worker.memory import Memory
-from capd.worker.order import Slice
-from capd.worker.savefile import SaveFile, create_file
-from capd.worker.snapshot import SnapshotThread, SnapshotWriter
+from capd.worker.output.savefile import SaveFile, create_file
+from capd.worker.packets.merge import Slice
+from capd.worker.recorder.memory import Memory
+from capd.worker.recorder.snapshot import SnapshotThread, SnapshotWriter
 from capd_protocol import pcapng
 from tests.capture.helpers import read_file
 

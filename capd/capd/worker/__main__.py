@@ -20,11 +20,12 @@ from typing import NoReturn
 # Read by numpy's OpenBLAS at import: its threads would be of no use, and could not be forked.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from capd.launch import HELLO, Job
+from capd.linux.privileges import name_process
 from capd.printable import escape_uncaught, print_traceback
-from capd.privileges import name_process
-from capd.worker import closing, serving, start
-from capd.worker.confine import Confinement
-from capd.worker.launch import HELLO, Job
+from capd.worker import start
+from capd.worker.confinement.confine import Confinement
+from capd.worker.helpers import closing, serving
 
 _Run = Callable[[socket.socket, Confinement], None]
 #: What is forked for each job: its name, and what it does.

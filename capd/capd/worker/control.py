@@ -9,7 +9,7 @@ import time
 from math import inf
 from typing import NamedTuple
 
-from capd.worker.launch import (
+from capd.launch import (
     Attach,
     Detach,
     Flush,
@@ -24,7 +24,7 @@ from capd.worker.launch import (
     decode_ring,
     is_disarmed,
 )
-from capd.worker.sources import PacketSockets
+from capd.worker.sources.af_packet import PacketSockets
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, FrameDecoder
 from capd_protocol.messages import Failure, StopCapture, decode

@@ -11,9 +11,9 @@ import select
 import socket
 import time
 
+from capd.filters.compiler import CaptureFailed
+from capd.launch import DirectoryComes
 from capd.worker.control import Control, DaemonGone
-from capd.worker.filters import CaptureFailed
-from capd.worker.launch import DirectoryComes
 from capd_protocol.messages import Failure, FailureCode
 
 #: SCM_MAX_FD (net/scm.h): all that one message can bring.

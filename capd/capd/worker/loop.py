@@ -13,20 +13,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from capd.packet_ring import retire_ms
+from capd.filters.compiler import CaptureFailed
+from capd.launch import Answer, Arm, Attach, Detach, Disarm, Flush, Launch, LetGo, Rotate, Snapshot
+from capd.linux.packet_ring import retire_ms
 from capd.worker.control import Control, DaemonGone, RingCame
-from capd.worker.filters import CaptureFailed
-from capd.worker.launch import Answer, Arm, Attach, Detach, Disarm, Flush, Launch, LetGo, Rotate, Snapshot
-from capd.worker.order import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder, Waiting
-from capd.worker.output import Output
-from capd.worker.pace import Pace
-from capd.worker.recorder import RecorderOutput
-from capd.worker.report import Report
-from capd.worker.reuse import Openers
-from capd.worker.ring import Blocks, Ring
-from capd.worker.rotation import is_full, room_for
-from capd.worker.savefile import DestinationError, WriteError
-from capd.worker.sources import PacketSockets, Plan, Source, SourceMaker
+from capd.worker.output.recycling import Openers
+from capd.worker.output.report import Report
+from capd.worker.output.rotation import is_full, room_for
+from capd.worker.output.savefile import DestinationError, WriteError
+from capd.worker.output.sink import Output
+from capd.worker.packets.blocks import Blocks
+from capd.worker.packets.merge import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder, Waiting
+from capd.worker.packets.pace import Pace
+from capd.worker.recorder.recorder import RecorderOutput
+from capd.worker.sources.af_packet import PacketSockets, Plan, Source, SourceMaker
+from capd.worker.sources.ring_reader import Ring
 from capd_protocol import pcapng
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.messages import (

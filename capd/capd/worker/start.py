@@ -15,26 +15,26 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from capd import libpcap, privileges
+from capd.filters import bounds
+from capd.filters.compiler import CaptureFailed, find_names
+from capd.launch import Arm, DirectoryComes, Launch
+from capd.linux import libpcap, privileges
 from capd.version import SOFTWARE
-from capd.worker import compiling
-from capd.worker.confine import Confinement
-from capd.worker.confinement import CONTROL, FILES, SIGNALLED, TOLD, Role
+from capd.worker.confinement.confine import Confinement
+from capd.worker.confinement.lists import CONTROL, FILES, SIGNALLED, TOLD, Role
 from capd.worker.control import Control, DaemonGone
 from capd.worker.directory import keep_directory, take_directory
-from capd.worker.files import CaptureFiles
-from capd.worker.filters import CaptureFailed, find_names
-from capd.worker.first_file import open_files
 from capd.worker.heap import keep_freed_memory
-from capd.worker.launch import Arm, DirectoryComes, Launch
 from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
 from capd.worker.oom import be_killed_first
-from capd.worker.passing import FilePasser
-from capd.worker.recorder import RecorderOutput
-from capd.worker.report import Report
-from capd.worker.reuse import Openers
-from capd.worker.snapshot import SnapshotThread
-from capd.worker.sources import Plan, Source, SourceMaker
+from capd.worker.output.files import CaptureFiles
+from capd.worker.output.first_file import open_files
+from capd.worker.output.passing import FilePasser
+from capd.worker.output.recycling import Openers
+from capd.worker.output.report import Report
+from capd.worker.recorder.recorder import RecorderOutput
+from capd.worker.recorder.snapshot import SnapshotThread
+from capd.worker.sources.af_packet import Plan, Source, SourceMaker
 from capd_protocol import pcapng
 from capd_protocol.linktypes import dlt_to_linktype
 from capd_protocol.messages import Failure, FailureCode
@@ -84,10 +84,10 @@ def _bounded(maker: SourceMaker) -> Generator[None, None, None]:
         CaptureFailed: there was no memory for it.
     """
     try:
-        with compiling.bounded(len(maker.link_layer_types)):
+        with bounds.bounded(len(maker.link_layer_types)):
             yield
     except MemoryError as error:
-        raise CaptureFailed(compiling.too_much()) from error
+        raise CaptureFailed(bounds.too_much()) from error
 
 
 def _compile(launch: Launch, maker: SourceMaker) -> list[Plan | CaptureFailed]:

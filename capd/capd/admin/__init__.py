@@ -1,0 +1,1 @@
+"""Commands beside the daemon: checking a configuration, installing the service."""

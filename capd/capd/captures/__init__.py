@@ -1,0 +1,1 @@
+"""The captures that run, from grant to end, whoever asked for them."""

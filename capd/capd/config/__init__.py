@@ -1,0 +1,1 @@
+"""The configuration file: TOML to rules and captures, with all its faults at once."""

@@ -1,0 +1,361 @@
+"""The contract between daemon and worker: what to capture, as whom, where to.
+
+On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame. The worker asks for
+rings with its filters (``Arm``), and gets a ``RingMade`` for each; it gives them back with ``LetGo``, and in the end
+asks the daemon to have all of them receive nothing more (``Disarm``). It says the messages of
+``capd_protocol.messages``, and takes ``StopCapture`` from it, ``Attach`` for interfaces that come later, and
+``Detach``. Each ``Rotate``, ``Flush`` and ``Snapshot`` has its ``Answer``, unless the capture ends before. When the
+socket closes, it ends.
+"""
+
+import enum
+import struct
+from typing import Literal
+
+import msgspec
+
+from capd.linux.packet_ring import RingMemory
+from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.frames import Frame, encode_frame
+from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, by_name
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, Destination, Failure, InterfaceRequest, Recorder
+
+
+class Job(bytes, enum.Enum):
+    """What the spawner is asked to fork a process for: the one byte of a message."""
+
+    CAPTURE = b"f"
+    #: Closing what clients have opened (``capd.worker.helpers.closing``).
+    CLOSING = b"c"
+    #: Passing a capture's files to those who are attached to it (``capd.worker.helpers.serving``).
+    SERVING = b"s"
+
+
+#: What is said to a process that closes: take these descriptors; and, close them now, which it answers with a byte.
+HOLD, CLOSE = b"h", b"c"
+#: What is said to a process that passes files where there is no current one.
+NO_FILE = b"\0"
+#: The worker's process id; or, negative, why there is none: an error number.
+HELLO = struct.Struct("=i")
+
+_ETHERNET_HEADER_BYTES = 14
+
+_LAUNCH = ord("l")
+_ATTACH = ord("t")
+_DETACH = ord("u")
+_ROTATE = ord("v")
+_FLUSH = ord("w")
+_ANSWER = ord("x")
+_SNAPSHOT = ord("y")
+_RING = ord("z")
+_RING_REQUEST = ord("|")
+_DISARMED = ord("}")
+
+
+class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
+    """An interface that the daemon has looked up and found permitted."""
+
+    request: InterfaceRequest
+    #: Only packets that match it too are captured, and nothing that the request says changes that.
+    policy_filter: str = ""
+    #: How much of a packet policy lets the user see; the request's own snaplen may be less.
+    policy_snaplen_bytes: int = MAX_SNAPLEN_BYTES
+    #: What to open: the interface itself, or the monitor interface that was made for it.
+    device: str
+    #: 0 stands for all interfaces.
+    index: int
+    #: ARPHRD_… (linux/if_arp.h). Interfaces of one hardware type share a compiler.
+    hardware_type: int
+    #: The link-layer type that libpcap gives it.
+    default_dlt: int
+    loopback: bool
+    #: A pattern matched it: if it cannot be captured, the others are.
+    is_optional: bool = False
+    #: Whether libpcap can open it now.
+    is_up: bool = True
+    mac_address: bytes | None = None
+    speed_bits_per_s: int | None = None
+    #: What an administrator called it (``ip link set NAME alias …``).
+    alias: str = ""
+    driver: str = ""
+
+    @property
+    def wanted_type(self) -> LinkLayerType | None:
+        """The link-layer type that was asked for."""
+        return by_name(self.request.link_layer_type) if self.request.link_layer_type else None
+
+    @property
+    def is_cooked(self) -> bool:
+        """Whether its packets come without their link-layer headers; whatever was asked for does not change that."""
+        return self.default_dlt == DLT_LINUX_SLL
+
+    @property
+    def header_bytes(self) -> int:
+        """How long its link-layer header is, as far as it matters to how packets lie in memory."""
+        return _ETHERNET_HEADER_BYTES if self.default_dlt == DLT_EN10MB else 0
+
+
+class DirectoryComes(enum.StrEnum):
+    """How a worker gets the directory for its files: on a socket, which comes with the launch."""
+
+    #: A client sends it there. A second socket comes along, into which the worker puts it for later processes.
+    PASSED = "passed"
+    #: It lies there, and is to stay for later ones.
+    KEPT = "kept"
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a worker needs to know. With the frame comes the socket on which the directory comes."""
+
+    user_id: int
+    group_id: int
+    groups: tuple[int, ...]
+    interfaces: tuple[LaunchInterface, ...]
+    destination: Destination
+    directory_comes: DirectoryComes
+    file_format: Literal["pcapng", "pcap"]
+    ring: Conditions | None
+    recorder: Recorder | None = None
+    autostop: Conditions
+    update_interval_s: float
+    #: What the files of this destination may take on disk, with those that earlier captures left; None: no limit.
+    max_disk_bytes: int | None = None
+    #: Of the capture, if it has one: a ring that has one leaves an index of its files (``capd_protocol.index``).
+    name: str | None = None
+    #: Files of earlier runs that the index knows belong to the ring, of a capture that goes on where it was
+    #: interrupted: they are kept and deleted with its own.
+    continues: bool = False
+    #: On the socket on which the directory comes it passes its files to who asked.
+    passes_files: bool = False
+    #: Open live handles to compile filters, which takes 10 ms for each: for ``vlan``, and where a link-layer type is
+    #: asked for.
+    needs_live_handles: bool = True
+    #: Where interfaces may come later: all filters that they could come under, the user's and policy's.
+    later_filters: tuple[str, ...] = ()
+    #: Go on without any interface: others will be attached.
+    waits: bool = False
+
+    @property
+    def trigger_filter(self) -> str:
+        """Of a recorder: what triggers a snapshot; empty where no packet does."""
+        return self.recorder.trigger_filter if self.recorder is not None else ""
+
+
+class ServeLaunch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process needs to know that passes a capture's files. With it comes the socket in which the directory lies.
+
+    Then a message comes for each reader: the name of the current file, or a NUL where there is none, and with it the
+    socket on which files are asked for. It is answered with a byte.
+    """
+
+    user_id: int
+    group_id: int
+    groups: tuple[int, ...]
+    #: What the capture's files are called.
+    file_name: str
+
+
+class RingFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user wants of an interface's packets: programs, as arrays of struct sock_filter."""
+
+    #: Of the interface: its place in the launch, or as it was attached.
+    number: int
+    program: bytes
+    #: Of a recorder's trigger.
+    trigger_program: bytes = b""
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True, tag="arm"):
+    """Have rings receive what these filters take, of what policy's take."""
+
+    rings: tuple[RingFilter, ...]
+
+
+class LetGo(msgspec.Struct, frozen=True, kw_only=True, tag="let_go"):
+    """A ring is not read any more: its interface is gone."""
+
+    number: int
+
+
+class Disarm(msgspec.Struct, frozen=True, kw_only=True, tag="disarm"):
+    """Have all rings receive nothing more."""
+
+
+#: What a worker asks for.
+RingRequest = Arm | LetGo | Disarm
+
+
+class RingMade(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of an interface's ring. The frame comes with its packet socket, which has its filter and is bound."""
+
+    #: As it was asked for.
+    number: int
+    memory: RingMemory | None = None
+    #: Why there is none.
+    failure: Failure | None = None
+    #: A second socket comes along, for the recorder's trigger.
+    has_trigger: bool = False
+
+
+class Attach(msgspec.Struct, frozen=True, kw_only=True):
+    """An interface that has come, or come back; its ring is there when it is asked for."""
+
+    number: int
+    interface: LaunchInterface
+
+
+class Detach(msgspec.Struct, frozen=True, kw_only=True):
+    """An interface that the capture may not have under the name that it has by now."""
+
+    index: int
+
+
+class Rotate(msgspec.Struct, frozen=True, kw_only=True):
+    """Go on in the next file of the ring."""
+
+    number: int
+
+
+class Flush(msgspec.Struct, frozen=True, kw_only=True):
+    """Write and announce every packet that the kernel has by now."""
+
+    number: int
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Write what the recorder has, and what comes within so many seconds."""
+
+    number: int
+    after_s: float
+
+
+#: What is answered.
+NumberedOrder = Rotate | Flush | Snapshot
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """To the order of this number: done, or why not. What was done has been announced before."""
+
+    number: int
+    failure: Failure | None = None
+    #: Of the snapshot that was asked for.
+    file_name: str = ""
+
+
+_launch_decoder = msgspec.json.Decoder(Launch)
+_attach_decoder = msgspec.json.Decoder(Attach)
+_ring_decoder = msgspec.json.Decoder(RingMade)
+_ring_request_decoder: msgspec.json.Decoder[RingRequest] = msgspec.json.Decoder(RingRequest)
+_detach_decoder = msgspec.json.Decoder(Detach)
+_ORDERS: dict[int, type[NumberedOrder]] = {
+    _ROTATE: Rotate,
+    _FLUSH: Flush,
+    _SNAPSHOT: Snapshot,
+}
+_INDICATORS = {kind: indicator for indicator, kind in _ORDERS.items()}
+_answer_decoder = msgspec.json.Decoder(Answer)
+
+
+def encode_ring(ring: RingMade) -> bytes:
+    """Return the frame that brings a ring."""
+    return encode_frame(_RING, msgspec.json.encode(ring))
+
+
+def decode_ring(frame: Frame) -> RingMade | None:
+    """Return the ring that a frame brings, or None if it says something else."""
+    return _ring_decoder.decode(frame.payload) if frame.indicator == _RING else None
+
+
+def encode_ring_request(request: RingRequest) -> bytes:
+    """Return the frame of what a worker asks for."""
+    return encode_frame(_RING_REQUEST, msgspec.json.encode(request))
+
+
+def decode_ring_request(frame: Frame) -> RingRequest | None:
+    """Return what a worker asks for in a frame, or None if it says something else.
+
+    Raises:
+        RemoteProtocolError: it is nothing that can be understood.
+    """
+    if frame.indicator != _RING_REQUEST:
+        return None
+    try:
+        return _ring_request_decoder.decode(frame.payload)
+    except ValueError as error:
+        raise RemoteProtocolError("a request for rings that is none") from error
+
+
+def encode_disarmed() -> bytes:
+    """Return the frame that says that no ring receives anything more."""
+    return encode_frame(_DISARMED, b"")
+
+
+def is_disarmed(frame: Frame) -> bool:
+    """Whether a frame says that no ring receives anything more."""
+    return frame.indicator == _DISARMED
+
+
+def encode_attach(attach: Attach) -> bytes:
+    """Return the frame that brings an interface."""
+    return encode_frame(_ATTACH, msgspec.json.encode(attach))
+
+
+def decode_attach(frame: Frame) -> Attach | None:
+    """Return the interface that a frame brings, or None if it says something else."""
+    return _attach_decoder.decode(frame.payload) if frame.indicator == _ATTACH else None
+
+
+def encode_detach(detach: Detach) -> bytes:
+    """Return the frame that takes an interface away."""
+    return encode_frame(_DETACH, msgspec.json.encode(detach))
+
+
+def decode_detach(frame: Frame) -> Detach | None:
+    """Return the interface that a frame takes away, or None if it says something else."""
+    return _detach_decoder.decode(frame.payload) if frame.indicator == _DETACH else None
+
+
+def encode_order(order: NumberedOrder) -> bytes:
+    """Return the frame of an order that is answered."""
+    return encode_frame(_INDICATORS[type(order)], msgspec.json.encode(order))
+
+
+def decode_order(frame: Frame) -> NumberedOrder | None:
+    """Return the order in a frame, or None if it says something else."""
+    kind = _ORDERS.get(frame.indicator)
+    return None if kind is None else msgspec.json.decode(frame.payload, type=kind)
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """Return the frame of an answer."""
+    return encode_frame(_ANSWER, msgspec.json.encode(answer))
+
+
+def decode_answer(frame: Frame) -> Answer | None:
+    """Return the answer in a frame, or None if it says something else.
+
+    Raises:
+        RemoteProtocolError: it is no answer that can be understood.
+    """
+    if frame.indicator != _ANSWER:
+        return None
+    try:
+        return _answer_decoder.decode(frame.payload)
+    except ValueError as error:
+        raise RemoteProtocolError("an answer that is none") from error
+
+
+def encode_launch(launch: Launch) -> bytes:
+    """Return the frame that starts a worker."""
+    return encode_frame(_LAUNCH, msgspec.json.encode(launch))
+
+
+def decode_launch(frame: Frame) -> Launch:
+    """Return what the first frame on a worker's control socket asks for.
+
+    Raises:
+        ValueError: it is no launch frame.
+    """
+    if frame.indicator != _LAUNCH:
+        raise ValueError(f"expected a launch frame, got {chr(frame.indicator)!r}")
+    return _launch_decoder.decode(frame.payload)

@@ -1,0 +1,1 @@
+"""Interfaces of the system that daemon and worker share: packet sockets and rings, privileges, libpcap, file modes."""

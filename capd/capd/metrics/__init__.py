@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: their text, and where it is served."""

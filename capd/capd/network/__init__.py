@@ -1,0 +1,1 @@
+"""Which network interfaces there are, their state, counters, drivers and capabilities."""

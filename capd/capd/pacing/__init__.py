@@ -1,0 +1,1 @@
+"""How much happens at once, and how often: turns, rates, threads."""

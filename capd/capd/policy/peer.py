@@ -1,0 +1,105 @@
+"""Who is asking: the kernel's word on the process at the other end of a Unix socket."""
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+
+_SO_PEERGROUPS = 59
+#: (uid_t) -1, which no user has (chown(2)): where the kernel does not tell, or nobody asks.
+NOBODY = 2**32 - 1
+#: For whom subordinate ids of root count, which container managers have: one person, who is not root.
+SUBORDINATES_OF_ROOT = -1
+#: For whom it counts what comes from the containers' socket: one person, since a container has as many ids as it likes.
+CONTAINERS = -2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The credentials that the peer had when it connected. ``process_id`` is for logs only: it may be reused.
+
+    The kernel does not know accounts: what stands behind the user, ``capd.policy.people`` adds.
+    """
+
+    process_id: int
+    user_id: int
+    group_id: int
+    groups: tuple[int, ...]
+    #: Of whom the user is a subordinate id; None: of nobody.
+    behind_id: int | None = None
+    #: Whether this machine knows the user, or who is behind it.
+    has_account: bool = True
+    #: Whether it came by the containers' socket: its ids are nobody's of this machine, whatever their numbers.
+    is_contained: bool = False
+    #: Of its groups those that its account has no more: no rule names it for these.
+    lost_groups: tuple[int, ...] = ()
+
+    @cached_property
+    def named_groups(self) -> frozenset[int]:
+        """For which groups rules name it: made once, as one may have 65,536, and each rule and each capture asks."""
+        return frozenset((self.group_id, *self.groups)).difference(self.lost_groups)
+
+    @property
+    def person_id(self) -> int:
+        """For whom it counts, wherever a limit is a person's."""
+        if self.is_contained:
+            return CONTAINERS
+        return self.user_id if self.behind_id is None else self.behind_id
+
+    def __str__(self) -> str:
+        return f"user {self.user_id}{' of a container' if self.is_contained else ''}"
+
+
+def person(person_id: int) -> str:
+    """Return how people call whoever has a ``person_id``."""
+    return {SUBORDINATES_OF_ROOT: "subordinate ids of root", CONTAINERS: "containers"}.get(
+        person_id, f"user {person_id}"
+    )
+
+
+def peer_of(connection: socket.socket, *, is_contained: bool = False) -> Peer:
+    """Return the peer of a connected Unix socket.
+
+    Args:
+        connection: the socket.
+        is_contained: it came by the containers' socket.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    process_id, user_id, group_id = struct.unpack(
+        "=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    )
+    return Peer(process_id, user_id, group_id, _groups(connection), is_contained=is_contained)
+
+
+def group_count(connection: socket.socket) -> int:
+    """Return how many groups the peer has, without reading them.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    size = ctypes.c_uint32(0)
+    if _get_groups(connection, None, size) < 0 and (error := ctypes.get_errno()) != errno.ERANGE:
+        raise OSError(error, os.strerror(error))
+    return size.value // 4
+
+
+def _groups(connection: socket.socket) -> tuple[int, ...]:
+    buffer = (ctypes.c_uint32 * group_count(connection))()  # it is what it had when it connected: nothing changes it
+    size = ctypes.c_uint32(ctypes.sizeof(buffer))
+    if _get_groups(connection, buffer, size) < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return tuple(buffer)
+
+
+def _get_groups(connection: socket.socket, buffer: ctypes.Array[ctypes.c_uint32] | None, size: ctypes.c_uint32) -> int:
+    # Through libc: Python's getsockopt takes at most 1024 bytes, which are 256 groups.
+    status: int = _libc.getsockopt(connection.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(size))
+    return status

@@ -1,0 +1,298 @@
+"""May this peer do this, and how much of it? Pure: values in, a decision out.
+
+Rules are read in order. On each interface the first rule that names the peer and allows all that is asked for there
+grants it; its filter is added to the peer's own. What no rule allows is refused. Root, and the owner of a private
+daemon, are bound by none.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from itertools import takewhile
+
+import msgspec
+
+from capd.errors import RequestRefused
+from capd.policy.peer import Peer
+from capd_protocol.limits import ANY, is_cooked_any, is_pattern
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, InterfaceRequest, Permission
+
+_ROOT = 0
+#: A set of characters in a pattern; a bracket right behind the first one belongs to it.
+_SET = re.compile(r"\[!?\]?[^]]*\]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What some users may do; None: as much as the daemon can.
+
+    Attributes:
+        name: for logs.
+        containers: it names those who come by the containers' socket, by their numbers as the kernel has them, and
+            nobody else.
+        user_ids: whom it names.
+        group_ids: whose members it names.
+        everybody: it names all that have an account.
+        interfaces: patterns of names.
+        filter: only packets that match it are captured, whatever the user's own filter.
+        max_snaplen_bytes: of each packet.
+        promiscuous: whether promiscuous mode is allowed.
+        monitor_mode: whether monitor mode and channels are.
+        max_captures: at once, of one person under this rule.
+        max_disk_bytes: in files of one person's captures at once, with what earlier ones left under the same names.
+        max_duration_s: of one capture.
+    """
+
+    name: str
+    containers: bool = False
+    user_ids: frozenset[int] = frozenset()
+    group_ids: frozenset[int] = frozenset()
+    everybody: bool = False
+    interfaces: tuple[str, ...] = ("*",)
+    filter: str = ""
+    max_snaplen_bytes: int = MAX_SNAPLEN_BYTES
+    promiscuous: bool = True
+    monitor_mode: bool = False
+    max_captures: int | None = None
+    max_disk_bytes: int | None = None
+    max_duration_s: float | None = None
+
+    def applies_to(self, peer: Peer) -> bool:
+        """Whether the rule names the peer, who has the groups that it had when it connected, but for those it has lost.
+
+        Where ids without an account come from, nobody can tell, nor how many of them one person has: such a one is
+        named by its number or not at all. A subordinate id has the groups of its owner, but is another user.
+        """
+        if peer.is_contained != self.containers:
+            return False
+        if peer.user_id in self.user_ids:
+            return True
+        return peer.has_account and (self.everybody or not self.group_ids.isdisjoint(peer.named_groups))
+
+    def covers(self, request: InterfaceRequest, *, is_real: bool = False) -> bool:
+        """Whether the interface, or any that a pattern could match, is among those of the rule.
+
+        Args:
+            request: the interface.
+            is_real: it is there, and its name no pattern, whatever it looks like.
+        """
+        if is_cooked_any(request):  # it takes in all interfaces at once: no pattern short of all of them will do
+            return any(pattern in ("*", ANY) for pattern in self.interfaces)
+        if is_pattern(request.name) and not is_real:
+            return any(_may_overlap(pattern, request.name) for pattern in self.interfaces)
+        return any(_matches(request.name, pattern) for pattern in self.interfaces)
+
+    def objections(self, request: InterfaceRequest) -> list[str]:
+        """Return what is asked for on an interface and the rule does not allow, in words."""
+        found: list[str] = []
+        if self.max_snaplen_bytes < request.snaplen_bytes != MAX_SNAPLEN_BYTES:
+            found.append(f"snaplen is at most {self.max_snaplen_bytes} bytes")
+        if request.promiscuous and not self.promiscuous:
+            found.append("not in promiscuous mode")
+        if (request.monitor_mode or request.wifi_channel) and not self.monitor_mode:
+            found.append("no monitor mode and no channels")
+        return found
+
+    def settled(self, request: InterfaceRequest) -> InterfaceRequest:
+        """Return a request that it allows with nothing left open."""
+        return msgspec.structs.replace(
+            request,
+            snaplen_bytes=min(request.snaplen_bytes, self.max_snaplen_bytes),
+            promiscuous=self.promiscuous if request.promiscuous is None else request.promiscuous,
+        )
+
+
+#: Of root, and of the owner of a private daemon.
+UNBOUND = Rule(name="unbound", everybody=True, monitor_mode=True)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One interface, granted.
+
+    Attributes:
+        rule: under which rule.
+        request: what to capture there, with nothing left open.
+    """
+
+    rule: Rule
+    request: InterfaceRequest
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for a capture as a whole.
+
+    Attributes:
+        rules: those that it is granted under, or may be when further interfaces come.
+        max_duration_s: the strictest of them.
+        max_disk_bytes: likewise; the user's other captures use it too.
+    """
+
+    rules: tuple[Rule, ...]
+    max_duration_s: float | None
+    max_disk_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All rules, and what a user who is refused is told.
+
+    Attributes:
+        rules: in order.
+        advice: whom to ask, as the end of a sentence.
+        owner_id: this user is bound by no rule: the owner of a private daemon.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    advice: str = "ask an administrator"
+    owner_id: int | None = None
+
+    def is_unbound(self, peer: Peer) -> bool:
+        """Whether no rule binds the peer."""
+        return not peer.is_contained and peer.user_id in (_ROOT, self.owner_id)
+
+    def rules_of(self, peer: Peer) -> tuple[Rule, ...]:
+        """Return the rules that name the peer, in order."""
+        return (UNBOUND,) if self.is_unbound(peer) else tuple(rule for rule in self.rules if rule.applies_to(peer))
+
+    def rules_or_refuse(self, peer: Peer) -> tuple[Rule, ...]:
+        """Return the rules that name the peer.
+
+        Raises:
+            RequestRefused: there is none.
+        """
+        rules = self.rules_of(peer)
+        if not rules:
+            why = "" if peer.has_account else ", having no account on this machine and no rule with this number"
+            text = f"{peer} may not capture here{why}: {self.advice_for(peer)}"
+            raise RequestRefused(FailureCode.NOT_PERMITTED, text)
+        return rules
+
+    def advice_for(self, peer: Peer) -> str:
+        """Return what to do about a refusal, as the end of a sentence."""
+        if peer.is_contained:  # of whom no group can be had
+            return "ask an administrator for a rule with 'containers = true'"
+        return self.advice
+
+    def may_capture(self, peer: Peer, interface: str) -> bool:
+        """Whether some rule lets the peer capture on the interface."""
+        request = InterfaceRequest(name=interface)
+        return any(rule.covers(request) for rule in self.rules_of(peer))
+
+    def may_see(self, peer: Peer, owner: Peer) -> bool:
+        """Whether the peer may list and stop a capture of this user: it is the same, or stands behind it.
+
+        Users of containers are not told apart by their numbers: they have what their own connection has started.
+        """
+        if peer.is_contained:
+            return False
+        return peer.user_id == _ROOT or (not owner.is_contained and peer.user_id in (owner.user_id, owner.person_id))
+
+    def grant(self, peer: Peer, request: InterfaceRequest, *, is_real: bool = False) -> Grant:
+        """Grant one interface; for a pattern this says only that some interface could be.
+
+        Args:
+            peer: for whom.
+            request: what.
+            is_real: there is an interface of that name, which is no pattern, whatever it looks like.
+
+        Raises:
+            RequestRefused: no rule allows it; the text is for that user.
+        """
+        rules = self._covering(peer, request, is_real=is_real)
+        for rule in rules:
+            if not rule.objections(request):
+                return Grant(rule, rule.settled(request))
+        objections = "; ".join(f"{', '.join(rule.objections(request))} (rule {rule.name!r})" for rule in rules)
+        text = f"{peer} may capture on {request.name}, but {objections}: ask for less, or {self.advice_for(peer)}"
+        raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name)
+
+    def _covering(self, peer: Peer, request: InterfaceRequest, *, is_real: bool = False) -> list[Rule]:
+        rules = self.rules_or_refuse(peer)
+        covering = [rule for rule in rules if rule.covers(request, is_real=is_real)]
+        name = request.name
+        if is_cooked_any(request):
+            # One rule for all interfaces at once must not take the place of an earlier one that holds on some.
+            first = list(takewhile(lambda rule: rule in covering or rule.objections(request), rules))
+            covering = [rule for rule in first if rule in covering]
+            name += f" as {request.link_layer_type}, which mixes all interfaces"
+        if not covering:
+            patterns = ", ".join(dict.fromkeys(pattern for rule in rules for pattern in rule.interfaces))
+            text = f"{peer} may not capture on {name}, only on {patterns}: {self.advice_for(peer)}"
+            raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name, argument="interfaces")
+        return covering
+
+    def terms(self, peer: Peer, requests: Iterable[InterfaceRequest]) -> Terms:
+        """Return what holds for a capture of these interfaces.
+
+        A pattern may come to match interfaces under different rules; the strictest bounds of those hold from the
+        beginning.
+
+        Raises:
+            RequestRefused: as ``grant``.
+        """
+        rules: list[Rule] = []
+        for request in requests:
+            granted = self.grant(peer, request).rule
+            if is_pattern(request.name) and not is_cooked_any(request):
+                rules += [rule for rule in self._covering(peer, request) if not rule.objections(request)]
+            else:
+                rules.append(granted)
+        return Terms(
+            tuple(dict.fromkeys(rules)),
+            min((rule.max_duration_s for rule in rules if rule.max_duration_s is not None), default=None),
+            min((rule.max_disk_bytes for rule in rules if rule.max_disk_bytes is not None), default=None),
+        )
+
+    def permissions(self, peer: Peer) -> tuple[Permission, ...]:
+        """Return what the peer may do, rule by rule."""
+        return tuple(
+            Permission(
+                rule=rule.name,
+                interfaces=rule.interfaces,
+                filter=rule.filter,
+                max_snaplen_bytes=rule.max_snaplen_bytes,
+                promiscuous=rule.promiscuous,
+                monitor_mode=rule.monitor_mode,
+                max_captures=rule.max_captures,
+                max_disk_bytes=rule.max_disk_bytes,
+                max_duration_s=rule.max_duration_s,
+            )
+            for rule in self.rules_of(peer)
+        )
+
+
+def default_policy(group_id: int | None, group_name: str, owner_id: int | None = None) -> Policy:
+    """Return the policy without a configuration: the members of one group may capture everything.
+
+    Args:
+        group_id: None where there is no such group.
+        group_name: what to tell those who are no members.
+        owner_id: bound by no rule.
+    """
+    members = Rule(name=group_name, group_ids=frozenset(() if group_id is None else (group_id,)), monitor_mode=True)
+    advice = f"ask an administrator to be added to the group {group_name}, then log in again"
+    return Policy((members,), advice, owner_id)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return pattern == ANY or fnmatchcase(name, pattern)
+
+
+def _may_overlap(one: str, other: str) -> bool:
+    """Whether a name could match both patterns; a set of characters counts as any character."""
+    return ANY in (one, other) or _meet(_SET.sub("?", one), _SET.sub("?", other))
+
+
+@lru_cache(maxsize=10_000)  # all pairs of ends of two patterns; without it, stars would make it exponential
+def _meet(one: str, other: str) -> bool:
+    if not one or not other:
+        return not (one + other).strip("*")
+    if one[0] == "*":
+        return _meet(one[1:], other) or _meet(one, other[1:])
+    if other[0] == "*":
+        return _meet(other, one)
+    return (one[0] == other[0] or "?" in (one[0], other[0])) and _meet(one[1:], other[1:])

@@ -1,0 +1,1 @@
+"""Worker processes from outside: forked, given packet rings and a directory, watched, ended."""

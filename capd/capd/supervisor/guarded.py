@@ -1,0 +1,75 @@
+"""Connected sockets that others send to: bytes are received here, descriptors are neither received nor closed.
+
+Closing what somebody else has opened may take as long as that one likes: a socket that lingers, a file system that is
+taken down with it, a server of FUSE. And a socket that is closed closes what lies unread in it. So nothing is received
+that has a descriptor with it; and where some may lie unread, the socket is closed by another process (``closer``).
+"""
+
+import array
+import contextlib
+import socket
+from collections.abc import Sequence
+
+import trio
+
+from capd.linux.rights import may_hold_rights, refuse_rights
+from capd.supervisor.closer import Closer
+from capd_protocol.errors import RemoteProtocolError
+
+
+class GuardedSocket:
+    """A connected socket that somebody else sends to: bytes are received, descriptors are not. Owns the socket."""
+
+    def __init__(self, connection: trio.socket.SocketType, closer: Closer) -> None:
+        """Take over a socket, new as it is: what may lie in it already is found out here."""
+        self.socket = connection
+        self._closer = closer
+        self._may_hold_rights = may_hold_rights(connection)
+        refuse_rights(connection)
+
+    async def receive(self, size_bytes: int) -> bytes:
+        """Return bytes as they come; empty ones when the other side has closed.
+
+        Raises:
+            RemoteProtocolError: a descriptor came along. It stays where it is, and nothing more can be received.
+            OSError: the connection is broken.
+        """
+        if not self._may_hold_rights:
+            return await self.socket.recv(size_bytes)
+        seen, _, flags, _ = await self.socket.recvmsg(size_bytes, 0, socket.MSG_PEEK)
+        if flags & socket.MSG_CTRUNC:
+            raise RemoteProtocolError("a descriptor came along, and capd takes none here")
+        return await self.socket.recv(len(seen)) if seen else b""
+
+    async def send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send bytes, and descriptors with the first of them, which stay the caller's.
+
+        Raises:
+            OSError: the other side has closed, or the connection is broken.
+            trio.ClosedResourceError: it was closed here meanwhile.
+        """
+        if self.socket.fileno() < 0:
+            raise trio.ClosedResourceError("the socket is closed")
+        view = memoryview(data)
+        if descriptors:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+            view = view[await self.socket.sendmsg([view], [rights]) :]
+        while view:
+            view = view[await self.socket.send(view) :]
+
+    def close(self, person_id: int) -> None:
+        """Close it; where descriptors may lie in it, elsewhere.
+
+        Args:
+            person_id: whose these are (Peer.person_id).
+        """
+        if self.socket.fileno() < 0:
+            return
+        if not self._may_hold_rights:
+            self.socket.close()
+            return
+        trio.lowlevel.notify_closing(self.socket)
+        # Whoever is at the other end hears of it now, however long others keep the process that closes.
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self._closer.close(self.socket.detach(), person_id)

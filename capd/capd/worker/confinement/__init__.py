@@ -1,0 +1,1 @@
+"""What a worker may ask of the kernel: Landlock for files, seccomp for system calls."""

@@ -1,0 +1,1 @@
+"""Other processes that are forked for the daemon: one closes descriptors, one passes files."""

@@ -1,0 +1,40 @@
+"""Closes descriptors that the daemon passes: a process without any privilege, which may be killed at any time."""
+
+import array
+import contextlib
+import os
+import socket
+
+from capd.launch import CLOSE
+from capd.linux import privileges
+from capd.worker.confinement.confine import Confinement
+
+#: SCM_MAX_FD (net/scm.h).
+_MAX_DESCRIPTORS = 253
+
+
+def run(channel: socket.socket, _confinement: Confinement) -> None:
+    """Close what comes on a socket (SOCK_SEQPACKET), when it is told to, until the daemon closes that.
+
+    Not sooner: the daemon closes its own descriptors meanwhile, which must not be the last ones.
+    """
+    privileges.renounce()
+    # A daemon that ends does not hear the last answers.
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        _close_all(channel)
+
+
+def _close_all(channel: socket.socket) -> None:
+    held: list[int] = []
+    while True:
+        said, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC)
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                held += array.array("i", payload[: len(payload) - len(payload) % 4])
+        if not said:
+            return
+        if said == CLOSE:
+            while held:
+                with contextlib.suppress(OSError):  # it is closed all the same (close(2))
+                    os.close(held.pop())
+            channel.send(said)

@@ -1,0 +1,86 @@
+"""The first file of a capture: what keeps it from being opened, said so that a person can act on it."""
+
+from collections.abc import Callable
+
+from capd.filters.compiler import CaptureFailed
+from capd.launch import Launch
+from capd.printable import quoted
+from capd.worker.output.files import CaptureFiles
+from capd.worker.output.report import Report
+from capd.worker.output.ring_index import RingIndex
+from capd.worker.output.savefile import DestinationError, WriteError
+from capd_protocol.messages import Conditions, DeletionReason, Failure, FailureCode
+
+
+def open_files(
+    launch: Launch,
+    directory_fd: int,
+    report: Report,
+    *,
+    header: Callable[[], bytes],
+    statistics: Callable[[], bytes],
+) -> CaptureFiles:
+    """Open the first file, and announce it when its header is on disk.
+
+    Args:
+        launch: what to capture, and where to.
+        directory_fd: where the files go.
+        report: is told of files and packets.
+        header: returns what a file begins with.
+        statistics: returns what a file ends with.
+
+    Raises:
+        CaptureFailed: it cannot be opened, or there is no room for it.
+    """
+    try:
+        files = CaptureFiles(
+            directory_fd=directory_fd,
+            destination=launch.destination,
+            ring=launch.ring,
+            header=header,
+            statistics=statistics,
+            report=report,
+            max_disk_bytes=launch.max_disk_bytes,
+            index=_open_index(launch, directory_fd),
+            continues=launch.continues,
+            # Who is passed each file has it open.
+            reuses=launch.file_format == "pcapng" and not launch.passes_files,
+        )
+        obstacle = files.make_room_for_file()
+        if obstacle is not None:
+            raise CaptureFailed(_no_room(launch, obstacle))
+        files.open_next()
+    except (DestinationError, WriteError) as error:
+        text = str(error) if isinstance(error, DestinationError) else f"no room for the capture file: {error}"
+        failure = Failure(code=FailureCode.DESTINATION, text=text, argument="savefile")
+        raise CaptureFailed(failure) from error
+    return files
+
+
+def _open_index(launch: Launch, directory_fd: int) -> RingIndex | None:
+    """Open the index of a ring that has a name.
+
+    Raises:
+        DestinationError: it cannot be opened, or another capture writes this ring.
+        WriteError: it cannot be written.
+    """
+    if launch.ring is None or launch.name is None:
+        return None
+    destination = launch.destination
+    return RingIndex(directory_fd, destination.file_name, group_access=destination.group_access)
+
+
+def _no_room(launch: Launch, obstacle: DeletionReason) -> Failure:
+    """Say which limit leaves no room for a first file."""
+    name, ring = quoted(launch.destination.file_name), launch.ring or Conditions()
+    if obstacle == DeletionReason.FREE_SPACE:
+        text = f"less than the {ring.free_kb or 0:,} kB that shall stay free are free where {name} is: make room there"
+        return Failure(code=FailureCode.DISK, text=text, argument="ringbuffer_free_space")
+    if obstacle == DeletionReason.TOTAL:
+        text = f"the {ring.total_kb or 0:,} kB for all files of the ring are too few for the beginning of one"
+        return Failure(code=FailureCode.RESOURCES, text=text, argument="ringbuffer_total_filesize")
+    text = (
+        f"policy allows {launch.max_disk_bytes:,} bytes on disk, and earlier captures to {name} have left as much: "
+        "delete some of their files"
+    )
+    return Failure(code=FailureCode.RESOURCES, text=text, argument="savefile")

@@ -1,0 +1,253 @@
+"""The index of a ring on the disk: locked, read, appended to, and rewritten when most of it is about what is gone.
+
+``capd_protocol.index`` has the format. It is in the directory of the files and belongs to the same user. A line is
+written whole or not at all; it is not synchronized to the disk, as packets are not.
+
+What it says is followed when files are deleted, so it is believed only where nobody else can have written it. The lock
+is on a file of its own, which others cannot even open: flock(2) is content with a descriptor for reading, and who may
+read the index shall not keep its ring from going on. That file stays, empty, as long as the index does.
+"""
+
+import contextlib
+import fcntl
+import os
+import stat
+import time
+
+from capd.printable import quoted
+from capd.worker.output.savefile import DestinationError, WriteError, is_own, write_at
+from capd_protocol.index import (
+    MAX_INDEX_BYTES,
+    FileWasClosed,
+    FileWasDeleted,
+    FileWasOpened,
+    IndexedFile,
+    Line,
+    compacted,
+    encode_line,
+    index_name,
+    lock_name,
+    read_index,
+)
+from capd_protocol.messages import DeletionReason
+
+#: A worker whose daemon was killed ends its capture by itself; the next one may be there before it has. Chosen: twice
+#: the time that it may take for its last packets.
+_LOCK_S = 5.0
+_LOCK_POLL_S = 0.02
+#: Below it is not worth a rewrite. Chosen: some dozens of files.
+_LEAST_COMPACTED_BYTES = 16 * 1024
+#: Set aside for the lines of one change of files, with drops of many interfaces.
+_NEXT_LINES_BYTES = 4096
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class RingIndex:
+    """The index of one ring, which nobody else writes meanwhile."""
+
+    def __init__(self, directory_fd: int, file_name: str, *, group_access: bool) -> None:
+        """Open the index, or begin one.
+
+        Raises:
+            DestinationError: it cannot be opened, or is not to be believed, or another capture writes this ring.
+            WriteError: its torn last line cannot be cut off.
+        """
+        self._directory_fd = directory_fd
+        self._name = index_name(file_name)
+        self._lock_name = lock_name(file_name)
+        self._mode = 0o640 if group_access else 0o600
+        self._lock_fd = self._locked()
+        self._fd = -1
+        try:
+            self._fd, status = self._open_own(self._name, self._mode)
+            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                text = "may be written by others: take that right away (chmod go-w) if all in it is true, or remove it"
+                raise DestinationError(f"{quoted(self._name)} {text}")
+            contents = read_index(_read(self._fd, self._name), file_name)
+            os.ftruncate(self._fd, contents.size_bytes)
+        except OSError as error:
+            self.close()
+            raise WriteError(error) from error
+        except DestinationError:
+            self.close()
+            raise
+        self.device = status.st_dev
+        self.last = contents.last
+        self._is_new = not contents.size_bytes
+        self._files = {file.name: file for file in contents.files}
+        self._size_bytes = contents.size_bytes
+        self._live_bytes = sum(map(_line_bytes, contents.files))
+
+    @property
+    def files(self) -> tuple[IndexedFile, ...]:
+        """The files that the ring has, oldest first."""
+        return tuple(self._files.values())
+
+    @property
+    def size_bytes(self) -> int:
+        """What the index takes, and may come to take with the next change of files."""
+        return self._size_bytes + self._live_bytes + _NEXT_LINES_BYTES
+
+    def opened(self, name: str, inode: int) -> None:
+        """Note a new file.
+
+        Raises:
+            WriteError: it is not noted.
+        """
+        line = FileWasOpened(name=name, device=self.device, inode=inode, opened_ns=time.time_ns())
+        self._append(line)
+        self._drop(name)
+        self._files[name] = IndexedFile(line)
+        self._live_bytes += _line_bytes(self._files[name])
+        self.last = line
+
+    def closed(self, line: FileWasClosed) -> None:
+        """Note that a file is complete.
+
+        Raises:
+            WriteError: it is not noted.
+        """
+        self._append(line)
+        file = IndexedFile(self._files[line.name].opened, line)
+        self._live_bytes += _line_bytes(file) - _line_bytes(self._files[line.name])
+        self._files[line.name] = file
+
+    def deleted(self, name: str, reason: DeletionReason | None, size_bytes: int) -> None:
+        """Note that a file is gone, and rewrite the index if it is worth it.
+
+        Where there is no room for the line, as on a disk where room is just being made, it is missing: that the file is
+        not there says the same.
+
+        Args:
+            name: of the file.
+            reason: why the ring has deleted it; None if it did not.
+            size_bytes: of the file.
+        """
+        self._drop(name)
+        with contextlib.suppress(WriteError):
+            self._append(FileWasDeleted(name=name, deleted_ns=time.time_ns(), reason=reason, size_bytes=size_bytes))
+        if self._size_bytes > max(2 * self._live_bytes, _LEAST_COMPACTED_BYTES):
+            self._compact()
+
+    def _drop(self, name: str) -> None:
+        file = self._files.pop(name, None)
+        if file is not None:
+            self._live_bytes -= _line_bytes(file)
+
+    def _append(self, line: Line) -> None:
+        data = encode_line(line)
+        try:
+            write_at(self._fd, data, self._size_bytes)
+        except OSError as error:
+            os.ftruncate(self._fd, self._size_bytes)
+            raise WriteError(error) from error
+        self._size_bytes += len(data)
+
+    def _compact(self) -> None:
+        """Write a new index beside the old one, and put it in its place: there is always a whole one.
+
+        If that fails, the old one stays, which says the same.
+        """
+        data = compacted(self._files.values(), self.last)
+        name = f"{self._name}.new"
+        fd = -1
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                named = os.stat(self._name, dir_fd=self._directory_fd, follow_symlinks=False)
+                if not os.path.samestat(named, os.fstat(self._fd)):
+                    return  # somebody has put something else there
+            self._remove_own(name)  # of one that was killed meanwhile
+            fd = os.open(name, _FLAGS | os.O_EXCL, self._mode, dir_fd=self._directory_fd)
+            write_at(fd, data, 0)
+            os.rename(name, self._name, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
+        except OSError:
+            if fd >= 0:
+                os.close(fd)
+                with contextlib.suppress(OSError):
+                    self._remove_own(name)
+            return
+        os.close(self._fd)
+        self._fd, self._size_bytes = fd, len(data)
+
+    def _locked(self) -> int:
+        """Return a descriptor that has the lock of this ring; it is waited for where a worker is about to end."""
+        deadline_s = time.monotonic() + _LOCK_S
+        while True:
+            fd, status = self._open_own(self._lock_name, 0o600)
+            try:
+                if status.st_mode & 0o077:
+                    with contextlib.suppress(PermissionError):  # a file system without modes
+                        os.fchmod(fd, 0o600)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_named(self._lock_name, fd):  # not one that has been replaced meanwhile
+                    return fd
+                blocked: BlockingIOError | None = None
+            except BlockingIOError as error:
+                blocked = error
+            except OSError as error:
+                os.close(fd)
+                raise DestinationError(f"{quoted(self._lock_name)} cannot be locked: {error.strerror}") from error
+            os.close(fd)
+            if time.monotonic() > deadline_s:
+                text = f"another capture writes this ring ({quoted(self._lock_name)} is locked): name another file"
+                raise DestinationError(text) from blocked
+            time.sleep(_LOCK_POLL_S)
+
+    def _open_own(self, name: str, mode: int) -> tuple[int, os.stat_result]:
+        """Open a file beside those of the ring, or make it; nobody else has made it, or a further name for it."""
+        try:
+            fd = os.open(name, _FLAGS, mode, dir_fd=self._directory_fd)
+        except OSError as error:
+            raise DestinationError(f"{quoted(name)} cannot be opened: {error.strerror}") from error
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            obstacle = "is not a regular file: remove it"
+        elif not is_own(status):
+            obstacle = "is another user's: remove it, or name another file for the ring"
+        elif status.st_nlink > 1:
+            obstacle = "has another name too, a hard link: remove it, or name another file for the ring"
+        else:
+            return fd, status
+        os.close(fd)
+        raise DestinationError(f"{quoted(name)} {obstacle}")
+
+    def _is_named(self, name: str, fd: int) -> bool:
+        """Whether a file of ours has a name: no other one does."""
+        try:
+            named = os.stat(name, dir_fd=self._directory_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(fd))
+
+    def _remove_own(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if is_own(os.stat(name, dir_fd=self._directory_fd, follow_symlinks=False)):
+                os.unlink(name, dir_fd=self._directory_fd)
+
+    def abandon(self, name: str) -> None:
+        """Note that a capture never began: its first file is gone, and so is an index that was made for it."""
+        if self._is_new:
+            with contextlib.suppress(OSError):
+                for own, fd in ((self._name, self._fd), (self._lock_name, self._lock_fd)):
+                    if self._is_named(own, fd):
+                        os.unlink(own, dir_fd=self._directory_fd)
+        elif name in self._files:
+            self.deleted(name, None, 0)
+
+    def close(self) -> None:
+        """Let others write it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        os.close(self._lock_fd)
+
+
+def _line_bytes(file: IndexedFile) -> int:
+    return len(compacted((file,), None))
+
+
+def _read(fd: int, name: str) -> bytes:
+    with open(fd, "rb", closefd=False) as file:
+        data = file.read(MAX_INDEX_BYTES + 1)
+    if len(data) > MAX_INDEX_BYTES:
+        raise DestinationError(f"{quoted(name)} is longer than {MAX_INDEX_BYTES} bytes: remove it")
+    return data

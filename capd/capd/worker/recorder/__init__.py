@@ -1,0 +1,1 @@
+"""The flight recorder: the last packets in memory, written as snapshots."""

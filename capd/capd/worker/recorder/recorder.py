@@ -1,0 +1,480 @@
+"""A recorder: the last packets stay in memory, and are written out when somebody asks, or something happens.
+
+To the loop it is where packets go, as files are. A snapshot has what the memory holds of its window, and what comes
+until its end: what is there is given to its thread at once, what comes as soon as a segment is full. Parts that are not
+copied yet stay where they are; the memory may take twice as much for it, and then the snapshot is given up.
+"""
+
+import os
+import select
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from capd.filters.compiler import CaptureFailed
+from capd.launch import Answer, Launch
+from capd.launch import Snapshot as SnapshotOrder
+from capd.printable import quoted
+from capd.worker.output.report import Report
+from capd.worker.output.rotation import Fill
+from capd.worker.output.savefile import DestinationError, SaveFile, WriteError, bytes_left, create_ring_file
+from capd.worker.packets.arrays import U64
+from capd.worker.packets.merge import Slice
+from capd.worker.recorder.memory import Memory, Part
+from capd.worker.recorder.snapshot import SnapshotThread, SnapshotWriter
+from capd.worker.recorder.triggers import Trigger, Triggers
+from capd.worker.sources.af_packet import Source
+from capd_protocol.index import number_of, ring_file_name
+from capd_protocol.messages import (
+    DeletionReason,
+    Failure,
+    FailureCode,
+    FileClosed,
+    Recorder,
+    Recording,
+    SnapshotFailed,
+    Triggered,
+)
+
+#: Kept beyond the time that was asked for: who asks means the time before asking, and the order is under way for some
+#: milliseconds. Chosen: what that takes on a busy machine.
+_UNDER_WAY_S = 0.1
+#: After a snapshot nothing triggers the next one for so long.
+_QUIET_S = 1.0
+#: How often it is looked whether the end of a window has been written: nobody wakes a worker for it.
+_LOOK_S = 0.005
+#: How long the end of the capture waits for a snapshot to be written; then it is given up. Chosen: the daemon kills a
+#: worker after 10 s, of which the last packets may take 2.
+_END_S = 5.0
+_GIVE_UP_S = 2.0
+#: While it is being written, so many times its memory.
+_MOST_MEMORY = 2
+
+
+@dataclass
+class _Snapshot:
+    """One that is being written."""
+
+    name: str
+    #: Who has asked for it; None: nobody did.
+    order: SnapshotOrder | None
+    writer: SnapshotWriter
+    #: When it is looked whether the window is over, by the monotonic clock; at first, when it ends.
+    look_s: float
+    drops_before: int
+    #: Of the current segment, what was passed on: bytes and packets.
+    sent: tuple[int, int]
+    #: Of all that was passed on.
+    size_bytes: int
+    is_opened: bool = False
+    first_ns: int | None = None
+    last_ns: int | None = None
+    packets: int = 0
+    #: When it was found that the window is over, by the clock that stamps packets.
+    over_ns: int | None = None
+    #: No more is passed on.
+    is_ending: bool = False
+    #: Why it does not have all that it should.
+    failure: Failure | None = None
+
+
+class RecorderOutput:
+    """The memory, and the snapshot that is being written, if one is."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        wish: Recorder,
+        directory_fd: int,
+        report: Report,
+        thread: SnapshotThread,
+        *,
+        header: Callable[[], bytes],
+        statistics: Callable[[], bytes],
+        drops_total: Callable[[], int],
+    ) -> None:
+        """Begin to record, and tell that it runs; no file is opened yet.
+
+        Args:
+            launch: what was asked for.
+            wish: what of it is about the recorder.
+            directory_fd: where snapshots go.
+            report: is told of them, and of their packets.
+            thread: what a snapshot's has to know.
+            header: returns what a file begins with.
+            statistics: returns what a file ends with, counted when it is called.
+            drops_total: returns what the kernel has dropped since the beginning.
+
+        Raises:
+            CaptureFailed: snapshots could not be written there.
+        """
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory_fd, effective_ids=True):
+            text = f"{quoted(launch.destination.file_name)} cannot be written there: name another directory"
+            raise CaptureFailed(Failure(code=FailureCode.DESTINATION, text=text, argument="savefile"))
+        self._wish = wish
+        self._directory_fd = directory_fd
+        self._destination = launch.destination
+        self._max_disk_bytes = launch.max_disk_bytes
+        self._report = report
+        self._header = header
+        self._statistics = statistics
+        self._drops_total = drops_total
+        self._kept_s = inf if wish.duration_s is None else wish.duration_s + _UNDER_WAY_S
+        self._memory = Memory(wish.memory_bytes, self._kept_s)
+        self._thread = thread
+        self._snapshot: _Snapshot | None = None
+        self._complete_bytes = 0
+        self._left_bytes = 0
+        if launch.max_disk_bytes is not None:
+            self._left_bytes = bytes_left(directory_fd, launch.destination.file_name)
+        self._triggers: Triggers | None = None
+        self._has_written_until: Callable[[int], bool] = lambda _: True
+        #: When triggers are looked at again.
+        self._listen_s = inf
+        self._number = 0
+        self.opened_total = 0
+        report.recording(Recording(memory_bytes=wish.memory_bytes, duration_s=wish.duration_s))
+
+    # The loop -----------------------------------------------------------------------------------------------------
+
+    def begin(self, epoll: select.epoll, sources: Sequence[Source], has_written_until: Callable[[int], bool]) -> None:
+        """Begin to look at triggers.
+
+        Args:
+            epoll: what the loop waits for.
+            sources: all interfaces; it grows.
+            has_written_until: says whether all packets until a time, by the clock that stamps them, were written.
+        """
+        epoll.register(self._thread.told_fd, select.EPOLLIN)
+        self._has_written_until = has_written_until
+        self._triggers = Triggers(self._wish, sources, epoll)
+        self._triggers.listen(time.monotonic())
+
+    def listen_to(self, source: Source) -> None:
+        """Look at the trigger of an interface that was just armed."""
+        if self._triggers is not None:
+            self._triggers.add(source)
+
+    def forget(self, source: Source) -> None:
+        """Look at it no more."""
+        if self._triggers is not None:
+            self._triggers.remove(source)
+
+    def on_event(self, descriptor: int, event: int) -> bool:
+        """Take an event, if it is about something of the recorder's; say whether it is."""
+        if descriptor == self._thread.told_fd:
+            os.eventfd_read(self._thread.told_fd)
+            self._take_news()
+            return True
+        if self._triggers is None or not self._triggers.has(descriptor):
+            return False
+        self._on_trigger(self._triggers.on_event(descriptor, event))
+        return True
+
+    def went_down(self, source: Source) -> None:
+        """Take note of an interface that is down or gone."""
+        if self._triggers is not None:
+            self._on_trigger(self._triggers.went_down(source.name))
+
+    @property
+    def next_look_s(self) -> float:
+        """When ``keep_limits`` is to be called, by the monotonic clock."""
+        deadline_s = min(self._listen_s, self._triggers.next_look_s if self._triggers is not None else inf)
+        snapshot = self._snapshot
+        if snapshot is not None and not snapshot.is_ending:
+            deadline_s = min(deadline_s, snapshot.look_s)
+        return deadline_s
+
+    def keep_limits(self) -> None:
+        """Look at triggers, and end the snapshot whose window is over."""
+        self._end_if_over()
+        now_s = time.monotonic()
+        if self._triggers is None:
+            return
+        if now_s >= self._listen_s:
+            self._listen_s = inf
+            self._triggers.listen(now_s)
+        self._on_trigger(self._triggers.look(now_s))
+
+    # Packets ------------------------------------------------------------------------------------------------------
+
+    @property
+    def fill(self) -> Fill:
+        """How full the snapshot is that is being written."""
+        snapshot = self._snapshot
+        return Fill(0, 0) if snapshot is None else Fill(snapshot.writer.size_bytes, snapshot.packets)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What all snapshots take now."""
+        return self._complete_bytes + self.fill.size_bytes
+
+    def time_left_s(self) -> float | None:
+        """Return None: there is no file whose time could be up."""
+        return None
+
+    def switch(self, drops_total: Mapping[str, int]) -> DeletionReason | None:
+        """Refuse: there is no next file."""
+        raise AssertionError("a recorder has no files to switch")
+
+    def give_way(self) -> None:
+        """Do nothing: no snapshot is written over an older file."""
+
+    def make_room(self, size_bytes: int) -> bool:
+        """Make room for so many bytes: the oldest packets go.
+
+        Raises:
+            WriteError: there is no memory.
+        """
+        now_s = time.monotonic()
+        if not self._memory.has_room(size_bytes, now_s):
+            self._pass_on()
+            self._memory.begin_segment(now_s, self._drops_total())
+            if self._snapshot is not None:
+                self._snapshot.sent = 0, 0
+            if self._snapshot is not None and self._memory.total_bytes > _MOST_MEMORY * self._wish.memory_bytes:
+                text = (
+                    "the disk takes less than the interfaces bring: what is in the snapshot is whole, and its end is "
+                    "missing: record less, or write to a faster disk"
+                )
+                self._give_up(FailureCode.RESOURCES, text)
+        return True
+
+    def fitting(self, sizes_bytes: U64) -> int:
+        """Return how many of these packets may be written before ``make_room`` is asked again."""
+        return self._memory.fitting(sizes_bytes)
+
+    def write(self, records: Slice) -> None:
+        """Take records, at least one.
+
+        Raises:
+            WriteError: there is no memory for all of them.
+        """
+        self._memory.write(records, time.monotonic())
+        if self._snapshot is not None and self._snapshot.first_ns is None:
+            self._snapshot.first_ns = int(records.timestamps_ns[0])
+
+    def add_block(self, block: bytes) -> None:
+        """Describe an interface that comes during a snapshot; those of before are in the header of the next one."""
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.is_ending:
+            return
+        self._pass_on()
+        if self._may_take(snapshot, len(block)):
+            snapshot.writer.append(block)
+
+    # Snapshots ----------------------------------------------------------------------------------------------------
+
+    def order(self, order: SnapshotOrder) -> None:
+        """Begin with a snapshot that was asked for; it is answered when it is complete, or cannot be."""
+        if self._snapshot is not None:
+            text = f"a snapshot is being written already ({quoted(self._snapshot.name)}): ask again when it is complete"
+            failure: Failure | None = Failure(code=FailureCode.RESOURCES, text=text)
+        else:
+            failure = self._begin_snapshot(order.after_s, order)
+        if failure is not None:
+            self._report.answer(Answer(number=order.number, failure=failure))
+
+    def _on_trigger(self, trigger: Trigger | None) -> None:
+        if trigger is None or self._snapshot is not None:
+            return
+        self._report.recording(Triggered(reason=trigger.reason, interface=trigger.interface))
+        failure = self._begin_snapshot(self._wish.after_s, None)
+        if failure is not None:
+            self._report.recording(SnapshotFailed(failure=failure))
+            self._be_quiet()
+
+    def _be_quiet(self) -> None:
+        if self._triggers is not None:
+            self._triggers.ignore()
+            self._listen_s = time.monotonic() + _QUIET_S
+
+    def _begin_snapshot(self, after_s: float, order: SnapshotOrder | None) -> Failure | None:
+        """Open a file and pass on what it begins with; return why not, if it cannot be."""
+        now_s = time.monotonic()
+        start_s = now_s - self._kept_s
+        parts = list(self._memory.since(start_s))
+        header = self._header()
+        size_bytes = len(header) + sum(part.end - part.start for part in parts)
+        if not self._is_allowed(size_bytes):
+            return self._no_room(size_bytes)
+        number, opened = self._number + 1, time.localtime()
+        name = ring_file_name(self._destination.file_name, number, opened)
+        try:
+            writer = SnapshotWriter(lambda: self._create(number, opened), header, self._thread)
+        except RuntimeError:
+            text = "this user has as many processes and threads as it may have: end some, and ask again"
+            return Failure(code=FailureCode.RESOURCES, text=text)
+        self.opened_total += 1
+        drops_before = parts[0].segment.drops_before if parts else self._drops_total()
+        current = self._memory.current
+        snapshot = _Snapshot(
+            name=name,
+            order=order,
+            writer=writer,
+            look_s=now_s + after_s,
+            drops_before=drops_before,
+            sent=(current.size_bytes, current.packets) if current is not None else (0, 0),
+            size_bytes=size_bytes,
+            first_ns=parts[0].first_ns if parts else None,
+        )
+        self._snapshot = snapshot
+        for part in parts:
+            self._append(snapshot, part)
+        if self._triggers is not None:
+            self._triggers.ignore()
+        self._listen_s = inf
+        return None
+
+    def _create(self, number: int, opened: time.struct_time) -> SaveFile:
+        destination = self._destination
+        return create_ring_file(
+            self._directory_fd, destination.file_name, number, opened, group_access=destination.group_access
+        )
+
+    def _is_allowed(self, size_bytes: int) -> bool:
+        """Whether a snapshot of this size, and its end, are within what policy allows on the disk."""
+        if self._max_disk_bytes is None:
+            return True
+        used_bytes = self._left_bytes + self._complete_bytes
+        return used_bytes + size_bytes + len(self._statistics()) <= self._max_disk_bytes
+
+    def _no_room(self, size_bytes: int) -> Failure:
+        left_bytes = max((self._max_disk_bytes or 0) - self._left_bytes - self._complete_bytes, 0)
+        text = (
+            f"policy allows {self._max_disk_bytes:,} bytes on disk, of which earlier snapshots leave {left_bytes:,}, "
+            f"and this one takes {size_bytes:,}: delete some and start the recorder anew, or let it keep less"
+        )
+        return Failure(code=FailureCode.RESOURCES, text=text)
+
+    def _append(self, snapshot: _Snapshot, part: Part) -> None:
+        self._memory.pin(part)
+        snapshot.writer.append(part)
+
+    def _may_take(self, snapshot: _Snapshot, size_bytes: int) -> bool:
+        """Count so many bytes more to a snapshot; one that would become too large is given up."""
+        snapshot.size_bytes += size_bytes
+        if self._is_allowed(snapshot.size_bytes):
+            return True
+        failure = self._no_room(snapshot.size_bytes)
+        self._give_up(failure.code, f"{failure.text}; what is in it is whole")
+        return False
+
+    def _pass_on(self) -> None:
+        """Pass on what has come to the current segment since."""
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.is_ending:
+            return
+        part = self._memory.rest(*snapshot.sent)
+        if part is not None and self._may_take(snapshot, part.end - part.start):
+            snapshot.sent = part.end, part.packets_before + part.packets
+            self._append(snapshot, part)
+
+    def _end_if_over(self) -> None:
+        """End the snapshot once all packets of its window have been written to memory."""
+        snapshot, now_s = self._snapshot, time.monotonic()
+        if snapshot is None or snapshot.is_ending or now_s < snapshot.look_s:
+            return
+        snapshot.look_s = now_s + _LOOK_S
+        now_ns = time.time_ns()
+        # The clock may have been set back.
+        snapshot.over_ns = now_ns if snapshot.over_ns is None else min(snapshot.over_ns, now_ns)
+        if self._has_written_until(snapshot.over_ns):
+            self._end(snapshot)
+
+    def _end(self, snapshot: _Snapshot) -> None:
+        self._pass_on()
+        if not snapshot.is_ending:
+            snapshot.is_ending = True
+            snapshot.writer.end(self._statistics())
+
+    def _give_up(self, code: FailureCode, text: str) -> None:
+        """End a snapshot where it is, and say why."""
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.failure is not None:
+            return
+        snapshot.failure = Failure(code=code, text=text)
+        snapshot.is_ending = True
+        snapshot.writer.give_up(self._statistics())
+        for part in snapshot.writer.take_waiting():
+            self._memory.unpin(part)
+
+    def _take_news(self) -> None:
+        """Take note of what the thread has done since."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            return
+        writer = snapshot.writer
+        is_over = writer.is_over  # before all else: nothing comes after it
+        self._note_opened(snapshot)
+        for part in writer.take_copied():
+            self._memory.unpin(part)
+            self._count(snapshot, part.packets, part.last_ns)
+        if writer.error is not None:
+            self._give_up(*_explain(writer.error))
+        if is_over:
+            self._conclude(snapshot)
+
+    def _note_opened(self, snapshot: _Snapshot) -> None:
+        opened = snapshot.writer.take_opened()
+        if opened is not None:
+            snapshot.is_opened = True
+            snapshot.name = opened.name
+            self._number = number_of(self._destination.file_name, opened.name) or 0
+            self._report.file_opened(opened)
+
+    def _count(self, snapshot: _Snapshot, packets: int, last_ns: int) -> None:
+        if packets:
+            snapshot.packets += packets
+            snapshot.last_ns = last_ns if snapshot.last_ns is None else max(snapshot.last_ns, last_ns)
+            self._report.count(packets)
+
+    def _conclude(self, snapshot: _Snapshot) -> None:
+        """Tell of a snapshot that is closed, and of what is missing in it."""
+        writer = snapshot.writer
+        for part in writer.take_waiting():
+            self._memory.unpin(part)
+        if writer.cut is not None:
+            self._memory.unpin(writer.cut)
+            self._count(snapshot, writer.cut_packets, writer.cut_last_ns)
+        if not writer.is_whole and snapshot.failure is None:
+            text = "the snapshot could not be ended: what was told of it is readable: see the daemon's log"
+            snapshot.failure = Failure(code=FailureCode.DISK, text=text)
+        if snapshot.is_opened:
+            self._complete_bytes += writer.size_bytes
+            self._report.file_closed(
+                FileClosed(
+                    name=snapshot.name,
+                    packets=snapshot.packets,
+                    size_bytes=writer.size_bytes,
+                    first_timestamp_ns=snapshot.first_ns if snapshot.packets else None,
+                    last_timestamp_ns=snapshot.last_ns,
+                    drops=self._drops_total() - snapshot.drops_before,
+                )
+            )
+        if snapshot.order is not None:
+            self._report.answer(Answer(number=snapshot.order.number, failure=snapshot.failure, file_name=snapshot.name))
+        elif snapshot.failure is not None:
+            self._report.recording(SnapshotFailed(failure=snapshot.failure))
+        self._snapshot = None
+        self._be_quiet()
+
+    def close(self, drops_total: Mapping[str, int]) -> None:
+        """End the snapshot that is being written with what there is, and wait until it is complete."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            return
+        self._end(snapshot)
+        if not snapshot.writer.join(_END_S):
+            self._give_up(FailureCode.DISK, "the disk was too slow to complete the snapshot before the capture's end")
+            snapshot.writer.join(_GIVE_UP_S)
+        self._take_news()
+
+
+def _explain(error: DestinationError | WriteError) -> tuple[FailureCode, str]:
+    """Say why a snapshot is not what it should be."""
+    if isinstance(error, DestinationError):
+        return FailureCode.DESTINATION, f"the snapshot cannot be opened: {error}"
+    text = f"the snapshot cannot be written any further: {error}; what is in it is whole: {error.advice}"
+    return FailureCode.DISK, text

@@ -1,0 +1,170 @@
+"""What makes a recorder write a snapshot of its own accord.
+
+A filter has a packet socket of its own beside the ring, with nothing but the kernel's filter to say when it becomes
+readable. It is bound to the same interface, behind the same policy, and its packets are never looked at.
+"""
+
+import fcntl
+import os
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
+
+from capd.worker.sources.af_packet import Source
+from capd_protocol.messages import Recorder, TriggerReason
+
+#: How often rate and links are looked at. Chosen: ten times within the second that a rate is about.
+LOOK_S = 0.1
+_WINDOW_S = 1.0
+
+#: linux/sockios.h, linux/if.h. struct ifreq: the name, then flags.
+_SIOCGIFFLAGS = 0x8913
+_IFREQ = struct.Struct("=16sh22x")
+_IFF_UP, _IFF_RUNNING = 0x1, 0x40
+#: What is taken from a socket that was not listened to: all that its memory holds, several times over.
+_MOST_WAITING = 64
+
+
+class Trigger(NamedTuple):
+    """What has happened."""
+
+    reason: TriggerReason
+    interface: str | None
+
+
+class Rate:
+    """Says when so many packets have come within a second. Pure."""
+
+    def __init__(self, packets: int) -> None:
+        self._packets = packets
+        #: Times, and what had come by then; the first one is a window old or older.
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def is_reached(self, now_s: float, received_total: int) -> bool:
+        """Take note of what has come since the beginning, and say whether it is too much."""
+        self._seen.append((now_s, received_total))
+        while len(self._seen) > 1 and self._seen[1][0] <= now_s - _WINDOW_S:
+            self._seen.popleft()
+        return received_total - self._seen[0][1] >= self._packets
+
+    def forget(self) -> None:
+        """Count from now on."""
+        self._seen.clear()
+
+
+def is_running(interface_index: int) -> bool:
+    """Whether an interface is there, is up, and has a link."""
+    try:
+        name = os.fsencode(socket.if_indextoname(interface_index))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
+            _, flags = _IFREQ.unpack(fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(name, 0)))
+    except OSError:
+        return False
+    return bool(flags & _IFF_UP and flags & _IFF_RUNNING)
+
+
+class Triggers:
+    """All of a recorder. They are looked at only between ``listen`` and ``ignore``."""
+
+    def __init__(self, wish: Recorder, sources: Sequence[Source], epoll: select.epoll) -> None:
+        self._sources = sources
+        self._epoll = epoll
+        self._rate = Rate(wish.trigger_pps) if wish.trigger_pps is not None else None
+        self._watches_links = wish.trigger_link_down
+        #: By index.
+        self._was_running: dict[int, bool] = {}
+        #: By descriptor, of those that are bound.
+        self._sockets: dict[int, tuple[socket.socket, str]] = {}
+        self._is_listening = False
+        self.next_look_s = inf
+
+    # Packets ------------------------------------------------------------------------------------------------------
+
+    def add(self, source: Source) -> None:
+        """Take in the socket of an interface that has just been armed."""
+        if source.trigger is not None:
+            self._sockets[source.trigger.fileno()] = source.trigger, source.name
+            if self._is_listening:
+                self._epoll.register(source.trigger, select.EPOLLIN)
+
+    def remove(self, source: Source) -> None:
+        """Let go of it; it is still open."""
+        if source.trigger is not None and source.trigger.fileno() in self._sockets:
+            del self._sockets[source.trigger.fileno()]
+            if self._is_listening:
+                self._epoll.unregister(source.trigger)
+
+    def has(self, descriptor: int) -> bool:
+        """Whether a descriptor is one of these sockets."""
+        return descriptor in self._sockets
+
+    def on_event(self, descriptor: int, event: int) -> Trigger | None:
+        """Return what a socket that is ready has to say."""
+        packet_socket, name = self._sockets[descriptor]
+        if event & (select.EPOLLERR | select.EPOLLHUP):
+            packet_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # the ring's tells the same
+        if not self._is_listening or not event & select.EPOLLIN:
+            return None
+        return Trigger(TriggerReason.FILTER, name)
+
+    def listen(self, now_s: float) -> None:
+        """Begin to look at them; what has come before does not count."""
+        if self._is_listening:
+            return
+        self._is_listening = True
+        for packet_socket, _ in self._sockets.values():
+            drain(packet_socket)
+            self._epoll.register(packet_socket, select.EPOLLIN)
+        if self._rate is not None:
+            self._rate.forget()
+        if self._watches_links:
+            self._was_running = {source.launch.index: is_running(source.launch.index) for source in self._sources}
+        self.next_look_s = inf if self._rate is None and not self._watches_links else now_s
+
+    def ignore(self) -> None:
+        """Look at none of them any more. What waits in the sockets then is bounded by their memory."""
+        if self._is_listening:
+            self._is_listening = False
+            self.next_look_s = inf
+            for packet_socket, _ in self._sockets.values():
+                self._epoll.unregister(packet_socket)
+
+    # Rate and links -----------------------------------------------------------------------------------------------
+
+    def look(self, now_s: float) -> Trigger | None:
+        """Return what has happened since the last look; at ``next_look_s``."""
+        if not self._is_listening or now_s < self.next_look_s:
+            return None
+        self.next_look_s = now_s + LOOK_S
+        if self._rate is not None:
+            received = sum(source.statistics().received_total for source in self._sources)
+            if self._rate.is_reached(now_s, received):
+                return Trigger(TriggerReason.RATE, None)
+        if self._watches_links:
+            for source in self._sources:
+                index = source.launch.index
+                was_running, self._was_running[index] = self._was_running.get(index, False), is_running(index)
+                if was_running and not self._was_running[index]:
+                    return Trigger(TriggerReason.LINK_DOWN, source.name)
+        return None
+
+    def went_down(self, name: str) -> Trigger | None:
+        """Return what it means that the kernel has told of an interface that is down or gone."""
+        if not self._is_listening or not self._watches_links:
+            return None
+        return Trigger(TriggerReason.LINK_DOWN, name)
+
+
+def drain(packet_socket: socket.socket) -> None:
+    """Take what waits in a socket."""
+    for _ in range(_MOST_WAITING):
+        try:
+            packet_socket.recv(1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:  # the interface is down, which is told once
+            continue
