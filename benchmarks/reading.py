@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.cases import IMIX, Place, Reading, WrongCountError, new_directory
 from capd_client import read
-from capd_protocol import pcapng
+from capd_protocol.formats import pcapng
 
 #: It has no types.
 dpkt: Any = untyped_dpkt

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from benchmarks.measure import tree_of
+from capd_protocol.arguments import find_faults
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import MAX_REQUEST_SIZE_BYTES, FrameDecoder
-from capd_protocol.limits import find_faults
 from capd_protocol.messages import InterfaceCounters, Request, StartCapture, decode, encode
 from tests.support.attack import await_end, eventually
 from tests.support.hostile import values

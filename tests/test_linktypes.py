@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from capd_protocol import linktypes
-from capd_protocol.linktypes import LinkLayerType
+from capd_protocol.formats import linktypes
+from capd_protocol.formats.linktypes import LinkLayerType
 
 # Beyond every number libpcap 1.10 knows.
 SCANNED = range(1000)

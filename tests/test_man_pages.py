@@ -17,7 +17,6 @@ from capd import __main__ as daemon
 from capd.admin import check_config
 from capd.config import reader
 from capd_client.cli import __main__ as capctl
-from capd_protocol.interfaces import InterfaceCounts, InterfaceInfo, Link, LinkLayer, TimestampType
 from capd_protocol.messages import (
     Capabilities,
     CaptureSummary,
@@ -30,6 +29,7 @@ from capd_protocol.messages import (
     Permissions,
     RevokedCapture,
 )
+from capd_protocol.messages.interfaces import InterfaceCounts, InterfaceInfo, Link, LinkLayer, TimestampType
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "man"
 PAGES = ("capctl.1", "capd.toml.5", "capd.8")

@@ -16,8 +16,8 @@ import msgspec
 
 from capd.linux.packet_ring import RingMemory
 from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, by_name
 from capd_protocol.frames import Frame, encode_frame
-from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, by_name
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, Destination, Failure, InterfaceRequest, Recorder
 
 
@@ -120,7 +120,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     update_interval_s: float
     #: What the files of this destination may take on disk, with those that earlier captures left; None: no limit.
     max_disk_bytes: int | None = None
-    #: Of the capture, if it has one: a ring that has one leaves an index of its files (``capd_protocol.index``).
+    #: Of the capture, if it has one: a ring that has one leaves an index of its files
+    #: (``capd_protocol.formats.ring_index``).
     name: str | None = None
     #: Files of earlier runs that the index knows belong to the ring, of a capture that goes on where it was
     #: interrupted: they are kept and deleted with its own.

@@ -42,7 +42,7 @@ from capd_client.reading.gap import Gap
 from capd_client.rings import RingFile, files
 from capd_client.session import CaptureSession
 from capd_client.stats import LiveInterfaceStats
-from capd_protocol.linktypes import LinkLayerType
+from capd_protocol.formats.linktypes import LinkLayerType
 
 __all__ = [
     "BadFilterError",

@@ -14,8 +14,8 @@ from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, ChildErro
 from capd_client.greeting import greeting
 from capd_client.rings import RingFile
 from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.formats.ring_index import ring_of
 from capd_protocol.frames import FrameDecoder
-from capd_protocol.index import ring_of
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
     AttachCapture,

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from capd_client.errors import BadFilterError, UnsupportedError
-from capd_protocol.linktypes import linktype_to_dlt
+from capd_protocol.formats.linktypes import linktype_to_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES
 
 _NETMASK_UNKNOWN = 0xFFFFFFFF

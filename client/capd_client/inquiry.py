@@ -10,9 +10,9 @@ from capd_client.greeting import greeting
 from capd_client.options import checked_capture, checked_snapshot, checked_user
 from capd_client.session import SNAPSHOT_TIMEOUT_S
 from capd_client.transport import Transport, connect
+from capd_protocol.arguments import RANGES
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
-from capd_protocol.limits import RANGES
 from capd_protocol.messages import (
     CaptureList,
     CaptureSummary,

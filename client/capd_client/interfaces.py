@@ -8,8 +8,7 @@ from functools import cached_property
 
 from capd_client.errors import BrokenPipe, InterfaceError, NoEvents
 from capd_client.inquiry import MessageStream, SocketPath, ask, open_stream
-from capd_protocol.interfaces import InterfaceChange, InterfaceInfo, InterfaceType, Link
-from capd_protocol.linktypes import LinkLayerType
+from capd_protocol.formats.linktypes import LinkLayerType
 from capd_protocol.messages import (
     Capabilities,
     DriverCounters,
@@ -22,6 +21,7 @@ from capd_protocol.messages import (
     Message,
     WatchInterfaces,
 )
+from capd_protocol.messages.interfaces import InterfaceChange, InterfaceInfo, InterfaceType, Link
 
 _TYPE_NAMES = {
     InterfaceType.WIRED: "Wired",

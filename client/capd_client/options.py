@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from capd_client.errors import DestinationError, InvalidArgument
-from capd_protocol.limits import (
+from capd_protocol.arguments import (
     find_faults,
     find_revocation_faults,
     find_snapshot_faults,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from capd_client.errors import InvalidArgument, ReadError
 from capd_client.passed import CaptureFiles, open_regular
 from capd_client.times import parse_time
-from capd_protocol.index import MAX_INDEX_BYTES, Contents, IndexedFile, index_name, read_index
+from capd_protocol.formats.ring_index import MAX_INDEX_BYTES, Contents, IndexedFile, index_name, read_index
 
 if TYPE_CHECKING:
     from capd_client.session import SessionBase

@@ -14,7 +14,7 @@ from capd_client.options import CaptureArguments, Place, checked_capture, checke
 from capd_client.passed import CaptureFiles, FilesOnRequest
 from capd_client.rings import RingFile, Time, of_directory, of_passed_index, span_of
 from capd_client.transport import Offer, Transport, connect
-from capd_protocol.limits import RANGES
+from capd_protocol.arguments import RANGES
 from capd_protocol.messages import (
     AttachCapture,
     EndReason,

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from capd_client.errors import InvalidArgument, NoEvents
 from capd_client.inquiry import MessageStream, SocketPath, open_stream
-from capd_protocol.interfaces import InterfaceCounts
-from capd_protocol.limits import find_interval_faults
+from capd_protocol.arguments import find_interval_faults
 from capd_protocol.messages import Message, Statistics, WatchStatistics
+from capd_protocol.messages.interfaces import InterfaceCounts
 
 ReceivedDropped = tuple[int, int]
 

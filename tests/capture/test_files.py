@@ -20,7 +20,7 @@ import pytest
 
 from capd_client import CaptureSession
 from capd_client.errors import CaptureEnded, DestinationError, DiskError
-from capd_protocol import pcapng
+from capd_protocol.formats import pcapng
 from capd_protocol.messages import EndReason, FileClosed
 from tests.capture.helpers import (
     END_TIMEOUT_S,

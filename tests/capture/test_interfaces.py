@@ -12,7 +12,7 @@ import pytest
 
 from capd_client import CaptureInterface
 from capd_client.errors import CaptureEnded, InterfaceError
-from capd_protocol import pcapng
+from capd_protocol.formats import pcapng
 from capd_protocol.messages import EndReason, FailureCode
 from tests.capture.helpers import (
     END_TIMEOUT_S,

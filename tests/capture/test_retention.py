@@ -20,8 +20,8 @@ from capd.worker.output.retention import LOOK_BYTES
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.packets.merge import Slice
 from capd_client import CaptureEnded
-from capd_protocol.index import FileWasClosed, FileWasDeleted, FileWasOpened, Line, read_index
-from capd_protocol.index import _decode as decode_line
+from capd_protocol.formats.ring_index import FileWasClosed, FileWasDeleted, FileWasOpened, Line, read_index
+from capd_protocol.formats.ring_index import _decode as decode_line
 from capd_protocol.messages import Conditions, DeletionReason, Destination, EndReason
 from tests.capture.helpers import all_events, capturing, local_frame, messages, until, until_packets
 from tests.support.daemon import Daemon, running_daemon

@@ -14,7 +14,7 @@ from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.output.savefile import DestinationError as WorkerDestinationError
 from capd_client import CaptureSession, DestinationError, files
-from capd_protocol.index import FileWasClosed, FileWasOpened, encode_line
+from capd_protocol.formats.ring_index import FileWasClosed, FileWasOpened, encode_line
 from capd_protocol.messages import Conditions, Destination
 from tests.capture.helpers import capturing, end, local_frame, until_packets
 from tests.client.helpers import wait_until

@@ -13,7 +13,7 @@ import pytest
 
 from capd_client import CaptureSession, list_captures, stop_capture
 from capd_client.cli.dissect import dissect, to_text
-from capd_protocol import pcapng
+from capd_protocol.formats import pcapng
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, wait_until
 from tests.support.rings import Frame, opened_files, write_ring

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from capd_client import CaptureSession
 from capd_client.conversation import Event
-from capd_protocol import pcapng
+from capd_protocol.formats import pcapng
 
 #: Longer than anything here takes on a busy machine.
 PATIENCE_S = 20.0

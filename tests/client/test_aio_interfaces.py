@@ -22,7 +22,7 @@ from capd_client import (
     NoEvents,
     aio,
 )
-from capd_protocol.interfaces import InterfaceChange, Link
+from capd_protocol.messages.interfaces import InterfaceChange, Link
 from tests.capture.helpers import ip, kernel_setting
 from tests.client.helpers import PATIENCE_S
 from tests.client.test_private_daemon import where_run_is_empty

@@ -29,8 +29,8 @@ from capd_client import (
     stop_capture,
 )
 from capd_client.options import CaptureArguments, make_request
-from capd_protocol import pcapng
-from capd_protocol.limits import MAX_INTERFACES
+from capd_protocol.arguments import MAX_INTERFACES
+from capd_protocol.formats import pcapng
 from capd_protocol.messages import Conditions, DeletionReason, EndReason, FileDeleted, Triggered, TriggerReason
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, drain, of_type, pcap_linktype_and_sizes, read_complete, rings, wait_until

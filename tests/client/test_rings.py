@@ -9,7 +9,7 @@ import pytest
 
 from capd_client import InvalidArgument, ReadError, RingFile, files
 from capd_client.rings import Span, span_of
-from capd_protocol.index import FileWasDeleted, FileWasOpened
+from capd_protocol.formats.ring_index import FileWasDeleted, FileWasOpened
 from capd_protocol.messages import DeletionReason
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, wait_for_packets

@@ -16,7 +16,7 @@ from capd.supervisor.armed_rings import ArmedRings, Outcome
 from capd.supervisor.packet_rings import RingMaker, Rings
 from capd.supervisor.policy_filters import PolicyFilters
 from capd_protocol.errors import RemoteProtocolError
-from capd_protocol.linktypes import DLT_EN10MB
+from capd_protocol.formats.linktypes import DLT_EN10MB
 from capd_protocol.messages import FailureCode, InterfaceRequest
 from tests.daemon.test_rings import launch
 from tests.policy.test_daemon import TCP_80, UDP_53, UDP_80

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from capd.filters.bpf import bounded, count, is_self_contained, is_without_loops, joined, keeping, parse
 from capd.filters.cooked_filters import HEADER_SIZE_BYTES, cook, without_looped_back
 from capd.linux.libpcap import Handle
-from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_SLL2, from_dlt
+from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_SLL2, from_dlt
 from tests.support.bpf import (
     AD_HATYPE,
     AD_IFINDEX,

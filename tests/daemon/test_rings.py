@@ -23,7 +23,7 @@ from capd.linux.packet_socket import ETH_P_ALL, SOL_PACKET, bind
 from capd.pacing.turns import FREE
 from capd.supervisor.packet_rings import NewRing, RingMaker, Rings, close_sockets
 from capd.worker.sources.ring_reader import Ring
-from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
+from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_RAW
 from capd_protocol.messages import Conditions, Destination, FailureCode, InterfaceRequest, Recorder
 from tests.support.traffic import build_frames, send
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from capd_client import CaptureSession
-from capd_protocol import pcapng
+from capd_protocol.formats import pcapng
 from tests.capture.helpers import ip, text_option
 from tests.support.tools import ip_json
 

@@ -18,7 +18,6 @@ from capd.network import devices, links, monitor
 from capd.network.drivers import hardware_of
 from capd.network.monitor import Monitor
 from capd_protocol.frames import FrameDecoder
-from capd_protocol.interfaces import InterfaceCounts
 from capd_protocol.messages import (
     Capabilities,
     FailureCode,
@@ -27,6 +26,7 @@ from capd_protocol.messages import (
     Statistics,
     decode,
 )
+from capd_protocol.messages.interfaces import InterfaceCounts
 from tests.capture.helpers import ip
 from tests.interfaces.helpers import add_pair, cleaned, delete, ip_batch, unique
 from tests.support.namespace import veth_pair

@@ -19,7 +19,7 @@ from capd_client import (
     get_driver_counters,
 )
 from capd_client.transport import SOCKET_VARIABLE
-from capd_protocol.interfaces import InterfaceInfo, Link
+from capd_protocol.messages.interfaces import InterfaceInfo, Link
 from tests.capture.helpers import ip, kernel_setting
 from tests.client.test_private_daemon import where_run_is_empty
 from tests.interfaces.helpers import add_pair, cleaned, link_of, other_namespace, said, unique, wait_until

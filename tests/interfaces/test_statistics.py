@@ -21,7 +21,7 @@ from capd_client import (
     NoEvents,
     get_driver_counters,
 )
-from capd_protocol.interfaces import InterfaceCounts
+from capd_protocol.messages.interfaces import InterfaceCounts
 from tests.capture.helpers import ip
 from tests.interfaces.helpers import (
     PATIENCE_S,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from capd_client import BrokenPipe, DaemonUnavailable, Interface, InterfaceChanged, InterfaceWatcher, NoEvents
-from capd_protocol.interfaces import InterfaceChange, Link
+from capd_protocol.messages.interfaces import InterfaceChange, Link
 from tests.capture.helpers import ip, kernel_setting
 from tests.interfaces.helpers import (
     PATIENCE_S,

@@ -23,7 +23,7 @@ from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import RingMaker
 from capd.supervisor.spawner import Spawner
 from capd_client import CaptureSession
-from capd_protocol.limits import MAX_INTERFACES, find_faults
+from capd_protocol.arguments import MAX_INTERFACES, find_faults
 from capd_protocol.messages import (
     CaptureList,
     Conditions,

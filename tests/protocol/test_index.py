@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd_protocol.index import (
+from capd_protocol.arguments import MAX_FILE_NAME_BYTES, RING_SUFFIX_BYTES
+from capd_protocol.formats.ring_index import (
     Contents,
     FileWasClosed,
     FileWasDeleted,
@@ -23,7 +24,6 @@ from capd_protocol.index import (
     ring_file_name,
     ring_of,
 )
-from capd_protocol.limits import MAX_FILE_NAME_BYTES, RING_SUFFIX_BYTES
 from capd_protocol.messages import DeletionReason
 
 OPENED = FileWasOpened(name="a_00001_20260131235959.pcapng", device=2049, inode=7, opened_ns=10**18)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd_protocol.frames import Frame
-from capd_protocol.limits import (
+from capd_protocol.arguments import (
     RANGES,
     Fault,
     find_faults,
@@ -18,6 +17,7 @@ from capd_protocol.limits import (
     find_revocation_faults,
     find_snapshot_faults,
 )
+from capd_protocol.frames import Frame
 from capd_protocol.messages import Conditions, Destination, InterfaceRequest, Recorder, StartCapture, decode
 
 LO = InterfaceRequest(name="lo")

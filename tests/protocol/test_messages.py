@@ -18,14 +18,6 @@ from hypothesis import strategies as st
 
 from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
 from capd_protocol.frames import MAX_EVENT_SIZE_BYTES, Frame, FrameDecoder, encode_frame
-from capd_protocol.interfaces import (
-    InterfaceChange,
-    InterfaceCounts,
-    InterfaceInfo,
-    Link,
-    LinkLayer,
-    TimestampType,
-)
 from capd_protocol.messages import (
     AttachCapture,
     Attached,
@@ -96,6 +88,14 @@ from capd_protocol.messages import (
     WhoAmI,
     decode,
     encode,
+)
+from capd_protocol.messages.interfaces import (
+    InterfaceChange,
+    InterfaceCounts,
+    InterfaceInfo,
+    Link,
+    LinkLayer,
+    TimestampType,
 )
 
 REPEATABLE = settings(derandomize=True, deadline=None, max_examples=100)

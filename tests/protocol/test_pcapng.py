@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd_protocol import pcapng
-from capd_protocol.pcapng import (
+from capd_protocol.formats import pcapng
+from capd_protocol.formats.pcapng import (
     Block,
     EnhancedPacket,
     InterfaceDescription,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capd_client.cli.__main__ import main
 from capd_client.cli.dissect import dissect, to_text
-from capd_protocol import pcapng
+from capd_protocol.formats import pcapng
 from tests.support.traffic import build_frames
 
 UDP = build_frames((60,))[0]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from capd_client import ReadError, read
 from capd_client.reading import chain
-from capd_protocol import pcapng
+from capd_protocol.formats import pcapng
 from tests.capture.helpers import capturing, local_frame, silence
 from tests.support.daemon import Daemon
 from tests.support.traffic import build_frames, send

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from capd.linux import libpcap
 from capd.linux.libpcap import Handle, PcapError
 from capd.linux.packet_socket import attach_filter
-from capd_protocol.linktypes import DLT_EN10MB, from_dlt
+from capd_protocol.formats.linktypes import DLT_EN10MB, from_dlt
 
 _WORD = 0xFFFFFFFF
 #: linux/filter.h: what the kernel tells beside the packet, by offsets from here.

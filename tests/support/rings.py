@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from capd_protocol import pcapng
-from capd_protocol.index import FileWasClosed, FileWasOpened, Line, encode_line, index_name
+from capd_protocol.formats import pcapng
+from capd_protocol.formats.ring_index import FileWasClosed, FileWasOpened, Line, encode_line, index_name
 
 LINKTYPE_ETHERNET = 1
 

@@ -13,7 +13,7 @@ import pytest
 from capd.filters import bounds
 from capd.filters.compiler import CaptureFailed
 from capd.worker import start
-from capd_protocol.linktypes import DLT_EN10MB
+from capd_protocol.formats.linktypes import DLT_EN10MB
 from capd_protocol.messages import Failure, FailureCode
 from tests.worker.test_sources import interface, maker_for
 

@@ -14,7 +14,7 @@ import pytest
 from capd.filters.compiler import CaptureFailed, Compiler, FilterError, Kind
 from capd.linux.libpcap import Handle
 from capd.linux.packet_socket import SOL_PACKET, attach_filter
-from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW, by_name
+from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_RAW, by_name
 from capd_protocol.messages import FailureCode
 from tests.support.traffic import build_frames, send
 

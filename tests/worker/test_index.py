@@ -14,7 +14,7 @@ import pytest
 from capd.worker.output import ring_index as index_module
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.output.savefile import DestinationError
-from capd_protocol.index import FileWasClosed, FileWasOpened, Line, encode_line, read_index
+from capd_protocol.formats.ring_index import FileWasClosed, FileWasOpened, Line, encode_line, read_index
 from capd_protocol.messages import DeletionReason
 from tests.support.daemon import as_user
 

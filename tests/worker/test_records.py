@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from capd.worker.packets.arrays import U8, U32
 from capd.worker.packets.blocks import Block, Blocks
 from capd.worker.packets.records import RecordMaker, Records
-from capd_protocol import pcapng
-from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
+from capd_protocol.formats import pcapng
+from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_RAW
 
 FileFormat = Literal["pcapng", "pcap"]
 both_formats = pytest.mark.parametrize("file_format", ["pcapng", "pcap"])

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capd.worker.output.rotation import Fill, is_full, room_for, time_left
-from capd_protocol.index import ring_file_name
-from capd_protocol.limits import MAX_FILE_NAME_BYTES, RING_SUFFIX_BYTES
+from capd_protocol.arguments import MAX_FILE_NAME_BYTES, RING_SUFFIX_BYTES
+from capd_protocol.formats.pcapng import EnhancedPacket, read_blocks
+from capd_protocol.formats.ring_index import ring_file_name
 from capd_protocol.messages import Conditions, EndReason
-from capd_protocol.pcapng import EnhancedPacket, read_blocks
 
 REPEATABLE = settings(derandomize=True, deadline=None, max_examples=200)
 

@@ -16,7 +16,7 @@ from capd.worker.output.savefile import WriteError, create_file
 from capd.worker.packets.arrays import U32
 from capd.worker.packets.blocks import Block, Blocks
 from capd.worker.packets.records import RecordMaker, Records
-from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_RAW
+from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_RAW
 from tests.support.attack import opened
 from tests.worker.test_records import FileFormat, Layout, Memory, Packet, both_formats, payload, slow
 

@@ -17,7 +17,7 @@ from capd.worker.output.savefile import (
     create_file,
     create_ring_file,
 )
-from capd_protocol.index import ring_file_name
+from capd_protocol.formats.ring_index import ring_file_name
 
 STRANGER = 23472
 OPENED = time.struct_time((2026, 1, 31, 3, 4, 5, 5, 31, 0))

@@ -11,7 +11,7 @@ from capd.worker.output.savefile import SaveFile, create_file
 from capd.worker.packets.merge import Slice
 from capd.worker.recorder.memory import Memory
 from capd.worker.recorder.snapshot import SnapshotThread, SnapshotWriter
-from capd_protocol import pcapng
+from capd_protocol.formats import pcapng
 from tests.capture.helpers import read_file
 
 MIB = 1024 * 1024

@@ -17,7 +17,7 @@ from capd.supervisor import armed_rings
 from capd.supervisor.packet_rings import NewRing
 from capd.supervisor.policy_filters import PolicyFilters, joined
 from capd.worker.sources.af_packet import SourceMaker
-from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_RAW, KNOWN, from_dlt
+from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_RAW, KNOWN, from_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, Destination, FailureCode, InterfaceRequest, Recorder
 from tests.support.bpf import AD_HATYPE, AD_IFINDEX, AD_PKTTYPE, AD_PROTOCOL, compiled, run, run_by_libpcap
 

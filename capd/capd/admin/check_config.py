@@ -9,7 +9,7 @@ from capd.filters.text import find_host_name, host_name_complaint
 from capd.linux.libpcap import Handle, PcapError
 from capd.metrics import switch
 from capd.printable import escaped
-from capd_protocol.linktypes import DLT_EN10MB, from_dlt
+from capd_protocol.formats.linktypes import DLT_EN10MB, from_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES
 
 

@@ -48,8 +48,7 @@ from capd.supervisor.packet_rings import RingMaker, Rings
 from capd.supervisor.policy_filters import PolicyFilters
 from capd.supervisor.spawner import Spawner
 from capd.supervisor.worker import Worker
-from capd_protocol.interfaces import Link
-from capd_protocol.limits import find_snapshot_faults, is_cooked_any
+from capd_protocol.arguments import find_snapshot_faults, is_cooked_any
 from capd_protocol.messages import (
     Attached,
     CaptureSummary,
@@ -74,6 +73,7 @@ from capd_protocol.messages import (
     StartCapture,
     Triggered,
 )
+from capd_protocol.messages.interfaces import Link
 
 _log = logging.getLogger(__name__)
 

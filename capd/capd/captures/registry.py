@@ -25,7 +25,7 @@ from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import RingMaker
 from capd.supervisor.policy_filters import PolicyFilters
 from capd.supervisor.spawner import Spawner
-from capd_protocol.limits import find_faults, is_capture_name
+from capd_protocol.arguments import find_faults, is_capture_name
 from capd_protocol.messages import (
     CaptureList,
     EndReason,

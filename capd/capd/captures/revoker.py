@@ -14,7 +14,7 @@ from capd.network.monitor import Monitor
 from capd.policy.peer import Peer
 from capd.policy.people import People
 from capd.policy.revocation import as_of_today, objection, persons_of
-from capd_protocol.limits import find_revocation_faults
+from capd_protocol.arguments import find_revocation_faults
 from capd_protocol.messages import (
     MAX_WHY_CHARACTERS,
     EndReason,

@@ -7,10 +7,10 @@ import msgspec
 
 from capd.launch import LaunchInterface
 from capd.policy.rules import Grant
-from capd_protocol.interfaces import Link
-from capd_protocol.limits import ANY, MAX_INTERFACES, is_cooked_any, is_pattern
-from capd_protocol.linktypes import DLT_LINUX_SLL
+from capd_protocol.arguments import ANY, MAX_INTERFACES, is_cooked_any, is_pattern
+from capd_protocol.formats.linktypes import DLT_LINUX_SLL
 from capd_protocol.messages import PATTERN_KERNEL_BUFFER_SIZE_BYTES, InterfaceRequest, StartCapture
+from capd_protocol.messages.interfaces import Link
 
 #: linux/if_arp.h has no such number: libpcap's device ``any`` is of no hardware type.
 _NO_HARDWARE = 0xFFFD

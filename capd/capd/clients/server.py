@@ -28,8 +28,8 @@ from capd.service.listener import accepted
 from capd.supervisor.closer import Closer
 from capd.supervisor.handover import FromClient, channel
 from capd.version import SOFTWARE
+from capd_protocol.arguments import MAX_INTERFACE_NAME_BYTES, find_interval_faults
 from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
-from capd_protocol.limits import MAX_INTERFACE_NAME_BYTES, find_interval_faults
 from capd_protocol.messages import (
     PROTOCOL_VERSION,
     AttachCapture,

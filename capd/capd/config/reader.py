@@ -20,7 +20,7 @@ import msgspec
 from capd.config.toml_lines import Key, line_of
 from capd.linux import trust
 from capd.policy.rules import Policy, Rule
-from capd_protocol.limits import find_faults, find_interface_faults
+from capd_protocol.arguments import find_faults, find_interface_faults
 from capd_protocol.messages import (
     MAX_SNAPLEN_BYTES,
     Conditions,

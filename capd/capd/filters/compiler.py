@@ -12,7 +12,7 @@ from capd.filters import bpf
 from capd.filters.bounds import too_much
 from capd.filters.text import find_host_name, find_position, host_name_complaint, words
 from capd.linux.libpcap import Handle, PcapError, Status
-from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, from_dlt
+from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, from_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode
 
 _ACTIVATE_FAILURES: dict[int | None, tuple[FailureCode, str]] = {

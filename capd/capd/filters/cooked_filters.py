@@ -4,7 +4,7 @@ As libpcap does it (``pcap-linux.c``): offsets count from behind the header, and
 """
 
 from capd.filters import bpf
-from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2
+from capd_protocol.formats.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2
 
 HEADER_SIZE_BYTES = {DLT_LINUX_SLL: 16, DLT_LINUX_SLL2: 20}
 

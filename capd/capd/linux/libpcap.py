@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from capd.linux.packet_socket import attach_filter, lock_filter
-from capd_protocol.linktypes import LinkLayerType, from_dlt
+from capd_protocol.formats.linktypes import LinkLayerType, from_dlt
 
 _ERRBUF_SIZE = 256
 _NETMASK_UNKNOWN = 0xFFFFFFFF

@@ -19,8 +19,8 @@ from capd.captures.registry import Captures
 from capd.captures.tally import Counts, Gauges, total_counts, total_gauges
 from capd.network.counters import counts_by_index
 from capd.version import SOFTWARE
-from capd_protocol.interfaces import InterfaceCounts
 from capd_protocol.messages import EndReason, FailureCode
+from capd_protocol.messages.interfaces import InterfaceCounts
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import trio
 
-from capd_protocol.interfaces import InterfaceCounts
+from capd_protocol.messages.interfaces import InterfaceCounts
 
 _RTM_NEWSTATS = 92
 _RTM_GETSTATS = 94

@@ -21,9 +21,8 @@ from capd.network.links import LinkTable, find_link
 from capd.pacing.once import Once
 from capd.pacing.threads import in_thread
 from capd.pacing.turns import Turns
-from capd_protocol.interfaces import InterfaceInfo, InterfaceType, Link
-from capd_protocol.limits import ANY
-from capd_protocol.linktypes import DLT_EN10MB, DLT_RAW
+from capd_protocol.arguments import ANY
+from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_RAW
 from capd_protocol.messages import (
     Capabilities,
     DriverCounters,
@@ -33,6 +32,7 @@ from capd_protocol.messages import (
     InterfaceList,
     encode,
 )
+from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link
 
 #: By the beginning of their names, as dumpcap tells them apart (Wireshark, ``capture/capture-pcap-util.c``).
 _TYPES_BY_NAME = (("bluetooth", InterfaceType.BLUETOOTH), ("usbmon", InterfaceType.USB))

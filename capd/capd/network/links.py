@@ -33,7 +33,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from capd_protocol.interfaces import InterfaceChange, Link
+from capd_protocol.messages.interfaces import InterfaceChange, Link
 
 _SOL_NETLINK = 270
 #: linux/netlink.h: have the kernel look at all that a request says, such as whose addresses are wanted.

@@ -19,8 +19,8 @@ from capd import limits
 from capd.network.counters import Account, Totals, Values, counts_of, read_counters
 from capd.network.devices import Interfaces
 from capd.network.links import Change, LinkTable, LinkWatch
-from capd_protocol.interfaces import InterfaceChange, Link
 from capd_protocol.messages import InterfaceEvent, InterfaceSnapshot, Statistics, encode
+from capd_protocol.messages.interfaces import InterfaceChange, Link
 
 #: Links, or counts, in one frame: they stay well below its limit.
 _AT_ONCE = 500

@@ -26,8 +26,8 @@ from capd.errors import RequestRefused
 from capd.linux.privileges import Capability, has_capability
 from capd.network.links import find_link
 from capd.pacing.threads import in_thread
-from capd_protocol.interfaces import Link
 from capd_protocol.messages import FailureCode, InterfaceRequest
+from capd_protocol.messages.interfaces import Link
 
 #: enum nl80211_channel_type (linux/nl80211.h), by the names that dumpcap's -k takes.
 CHANNEL_TYPES = {"NOHT": 0, "HT20": 1, "HT40-": 2, "HT40+": 3}

@@ -7,7 +7,7 @@ import msgspec
 from capd import limits
 from capd.errors import RequestRefused
 from capd.policy.rules import Terms
-from capd_protocol.limits import MAX_INTERFACES, is_cooked_any, is_pattern
+from capd_protocol.arguments import MAX_INTERFACES, is_cooked_any, is_pattern
 from capd_protocol.messages import (
     DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
     MAX_SNAPLEN_BYTES,

@@ -16,7 +16,7 @@ import msgspec
 
 from capd.errors import RequestRefused
 from capd.policy.peer import Peer
-from capd_protocol.limits import ANY, is_cooked_any, is_pattern
+from capd_protocol.arguments import ANY, is_cooked_any, is_pattern
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, InterfaceRequest, Permission
 
 _ROOT = 0

@@ -28,8 +28,8 @@ from capd.worker.packets.pace import Pace
 from capd.worker.recorder.recorder import RecorderOutput
 from capd.worker.sources.af_packet import PacketSockets, Plan, Source, SourceMaker
 from capd.worker.sources.ring_reader import Ring
-from capd_protocol import pcapng
 from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.formats import pcapng
 from capd_protocol.messages import (
     Conditions,
     EndReason,

@@ -10,8 +10,8 @@ from capd.filters.compiler import activation_failure
 from capd.linux import privileges
 from capd.linux.libpcap import Handle, PcapError
 from capd.printable import escape_uncaught
-from capd_protocol.interfaces import LinkLayer, TimestampType
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Capabilities, Refused, Reply, encode
+from capd_protocol.messages.interfaces import LinkLayer, TimestampType
 
 
 def _ask(name: str, *, monitor_mode: bool) -> Reply:

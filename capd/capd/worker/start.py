@@ -35,8 +35,8 @@ from capd.worker.output.report import Report
 from capd.worker.recorder.recorder import RecorderOutput
 from capd.worker.recorder.snapshot import SnapshotThread
 from capd.worker.sources.af_packet import Plan, Source, SourceMaker
-from capd_protocol import pcapng
-from capd_protocol.linktypes import dlt_to_linktype
+from capd_protocol.formats import pcapng
+from capd_protocol.formats.linktypes import dlt_to_linktype
 from capd_protocol.messages import Failure, FailureCode
 
 

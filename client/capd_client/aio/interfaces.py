@@ -8,8 +8,8 @@ from capd_client.inquiry import MessageStream, SocketPath, open_stream
 from capd_client.interfaces import InterfaceChanged, Picture
 from capd_client.stats import ReceivedDropped, StatisticsBase, StatisticsState, statistics_request
 from capd_client.transport import Transport
-from capd_protocol.interfaces import Link
 from capd_protocol.messages import Request, WatchInterfaces
+from capd_protocol.messages.interfaces import Link
 
 
 class _Subscription:

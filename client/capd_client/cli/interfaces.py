@@ -15,7 +15,7 @@ import msgspec
 from capd_client.cli.text import count, shorten, si, table, width_of
 from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities
 from capd_client.stats import LiveInterfaceStats
-from capd_protocol.interfaces import InterfaceChange, InterfaceCounts
+from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts
 
 _HISTORY = 12
 _BARS = "▁▂▃▄▅▆▇█"

@@ -17,9 +17,9 @@ from capd_client.cli.text import count, printable, si, table, width_of
 from capd_client.errors import DestinationError, InvalidArgument
 from capd_client.rings import RingFile, of_path, span_of
 from capd_client.session import CaptureSession
-from capd_protocol import pcapng
-from capd_protocol.index import index_name
-from capd_protocol.limits import is_capture_name
+from capd_protocol.arguments import is_capture_name
+from capd_protocol.formats import pcapng
+from capd_protocol.formats.ring_index import index_name
 
 if TYPE_CHECKING:
     from capd_client.extraction import Extraction

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from capd_protocol.pcapng import ENHANCED_PACKET_BLOCK, PCAP_RECORD_HEADER_SIZE_BYTES
+from capd_protocol.formats.pcapng import ENHANCED_PACKET_BLOCK, PCAP_RECORD_HEADER_SIZE_BYTES
 
 U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from capd_client.reading.chain import I64, U8, U32, Damage, check_block, follow_blocks
 from capd_client.reading.model import Batch, FileInterface, FileStatistics
-from capd_protocol import pcapng
-from capd_protocol.pcapng import (
+from capd_protocol.formats import pcapng
+from capd_protocol.formats.pcapng import (
     BYTE_ORDER_MAGIC,
     ENHANCED_PACKET_BLOCK,
     INTERFACE_DESCRIPTION_BLOCK,

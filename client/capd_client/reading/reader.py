@@ -18,7 +18,7 @@ from capd_client.reading.model import Batch, FileInterface, Packet
 from capd_client.reading.pcap import FORMATS, PcapParser
 from capd_client.reading.pcapng import PcapngParser
 from capd_client.session import CaptureSession
-from capd_protocol.pcapng import SECTION_HEADER_BLOCK
+from capd_protocol.formats.pcapng import SECTION_HEADER_BLOCK
 
 Source = str | os.PathLike[str] | int | BinaryIO
 

@@ -14,7 +14,7 @@ import socket
 import stat
 import time
 
-from capd_protocol.index import index_name, number_of
+from capd_protocol.formats.ring_index import index_name, number_of
 
 #: NAME_MAX (linux/limits.h).
 _MAX_NAME_BYTES = 255

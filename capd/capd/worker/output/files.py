@@ -31,7 +31,7 @@ from capd.worker.output.savefile import (
 )
 from capd.worker.packets.arrays import U64
 from capd.worker.packets.merge import Slice
-from capd_protocol.index import FileWasClosed, number_of, ring_file_name
+from capd_protocol.formats.ring_index import FileWasClosed, number_of, ring_file_name
 from capd_protocol.messages import Conditions, DeletionReason, Destination, FileClosed, FileDeleted
 
 #: How often free space is looked at while nothing is written. Chosen: others may fill a disk within seconds.

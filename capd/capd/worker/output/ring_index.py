@@ -1,7 +1,7 @@
 """The index of a ring on the disk: locked, read, appended to, and rewritten when most of it is about what is gone.
 
-``capd_protocol.index`` has the format. It is in the directory of the files and belongs to the same user. A line is
-written whole or not at all; it is not synchronized to the disk, as packets are not.
+``capd_protocol.formats.ring_index`` has the format. It is in the directory of the files and belongs to the same user. A
+line is written whole or not at all; it is not synchronized to the disk, as packets are not.
 
 What it says is followed when files are deleted, so it is believed only where nobody else can have written it. The lock
 is on a file of its own, which others cannot even open: flock(2) is content with a descriptor for reading, and who may
@@ -16,7 +16,7 @@ import time
 
 from capd.printable import quoted
 from capd.worker.output.savefile import DestinationError, WriteError, is_own, write_at
-from capd_protocol.index import (
+from capd_protocol.formats.ring_index import (
     MAX_INDEX_BYTES,
     FileWasClosed,
     FileWasDeleted,

@@ -19,7 +19,7 @@ import numpy as np
 
 from capd.printable import quoted
 from capd.worker.packets.arrays import U64
-from capd_protocol.index import number_of, ring_file_name
+from capd_protocol.formats.ring_index import number_of, ring_file_name
 
 #: The kernel's limit of vectors in one call (UIO_MAXIOV, linux/uio.h).
 _VECTORS_AT_ONCE = 1024

@@ -8,7 +8,7 @@ import numpy as np
 
 from capd.filters.cooked_filters import HEADER_SIZE_BYTES
 from capd.worker.packets.arrays import U8
-from capd_protocol.linktypes import DLT_LINUX_SLL
+from capd_protocol.formats.linktypes import DLT_LINUX_SLL
 
 #: From a frame's first byte: struct sockaddr_ll (linux/if_packet.h), behind the tpacket3_hdr.
 ADDRESS_OFFSET_BYTES = 48

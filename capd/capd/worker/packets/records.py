@@ -41,8 +41,8 @@ from capd.worker.packets.packet_offsets import (
     tagged,
 )
 from capd.worker.packets.uniform import Buffer, RunCopier
-from capd_protocol import pcapng
-from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL
+from capd_protocol.formats import pcapng
+from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL
 
 _Item = TypeVar("_Item", np.uint8, np.uint32)
 

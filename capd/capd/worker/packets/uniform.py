@@ -23,7 +23,7 @@ from capd.worker.packets.packet_offsets import (
     read_times,
     tagged,
 )
-from capd_protocol import pcapng
+from capd_protocol.formats import pcapng
 
 #: Larger packets stay where they are. Measured: at 576 bytes copying saves a tenth, at 1500 it costs a tenth.
 _LARGEST_BYTES = 768

@@ -25,7 +25,7 @@ from capd.worker.recorder.memory import Memory, Part
 from capd.worker.recorder.snapshot import SnapshotThread, SnapshotWriter
 from capd.worker.recorder.triggers import Trigger, Triggers
 from capd.worker.sources.af_packet import Source
-from capd_protocol.index import number_of, ring_file_name
+from capd_protocol.formats.ring_index import number_of, ring_file_name
 from capd_protocol.messages import (
     DeletionReason,
     Failure,

@@ -15,8 +15,8 @@ from capd.linux.packet_ring import RingMemory, kernel_failure
 from capd.worker.packets.blocks import Blocks
 from capd.worker.packets.records import RecordMaker
 from capd.worker.sources.ring_reader import Ring, Statistics
-from capd_protocol import pcapng
-from capd_protocol.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, dlt_to_linktype
+from capd_protocol.formats import pcapng
+from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, dlt_to_linktype
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode, InterfaceCounters
 
 

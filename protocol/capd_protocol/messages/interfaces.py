@@ -4,6 +4,8 @@ import enum
 
 import msgspec
 
+from capd_protocol.messages.base import JsonMessage
+
 
 class InterfaceType(enum.IntEnum):
     """Kinds of interfaces by dumpcap's numbers (Wireshark, ``capture/capture_ifinfo.h``, as of wirepy)."""
@@ -19,11 +21,7 @@ class InterfaceType(enum.IntEnum):
     VIRTUAL = 8
 
 
-class _Json(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class Link(_Json, frozen=True):
+class Link(JsonMessage, frozen=True):
     """A network interface, as the kernel describes it. What is not known is None."""
 
     index: int
@@ -50,7 +48,7 @@ class Link(_Json, frozen=True):
     addresses: tuple[str, ...] = ()
 
 
-class InterfaceInfo(_Json, frozen=True):
+class InterfaceInfo(JsonMessage, frozen=True):
     """A device that libpcap can capture on."""
 
     name: str
@@ -73,7 +71,7 @@ class InterfaceInfo(_Json, frozen=True):
     may_capture: bool = False
 
 
-class LinkLayer(_Json, frozen=True):
+class LinkLayer(JsonMessage, frozen=True):
     """A link-layer type that an interface can be captured with."""
 
     dlt: int
@@ -81,7 +79,7 @@ class LinkLayer(_Json, frozen=True):
     description: str
 
 
-class TimestampType(_Json, frozen=True):
+class TimestampType(JsonMessage, frozen=True):
     """A source of timestamps that libpcap offers for an interface."""
 
     name: str

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from capd_protocol.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, by_name
+from capd_protocol.formats.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, by_name
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, InterfaceRequest, Recorder, StartCapture
 
 MAX_INTERFACES = 64

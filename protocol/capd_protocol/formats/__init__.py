@@ -1,0 +1,1 @@
+"""What lies on disks: pcapng files, link-layer types, and a ring's index."""

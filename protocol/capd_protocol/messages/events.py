@@ -1,0 +1,202 @@
+"""Events: what the daemon sends of a capture, or of interfaces, that dumpcap has no word for."""
+
+import enum
+
+from capd_protocol.messages.base import JsonMessage
+from capd_protocol.messages.failures import Failure
+from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts, Link
+
+
+class InterfaceCounters(JsonMessage, frozen=True):
+    """What became of the packets of one interface.
+
+    Always, once the capture has ended:
+    ``received_total == written_total + kernel_drops_total + writer_drops_total + excess_total``.
+    """
+
+    interface: str
+    #: Passed the filter, lost or not (the kernel's ``tp_packets``).
+    received_total: int = 0
+    written_total: int = 0
+    #: No room in the ring: the worker or the disk was too slow.
+    kernel_drops_total: int = 0
+    #: Captured, but the file could not be written.
+    writer_drops_total: int = 0
+    #: Captured after a limit had ended the capture (autostop): on purpose in no file.
+    excess_total: int = 0
+
+    @property
+    def drops_total(self) -> int:
+        """What is missing in the files, and should be there."""
+        return self.kernel_drops_total + self.writer_drops_total
+
+
+class Counters(JsonMessage, frozen=True, tag="counters"):
+    """Where the capture stands: at each tick in which something changed."""
+
+    #: In the current file, headers included.
+    file_size_bytes: int
+    interfaces: tuple[InterfaceCounters, ...]
+    #: What all files that are kept take.
+    disk_bytes: int = 0
+
+
+class FileClosed(JsonMessage, frozen=True, tag="file_closed"):
+    """A file is complete: statistics at its end, nothing will be added."""
+
+    name: str
+    packets: int
+    size_bytes: int
+    #: None in a file without packets.
+    first_timestamp_ns: int | None
+    last_timestamp_ns: int | None
+    #: Dropped while it was the current file, all interfaces.
+    drops: int
+
+
+class DeletionReason(enum.StrEnum):
+    """Which limit of a ring was the reason to delete its oldest file."""
+
+    FILES = "files"  #: as many as it may have
+    TOTAL = "total"  #: as many bytes as it may have
+    AGE = "age"
+    FREE_SPACE = "free_space"  #: others may have taken it
+    POLICY = "policy"  #: as many bytes as the user may have
+
+
+class FileDeleted(JsonMessage, frozen=True, tag="file_deleted"):
+    """The oldest file of a ring was deleted, as its limits demand."""
+
+    name: str
+    reason: DeletionReason
+    size_bytes: int
+
+
+class InterfaceLost(JsonMessage, frozen=True, tag="interface_lost"):
+    """An interface is gone; the capture goes on with the others, if there are any."""
+
+    interface: str
+
+
+class InterfaceAttached(JsonMessage, frozen=True, tag="interface_attached"):
+    """An interface has come, or come back: its packets are in the capture from now on."""
+
+    interface: str
+
+
+class InterfaceSkipped(JsonMessage, frozen=True, tag="interface_skipped"):
+    """An interface that belongs to the capture cannot be in it; the text tells why."""
+
+    interface: str
+    text: str
+
+
+class Recording(JsonMessage, frozen=True, tag="recording"):
+    """A recorder runs: its rings are armed. It has no file until it writes a snapshot."""
+
+    memory_bytes: int
+    duration_s: float | None
+
+
+class TriggerReason(enum.StrEnum):
+    """What has made a recorder write a snapshot of its own accord."""
+
+    FILTER = "filter"  #: a packet that matches
+    RATE = "rate"  #: so many packets within a second
+    LINK_DOWN = "link_down"  #: an interface went down or away, or has lost its link
+
+
+class Triggered(JsonMessage, frozen=True, tag="triggered"):
+    """A recorder begins with a snapshot of its own accord. Its file is told of as any other."""
+
+    reason: TriggerReason
+    #: None where it is about all of them.
+    interface: str | None = None
+
+
+class SnapshotFailed(JsonMessage, frozen=True, tag="snapshot_failed"):
+    """What was triggered was not written, or not all of it; the recorder goes on."""
+
+    failure: Failure
+
+
+class Lagged(JsonMessage, frozen=True, tag="lagged"):
+    """This client read too slowly: so many events were not kept for it. Counts were merged, none is missing."""
+
+    events: int
+
+
+class Failed(JsonMessage, frozen=True, tag="failed"):
+    """The capture ends because of this. Stands before dumpcap's ERROR or BAD_FILTER that says the same as text."""
+
+    failure: Failure
+
+
+class EndReason(enum.StrEnum):
+    """Why a capture ended."""
+
+    STOPPED = "stopped"
+    CLIENT_LEFT = "client_left"
+    DAEMON_STOPPING = "daemon_stopping"
+    #: By an administrator: policy does not grant it any more, or all of this user's captures were to end.
+    REVOKED = "revoked"
+    DURATION = "duration"
+    FILESIZE = "filesize"
+    FILES = "files"
+    PACKETS = "packets"
+    #: A limit of bytes on disk, of the ring or of policy, is reached, and there is no complete file to delete.
+    DISK_LIMIT = "disk_limit"
+    FAILED = "failed"
+
+
+class Ended(JsonMessage, frozen=True, tag="ended"):
+    """The last event of a capture."""
+
+    reason: EndReason
+    interfaces: tuple[InterfaceCounters, ...]
+
+
+class InterfaceSnapshot(JsonMessage, frozen=True, tag="interface_snapshot"):
+    """All network interfaces, or a part of them: at the beginning, and when a watcher was too slow for changes."""
+
+    links: tuple[Link, ...]
+    is_first: bool
+    is_last: bool
+
+
+class InterfaceEvent(JsonMessage, frozen=True, tag="interface_event"):
+    """Something happened to an interface; ``link`` is how it is now, or how it was last."""
+
+    change: InterfaceChange
+    link: Link
+    #: With ``renamed``.
+    former_name: str | None = None
+
+
+class Statistics(JsonMessage, frozen=True, tag="statistics"):
+    """A tick, or a part of it: the counts that have changed since the last one, as totals since the beginning."""
+
+    counts: tuple[InterfaceCounts, ...]
+    #: Names of interfaces that are no longer there.
+    gone: tuple[str, ...]
+    #: No further part follows.
+    is_last: bool
+
+
+Event = (
+    Counters
+    | FileClosed
+    | FileDeleted
+    | InterfaceLost
+    | InterfaceAttached
+    | InterfaceSkipped
+    | Recording
+    | Triggered
+    | SnapshotFailed
+    | Lagged
+    | Failed
+    | Ended
+    | InterfaceSnapshot
+    | InterfaceEvent
+    | Statistics
+)

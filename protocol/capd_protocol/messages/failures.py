@@ -1,0 +1,40 @@
+"""Why something was not done: what both replies and events carry."""
+
+import enum
+
+from capd_protocol.messages.base import JsonMessage
+
+
+class FailureCode(enum.StrEnum):
+    """Named by what the one who asked can do about it."""
+
+    INVALID = "invalid"  #: ask for something else
+    BAD_FILTER = "bad_filter"  #: correct the filter
+    NOT_PERMITTED = "not_permitted"  #: ask an administrator
+    NO_SUCH_INTERFACE = "no_such_interface"  #: name another, or wait for it
+    INTERFACE_DOWN = "interface_down"  #: bring it up
+    INTERFACE_LOST = "interface_lost"  #: it went away while capturing
+    UNSUPPORTED = "unsupported"  #: this interface or kernel cannot do it
+    DESTINATION = "destination"  #: name another file or directory
+    DISK = "disk"  #: make room; what was written is whole
+    RESOURCES = "resources"  #: ask for less, or later
+    NO_SUCH_CAPTURE = "no_such_capture"  #: look at the list
+    NAME_TAKEN = "name_taken"  #: choose another name, or attach to the capture that has it
+    TIMEOUT = "timeout"  #: the capture did not answer: ask again
+    PROTOCOL = "protocol"  #: the request was not understood: a bug, or two versions
+    WORKER_DIED = "worker_died"  #: see the daemon's log; files up to the last event are readable
+    STOPPING = "stopping"  #: the daemon is on its way down: connect again later
+
+
+class Failure(JsonMessage, frozen=True):
+    """Why something was not done: one sentence for people, the rest for programs."""
+
+    code: FailureCode
+    text: str
+    #: The argument, interface or file name that it is about.
+    argument: str | None = None
+    interface: str | None = None
+    #: Of the interface among those asked for; with BAD_FILTER.
+    interface_index: int | None = None
+    #: Characters before the place where the filter goes wrong, where that could be found; with BAD_FILTER.
+    position: int | None = None

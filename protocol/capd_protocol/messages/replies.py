@@ -1,0 +1,192 @@
+"""Replies: one answer of the daemon to each request."""
+
+from typing import Literal
+
+from capd_protocol.messages.base import JsonMessage
+from capd_protocol.messages.failures import Failure
+from capd_protocol.messages.interfaces import InterfaceInfo, LinkLayer, TimestampType
+
+
+class DirectoryWanted(JsonMessage, frozen=True, tag="directory_wanted"):
+    """The capture begins, and wants the directory for its files.
+
+    Comes with one descriptor: a socket (SOCK_SEQPACKET) that leads to the capture's process, past the daemon, which
+    takes no descriptor from a client. The client sends one message there, of at least one byte, with a descriptor that
+    names the directory (O_PATH | O_DIRECTORY). With ``pass_files`` each file comes on it before it is announced: its
+    name, and with it a descriptor that is open for reading.
+    """
+
+
+class Started(JsonMessage, frozen=True, tag="started"):
+    """The rings are armed and the first file has its header."""
+
+    capture_id: int
+
+
+class Stopping(JsonMessage, frozen=True, tag="stopping"):
+    """The capture was told to end; connections that hear of it carry its last events."""
+
+
+class Rotated(JsonMessage, frozen=True, tag="rotated"):
+    """The next file has its header."""
+
+    file_name: str
+
+
+class Flushed(JsonMessage, frozen=True, tag="flushed"):
+    """What was asked for is in the file, and where this connection hears of the capture, it has been told."""
+
+
+class SnapshotTaken(JsonMessage, frozen=True, tag="snapshot_taken"):
+    """The snapshot is a complete file."""
+
+    file_name: str
+
+
+class Refused(JsonMessage, frozen=True, tag="refused"):
+    """Nothing was done, and nothing of it remains."""
+
+    failure: Failure
+
+
+class CaptureSummary(JsonMessage, frozen=True):
+    """One line of the list of captures."""
+
+    capture_id: int
+    user_id: int
+    interfaces: tuple[str, ...]
+    file_name: str
+    started_ns: int
+    files_total: int
+    packets_total: int
+    drops_total: int
+    name: str | None = None
+    #: Whether ``user_id`` is that of a container's user, which says nothing about this machine's.
+    is_contained: bool = False
+
+
+class Attached(JsonMessage, frozen=True, tag="attached"):
+    """This connection hears of the capture from now on; of its current file and counters first.
+
+    To ``AttachCapture`` it comes with one descriptor: a socket (SOCK_SEQPACKET) that leads to the capture's process.
+    The current file comes there, if there is one: its name, and with it a descriptor that is open for reading. A name
+    that the client sends, of the capture's files or of its ring's index, is answered likewise; without a descriptor,
+    where there is no such file.
+    """
+
+    capture: CaptureSummary
+    file_format: Literal["pcapng", "pcap"]
+    is_ring: bool
+    #: Announced before; further ones come as events.
+    packets_total: int
+    #: Of the files before the current one, those that the ring has deleted too.
+    closed_bytes_total: int
+
+
+class CaptureList(JsonMessage, frozen=True, tag="captures"):
+    """The captures that the peer may see, oldest first, or a part of them."""
+
+    captures: tuple[CaptureSummary, ...]
+    #: No further part follows.
+    is_last: bool
+
+
+class RevokedCapture(JsonMessage, frozen=True):
+    """A capture that is revoked, or is kept since nobody can tell now whether it should be."""
+
+    capture_id: int
+    user_id: int
+    #: Some words for people, of at most MAX_WHY_CHARACTERS.
+    why: str
+    name: str | None = None
+    #: As in the list.
+    is_contained: bool = False
+
+
+class Revoked(JsonMessage, frozen=True, tag="revoked"):
+    """What has been revoked, or with ``dry_run`` would be, oldest first; or a part of it.
+
+    What was revoked receives nothing more; its last events, and the end of its files, are on their way.
+    """
+
+    ended: tuple[RevokedCapture, ...]
+    #: The groups of their users are not known now: ask again, or name the users.
+    kept: tuple[RevokedCapture, ...]
+    #: No further part follows.
+    is_last: bool
+
+
+class Permission(JsonMessage, frozen=True):
+    """What one rule of the policy lets the peer do; None: as much as there is."""
+
+    rule: str
+    #: Patterns of names.
+    interfaces: tuple[str, ...]
+    #: Only packets that match it are captured.
+    filter: str
+    max_snaplen_bytes: int
+    promiscuous: bool
+    monitor_mode: bool
+    #: At once.
+    max_captures: int | None
+    #: In files at once.
+    max_disk_bytes: int | None
+    max_duration_s: float | None
+
+
+class Permissions(JsonMessage, frozen=True, tag="permissions"):
+    """Who the peer is to the kernel, and what it may do: on each interface, what the first fitting rule allows."""
+
+    user_id: int
+    group_ids: tuple[int, ...]
+    permissions: tuple[Permission, ...]
+    #: Whom to ask for more, as the end of a sentence.
+    advice: str
+    #: Whether it came by the containers' socket, so that the ids are nobody's of the daemon's machine.
+    is_contained: bool = False
+
+
+class InterfaceList(JsonMessage, frozen=True, tag="interfaces"):
+    """The devices, or a part of them, in libpcap's order."""
+
+    interfaces: tuple[InterfaceInfo, ...]
+    #: No further part follows.
+    is_last: bool
+
+
+class Capabilities(JsonMessage, frozen=True, tag="capabilities"):
+    """What one interface can do."""
+
+    can_rfmon: bool
+    #: Its default first.
+    link_layers: tuple[LinkLayer, ...]
+    timestamp_types: tuple[TimestampType, ...]
+
+
+class DriverCounters(JsonMessage, frozen=True, tag="driver_counters"):
+    """An interface's own counters by its driver's names; empty where it keeps none."""
+
+    counters: dict[str, int]
+
+
+class Watching(JsonMessage, frozen=True, tag="watching"):
+    """What was asked for comes as events from now on."""
+
+
+Reply = (
+    DirectoryWanted
+    | Started
+    | Stopping
+    | Rotated
+    | Flushed
+    | SnapshotTaken
+    | Attached
+    | Refused
+    | CaptureList
+    | Revoked
+    | Permissions
+    | InterfaceList
+    | Capabilities
+    | DriverCounters
+    | Watching
+)

@@ -1,0 +1,215 @@
+"""Requests: client to daemon, daemon to worker."""
+
+from typing import Literal
+
+from capd_protocol.messages.base import JsonMessage
+
+#: The most that is ever put on record of one packet; libpcap's and dumpcap's MAXIMUM_SNAPLEN.
+MAX_SNAPLEN_BYTES = 262_144
+#: Kernel ring for each interface. Chosen: at 600,000 packets a second of mixed sizes it lasts 100 ms, longer
+#: than a busy machine keeps the worker waiting.
+DEFAULT_KERNEL_BUFFER_SIZE_BYTES = 32 * 1024 * 1024
+#: The same for each interface that a pattern matches. Chosen: two hundred interfaces are common where containers run.
+PATTERN_KERNEL_BUFFER_SIZE_BYTES = 4 * 1024 * 1024
+#: What a recorder keeps. Chosen: half a second of a full gigabit, or minutes of what most interfaces carry.
+DEFAULT_RECORDER_BYTES = 64 * 1024 * 1024
+#: Of why a capture is revoked. Chosen: a sentence, which may name an interface and a rule.
+MAX_WHY_CHARACTERS = 200
+
+
+class InterfaceRequest(JsonMessage, frozen=True):
+    """What to capture on one interface, or on all whose names match.
+
+    ``name`` may be a pattern with ``*``, ``?`` and ``[…]``, or ``any``, which matches all, unless a cooked
+    link-layer type is asked for: then ``any`` is libpcap's device of that name.
+    """
+
+    name: str
+    capture_filter: str = ""
+    #: The greatest possible stands for as much as policy allows.
+    snaplen_bytes: int = MAX_SNAPLEN_BYTES
+    #: None: where policy allows it.
+    promiscuous: bool | None = None
+    monitor_mode: bool = False
+    #: ``"2412"`` or ``"2437,HT40+"``: MHz and, after a comma, the channel type.
+    wifi_channel: str | None = None
+    #: Name as libpcap knows it (``EN10MB``); None is the interface's own default.
+    link_layer_type: str | None = None
+    #: None: a default, which is smaller where there may be many interfaces.
+    kernel_buffer_size_bytes: int | None = None
+
+
+class Destination(JsonMessage, frozen=True):
+    """A file in the directory whose descriptor came along with the request."""
+
+    file_name: str
+    #: Readable by the file's group (0640 instead of 0600).
+    group_access: bool = False
+    #: The file must not exist yet.
+    exclusive: bool = False
+
+
+class Conditions(JsonMessage, frozen=True):
+    """When to switch to the next file, or to stop; None: never for that reason."""
+
+    duration_s: float | None = None
+    #: kB of 1000 bytes, as dumpcap counts; met by the packet that reaches it.
+    filesize_kb: int | None = None
+    packets: int | None = None
+    #: As a ring: how many files to keep. As an end: how many files to write.
+    files: int | None = None
+    #: Of a ring only, as those below: at the wall clock's multiples of it (since 1970-01-01 00:00 UTC).
+    interval_s: float | None = None
+    #: How much all files of the ring may have.
+    total_kb: int | None = None
+    #: How old a complete file may become: since its last packet, or since it was closed if it has none.
+    age_s: float | None = None
+    #: What stays free on the file system.
+    free_kb: int | None = None
+
+    @property
+    def switches(self) -> bool:
+        """Whether any of these ever closes a file."""
+        return any(each is not None for each in (self.duration_s, self.interval_s, self.filesize_kb, self.packets))
+
+
+class Recorder(JsonMessage, frozen=True):
+    """What to keep in memory, and when to write it out; beside that, it is written when somebody asks.
+
+    What is written is a snapshot: a file of its own, complete like any other.
+    """
+
+    #: The last so many seconds, as far as the memory reaches; None: as far as it does.
+    duration_s: float | None = None
+    memory_bytes: int = DEFAULT_RECORDER_BYTES
+    #: A snapshot goes on for so long after what has triggered it.
+    after_s: float = 0.0
+    #: A packet that matches it triggers a snapshot, whatever the capture filter says.
+    trigger_filter: str = ""
+    #: So many packets within a second do, of all interfaces.
+    trigger_pps: int | None = None
+    #: An interface does that goes down, loses its link, or goes away.
+    trigger_link_down: bool = False
+
+
+class StartCapture(JsonMessage, frozen=True, tag="start"):
+    """Capture, until stopped or until the connection closes.
+
+    Where it is granted, ``DirectoryWanted`` comes, then ``Started``, or ``Attached`` to one that is detached.
+    """
+
+    interfaces: tuple[InterfaceRequest, ...]
+    destination: Destination
+    file_format: Literal["pcapng", "pcap"] = "pcapng"
+    ring: Conditions | None = None
+    #: Write no file but snapshots.
+    recorder: Recorder | None = None
+    autostop: Conditions = Conditions()
+    #: A packet is in its file and announced within about this time.
+    update_interval_s: float = 0.1
+    #: Interfaces need not be there yet, and the capture goes on when the last one is gone.
+    wait_for_interfaces: bool = False
+    #: Pass each file to who asks, open for reading: it can be read then also when its ring has deleted it.
+    pass_files: bool = False
+    #: By which its owner may mean it, beside its number.
+    name: str | None = None
+    #: It stays when the connection closes, until it is stopped or reaches a limit.
+    detached: bool = False
+
+
+class StopCapture(JsonMessage, frozen=True, tag="stop"):
+    """End a capture well. Without number or name: the one that this connection started or is attached to."""
+
+    capture: int | str | None = None
+
+
+class AttachCapture(JsonMessage, frozen=True, tag="attach"):
+    """Hear of a capture that runs, until it ends or the connection closes, which ends nothing else."""
+
+    capture: int | str
+
+
+class RotateCapture(JsonMessage, frozen=True, tag="rotate"):
+    """Have a ring go on in its next file. Without number or name: as ``StopCapture``."""
+
+    capture: int | str | None = None
+
+
+class FlushCapture(JsonMessage, frozen=True, tag="flush"):
+    """Have every packet that the kernel has now be in the file. Without number or name: as ``StopCapture``."""
+
+    capture: int | str | None = None
+
+
+class SnapshotCapture(JsonMessage, frozen=True, tag="snapshot"):
+    """Have a recorder write what it has. Without number or name: as ``StopCapture``."""
+
+    capture: int | str | None = None
+    #: And what comes within so many seconds; None: as the recorder was told.
+    after_s: float | None = None
+
+
+class RevokeCaptures(JsonMessage, frozen=True, tag="revoke"):
+    """End captures that today's rules would not grant as they run. Only for whom no rule binds.
+
+    Captures of the configuration are left alone.
+    """
+
+    #: All of this user, and of who stands behind it, whatever the rules say; None: what the rules say, of all users.
+    user_id: int | None = None
+    #: Only tell which would end.
+    dry_run: bool = False
+
+
+class ListCaptures(JsonMessage, frozen=True, tag="list"):
+    """Ask which of the peer's captures run now; root is told of everybody's."""
+
+
+class WhoAmI(JsonMessage, frozen=True, tag="whoami"):
+    """Ask what policy lets the peer do."""
+
+
+class ListInterfaces(JsonMessage, frozen=True, tag="list_interfaces"):
+    """Ask for all devices that libpcap can capture on."""
+
+
+class GetCapabilities(JsonMessage, frozen=True, tag="get_capabilities"):
+    """Ask what one interface can do, as libpcap knows only after opening it."""
+
+    interface: str
+    #: As it would be in monitor mode.
+    monitor_mode: bool = False
+
+
+class GetDriverCounters(JsonMessage, frozen=True, tag="get_driver_counters"):
+    """Ask for the counters that an interface's driver keeps itself."""
+
+    interface: str
+
+
+class WatchInterfaces(JsonMessage, frozen=True, tag="watch_interfaces"):
+    """Ask to be told what happens to interfaces, until the connection closes."""
+
+
+class WatchStatistics(JsonMessage, frozen=True, tag="watch_statistics"):
+    """Ask for the counters of all interfaces at each tick, until the connection closes."""
+
+    interval_s: float = 1.0
+
+
+Request = (
+    StartCapture
+    | StopCapture
+    | AttachCapture
+    | RotateCapture
+    | FlushCapture
+    | SnapshotCapture
+    | RevokeCaptures
+    | ListCaptures
+    | WhoAmI
+    | ListInterfaces
+    | GetCapabilities
+    | GetDriverCounters
+    | WatchInterfaces
+    | WatchStatistics
+)
