@@ -4,6 +4,20 @@
 on trio and asyncio. ``read`` gives the packets.
 """
 
+from capd_client.blocking.interfaces import Interface, InterfaceWatcher, get_capabilities, get_driver_counters
+from capd_client.blocking.questions import (
+    Revocation,
+    flush_capture,
+    list_captures,
+    revoke_captures,
+    rotate_capture,
+    snapshot_capture,
+    stop_capture,
+    who_am_i,
+)
+from capd_client.blocking.session import CaptureSession
+from capd_client.blocking.statistics import LiveInterfaceStats
+from capd_client.conversation.interface_picture import InterfaceChanged
 from capd_client.errors import (
     BadFilterError,
     BrokenPipe,
@@ -25,23 +39,10 @@ from capd_client.errors import (
     StreamOverrun,
     UnsupportedError,
 )
-from capd_client.inquiry import (
-    Revocation,
-    flush_capture,
-    list_captures,
-    revoke_captures,
-    rotate_capture,
-    snapshot_capture,
-    stop_capture,
-    who_am_i,
-)
-from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities, get_driver_counters
-from capd_client.options import CaptureInterface
 from capd_client.reading import read, stream
 from capd_client.reading.gap import Gap
-from capd_client.rings import RingFile, files
-from capd_client.session import CaptureSession
-from capd_client.stats import LiveInterfaceStats
+from capd_client.request.options import CaptureInterface
+from capd_client.ring.files import RingFile, files
 from capd_protocol.formats.linktypes import LinkLayerType
 
 __all__ = [

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Unpack
 
 from capd_client import CaptureSession
 from capd_client.errors import CaptureError, NoEvents
-from capd_client.options import CaptureArguments
+from capd_client.request.options import CaptureArguments
 from capd_protocol.formats import pcapng
 from tests.support.daemon import Daemon
 from tests.support.namespace import private_network_namespace

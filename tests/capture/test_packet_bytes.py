@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from capd_client.options import CaptureArguments
+from capd_client.request.options import CaptureArguments
 from tests.capture.helpers import (
     END_TIMEOUT_S,
     Packet,

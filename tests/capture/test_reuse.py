@@ -17,7 +17,7 @@ from capd.worker.output import recycling as reuse_module
 from capd.worker.output.recycling import reuse
 from capd.worker.output.savefile import KeptFile, SaveFile
 from capd_client import CaptureSession
-from capd_client.options import CaptureArguments
+from capd_client.request.options import CaptureArguments
 from capd_protocol.formats import pcapng
 from tests.capture.helpers import capturing, end, local_frame, read_file, readable_packets, until, until_packets
 from tests.support.daemon import Daemon

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capd_client import CaptureSession
-from capd_client.conversation import Event
+from capd_client.conversation.events import Event
 from capd_protocol.formats import pcapng
 
 #: Longer than anything here takes on a busy machine.

@@ -27,7 +27,7 @@ from capd_client import (
     list_captures,
 )
 from capd_client.aio import CaptureSession
-from capd_client.conversation import Event
+from capd_client.conversation.events import Event
 from capd_protocol.messages import EndReason
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, Watched, merged, of_type, read_complete, wait_until

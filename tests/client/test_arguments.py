@@ -28,7 +28,7 @@ from capd_client import (
     list_captures,
     stop_capture,
 )
-from capd_client.options import CaptureArguments, make_request
+from capd_client.request.options import CaptureArguments, make_request
 from capd_protocol.arguments import MAX_INTERFACES
 from capd_protocol.formats import pcapng
 from capd_protocol.messages import Conditions, DeletionReason, EndReason, FileDeleted, Triggered, TriggerReason

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from capd_client.conversation import (
-    MAX_FILES,
+from capd_client.conversation.capture import MAX_FILES, Conversation
+from capd_client.conversation.events import (
     SP_BAD_FILTER,
     SP_DROPS,
     SP_ENDED,
@@ -20,11 +20,10 @@ from capd_client.conversation import (
     SP_LAGGED,
     SP_PACKET_COUNT,
     SP_SUCCESS,
-    Conversation,
     Event,
 )
 from capd_client.errors import BadFilterError, BrokenPipe, CaptureEnded, CaptureError, ChildError, InterfaceError
-from capd_client.options import Place, make_request
+from capd_client.request.options import Place, make_request
 from capd_protocol.frames import MAX_EVENT_SIZE_BYTES, FrameDecoder
 from capd_protocol.messages import (
     PROTOCOL_VERSION,

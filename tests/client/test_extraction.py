@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capd_client import BadFilterError, files
-from capd_client.extraction import Extraction
-from capd_client.filtering import PacketFilter
+from capd_client.reading.extraction import Extraction
+from capd_client.reading.filtering import PacketFilter
 from capd_client.reading.model import Packet
-from capd_client.rings import Span
+from capd_client.ring.files import Span
 from tests.support.rings import Frame, opened_files, pcapng_bytes, write_ring
 from tests.support.traffic import build_frames
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from capd_client import InvalidArgument, ReadError, RingFile, files
-from capd_client.rings import Span, span_of
+from capd_client.ring.files import Span, span_of
 from capd_protocol.formats.ring_index import FileWasDeleted, FileWasOpened
 from capd_protocol.messages import DeletionReason
 from tests.client.conftest import Bench

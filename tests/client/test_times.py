@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capd_client import InvalidArgument
-from capd_client.times import parse_time
+from capd_client.ring.times import parse_time
 
 ZURICH = ZoneInfo("Europe/Zurich")
 #: In Zurich it is an hour later, and another day.

@@ -24,7 +24,7 @@ from capd_client import (
     NotPermitted,
     UnsupportedError,
 )
-from capd_client.options import CaptureArguments
+from capd_client.request.options import CaptureArguments
 from capd_protocol.arguments import MAX_FILTER_BYTES, MAX_INTERFACES, RANGES
 from capd_protocol.messages import Conditions, Destination, FailureCode, InterfaceRequest, Recorder, StartCapture
 from tests.support.attack import (

@@ -20,7 +20,7 @@ from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import RingMaker
 from capd.supervisor.spawner import Spawner
 from capd_client import CaptureError, CaptureSession, list_captures, revoke_captures, stop_capture, who_am_i
-from capd_client.greeting import greeting
+from capd_client.conversation.greeting import greeting
 from capd_protocol.messages import EndReason, FailureCode, InterfaceRequest
 from tests.client.helpers import PATIENCE_S, drain
 from tests.policy.test_daemon import UDP_53, UDP_80

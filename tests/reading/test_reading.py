@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capd_client import ReadError, read
-from capd_client.reading import chain
+from capd_client.reading import record_offsets
 from capd_protocol.formats import pcapng
 from tests.capture.helpers import capturing, local_frame, silence
 from tests.support.daemon import Daemon
@@ -157,7 +157,7 @@ def test_chains_followed_side_by_side_are_those_followed_one_by_one(
     while at < len(body):
         expected.append(at // 4)
         at += struct.unpack_from("<I", body, at + 4)[0]
-    assert chain.follow_blocks(words)[0].tolist() == expected
+    assert record_offsets.follow_blocks(words)[0].tolist() == expected
 
 
 def test_many_mixed_packets_are_read_as_tshark_does(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from capd_client.errors import NoEvents
-from capd_client.passed import CaptureFiles
-from capd_client.transport import Transport
+from capd_client.transport.connect import Transport
+from capd_client.transport.passed import CaptureFiles
 
 _Found = TypeVar("_Found")
 

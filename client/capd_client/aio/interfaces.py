@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 from capd_client.aio.connection import Connection
-from capd_client.inquiry import MessageStream, SocketPath, open_stream
-from capd_client.interfaces import InterfaceChanged, Picture
-from capd_client.stats import ReceivedDropped, StatisticsBase, StatisticsState, statistics_request
-from capd_client.transport import Transport
+from capd_client.conversation.interface_picture import InterfaceChanged, Picture
+from capd_client.conversation.message_stream import MessageStream
+from capd_client.conversation.statistics import ReceivedDropped, StatisticsBase, StatisticsState, statistics_request
+from capd_client.transport.connect import SocketPath, Transport, connect_and_send
 from capd_protocol.messages import Request, WatchInterfaces
 from capd_protocol.messages.interfaces import Link
 
@@ -43,8 +43,8 @@ class _Subscription:
         await self.terminate()
 
     def _connect(self) -> Transport:
-        self._stream, transport = open_stream(self._request, self._socket_path, may_start=True)
-        return transport
+        self._stream = MessageStream(self._request)
+        return connect_and_send(self._stream.opening(), self._socket_path, may_start=True)
 
     def _take(self, data: bytes) -> None:
         for message in self._stream.receive(data):

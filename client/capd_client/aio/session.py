@@ -7,12 +7,13 @@ from typing import Unpack
 import anyio
 
 from capd_client.aio.connection import Connection
-from capd_client.conversation import Answered, Asked, Event
+from capd_client.conversation.capture import Answered, Asked
+from capd_client.conversation.events import Event
+from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
 from capd_client.errors import BrokenPipe, CaptureEnded
-from capd_client.options import CaptureArguments, Place, checked_capture, make_request
-from capd_client.passed import CaptureFiles
-from capd_client.session import END_TIMEOUT_S, SessionBase, connect_for, offer_of
-from capd_client.transport import Transport
+from capd_client.request.options import CaptureArguments, Place, checked_capture, make_request
+from capd_client.transport.connect import Transport, connect_for, offer_of
+from capd_client.transport.passed import CaptureFiles
 from capd_protocol.messages import AttachCapture, FlushCapture, RotateCapture, Rotated, SnapshotTaken, StartCapture
 
 
@@ -39,7 +40,7 @@ class CaptureSession(SessionBase):
 
         Args:
             socket_path: as for the blocking session.
-            **arguments: see ``capd_client.options.CaptureArguments``.
+            **arguments: see ``capd_client.request.options.CaptureArguments``.
 
         Raises:
             InvalidArgument: an argument is impossible.

@@ -15,18 +15,7 @@ from functools import partial
 
 import msgspec
 
-from capd_client.cli import capture, interfaces, read, ring
-from capd_client.cli.text import count, printable, shorten, si, table, width_of
-from capd_client.errors import (
-    BrokenPipe,
-    CaptureError,
-    ChildError,
-    DaemonUnavailable,
-    DestinationError,
-    InvalidArgument,
-)
-from capd_client.greeting import software_version
-from capd_client.inquiry import (
+from capd_client.blocking.questions import (
     flush_capture,
     list_captures,
     revoke_captures,
@@ -34,6 +23,17 @@ from capd_client.inquiry import (
     snapshot_capture,
     stop_capture,
     who_am_i,
+)
+from capd_client.cli import capture, interfaces, read, ring
+from capd_client.cli.text import count, printable, shorten, si, table, width_of
+from capd_client.conversation.greeting import software_version
+from capd_client.errors import (
+    BrokenPipe,
+    CaptureError,
+    ChildError,
+    DaemonUnavailable,
+    DestinationError,
+    InvalidArgument,
 )
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, CaptureSummary, FailureCode, Permission, RevokedCapture
 

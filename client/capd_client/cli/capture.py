@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import msgspec
 
+from capd_client.blocking.session import CaptureSession
 from capd_client.cli.text import count, printable, shorten, si, width_of
-from capd_client.conversation import Event
+from capd_client.conversation.events import Event
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents
-from capd_client.options import CaptureArguments, checked_capture
-from capd_client.session import CaptureSession
+from capd_client.request.options import CaptureArguments, checked_capture
 from capd_protocol.messages import DeletionReason, EndReason, FileClosed, Recording, Triggered, TriggerReason
 
 _REDRAW_S = 0.2

@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
+from capd_client.blocking.interfaces import Interface, InterfaceWatcher, get_capabilities
+from capd_client.blocking.statistics import LiveInterfaceStats
 from capd_client.cli.text import count, shorten, si, table, width_of
-from capd_client.interfaces import Interface, InterfaceChanged, InterfaceWatcher, get_capabilities
-from capd_client.stats import LiveInterfaceStats
+from capd_client.conversation.interface_picture import InterfaceChanged
 from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts
 
 _HISTORY = 12

@@ -12,17 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from capd_client.blocking.session import CaptureSession
 from capd_client.cli import read
 from capd_client.cli.text import count, printable, si, table, width_of
 from capd_client.errors import DestinationError, InvalidArgument
-from capd_client.rings import RingFile, of_path, span_of
-from capd_client.session import CaptureSession
+from capd_client.ring.files import RingFile, of_path, span_of
 from capd_protocol.arguments import is_capture_name
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.ring_index import index_name
 
 if TYPE_CHECKING:
-    from capd_client.extraction import Extraction
+    from capd_client.reading.extraction import Extraction
     from capd_client.reading.model import Packet
 
 #: What messages call an argument, to what it is called here.
@@ -143,7 +143,7 @@ def run_extract(options: argparse.Namespace) -> int:
     span = span_of(options.start, options.end)
     found = [file for ring in options.ring for file in _files_of(ring, options.socket)]
     _step_back()
-    from capd_client.extraction import Extraction  # noqa: PLC0415  # numpy takes a while, which others need not
+    from capd_client.reading.extraction import Extraction  # noqa: PLC0415  # numpy takes a while, which others need not
 
     extraction = Extraction(found, span, options.filter)
     if options.write is None:

@@ -6,14 +6,14 @@
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
-from capd_client.session import CaptureSession
+from capd_client.reading.event_source import EventSource
 
 if TYPE_CHECKING:
     from capd_client.reading.live import Overflow, Stream
     from capd_client.reading.reader import Reader
 
 
-def read(source: "str | os.PathLike[str] | int | BinaryIO | CaptureSession", *, follow: bool = False) -> "Reader":
+def read(source: "str | os.PathLike[str] | int | BinaryIO | EventSource", *, follow: bool = False) -> "Reader":
     """Read the packets of a capture file, or of a capture that runs.
 
     pcapng and pcap, in both byte orders and with timestamps of any resolution. A record that is not whole yet is not
@@ -40,7 +40,7 @@ def read(source: "str | os.PathLike[str] | int | BinaryIO | CaptureSession", *, 
     """
     from capd_client.reading.reader import FileReader, SessionReader  # noqa: PLC0415  # numpy
 
-    return SessionReader(source) if isinstance(source, CaptureSession) else FileReader(source, follow)
+    return SessionReader(source) if isinstance(source, EventSource) else FileReader(source, follow)
 
 
 #: How far the reader of a live stream may be behind. Chosen: some tenths of a second at 1 Gbit/s.
@@ -48,7 +48,7 @@ DEFAULT_BEHIND_BYTES = 64 * 1024 * 1024
 
 
 def stream(
-    session: CaptureSession,
+    session: EventSource,
     *,
     overflow: "Overflow" = "drop_oldest",
     max_behind_bytes: int = DEFAULT_BEHIND_BYTES,

@@ -8,14 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal, Self
 
-from capd_client import conversation
-from capd_client.aio.session import CaptureSession as AsyncSession
-from capd_client.conversation import Event
+from capd_client.conversation import events
+from capd_client.conversation.events import Event
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents, StreamOverrun
+from capd_client.reading.event_source import AsyncEventSource, EventSource
 from capd_client.reading.gap import Gap
 from capd_client.reading.model import Batch, FileInterface
 from capd_client.reading.reader import File, FileGone, Piece, open_passed
-from capd_client.session import CaptureSession
 
 Overflow = Literal["wait", "drop_oldest", "disconnect"]
 
@@ -65,14 +64,14 @@ class LiveFiles:
     def take(self, event: Event) -> None:
         """Learn of an event."""
         event_type, message = event
-        if event_type == conversation.SP_FILE:
+        if event_type == events.SP_FILE:
             is_one_too_many = sum(part.file is not None for part in self._parts) >= _MAX_OPEN
             self._parts.append(_Part(message, None if is_one_too_many else self._opened(message)))
-        elif event_type == conversation.SP_FILE_CLOSED:
+        elif event_type == events.SP_FILE_CLOSED:
             for part in self._parts:
                 if part.path == message.name:
                     part.packets = message.packets
-        elif event_type == conversation.SP_LAGGED:
+        elif event_type == events.SP_LAGGED:
             self._has_lagged = True
 
     def _opened(self, path: str) -> File | None:
@@ -187,7 +186,7 @@ class LiveFiles:
 class Stream:
     """A live stream, blocking; see ``capd_client.stream``. An iterator, and a context manager that closes its files."""
 
-    def __init__(self, session: CaptureSession, files: LiveFiles) -> None:
+    def __init__(self, session: EventSource, files: LiveFiles) -> None:
         self._session = session
         self._files = files
         self._items = self._read()
@@ -249,7 +248,7 @@ class Stream:
 class AsyncStream:
     """The same for trio and asyncio; see ``capd_client.aio.stream``."""
 
-    def __init__(self, session: AsyncSession, files: LiveFiles) -> None:
+    def __init__(self, session: AsyncEventSource, files: LiveFiles) -> None:
         self._session = session
         self._files = files
         self._error: CaptureError | None = None

@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 
-from capd_client.reading.chain import MAX_RECORD_BYTES, U8, Damage, follow_records, headers
 from capd_client.reading.model import Batch, FileInterface
+from capd_client.reading.record_offsets import MAX_RECORD_BYTES, U8, Damage, follow_records, headers
 from capd_protocol.formats.pcapng import PCAP_HEADER_SIZE_BYTES, PCAP_NANOSECOND_MAGIC, PCAP_RECORD_HEADER_SIZE_BYTES
 
 _NATIVE = "<" if sys.byteorder == "little" else ">"

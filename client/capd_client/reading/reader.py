@@ -12,12 +12,13 @@ from typing import BinaryIO, NamedTuple, NoReturn, Self, cast
 
 import numpy as np
 
+from capd_client.conversation import events
 from capd_client.errors import CaptureEnded, CaptureError, ReadError
-from capd_client.reading.chain import U8, Damage
+from capd_client.reading.event_source import EventSource
 from capd_client.reading.model import Batch, FileInterface, Packet
 from capd_client.reading.pcap import FORMATS, PcapParser
 from capd_client.reading.pcapng import PcapngParser
-from capd_client.session import CaptureSession
+from capd_client.reading.record_offsets import U8, Damage
 from capd_protocol.formats.pcapng import SECTION_HEADER_BLOCK
 
 Source = str | os.PathLike[str] | int | BinaryIO
@@ -277,7 +278,7 @@ class FileReader(Reader):
 class SessionReader(Reader):
     """See ``capd_client.read``."""
 
-    def __init__(self, session: CaptureSession) -> None:
+    def __init__(self, session: EventSource) -> None:
         super().__init__()
         self._session = session
 
@@ -291,16 +292,16 @@ class SessionReader(Reader):
                     return
                 raise
             match event_type:
-                case CaptureSession.SP_FILE:
+                case events.SP_FILE:
                     # The file before is complete.
                     yield from self._available()
                     self.close()
                     self._file = self._open(message)
                     # There is something in it already, if the session has attached to a capture.
                     yield from self._available()
-                case CaptureSession.SP_PACKET_COUNT:
+                case events.SP_PACKET_COUNT:
                     yield from self._available()
-                case CaptureSession.SP_LAGGED:
+                case events.SP_LAGGED:
                     raise ReadError(self._file.name if self._file else "", 0, f"too slow: missed {message} events")
                 case _:
                     pass  # errors are raised, typed, behind the last event

@@ -1,27 +1,25 @@
 """Interfaces: which there are, what they can do, and what happens to them."""
 
 import time
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
+from capd_client.blocking.questions import ask
+from capd_client.conversation.interface_picture import InterfaceChanged, Picture
+from capd_client.conversation.message_stream import MessageStream
 from capd_client.errors import BrokenPipe, InterfaceError, NoEvents
-from capd_client.inquiry import MessageStream, SocketPath, ask, open_stream
+from capd_client.transport.connect import SocketPath, connect_and_send
 from capd_protocol.formats.linktypes import LinkLayerType
 from capd_protocol.messages import (
     Capabilities,
     DriverCounters,
     GetCapabilities,
     GetDriverCounters,
-    InterfaceEvent,
     InterfaceList,
-    InterfaceSnapshot,
     ListInterfaces,
-    Message,
     WatchInterfaces,
 )
-from capd_protocol.messages.interfaces import InterfaceChange, InterfaceInfo, InterfaceType, Link
+from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link
 
 _TYPE_NAMES = {
     InterfaceType.WIRED: "Wired",
@@ -203,74 +201,6 @@ def get_driver_counters(interface: str, *, socket_path: SocketPath = None) -> di
     return reply.counters
 
 
-@dataclass(frozen=True)
-class InterfaceChanged:
-    """Something happened to an interface.
-
-    Attributes:
-        change: what.
-        link: the interface as it is now; as it was last, if it is gone.
-        former_name: with ``renamed``.
-    """
-
-    change: InterfaceChange
-    link: Link
-    former_name: str | None = None
-
-
-class Picture:
-    """The interfaces as a watcher knows them, from the daemon's messages. Sans-IO."""
-
-    def __init__(self) -> None:
-        self.links: dict[int, Link] = {}
-        self.changes: deque[InterfaceChanged] = deque()
-        self.is_complete = False
-        self._parts: dict[int, Link] = {}
-
-    def by_name(self) -> dict[str, Link]:
-        """Return the interfaces by name."""
-        return {link.name: link for link in self.links.values()}
-
-    def next_change(self) -> InterfaceChanged | None:
-        """Return the next change, or None until there is one."""
-        return self.changes.popleft() if self.changes else None
-
-    def take(self, message: Message) -> None:
-        """Take a message into the picture."""
-        match message:
-            case InterfaceSnapshot(links=links, is_first=is_first, is_last=is_last):
-                if is_first:
-                    self._parts = {}
-                self._parts.update({link.index: link for link in links})
-                if is_last:
-                    self._take_over(self._parts)
-            case InterfaceEvent(change=change, link=link, former_name=former_name):
-                if change == InterfaceChange.REMOVED:
-                    self.links.pop(link.index, None)
-                else:
-                    self.links[link.index] = link
-                self.changes.append(InterfaceChanged(change, link, former_name))
-            case _:
-                pass  # the reply, and what later versions may tell
-
-    def _take_over(self, fresh: dict[int, Link]) -> None:
-        """Replace the picture; unless it is the first one, the difference is told as changes."""
-        before, self.links = self.links, dict(fresh)
-        if self.is_complete:
-            for index, link in before.items():
-                if index not in fresh:
-                    self.changes.append(InterfaceChanged(InterfaceChange.REMOVED, link))
-            for index, link in fresh.items():
-                old = before.get(index)
-                if old is None:
-                    self.changes.append(InterfaceChanged(InterfaceChange.ADDED, link))
-                elif old.name != link.name:
-                    self.changes.append(InterfaceChanged(InterfaceChange.RENAMED, link, old.name))
-                elif old != link:
-                    self.changes.append(InterfaceChanged(InterfaceChange.CHANGED, link))
-        self.is_complete = True
-
-
 class InterfaceWatcher:
     """Tells what happens to interfaces, and which there are.
 
@@ -290,8 +220,8 @@ class InterfaceWatcher:
             DaemonUnavailable: there is no daemon at ``socket_path``.
         """
         self._picture = Picture()
-        self._stream: MessageStream
-        self._stream, self._transport = open_stream(WatchInterfaces(), socket_path, may_start=True)
+        self._stream = MessageStream(WatchInterfaces())
+        self._transport = connect_and_send(self._stream.opening(), socket_path, may_start=True)
         try:
             while not self._picture.is_complete:
                 self._receive(None)

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from capd_client.errors import ReadError
-from capd_client.filtering import PacketFilter
 from capd_client.reading import read
+from capd_client.reading.filtering import PacketFilter
 from capd_client.reading.model import Batch, FileInterface, Packet
-from capd_client.rings import RingFile, Span
+from capd_client.ring.files import RingFile, Span
 
 #: Packets of a file that are turned into objects at once. Chosen: their lists stay small.
 _ROWS_AT_ONCE = 4096

@@ -1,28 +1,23 @@
 """Requests that are no capture: asked on a connection of their own, answered, or followed as long as one likes."""
 
-import os
 import time
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
-from capd_client.errors import BrokenPipe, error_for
-from capd_client.greeting import greeting
-from capd_client.options import checked_capture, checked_snapshot, checked_user
-from capd_client.session import SNAPSHOT_TIMEOUT_S
-from capd_client.transport import Transport, connect
+from capd_client.conversation.message_stream import MessageStream
+from capd_client.conversation.session_base import SNAPSHOT_TIMEOUT_S
+from capd_client.errors import BrokenPipe
+from capd_client.request.options import checked_capture, checked_snapshot, checked_user
+from capd_client.transport.connect import SocketPath, connect_and_send
 from capd_protocol.arguments import RANGES
-from capd_protocol.errors import RemoteProtocolError
-from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import (
     CaptureList,
     CaptureSummary,
     FlushCapture,
     Flushed,
-    Hello,
     ListCaptures,
     Message,
     Permissions,
-    Refused,
     Request,
     RevokeCaptures,
     Revoked,
@@ -33,64 +28,11 @@ from capd_protocol.messages import (
     StopCapture,
     Stopping,
     WhoAmI,
-    decode,
-    encode,
 )
 
-SocketPath = str | os.PathLike[str] | None
 _Expected = TypeVar("_Expected", bound=Message)
 
 _REPLY_TIMEOUT_S = 30.0
-
-
-class MessageStream:
-    """What one connection says, without any input or output of its own."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self._decoder = FrameDecoder()
-
-    def opening(self) -> bytes:
-        """Return the bytes to send."""
-        return greeting() + encode(self._request)
-
-    def receive(self, data: bytes) -> Iterator[Message]:
-        """Take bytes from the daemon and yield its messages, but for the greeting.
-
-        Raises:
-            ChildError: it refuses; the subclass and ``failure`` tell why.
-            BrokenPipe: it has gone, or cannot be understood.
-        """
-        if not data:
-            raise BrokenPipe("capd has gone away")
-        self._decoder.feed(data)
-        try:
-            while (frame := self._decoder.next_frame()) is not None:
-                message = decode(frame)
-                if isinstance(message, Refused):
-                    raise error_for(message.failure)
-                if not isinstance(message, Hello):
-                    yield message
-        except RemoteProtocolError as error:
-            raise BrokenPipe(f"capd cannot be understood: {error}") from error
-
-
-def open_stream(request: Request, socket_path: SocketPath, *, may_start: bool) -> tuple[MessageStream, Transport]:
-    """Connect and ask.
-
-    Args:
-        request: what to ask for.
-        socket_path: where the daemon listens.
-        may_start: a private daemon serves as well.
-
-    Raises:
-        DaemonUnavailable: there is none.
-    """
-    stream = MessageStream(request)
-    opening = stream.opening()
-    transport = connect(socket_path, may_start=may_start, needs_privilege=False)
-    transport.send(opening)
-    return stream, transport
 
 
 def ask(
@@ -103,7 +45,8 @@ def ask(
         BrokenPipe: it does not answer.
         DaemonUnavailable: there is none.
     """
-    stream, transport = open_stream(request, socket_path, may_start=may_start)
+    stream = MessageStream(request)
+    transport = connect_and_send(stream.opening(), socket_path, may_start=may_start)
     deadline_s = time.monotonic() + timeout_s
     try:
         while True:

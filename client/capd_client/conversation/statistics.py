@@ -1,10 +1,6 @@
-"""``LiveInterfaceStats``: what passes through the interfaces, tick by tick."""
+"""What passes through the interfaces, tick by tick, as known from the daemon's messages."""
 
-import time
-from collections.abc import Iterator
-
-from capd_client.errors import InvalidArgument, NoEvents
-from capd_client.inquiry import MessageStream, SocketPath, open_stream
+from capd_client.errors import InvalidArgument
 from capd_protocol.arguments import find_interval_faults
 from capd_protocol.messages import Message, Statistics, WatchStatistics
 from capd_protocol.messages.interfaces import InterfaceCounts
@@ -103,81 +99,3 @@ class StatisticsBase:
     def __len__(self) -> int:
         """Return how many interfaces there are."""
         return len(self._state.counts)
-
-
-class LiveInterfaceStats(StatisticsBase):
-    """Packets received and dropped on every interface, as totals since this object was made.
-
-    The kernel counts (``ip -s link``), so nothing is captured for it. An interface that is deleted and created
-    again goes on with its totals.
-
-    Example:
-        with LiveInterfaceStats() as stats:
-            for results in stats:
-                for name, (received, dropped) in results:
-                    print(name, received, dropped)
-    """
-
-    def __init__(self, *, interval: float = 1.0, socket_path: SocketPath = None) -> None:
-        """Begin to count.
-
-        Args:
-            interval: seconds between ticks, 0.05 to 3600.
-            socket_path: where the daemon listens; without one, a private daemon serves, which needs no privilege.
-
-        Raises:
-            InvalidArgument: the interval is out of range.
-            DaemonUnavailable: there is no daemon at ``socket_path``.
-        """
-        super().__init__()
-        self._stream: MessageStream
-        self._stream, self._transport = open_stream(statistics_request(interval), socket_path, may_start=True)
-        try:
-            while not self._state.is_complete:
-                self._receive(None)
-        except BaseException:
-            self.terminate()
-            raise
-
-    def __enter__(self) -> "LiveInterfaceStats":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.terminate()
-
-    def _receive_now(self) -> bool:
-        return self._receive(0)
-
-    def _receive(self, timeout_s: float | None) -> bool:
-        data = self._transport.receive(timeout_s)
-        if data is None:
-            return False
-        for message in self._stream.receive(data):
-            self._state.take(message)
-        return True
-
-    def wait_for_tick(self, timeout: float | None = None) -> None:
-        """Wait until there are fresh counts; not at all, if there have been since ``clear_tick``.
-
-        Args:
-            timeout: wait at most so many seconds.
-
-        Raises:
-            NoEvents: there were none in the time given.
-            BrokenPipe: the daemon went away.
-        """
-        deadline_s = None if timeout is None else time.monotonic() + timeout
-        while self._state.ticks_total == self._ticks_cleared:
-            if not self._receive(None if deadline_s is None else max(0, deadline_s - time.monotonic())):
-                raise NoEvents("no statistics came in time")
-
-    def __iter__(self) -> Iterator[tuple[tuple[str, ReceivedDropped], ...]]:
-        """Yield at each tick the counts of all interfaces: pairs of name and (received, dropped)."""
-        while True:
-            self.wait_for_tick()
-            self.clear_tick()
-            yield self._results()
-
-    def terminate(self) -> None:
-        """End counting. Safe to call again."""
-        self._transport.close()

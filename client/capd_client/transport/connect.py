@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capd_client.errors import DaemonUnavailable
-from capd_client.passed import CaptureFiles, Directory, FileReceiver, FilesOnRequest, pass_directory, receive
+from capd_client.request.options import Place
+from capd_client.transport.passed import CaptureFiles, Directory, FileReceiver, FilesOnRequest, pass_directory, receive
+from capd_protocol.messages import AttachCapture, StartCapture
+
+SocketPath = str | os.PathLike[str] | None
 
 DEFAULT_SOCKET = "/run/capd/capd.sock"
 #: Names another socket than the default.
@@ -191,3 +195,51 @@ def _start_private(monitor_mode: bool) -> Transport:
             start_new_session=True,
         )
     return Transport(ours, daemon)
+
+
+def offer_of(request: StartCapture, place: Place) -> Offer:
+    """Open the directory for a capture's files.
+
+    Raises:
+        DestinationError: it cannot be entered.
+    """
+    return Offer(place.open(), wants_files=request.pass_files, keeps_directory=request.detached)
+
+
+def connect_for(
+    request: StartCapture | AttachCapture, socket_path: str | os.PathLike[str] | None, offer: Offer | None
+) -> Transport:
+    """Connect for a capture, to a private daemon where that is the way; what is offered is taken over.
+
+    Raises:
+        DaemonUnavailable: there is none.
+    """
+    try:
+        if isinstance(request, AttachCapture) or request.detached:
+            transport = connect(socket_path)
+        else:
+            needs_radio = any(each.monitor_mode or each.wifi_channel for each in request.interfaces)
+            transport = connect(socket_path, may_start=True, monitor_mode=needs_radio)
+    except BaseException:
+        if offer is not None:
+            offer.close()
+        raise
+    if offer is not None:
+        transport.offer(offer)
+    return transport
+
+
+def connect_and_send(opening: bytes, socket_path: SocketPath, *, may_start: bool) -> Transport:
+    """Connect for a request that is no capture, and send its first bytes.
+
+    Args:
+        opening: these.
+        socket_path: where the daemon listens.
+        may_start: a private daemon serves as well.
+
+    Raises:
+        DaemonUnavailable: there is none.
+    """
+    transport = connect(socket_path, may_start=may_start, needs_privilege=False)
+    transport.send(opening)
+    return transport

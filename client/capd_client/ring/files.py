@@ -9,18 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, Protocol
 
 from capd_client.errors import InvalidArgument, ReadError
-from capd_client.passed import CaptureFiles, open_regular
-from capd_client.times import parse_time
+from capd_client.ring.times import parse_time
+from capd_client.transport.passed import CaptureFiles, open_regular
 from capd_protocol.formats.ring_index import MAX_INDEX_BYTES, Contents, IndexedFile, index_name, read_index
 
-if TYPE_CHECKING:
-    from capd_client.session import SessionBase
-
-#: A time as a person writes it (``capd_client.times``), seconds since 1970, or a datetime, which without a zone is in
-#: local time.
+#: A time as a person writes it (``capd_client.ring.times``), seconds since 1970, or a datetime, which without a zone is
+#: in local time.
 Time = str | float | datetime
 
 _NS = 1_000_000_000
@@ -145,8 +142,16 @@ class _Passed:
         return descriptor
 
 
+class HasRingFiles(Protocol):
+    """A session, as far as it knows the files of its ring."""
+
+    def ring_files(self, start: Time | None = None, end: Time | None = None) -> tuple[RingFile, ...]:
+        """Return the files that may have packets of a span."""
+        ...
+
+
 def files(
-    source: "str | os.PathLike[str] | SessionBase", start: Time | None = None, end: Time | None = None
+    source: str | os.PathLike[str] | HasRingFiles, start: Time | None = None, end: Time | None = None
 ) -> tuple[RingFile, ...]:
     """Return the files of a ring that may have packets of a span, oldest first.
 

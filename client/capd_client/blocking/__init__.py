@@ -1,0 +1,1 @@
+"""Sessions, statistics, interfaces and questions, for programs that block."""

@@ -1,0 +1,1 @@
+"""What is wanted: wirepy's arguments as a request, checked before anything is sent."""
