@@ -356,8 +356,8 @@ def test_one_that_was_killed_while_it_waited_is_replaced(where: Path, veth: tupl
     with running_daemon(where, prefix=short) as daemon, leaving_nothing(daemon, veth[1], directory=user_dir):
         spare = _spare(daemon)
         os.kill(spare, signal.SIGKILL)
-        check_unharmed(daemon, veth, user_dir)
         await_end([spare])
+        check_unharmed(daemon, veth, user_dir)
         assert _spare(daemon) != spare
 
 
@@ -366,6 +366,7 @@ def test_one_that_ends_as_it_is_taken_is_not_taken(where: Path, veth: tuple[str,
         spare = _spare(daemon)
         os.kill(daemon.process.pid, signal.SIGSTOP)
         os.kill(spare, signal.SIGKILL)
+        await_end([spare])
         with RawClient(daemon.socket_path) as client:
             client.send(request_for(veth[1]), [directory])
             os.kill(daemon.process.pid, signal.SIGCONT)  # it hears of both at once
