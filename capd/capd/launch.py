@@ -3,9 +3,9 @@
 On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame. The worker asks for
 rings with its filters (``Arm``), and gets a ``RingMade`` for each; it gives them back with ``LetGo``, and in the end
 asks the daemon to have all of them receive nothing more (``Disarm``). It says the messages of
-``capd_protocol.messages``, and takes ``StopCapture`` from it, ``Attach`` for interfaces that come later, and
-``Detach``. Each ``Rotate``, ``Flush`` and ``Snapshot`` has its ``Answer``, unless the capture ends before. When the
-socket closes, it ends.
+``capd_protocol.messages``, and takes ``Attach`` for interfaces that come later, ``Detach`` and ``Stop``. Each
+``Rotate``, ``Flush`` and ``Snapshot`` has its ``Answer``, unless the capture ends before. When the socket closes, it
+ends.
 """
 
 import enum
@@ -15,10 +15,19 @@ from typing import Literal
 import msgspec
 
 from capd.linux.packet_ring import RingMemory
+from capd_protocol import messages
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, by_name
 from capd_protocol.frames import Frame, encode_frame
-from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, Destination, Failure, InterfaceRequest, Recorder
+from capd_protocol.messages import (
+    MAX_SNAPLEN_BYTES,
+    Conditions,
+    Destination,
+    Failure,
+    InterfaceRequest,
+    Message,
+    Recorder,
+)
 
 
 class Job(bytes, enum.Enum):
@@ -40,16 +49,12 @@ HELLO = struct.Struct("=i")
 
 _ETHERNET_HEADER_BYTES = 14
 
-_LAUNCH = ord("l")
-_ATTACH = ord("t")
-_DETACH = ord("u")
-_ROTATE = ord("v")
-_FLUSH = ord("w")
-_ANSWER = ord("x")
-_SNAPSHOT = ord("y")
-_RING = ord("z")
-_RING_REQUEST = ord("|")
-_DISARMED = ord("}")
+#: All messages between daemon and worker are JSON objects with their type, in frames of this indicator.
+_CONTROL = ord("l")
+
+
+class _Tagged(msgspec.Struct, frozen=True, tag_field="type"):
+    pass
 
 
 class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +109,7 @@ class DirectoryComes(enum.StrEnum):
     KEPT = "kept"
 
 
-class Launch(msgspec.Struct, frozen=True, kw_only=True):
+class Launch(_Tagged, frozen=True, kw_only=True, tag="launch"):
     """Everything that a worker needs to know. With the frame comes the socket on which the directory comes."""
 
     user_id: int
@@ -166,19 +171,19 @@ class RingFilter(msgspec.Struct, frozen=True, kw_only=True):
     trigger_program: bytes = b""
 
 
-class Arm(msgspec.Struct, frozen=True, kw_only=True, tag="arm"):
+class Arm(_Tagged, frozen=True, kw_only=True, tag="arm"):
     """Have rings receive what these filters take, of what policy's take."""
 
     rings: tuple[RingFilter, ...]
 
 
-class LetGo(msgspec.Struct, frozen=True, kw_only=True, tag="let_go"):
+class LetGo(_Tagged, frozen=True, kw_only=True, tag="let_go"):
     """A ring is not read any more: its interface is gone."""
 
     number: int
 
 
-class Disarm(msgspec.Struct, frozen=True, kw_only=True, tag="disarm"):
+class Disarm(_Tagged, frozen=True, kw_only=True, tag="disarm"):
     """Have all rings receive nothing more."""
 
 
@@ -186,7 +191,7 @@ class Disarm(msgspec.Struct, frozen=True, kw_only=True, tag="disarm"):
 RingRequest = Arm | LetGo | Disarm
 
 
-class RingMade(msgspec.Struct, frozen=True, kw_only=True):
+class RingMade(_Tagged, frozen=True, kw_only=True, tag="ring_made"):
     """What came of an interface's ring. The frame comes with its packet socket, which has its filter and is bound."""
 
     #: As it was asked for.
@@ -198,32 +203,40 @@ class RingMade(msgspec.Struct, frozen=True, kw_only=True):
     has_trigger: bool = False
 
 
-class Attach(msgspec.Struct, frozen=True, kw_only=True):
+class Disarmed(_Tagged, frozen=True, kw_only=True, tag="disarmed"):
+    """No ring receives anything more: the kernel's counts are final."""
+
+
+class Attach(_Tagged, frozen=True, kw_only=True, tag="attach"):
     """An interface that has come, or come back; its ring is there when it is asked for."""
 
     number: int
     interface: LaunchInterface
 
 
-class Detach(msgspec.Struct, frozen=True, kw_only=True):
+class Detach(_Tagged, frozen=True, kw_only=True, tag="detach"):
     """An interface that the capture may not have under the name that it has by now."""
 
     index: int
 
 
-class Rotate(msgspec.Struct, frozen=True, kw_only=True):
+class Stop(_Tagged, frozen=True, kw_only=True, tag="stop"):
+    """End the capture well."""
+
+
+class Rotate(_Tagged, frozen=True, kw_only=True, tag="rotate"):
     """Go on in the next file of the ring."""
 
     number: int
 
 
-class Flush(msgspec.Struct, frozen=True, kw_only=True):
+class Flush(_Tagged, frozen=True, kw_only=True, tag="flush"):
     """Write and announce every packet that the kernel has by now."""
 
     number: int
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+class Snapshot(_Tagged, frozen=True, kw_only=True, tag="snapshot"):
     """Write what the recorder has, and what comes within so many seconds."""
 
     number: int
@@ -234,7 +247,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 NumberedOrder = Rotate | Flush | Snapshot
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class Answer(_Tagged, frozen=True, kw_only=True, tag="answer"):
     """To the order of this number: done, or why not. What was done has been announced before."""
 
     number: int
@@ -243,120 +256,29 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     file_name: str = ""
 
 
-_launch_decoder = msgspec.json.Decoder(Launch)
-_attach_decoder = msgspec.json.Decoder(Attach)
-_ring_decoder = msgspec.json.Decoder(RingMade)
-_ring_request_decoder: msgspec.json.Decoder[RingRequest] = msgspec.json.Decoder(RingRequest)
-_detach_decoder = msgspec.json.Decoder(Detach)
-_ORDERS: dict[int, type[NumberedOrder]] = {
-    _ROTATE: Rotate,
-    _FLUSH: Flush,
-    _SNAPSHOT: Snapshot,
-}
-_INDICATORS = {kind: indicator for indicator, kind in _ORDERS.items()}
-_answer_decoder = msgspec.json.Decoder(Answer)
+#: What the daemon sends to a worker, and what a worker sends beside the messages of ``capd_protocol.messages``.
+ToWorker = Launch | Attach | Detach | RingMade | Rotate | Flush | Snapshot | Stop | Disarmed
+FromWorker = Arm | LetGo | Disarm | Answer
+Control = ToWorker | FromWorker
+
+_decoder: msgspec.json.Decoder[Control] = msgspec.json.Decoder(Control)
 
 
-def encode_ring(ring: RingMade) -> bytes:
-    """Return the frame that brings a ring."""
-    return encode_frame(_RING, msgspec.json.encode(ring))
+def encode(message: Control) -> bytes:
+    """Return the frame of a message between daemon and worker."""
+    return encode_frame(_CONTROL, msgspec.json.encode(message))
 
 
-def decode_ring(frame: Frame) -> RingMade | None:
-    """Return the ring that a frame brings, or None if it says something else."""
-    return _ring_decoder.decode(frame.payload) if frame.indicator == _RING else None
-
-
-def encode_ring_request(request: RingRequest) -> bytes:
-    """Return the frame of what a worker asks for."""
-    return encode_frame(_RING_REQUEST, msgspec.json.encode(request))
-
-
-def decode_ring_request(frame: Frame) -> RingRequest | None:
-    """Return what a worker asks for in a frame, or None if it says something else.
+def decode(frame: Frame) -> Control | Message:
+    """Return the message in a frame on a control socket.
 
     Raises:
-        RemoteProtocolError: it is nothing that can be understood.
+        RemoteProtocolError: it is none.
     """
-    if frame.indicator != _RING_REQUEST:
-        return None
+    if frame.indicator != _CONTROL:
+        return messages.decode(frame)
     try:
-        return _ring_request_decoder.decode(frame.payload)
-    except ValueError as error:
-        raise RemoteProtocolError("a request for rings that is none") from error
-
-
-def encode_disarmed() -> bytes:
-    """Return the frame that says that no ring receives anything more."""
-    return encode_frame(_DISARMED, b"")
-
-
-def is_disarmed(frame: Frame) -> bool:
-    """Whether a frame says that no ring receives anything more."""
-    return frame.indicator == _DISARMED
-
-
-def encode_attach(attach: Attach) -> bytes:
-    """Return the frame that brings an interface."""
-    return encode_frame(_ATTACH, msgspec.json.encode(attach))
-
-
-def decode_attach(frame: Frame) -> Attach | None:
-    """Return the interface that a frame brings, or None if it says something else."""
-    return _attach_decoder.decode(frame.payload) if frame.indicator == _ATTACH else None
-
-
-def encode_detach(detach: Detach) -> bytes:
-    """Return the frame that takes an interface away."""
-    return encode_frame(_DETACH, msgspec.json.encode(detach))
-
-
-def decode_detach(frame: Frame) -> Detach | None:
-    """Return the interface that a frame takes away, or None if it says something else."""
-    return _detach_decoder.decode(frame.payload) if frame.indicator == _DETACH else None
-
-
-def encode_order(order: NumberedOrder) -> bytes:
-    """Return the frame of an order that is answered."""
-    return encode_frame(_INDICATORS[type(order)], msgspec.json.encode(order))
-
-
-def decode_order(frame: Frame) -> NumberedOrder | None:
-    """Return the order in a frame, or None if it says something else."""
-    kind = _ORDERS.get(frame.indicator)
-    return None if kind is None else msgspec.json.decode(frame.payload, type=kind)
-
-
-def encode_answer(answer: Answer) -> bytes:
-    """Return the frame of an answer."""
-    return encode_frame(_ANSWER, msgspec.json.encode(answer))
-
-
-def decode_answer(frame: Frame) -> Answer | None:
-    """Return the answer in a frame, or None if it says something else.
-
-    Raises:
-        RemoteProtocolError: it is no answer that can be understood.
-    """
-    if frame.indicator != _ANSWER:
-        return None
-    try:
-        return _answer_decoder.decode(frame.payload)
-    except ValueError as error:
-        raise RemoteProtocolError("an answer that is none") from error
-
-
-def encode_launch(launch: Launch) -> bytes:
-    """Return the frame that starts a worker."""
-    return encode_frame(_LAUNCH, msgspec.json.encode(launch))
-
-
-def decode_launch(frame: Frame) -> Launch:
-    """Return what the first frame on a worker's control socket asks for.
-
-    Raises:
-        ValueError: it is no launch frame.
-    """
-    if frame.indicator != _LAUNCH:
-        raise ValueError(f"expected a launch frame, got {chr(frame.indicator)!r}")
-    return _launch_decoder.decode(frame.payload)
+        return _decoder.decode(frame.payload)
+    # JSON nested too deep is a RecursionError. The reason may quote what was sent, and goes into logs: it is left out.
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError("a message on the control socket that is none") from error

@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 import trio
 
-from capd.launch import Disarm, encode_ring_request
+from capd.launch import Disarm
+from capd.launch import encode as encode_control
 from capd.linux.rights import refuse_rights
 from capd.supervisor.armed_rings import ArmedRings
 from capd.supervisor.closer import Closer
@@ -97,7 +98,7 @@ async def test_what_is_not_for_a_worker_to_say_ends_it() -> None:
 
 
 async def test_requests_for_rings_do_not_pile_up(caplog: pytest.LogCaptureFixture) -> None:
-    await heard_of(lambda _: encode_ring_request(Disarm()))
+    await heard_of(lambda _: encode_control(Disarm()))
     assert "requests for rings at once" in caplog.text
 
 

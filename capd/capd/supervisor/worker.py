@@ -15,21 +15,19 @@ from capd.launch import (
     Answer,
     Arm,
     Attach,
+    Control,
     Detach,
     Disarm,
+    Disarmed,
     Launch,
     LaunchInterface,
     LetGo,
     NumberedOrder,
     RingRequest,
-    decode_answer,
-    decode_ring_request,
-    encode_attach,
-    encode_detach,
-    encode_disarmed,
-    encode_launch,
-    encode_order,
-    encode_ring,
+    Stop,
+    ToWorker,
+    decode,
+    encode,
 )
 from capd.pacing.threads import no_thread_as_oserror
 from capd.policy.peer import person
@@ -58,10 +56,7 @@ from capd_protocol.messages import (
     PacketCount,
     Recording,
     SnapshotFailed,
-    StopCapture,
     Triggered,
-    decode,
-    encode,
 )
 
 _log = logging.getLogger(__name__)
@@ -137,7 +132,7 @@ class Worker:
         # It may end without reading. What it said before, if anything, or its exit status tells why.
         with contextlib.suppress(trio.BrokenResourceError):
             try:
-                await self._send(control, encode_launch(self._launch), self._handover.descriptors)
+                await self._send(control, self._launch, self._handover.descriptors)
                 await self._handover.sent()
             except OSError as error:
                 self._failure = error
@@ -156,24 +151,24 @@ class Worker:
                         scope.cancel()
                         return
                     for outcome in outcomes:
-                        await self._send(control, encode_ring(outcome.made), outcome.descriptors)
+                        await self._send(control, outcome.made, outcome.descriptors)
                     await self._rings.drop_rest()
                 case LetGo(number=number):
                     await self._rings.let_go(number)
                 case Disarm():
                     await self._rings.disarm_all()
-                    await self._send(control, encode_disarmed(), ())
+                    await self._send(control, Disarmed(), ())
         self._ring_requests -= 1
 
     async def attach(self, interface: LaunchInterface) -> None:
         """Give the worker an interface more; it asks for the ring when it wants it."""
         number = self._rings.add(interface)
-        await self._tell(encode_attach(Attach(number=number, interface=interface)))
+        await self._tell(Attach(number=number, interface=interface))
 
     async def detach(self, index: int) -> None:
         """Take an interface away from the worker: whether it listens or not, it gets nothing more from there."""
         await self._rings.disarm(index)
-        await self._tell(encode_detach(Detach(index=index)))
+        await self._tell(Detach(index=index))
 
     async def disarm(self) -> None:
         """Have the worker get nothing more, whether it listens or not."""
@@ -181,25 +176,25 @@ class Worker:
 
     async def order(self, order: NumberedOrder) -> None:
         """Have the worker do what it answers with an ``Answer``."""
-        await self._tell(encode_order(order))
+        await self._tell(order)
 
     async def stop(self) -> None:
         """Tell the worker to end the capture well. Its last messages come as the others did."""
         await self._is_launched.wait()
-        await self._tell(encode(StopCapture()))
+        await self._tell(Stop())
 
-    async def _tell(self, frame: bytes) -> None:
+    async def _tell(self, message: ToWorker) -> None:
         # Where the socket is closed it has ended already.
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._send(self._running_control(), frame, ())
+            await self._send(self._running_control(), message, ())
 
     def _running_control(self) -> GuardedSocket:
         if self._control is None:
             raise trio.ClosedResourceError("there is no worker yet")
         return self._control
 
-    async def _send(self, control: GuardedSocket, frame: bytes, descriptors: Sequence[int]) -> None:
-        """Send a frame, and descriptors with its first byte.
+    async def _send(self, control: GuardedSocket, message: ToWorker, descriptors: Sequence[int]) -> None:
+        """Send a message, and descriptors with its first byte.
 
         Raises:
             trio.BrokenResourceError: the worker has gone.
@@ -207,7 +202,7 @@ class Worker:
         """
         async with self._sending:
             try:
-                await control.send(frame, descriptors)
+                await control.send(encode(message), descriptors)
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise trio.BrokenResourceError from error
 
@@ -219,26 +214,24 @@ class Worker:
             while data := await control.receive(_RECEIVE_BYTES):
                 decoder.feed(data)
                 while (frame := decoder.next_frame()) is not None:
-                    request = decode_ring_request(frame)
-                    if request is not None:
+                    message = decode(frame)
+                    if isinstance(message, RingRequest):
                         self._ring_requests += 1
                         if self._ring_requests > _MAX_RING_REQUESTS:
                             raise RemoteProtocolError(f"more than {_MAX_RING_REQUESTS} requests for rings at once")
-                        nursery.start_soon(self._serve, request, control, nursery.cancel_scope)
+                        nursery.start_soon(self._serve, message, control, nursery.cancel_scope)
                     else:
-                        message = decode_answer(frame) or decode(frame)
-                        self._check(message, len(frame.payload))
-                        on_message(message)
+                        on_message(self._checked(message, len(frame.payload)))
         except ConnectionResetError:
             return
         except RemoteProtocolError as error:
             self._complain(error)
 
-    def _check(self, message: Message | Answer, size_bytes: int) -> None:
-        """Check that a worker may say this: what it says waits for clients, here.
+    def _checked(self, message: Control | Message, size_bytes: int) -> Message | Answer:
+        """Return what a worker says, if it may: it waits for clients, here.
 
         Raises:
-            RemoteProtocolError: it may not, or has said too much.
+            RemoteProtocolError: it may not say this, or has said too much.
         """
         if isinstance(message, _LAST_WORDS):
             self._last_words_bytes += size_bytes + _MESSAGE_BYTES
@@ -248,6 +241,7 @@ class Worker:
             raise RemoteProtocolError(f"a {type(message).__name__}, which is not for a worker to say")
         elif size_bytes > _MAX_NEWS_BYTES and not isinstance(message, Counters):
             raise RemoteProtocolError(f"a {type(message).__name__} of {size_bytes} bytes")
+        return message
 
     def _complain(self, error: RemoteProtocolError) -> None:
         # It runs with a user's rights: whatever it says, it can only end its own capture.

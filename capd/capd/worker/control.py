@@ -9,25 +9,11 @@ import time
 from math import inf
 from typing import NamedTuple
 
-from capd.launch import (
-    Attach,
-    Detach,
-    Flush,
-    Launch,
-    RingMade,
-    Rotate,
-    Snapshot,
-    decode_attach,
-    decode_detach,
-    decode_launch,
-    decode_order,
-    decode_ring,
-    is_disarmed,
-)
+from capd.launch import Attach, Control, Detach, Disarmed, Flush, Launch, RingMade, Rotate, Snapshot, Stop, decode
 from capd.worker.sources.af_packet import PacketSockets
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, FrameDecoder
-from capd_protocol.messages import Failure, StopCapture, decode
+from capd_protocol.messages import Failure, Message
 
 _RECEIVE_BYTES = 65536
 _MAX_DESCRIPTORS = 64
@@ -40,14 +26,14 @@ class RingCame(NamedTuple):
     sockets: PacketSockets | Failure
 
 
-Order = StopCapture | Attach | Detach | Rotate | Flush | Snapshot | RingCame
+Order = Stop | Attach | Detach | Rotate | Flush | Snapshot | RingCame
 
 
 class DaemonGone(Exception):
     """The daemon has closed its side: what it had to say is not to come any more."""
 
 
-class Control:
+class ControlSocket:
     """Reads from the daemon."""
 
     def __init__(self, control: socket.socket) -> None:
@@ -63,8 +49,12 @@ class Control:
 
         Raises:
             DaemonGone: it has changed its mind.
+            RemoteProtocolError: it speaks another language.
         """
-        return decode_launch(self._next_frame())
+        launch = decode(self._next_frame())
+        if not isinstance(launch, Launch):
+            raise RemoteProtocolError(f"a {type(launch).__name__} before the launch")
+        return launch
 
     def read_ring(self) -> PacketSockets | Failure:
         """Wait for the next of the rings that were asked for to begin with; or why it is none.
@@ -73,11 +63,10 @@ class Control:
             DaemonGone: it has changed its mind.
         """
         while True:
-            order = self._order_of(self._next_frame())
+            order = self._order_of(decode(self._next_frame()))
             if isinstance(order, RingCame):
                 return order.sockets
-            if order is not None:
-                self._orders.append(order)
+            self._orders.append(order)
 
     def wait_disarmed(self, timeout_s: float) -> None:
         """Wait until nothing more is received; orders that come meanwhile come too late.
@@ -87,10 +76,10 @@ class Control:
         """
         deadline_s = time.monotonic() + timeout_s
         while True:
-            frame = self._next_frame(deadline_s)
-            if is_disarmed(frame):
+            message = decode(self._next_frame(deadline_s))
+            if isinstance(message, Disarmed):
                 return
-            order = self._order_of(frame)
+            order = self._order_of(message)
             if isinstance(order, RingCame) and not isinstance(order.sockets, Failure):
                 order.sockets.close()
 
@@ -130,20 +119,15 @@ class Control:
             self._receive(socket.MSG_DONTWAIT)
         orders, self._orders = self._orders, []
         while (frame := self._decoder.next_frame()) is not None:
-            order = self._order_of(frame)
-            if order is not None:
-                orders.append(order)
+            orders.append(self._order_of(decode(frame)))
         return orders
 
-    def _order_of(self, frame: Frame) -> Order | None:
-        ring = decode_ring(frame)
-        if ring is not None:
-            return RingCame(ring.number, self._take_sockets(ring))
-        order = decode_attach(frame) or decode_detach(frame) or decode_order(frame)
-        if order is not None:
-            return order
-        message = decode(frame)
-        return message if isinstance(message, StopCapture) else None
+    def _order_of(self, message: Control | Message) -> Order:
+        if isinstance(message, RingMade):
+            return RingCame(message.number, self._take_sockets(message))
+        if not isinstance(message, Stop | Attach | Detach | Rotate | Flush | Snapshot):
+            raise RemoteProtocolError(f"a {type(message).__name__}, which is not for the daemon to say now")
+        return message
 
     def _take_sockets(self, made: RingMade) -> PacketSockets | Failure:
         if made.failure is not None:

@@ -13,7 +13,7 @@ import time
 
 from capd.filters.compiler import CaptureFailed
 from capd.launch import DirectoryComes
-from capd.worker.control import Control, DaemonGone
+from capd.worker.control import ControlSocket, DaemonGone
 from capd_protocol.messages import Failure, FailureCode
 
 #: SCM_MAX_FD (net/scm.h): all that one message can bring.
@@ -23,7 +23,7 @@ _PATIENCE_S = 10.0
 _ONLY_NAMES_A_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
 
-def take_directory(channel: socket.socket, comes: DirectoryComes, control: Control) -> int:
+def take_directory(channel: socket.socket, comes: DirectoryComes, control: ControlSocket) -> int:
     """Wait for the directory, and return its descriptor.
 
     It only names the directory (O_PATH | O_DIRECTORY): looking at it waits for nobody. Nothing more is taken from the
@@ -62,7 +62,7 @@ def keep_directory(directory_fd: int, envelope: socket.socket) -> None:
         socket.send_fds(envelope, [b"d"], [directory_fd])
 
 
-def _wait(channel: socket.socket, control: Control) -> None:
+def _wait(channel: socket.socket, control: ControlSocket) -> None:
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(control.socket, select.POLLRDHUP)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from capd.filters.compiler import CaptureFailed
-from capd.launch import Answer, Arm, Attach, Detach, Disarm, Flush, Launch, LetGo, Rotate, Snapshot
+from capd.launch import Answer, Arm, Attach, Detach, Disarm, Flush, Launch, LetGo, Rotate, Snapshot, Stop
 from capd.linux.packet_ring import retire_ms
-from capd.worker.control import Control, DaemonGone, RingCame
+from capd.worker.control import ControlSocket, DaemonGone, RingCame
 from capd.worker.output.recycling import Openers
 from capd.worker.output.report import Report
 from capd.worker.output.rotation import is_full, room_for
@@ -35,7 +35,6 @@ from capd_protocol.messages import (
     EndReason,
     Failure,
     FailureCode,
-    StopCapture,
 )
 
 #: The kernel ends a worker that has not come round its loop for so long: stuck in libpcap, say. Chosen: longer
@@ -72,7 +71,7 @@ class Capture:
         maker: SourceMaker,
         files: Output,
         report: Report,
-        control: Control,
+        control: ControlSocket,
         openers: Openers,
     ) -> None:
         """The rings are armed, the first file is open. Interfaces that come later are added to ``sources``."""
@@ -209,7 +208,7 @@ class Capture:
             self._end = EndReason.STOPPED  # the daemon speaks another protocol: there is nobody to work for
             return
         for order in orders:
-            if isinstance(order, StopCapture):
+            if isinstance(order, Stop):
                 self._end = EndReason.STOPPED
             elif isinstance(order, Detach):
                 self._lose(order.index)

@@ -22,7 +22,7 @@ from capd.linux import libpcap, privileges
 from capd.version import SOFTWARE
 from capd.worker.confinement.confine import Confinement
 from capd.worker.confinement.lists import CONTROL, FILES, SIGNALLED, TOLD, Role
-from capd.worker.control import Control, DaemonGone
+from capd.worker.control import ControlSocket, DaemonGone
 from capd.worker.directory import keep_directory, take_directory
 from capd.worker.heap import keep_freed_memory
 from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
@@ -109,7 +109,7 @@ def _compile(launch: Launch, maker: SourceMaker) -> list[Plan | CaptureFailed]:
 
 
 def _make_sources(
-    plans: list[Plan | CaptureFailed], maker: SourceMaker, control: Control
+    plans: list[Plan | CaptureFailed], maker: SourceMaker, control: ControlSocket
 ) -> tuple[list[Source], list[tuple[str, str]]]:
     """Return the sources, whose rings were asked for, and which interfaces are left out, with the reason.
 
@@ -149,7 +149,9 @@ class _Held(NamedTuple):
     snapshot_thread: SnapshotThread | None
 
 
-def _take_directory(launch: Launch, control: Control, channel: socket.socket, envelope: socket.socket | None) -> int:
+def _take_directory(
+    launch: Launch, control: ControlSocket, channel: socket.socket, envelope: socket.socket | None
+) -> int:
     directory_fd = take_directory(channel, launch.directory_comes, control)
     if not launch.passes_files:
         channel.close()
@@ -159,7 +161,7 @@ def _take_directory(launch: Launch, control: Control, channel: socket.socket, en
 
 
 def _confine(
-    confinement: Confinement, launch: Launch, directory_fd: int, control: Control, passer: FilePasser | None
+    confinement: Confinement, launch: Launch, directory_fd: int, control: ControlSocket, passer: FilePasser | None
 ) -> _Held:
     """Be held to what the work takes.
 
@@ -188,7 +190,7 @@ def _confine(
 def _capture(
     launch: Launch,
     take_directory: Callable[[], int],
-    control: Control,
+    control: ControlSocket,
     report: Report,
     *,
     passer: FilePasser | None,
@@ -255,12 +257,12 @@ def _capture(
 
 def run(control_socket: socket.socket, confinement: Confinement) -> None:
     """Run one capture for the daemon at the other end of a socket, held to what was prepared."""
-    control = Control(control_socket)
+    control = ControlSocket(control_socket)
     with contextlib.suppress(DaemonGone):
         _run(control.read_launch(), control, confinement)
 
 
-def _run(launch: Launch, control: Control, confinement: Confinement) -> None:
+def _run(launch: Launch, control: ControlSocket, confinement: Confinement) -> None:
     privileges.name_process("capd-worker")
     signal.alarm(WATCHDOG_S)
     time.tzset()  # the system's time zone, which is in the names of files, may be another one by now

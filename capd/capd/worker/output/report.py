@@ -8,7 +8,8 @@ worker waits.
 
 import socket
 
-from capd.launch import Answer, RingRequest, encode_answer, encode_ring_request
+from capd import launch
+from capd.launch import Answer, RingRequest
 from capd.worker.output.passing import FilePasser
 from capd.worker.output.savefile import SaveFile
 from capd_protocol.messages import (
@@ -110,12 +111,12 @@ class Report:
 
     def answer(self, answer: Answer) -> None:
         """Answer an order, after what it has led to; at once, since it is waited for."""
-        self._send(encode_answer(answer))
+        self._send(launch.encode(answer))
         self.flush()
 
     def ask(self, request: RingRequest) -> None:
         """Ask for something of the rings; it is sent at once, and filters may be long."""
-        self._send(encode_ring_request(request))
+        self._send(launch.encode(request))
         self.flush_all()
 
     def failed(self, failure: Failure) -> None:
