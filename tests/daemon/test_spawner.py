@@ -224,7 +224,7 @@ def test_one_that_hangs_is_replaced_and_the_capture_refused(where: Path, veth: t
 
 
 def test_one_that_hangs_keeps_no_client_that_leaves(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
-    with running_daemon(where, prefix=_with_limits(FORK_TIMEOUT_S=1)) as daemon:
+    with running_daemon(where, prefix=_with_limits(FORK_TIMEOUT_S=5)) as daemon:
         with leaving_nothing(daemon, veth[1], directory=user_dir), opened(user_dir) as directory:
             spawner = daemon.spawner()
             os.kill(spawner, signal.SIGSTOP)

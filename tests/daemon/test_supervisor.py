@@ -9,7 +9,7 @@ import trio
 
 from capd.launch import Disarm
 from capd.launch import encode as encode_control
-from capd.linux.rights import refuse_rights
+from capd.linux.descriptors import refuse_rights
 from capd.supervisor.armed_rings import ArmedRings
 from capd.supervisor.closer import Closer
 from capd.supervisor.handover import Envelope, FromEnvelope

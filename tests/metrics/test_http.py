@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from capd import limits
-from capd.linux.rights import refuse_rights
+from capd.linux.descriptors import refuse_rights
 from capd.metrics.http import Page, serve
 from capd.supervisor.closer import Closer
 

@@ -83,11 +83,11 @@ def beginning_worker(daemon: Daemon) -> int:
 _WITH_LIMITS = """
 import sys
 from capd import limits
-from capd.linux import rights
+from capd.linux import descriptors
 from capd.__main__ import main
 if "older" in sys.argv[2]:
-    assert rights._SO_PASSRIGHTS == 83
-    rights._SO_PASSRIGHTS = 10_083
+    assert descriptors._SO_PASSRIGHTS == 83
+    descriptors._SO_PASSRIGHTS = 10_083
 for pair in filter(None, sys.argv[1].split(",")):
     name, _, value = pair.partition("=")
     assert hasattr(limits, name), name

@@ -3,13 +3,12 @@
 Layouts and options: packet(7), linux/if_packet.h, Documentation/networking/packet_mmap.rst.
 """
 
-import ctypes
 import errno
-import os
 import socket
 import struct
 from typing import NamedTuple
 
+from capd.linux import libc
 from capd.linux.packet_socket import SOL_PACKET
 from capd_protocol.messages import Failure, FailureCode
 
@@ -36,8 +35,6 @@ BLOCK_OVERHEAD_BYTES = 512
 #: How long a worker may be kept waiting before packets are lost, however few they are. Chosen: longer than a busy
 #: machine does so.
 _PATIENCE_MS = 900
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 #: What the kernel says of an interface that has changed since the daemon looked, or of itself; all else is unsupported.
 _CODES = {
@@ -120,12 +117,13 @@ def _try(packet_socket: socket.socket, memory: RingMemory, retire_ms: int) -> bo
     frames = memory.blocks * (memory.block_bytes // _FRAME_SIZE_BYTES)
     request = struct.pack("=7I", *memory, _FRAME_SIZE_BYTES, frames, retire_ms, 0, 0)
     # Python's own setsockopt keeps other threads waiting meanwhile.
-    if _libc.setsockopt(packet_socket.fileno(), SOL_PACKET, _PACKET_RX_RING, request, len(request)) == 0:
-        return True
-    error = ctypes.get_errno()
-    if error == errno.ENOMEM:
-        return False
-    raise OSError(error, os.strerror(error))
+    try:
+        libc.call("setsockopt", packet_socket.fileno(), SOL_PACKET, _PACKET_RX_RING, request, len(request))
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            return False
+        raise
+    return True
 
 
 def kernel_failure(error: OSError | RingError, interface: str) -> Failure:

@@ -5,6 +5,8 @@ import os
 import socket
 import struct
 
+from capd.linux import libc
+
 #: The level of packet sockets' options (linux/socket.h); Python has no name for it.
 SOL_PACKET = 263
 #: A protocol number that no frame carries: IANA keeps it reserved, and the kernel uses it for nothing. A packet socket
@@ -21,8 +23,6 @@ _PACKET_ADD_MEMBERSHIP = 1
 _PACKET_MR_PROMISC = 1
 _SO_ATTACH_FILTER = 26
 _SO_LOCK_FILTER = 44
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_packet_socket(*, cooked: bool) -> socket.socket:
@@ -48,9 +48,7 @@ def bind(descriptor: int, protocol: int, interface_index: int) -> None:
         OSError: ENODEV, if there is no such interface any more.
     """
     address = _ADDRESS.pack(socket.AF_PACKET, socket.htons(protocol), interface_index, 0, 0, 0, b"")
-    if _libc.bind(descriptor, address, len(address)) < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+    libc.call("bind", descriptor, address, len(address))
 
 
 def set_promiscuous(packet_socket: socket.socket, interface_index: int) -> None:

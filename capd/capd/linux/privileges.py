@@ -11,6 +11,8 @@ import os
 from collections.abc import Collection, Generator, Sequence
 from typing import NamedTuple
 
+from capd.linux import libc
+
 
 class Capability(enum.IntEnum):
     """The capabilities that capd ever uses (linux/capability.h)."""
@@ -39,8 +41,6 @@ _PR_GET_DUMPABLE = 3
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 class _Header(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
@@ -63,11 +63,7 @@ class CapabilitySets(NamedTuple):
 
 
 def _call(name: str, *arguments: object) -> int:
-    result: int = getattr(_libc, name)(*arguments)
-    if result < 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, f"{name}: {os.strerror(errno)}")
-    return result
+    return libc.call(name, *arguments, what=name)
 
 
 def _prctl(option: int, second: int = 0) -> int:
@@ -76,7 +72,7 @@ def _prctl(option: int, second: int = 0) -> int:
 
 def name_process(name: str) -> None:
     """Give this process a name of up to 15 bytes, for ``ps`` and the like."""
-    _libc.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
+    libc.call("prctl", _PR_SET_NAME, ctypes.c_char_p(name.encode()))
 
 
 def adopt_orphans() -> None:

@@ -2,11 +2,12 @@
 
 import ctypes
 import errno
-import os
 import socket
 import struct
 from dataclasses import dataclass
 from functools import cached_property
+
+from capd.linux import libc
 
 _SO_PEERGROUPS = 59
 #: (uid_t) -1, which no user has (chown(2)): where the kernel does not tell, or nobody asks.
@@ -15,8 +16,6 @@ NOBODY = 2**32 - 1
 SUBORDINATES_OF_ROOT = -1
 #: For whom it counts what comes from the containers' socket: one person, since a container has as many ids as it likes.
 CONTAINERS = -2
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -85,21 +84,22 @@ def group_count(connection: socket.socket) -> int:
         OSError: the kernel does not tell.
     """
     size = ctypes.c_uint32(0)
-    if _get_groups(connection, None, size) < 0 and (error := ctypes.get_errno()) != errno.ERANGE:
-        raise OSError(error, os.strerror(error))
+    try:
+        _get_groups(connection, None, size)
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            raise
     return size.value // 4
 
 
 def _groups(connection: socket.socket) -> tuple[int, ...]:
     buffer = (ctypes.c_uint32 * group_count(connection))()  # it is what it had when it connected: nothing changes it
     size = ctypes.c_uint32(ctypes.sizeof(buffer))
-    if _get_groups(connection, buffer, size) < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+    _get_groups(connection, buffer, size)
     return tuple(buffer)
 
 
-def _get_groups(connection: socket.socket, buffer: ctypes.Array[ctypes.c_uint32] | None, size: ctypes.c_uint32) -> int:
+def _get_groups(connection: socket.socket, buffer: ctypes.Array[ctypes.c_uint32] | None, size: ctypes.c_uint32) -> None:
     # Through libc: Python's getsockopt takes at most 1024 bytes, which are 256 groups.
-    status: int = _libc.getsockopt(connection.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(size))
-    return status
+    descriptor, level = connection.fileno(), socket.SOL_SOCKET
+    libc.call("getsockopt", descriptor, level, _SO_PEERGROUPS, buffer, ctypes.byref(size))

@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from capd.errors import StartError
-from capd.linux.rights import refuse_rights
+from capd.linux.descriptors import refuse_rights
 from capd.service import systemd
 from capd.service.systemd import Inherited
 

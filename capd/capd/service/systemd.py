@@ -1,6 +1,5 @@
 """What passes between a service manager and the daemon: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3)."""
 
-import array
 import contextlib
 import logging
 import os
@@ -10,6 +9,8 @@ from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequen
 from typing import NamedTuple
 
 import trio
+
+from capd.linux.descriptors import rights
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +48,9 @@ def _send(state: str, descriptors: Sequence[int] = ()) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as notifier:
         # A leading @ means the abstract namespace.
-        notifier.sendmsg([state.encode()], rights, 0, "\0" + address[1:] if address[0] == "@" else address)
+        notifier.sendmsg([state.encode()], rights(descriptors), 0, "\0" + address[1:] if address[0] == "@" else address)
 
 
 @contextlib.contextmanager

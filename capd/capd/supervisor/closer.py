@@ -6,11 +6,9 @@ killed: all that it holds is closed with it, and nothing lingers for a process t
 net/ipv4/af_inet.c).
 """
 
-import array
 import contextlib
 import logging
 import os
-import socket
 from collections import Counter, deque
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ import trio
 
 from capd import limits
 from capd.launch import CLOSE, HOLD
+from capd.linux.descriptors import rights
 from capd.supervisor.spawner import Spawner, WorkerProcess
 
 _log = logging.getLogger(__name__)
@@ -114,9 +113,8 @@ class Closer:
 
     async def _pass_some(self, channel: trio.socket.SocketType, passed: deque[list[_Held]]) -> bool:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _AT_ONCE))]
-        rights = array.array("i", [each.descriptor for each in batch])
         try:
-            await channel.sendmsg([HOLD], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            await channel.sendmsg([HOLD], rights([each.descriptor for each in batch]))
         except BaseException as error:
             self._waiting.extendleft(reversed(batch))
             if not isinstance(error, OSError):

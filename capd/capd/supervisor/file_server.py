@@ -1,9 +1,7 @@
 """The process that passes a capture's files to those who are attached to it: there is one as long as somebody is."""
 
-import array
 import contextlib
 import os
-import socket
 
 import msgspec
 import trio
@@ -11,6 +9,7 @@ import trio
 from capd import limits
 from capd.errors import RequestRefused, no_room
 from capd.launch import NO_FILE, ServeLaunch
+from capd.linux.descriptors import rights
 from capd.policy.peer import Peer
 from capd.supervisor.closer import Closer
 from capd.supervisor.guarded import GuardedSocket
@@ -114,5 +113,4 @@ class FileServer:
 async def _pass(control: GuardedSocket, data: bytes, descriptor: int) -> None:
     """Send a message with a descriptor: whole, as such sockets do."""
     with contextlib.suppress(BrokenPipeError):  # that shows when the answer is waited for
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
-        await control.socket.sendmsg([data], [rights])
+        await control.socket.sendmsg([data], rights([descriptor]))

@@ -5,14 +5,13 @@ taken down with it, a server of FUSE. And a socket that is closed closes what li
 that has a descriptor with it; and where some may lie unread, the socket is closed by another process (``closer``).
 """
 
-import array
 import contextlib
 import socket
 from collections.abc import Sequence
 
 import trio
 
-from capd.linux.rights import may_hold_rights, refuse_rights
+from capd.linux.descriptors import may_hold_rights, refuse_rights, rights
 from capd.supervisor.closer import Closer
 from capd_protocol.errors import RemoteProtocolError
 
@@ -52,8 +51,7 @@ class GuardedSocket:
             raise trio.ClosedResourceError("the socket is closed")
         view = memoryview(data)
         if descriptors:
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
-            view = view[await self.socket.sendmsg([view], [rights]) :]
+            view = view[await self.socket.sendmsg([view], rights(descriptors)) :]
         while view:
             view = view[await self.socket.send(view) :]
 

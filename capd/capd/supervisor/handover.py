@@ -7,14 +7,13 @@ A directory that is needed again, by a worker that goes on with a ring, lies unr
 look into it (MSG_PEEK) and leave what is there.
 """
 
-import array
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, Self
 
 from capd.errors import no_room
 from capd.launch import DirectoryComes
-from capd.linux.rights import may_hold_rights, refuse_rights
+from capd.linux.descriptors import may_hold_rights, refuse_rights, rights
 from capd.supervisor.closer import Closer
 
 #: Of the kernel's memory for files that a client has not taken. Chosen: about a dozen. Each keeps its place on the
@@ -68,7 +67,7 @@ class Envelope:
         """
         unread, written = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with written:
-            written.sendmsg([b"d"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [directory_fd]))])
+            written.sendmsg([b"d"], rights([directory_fd]))
         return cls(unread)
 
     def fileno(self) -> int:

@@ -1,6 +1,5 @@
 """The daemon's side of the process that forks workers (``capd.worker``), and of the workers that it forks."""
 
-import array
 import contextlib
 import errno
 import logging
@@ -13,8 +12,8 @@ import trio
 
 from capd import limits
 from capd.launch import HELLO, Job
+from capd.linux.descriptors import refuse_rights, rights
 from capd.linux.privileges import adopt_orphans
-from capd.linux.rights import refuse_rights
 from capd.pacing.threads import no_thread_as_oserror
 from capd.service.processes import command, environment
 
@@ -226,9 +225,8 @@ class Spawner:
         said = b""
         # Once asked for, a worker is waited for, so that none is without an owner. It takes milliseconds.
         with trio.CancelScope(shield=True), trio.move_on_after(limits.FORK_TIMEOUT_S) as timeout:
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))
             try:
-                await requests.sendmsg([job], [rights])
+                await requests.sendmsg([job], rights([theirs.fileno()]))
             except trio.ClosedResourceError as error:  # it has ended meanwhile
                 raise ConnectionError(errno.ECONNRESET, "the process that starts captures has ended") from error
             theirs.close()

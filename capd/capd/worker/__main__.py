@@ -21,6 +21,7 @@ from typing import NoReturn
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from capd.launch import HELLO, Job
+from capd.linux.descriptors import receive
 from capd.linux.privileges import name_process
 from capd.printable import escape_uncaught, print_traceback
 from capd.worker import start
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def _receive(requests: socket.socket) -> tuple[bytes, socket.socket] | None:
-    data, descriptors, _, _ = socket.recv_fds(requests, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    data, descriptors = receive(requests, 1, 1)
     return (data, socket.socket(fileno=descriptors[0])) if data else None
 
 

@@ -1,6 +1,5 @@
 """The worker's ear: what the daemon says on the control socket, with the descriptors that come along."""
 
-import array
 import contextlib
 import os
 import select
@@ -10,6 +9,7 @@ from math import inf
 from typing import NamedTuple
 
 from capd.launch import Attach, Control, Detach, Disarmed, Flush, Launch, RingMade, Rotate, Snapshot, Stop, decode
+from capd.linux.descriptors import receive
 from capd.worker.sources.af_packet import PacketSockets
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, FrameDecoder
@@ -98,14 +98,10 @@ class ControlSocket:
 
     def _receive(self, flags: int) -> None:
         try:
-            data, ancillary, _, _ = self.socket.recvmsg(
-                _RECEIVE_BYTES, socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS), flags | socket.MSG_CMSG_CLOEXEC
-            )
+            data, descriptors = receive(self.socket, _RECEIVE_BYTES, _MAX_DESCRIPTORS, flags)
         except ConnectionResetError:
-            data, ancillary = b"", []
-        for level, kind, payload in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                self._descriptors += array.array("i", payload)
+            data, descriptors = b"", []
+        self._descriptors += descriptors
         self.is_over = not data
         self._decoder.feed(data)
 

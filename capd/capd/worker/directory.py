@@ -3,7 +3,6 @@
 Whatever else a client sends there is closed here, by a process that is the user's own.
 """
 
-import array
 import contextlib
 import fcntl
 import os
@@ -13,6 +12,7 @@ import time
 
 from capd.filters.compiler import CaptureFailed
 from capd.launch import DirectoryComes
+from capd.linux.descriptors import receive
 from capd.worker.control import ControlSocket, DaemonGone
 from capd_protocol.messages import Failure, FailureCode
 
@@ -80,12 +80,7 @@ def _wait(channel: socket.socket, control: ControlSocket) -> None:
 
 def _receive(channel: socket.socket, flags: int = 0) -> list[int]:
     """Return the descriptors of the next message; none where there is no further one."""
-    space = socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS)
-    _, ancillary, _, _ = channel.recvmsg(1, space, flags | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-    descriptors: list[int] = []
-    for level, kind, payload in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptors += array.array("i", payload[: len(payload) - len(payload) % 4])
+    _, descriptors = receive(channel, 1, _MAX_DESCRIPTORS, flags | socket.MSG_DONTWAIT)
     return descriptors
 
 

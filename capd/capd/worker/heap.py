@@ -1,6 +1,6 @@
 """What malloc does with memory that is freed."""
 
-import ctypes
+from capd.linux import libc
 
 # malloc.h
 _M_TRIM_THRESHOLD = -1
@@ -15,7 +15,6 @@ def keep_freed_memory() -> None:
     Each block's arrays are freed with it. By glibc's defaults those of 128 KiB and more were mapped anew for each
     block, and the kernel's clearing of their pages took a quarter of the worker's time at 64 B.
     """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # another C library has its own ways
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    if libc.has("mallopt"):  # another C library has its own ways
+        libc.call("mallopt", _M_MMAP_THRESHOLD, _KEPT_BYTES)
+        libc.call("mallopt", _M_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -11,6 +11,8 @@ import os
 import struct
 from collections.abc import Iterable
 
+from capd.linux import libc
+
 # Their numbers are the same everywhere (include/uapi/asm-generic/unistd.h).
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _ASK_VERSION = 1
@@ -28,15 +30,9 @@ _NETWORK = 0b11
 _SCOPES = 0b11
 _WRITING = _WRITE_FILE | _READ_FILE | _READ_DIRECTORY | _REMOVE_FILE | _MAKE_FILE | _TRUNCATE
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def _call(number: int, *arguments: object) -> int:
-    result: int = _libc.syscall(ctypes.c_long(number), *arguments)
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"landlock: {os.strerror(error)}")
-    return result
+    return libc.call("syscall", ctypes.c_long(number), *arguments, what="landlock")
 
 
 def version() -> int:

@@ -10,14 +10,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from capd.linux import libc
 from capd.worker.confinement.system_calls import ARCHITECTURES, Architecture, name_of
 
 # linux/prctl.h, linux/seccomp.h. By prctl(2): services are often kept from seccomp(2), which can no more that we want.
 _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
 _INSTRUCTION_BYTES = 8
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def architecture() -> Architecture | None:
@@ -36,9 +35,7 @@ def install(program: bytes) -> None:
     """
     code = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("@HP", len(program) // _INSTRUCTION_BYTES, ctypes.addressof(code))
-    if _libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), fprog) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"seccomp: {os.strerror(error)}")
+    libc.call("prctl", _PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), fprog, what="seccomp")
 
 
 # Telling of refused calls -------------------------------------------------------------------------------------------
@@ -95,6 +92,4 @@ def end_at_refused_calls() -> None:
         OSError: it could not be done.
     """
     action = _SignalAction(handler=_tell_callback, flags=_SA_SIGINFO)
-    if _libc.sigaction(signal.SIGSYS, ctypes.byref(action), None) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"sigaction: {os.strerror(error)}")
+    libc.call("sigaction", signal.SIGSYS, ctypes.byref(action), None, what="sigaction")

@@ -1,12 +1,12 @@
 """Closes descriptors that the daemon passes: a process without any privilege, which may be killed at any time."""
 
-import array
 import contextlib
 import os
 import socket
 
 from capd.launch import CLOSE
 from capd.linux import privileges
+from capd.linux.descriptors import receive
 from capd.worker.confinement.confine import Confinement
 
 #: SCM_MAX_FD (net/scm.h).
@@ -27,10 +27,8 @@ def run(channel: socket.socket, _confinement: Confinement) -> None:
 def _close_all(channel: socket.socket) -> None:
     held: list[int] = []
     while True:
-        said, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC)
-        for level, kind, payload in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                held += array.array("i", payload[: len(payload) - len(payload) % 4])
+        said, descriptors = receive(channel, 1, _MAX_DESCRIPTORS)
+        held += descriptors
         if not said:
             return
         if said == CLOSE:

@@ -13,6 +13,7 @@ import msgspec
 
 from capd.launch import NO_FILE, ServeLaunch
 from capd.linux import privileges
+from capd.linux.descriptors import receive
 from capd.worker.confinement.confine import Confinement
 from capd.worker.directory import take_kept
 from capd.worker.helpers.readers import Readers
@@ -22,7 +23,7 @@ _LONGEST_LAUNCH_BYTES = 512 * 1024
 
 def run(control: socket.socket, confinement: Confinement) -> None:
     """Serve readers until the daemon closes its side of a socket (SOCK_SEQPACKET)."""
-    data, descriptors, _, _ = socket.recv_fds(control, _LONGEST_LAUNCH_BYTES, 1)
+    data, descriptors = receive(control, _LONGEST_LAUNCH_BYTES, 1)
     if not data:
         return
     launch = msgspec.json.decode(data, type=ServeLaunch)
@@ -50,7 +51,7 @@ def _serve(control: socket.socket, directory_fd: int, file_name: str) -> None:
 def _add_reader(control: socket.socket, readers: Readers) -> bool:
     """Take on the next reader; return whether the daemon is still there."""
     try:
-        name, descriptors, _, _ = socket.recv_fds(control, 255, 1)
+        name, descriptors = receive(control, 255, 1)
         if not name:
             return False
         is_served = readers.add(socket.socket(fileno=descriptors[0]), "" if name == NO_FILE else os.fsdecode(name))

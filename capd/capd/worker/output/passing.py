@@ -9,7 +9,6 @@ collection of garbage, which may come to run in any thread.
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -17,12 +16,11 @@ import threading
 import traceback
 from collections.abc import Callable
 
+from capd.linux import libc
 from capd.worker.output.savefile import SaveFile
 
 #: linux/sched.h.
 _CLONE_FILES = 0x00000400
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class FilePasser:
@@ -65,7 +63,9 @@ class FilePasser:
             # Signals are noted on a descriptor that the thread will not have.
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
             # A sandbox around us may refuse it. Then the thread shares the descriptors of the others.
-            self._is_apart = _libc.unshare(_CLONE_FILES) == 0
+            with contextlib.suppress(OSError):
+                libc.call("unshare", _CLONE_FILES)
+                self._is_apart = True
             if self._is_apart:
                 _close_all_but(directory_fd, self._files.fileno())
             confine(self._files.fileno())

@@ -9,7 +9,6 @@ Whoever has opened a file must never see it change, and whoever opens one must f
 """
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import signal
@@ -17,6 +16,7 @@ import socket
 import stat
 import struct
 
+from capd.linux import libc
 from capd.worker.output.savefile import KeptFile, SaveFile, WriteError, file_mode
 from capd.worker.packets.arrays import U64
 
@@ -28,8 +28,6 @@ _LEFT_TRAILER = struct.Struct("=I")
 _SMALLEST_LEFT_BYTES = _LEFT_HEADER.size + _LEFT_TRAILER.size
 #: Readers take no larger blocks than 16 MiB (libpcap, Wireshark): what is left is divided at multiples of half of it.
 _DIVISION_BYTES = 8 * 1024 * 1024
-
-_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 def reuse(old: KeptFile, name: str, *, group_access: bool) -> SaveFile | None:
@@ -59,10 +57,12 @@ def _is_reusable(status: os.stat_result, mode: int) -> bool:
 
 def _rename(old: KeptFile, name: str) -> bool:
     """Rename a file, unless there is one of the new name."""
-    if _renameat2 is None:
-        return False
     before, after = os.fsencode(old.name), os.fsencode(name)
-    return bool(_renameat2(old.directory_fd, before, old.directory_fd, after, _RENAME_NOREPLACE) == 0)
+    # glibc has it from 2.28 on. With an older one, or on a file system that cannot, no file is written over.
+    with contextlib.suppress(OSError, AttributeError):
+        libc.call("renameat2", old.directory_fd, before, old.directory_fd, after, _RENAME_NOREPLACE)
+        return True
+    return False
 
 
 class ReusedFile(SaveFile):

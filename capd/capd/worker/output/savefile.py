@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from capd.linux import libc
 from capd.printable import quoted
 from capd.worker.packets.arrays import U64
 from capd_protocol.formats.ring_index import number_of, ring_file_name
@@ -26,11 +27,11 @@ _VECTORS_AT_ONCE = 1024
 #: struct iovec: address and size.
 _VECTOR_BYTES = 16
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_pwritev = _libc.pwritev
+# Called without the way round an exception: part of what is written may be on disk.
+_pwritev = libc.library.pwritev
 _pwritev.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)
 _pwritev.restype = ctypes.c_ssize_t
-_pwrite = _libc.pwrite
+_pwrite = libc.library.pwrite
 _pwrite.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64)
 _pwrite.restype = ctypes.c_ssize_t
 
