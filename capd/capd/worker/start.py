@@ -25,16 +25,18 @@ from capd.worker.confinement.lists import CONTROL, FILES, SIGNALLED, TOLD, Role
 from capd.worker.control import ControlSocket, DaemonGone
 from capd.worker.directory import keep_directory, take_directory
 from capd.worker.heap import keep_freed_memory
-from capd.worker.loop import WATCHDOG_S, Capture, statistics_blocks
+from capd.worker.loop import WATCHDOG_S, CaptureLoop
 from capd.worker.oom import be_killed_first
-from capd.worker.output.files import CaptureFiles
+from capd.worker.output.file_sink import FileSink
 from capd.worker.output.first_file import open_files
 from capd.worker.output.passing import FilePasser
 from capd.worker.output.recycling import Openers
 from capd.worker.output.report import Report
-from capd.worker.recorder.recorder import RecorderOutput
+from capd.worker.output.sink import Sink
+from capd.worker.recorder.recorder import FlightRecorder
 from capd.worker.recorder.snapshot import SnapshotThread
-from capd.worker.sources.af_packet import Plan, Source, SourceMaker
+from capd.worker.sources.af_packet import Plan, RingSource, SourceMaker
+from capd.worker.sources.source import drops_by_name, statistics_blocks
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.linktypes import dlt_to_linktype
 from capd_protocol.messages import Failure, FailureCode
@@ -68,7 +70,7 @@ def prepare(*, is_strict: bool) -> Confinement:
     return Confinement(is_strict=is_strict)
 
 
-def _header(launch: Launch, sources: list[Source], section: bytes) -> bytes:
+def _header(launch: Launch, sources: list[RingSource], section: bytes) -> bytes:
     if launch.file_format == "pcap":
         (source,) = sources
         snaplen_bytes = source.launch.request.snaplen_bytes
@@ -110,14 +112,14 @@ def _compile(launch: Launch, maker: SourceMaker) -> list[Plan | CaptureFailed]:
 
 def _make_sources(
     plans: list[Plan | CaptureFailed], maker: SourceMaker, control: ControlSocket
-) -> tuple[list[Source], list[tuple[str, str]]]:
+) -> tuple[list[RingSource], list[tuple[str, str]]]:
     """Return the sources, whose rings were asked for, and which interfaces are left out, with the reason.
 
     Raises:
         CaptureFailed: one that was named cannot be captured, or none of those that a pattern matched.
         DaemonGone: it does not want the capture any more.
     """
-    sources: list[Source] = []
+    sources: list[RingSource] = []
     skipped: list[tuple[str, CaptureFailed]] = []
     for plan in plans:
         if isinstance(plan, CaptureFailed):
@@ -137,8 +139,8 @@ def _make_sources(
     return sources, [(name, error.failure.text) for name, error in skipped]
 
 
-def _drops_total(sources: list[Source]) -> int:
-    return sum(source.statistics().drops_total for source in sources)
+def _drops_total(sources: list[RingSource]) -> int:
+    return sum(drops_by_name(sources).values())
 
 
 class _Held(NamedTuple):
@@ -220,12 +222,12 @@ def _capture(
     section = pcapng.section_header(hardware=_cpu_name(), operating_system=_operating_system(), application=SOFTWARE)
     header = partial(_header, launch, sources, section)
     statistics = partial(statistics_blocks, sources, start_ns) if launch.file_format == "pcapng" else bytes
-    files: CaptureFiles | RecorderOutput
+    sink: Sink
     if launch.recorder is None or held.snapshot_thread is None:
         files = open_files(launch, directory_fd, report, header=header, statistics=statistics)
+        sink = FileSink(files, launch, report, held.openers, drops=partial(drops_by_name, sources))
     else:
-        drops_total = partial(_drops_total, sources)
-        files = RecorderOutput(
+        sink = FlightRecorder(
             launch,
             launch.recorder,
             directory_fd,
@@ -233,26 +235,17 @@ def _capture(
             held.snapshot_thread,
             header=header,
             statistics=statistics,
-            drops_total=drops_total,
+            drops_total=partial(_drops_total, sources),
         )
     for name, text in skipped:
         report.interface_skipped(name, text)
-    if control.is_gone():  # whoever asked left before hearing of it
-        if isinstance(files, CaptureFiles):
-            files.abandon()
+    if control.is_gone():  # the client left before hearing of it
+        sink.abandon()
         return
-    # 9. Capture. What is told so far goes out first: the kernel waits for grace periods when handles are closed.
+    # 9. Capture. What is announced so far goes out first: the kernel waits for grace periods when handles are closed.
     report.flush()
     maker.close_handles()
-    Capture(
-        launch=launch,
-        sources=sources,
-        maker=maker,
-        files=files,
-        report=report,
-        control=control,
-        openers=held.openers,
-    ).run()
+    CaptureLoop(launch=launch, sources=sources, maker=maker, sink=sink, report=report, control=control).run()
 
 
 def run(control_socket: socket.socket, confinement: Confinement) -> None:

@@ -1,69 +1,124 @@
-"""Where the packets of a capture go: into files, or into memory first."""
+"""Where packets go, as the capture loop sees it: into files, or into a flight recorder's memory."""
 
-from collections.abc import Mapping
-from typing import Protocol
+import enum
+import select
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
-from capd.worker.output.rotation import Fill
-from capd.worker.packets.arrays import U64
+from capd.launch import Rotate, Snapshot
 from capd.worker.packets.merge import Slice
-from capd_protocol.messages import DeletionReason
+from capd.worker.sources.source import PacketSource
+from capd_protocol.messages import EndReason, Failure
 
 
-class Output(Protocol):
-    """What the loop asks of it. What is raised is told by who does it."""
+class Ending(NamedTuple):
+    """Why a sink takes no more packets, which ends the capture."""
+
+    reason: EndReason
+    failure: Failure | None = None
+
+
+class SinkFailed(Exception):
+    """A sink takes no more packets."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.reason)
+        self.ending = ending
+
+
+class Change(enum.Enum):
+    """What has happened to a source."""
+
+    #: Packets can come from now on.
+    ARMED = enum.auto()
+    #: The kernel told that its interface is down, or gone.
+    DOWN = enum.auto()
+    #: It is about to be disarmed: its interface is gone.
+    GONE = enum.auto()
+
+
+class Sink(Protocol):
+    """Takes the packets of a capture, and announces by itself what it has opened, closed, and written."""
 
     @property
-    def next_look_s(self) -> float:
-        """When ``keep_limits`` is to be called, by the monotonic clock."""
+    def deadline_s(self) -> float:
+        """When ``on_time`` is to be called at the latest, by the monotonic clock; infinite where it need not be."""
         ...
 
     @property
-    def opened_total(self) -> int:
-        """How many files were opened."""
-        ...
-
-    @property
-    def fill(self) -> Fill:
-        """How full the current file is."""
+    def size_bytes(self) -> int:
+        """Size of the current file; 0 where there is none."""
         ...
 
     @property
     def disk_bytes(self) -> int:
-        """What the files take now."""
+        """What all files of the capture take on the disk now."""
         ...
 
-    def time_left_s(self) -> float | None:
-        """Return in how many seconds the current file's time is up; None if it never will be."""
+    def begin(
+        self,
+        epoll: select.epoll,
+        urgent: select.epoll,
+        sources: Sequence[PacketSource],
+        has_written_until: Callable[[int], bool],
+        note_written: Callable[[Slice], None],
+    ) -> None:
+        """Take part in the loop.
+
+        Args:
+            epoll: for what ``on_event`` is to be called for.
+            urgent: for what of it ends a rest of the loop, too.
+            sources: all of the capture; the sequence grows.
+            has_written_until: says whether all packets until a time, by the clock that stamps them, were written.
+            note_written: is called with records that were taken, before a file that they are in is ended.
+        """
         ...
 
-    def make_room(self, size_bytes: int) -> bool:
-        """Make room for so many bytes; say whether there is."""
+    def write(self, records: Slice) -> Ending | None:
+        """Take records, at least one, in the order of their timestamps; return why no more are taken, if it is so."""
         ...
 
-    def fitting(self, sizes_bytes: U64) -> int:
-        """Return how many of these packets may be written before ``make_room`` is asked again."""
+    def describe(self, source: PacketSource, statistics_bytes: int) -> None:
+        """Take the block that declares a further interface.
+
+        Args:
+            source: of that interface.
+            statistics_bytes: what its statistics take at the end.
+
+        Raises:
+            CaptureFailed: there is no room for it: the interface is left out.
+            SinkFailed: no more packets are taken.
+        """
         ...
 
-    def keep_limits(self) -> None:
-        """Do what is due by now."""
+    def on_time(self, now_s: float) -> Ending | None:
+        """Do what is due by now; return why no more packets are taken, if it comes to that."""
         ...
 
-    def switch(self, drops_total: Mapping[str, int]) -> DeletionReason | None:
-        """Go on in the next file; return which limit stands in the way, if one does."""
+    def on_event(self, descriptor: int, event: int) -> bool:
+        """Take an event of ``epoll``, if it is about something of the sink's; return whether it is."""
         ...
 
-    def give_way(self) -> None:
-        """Let those have the current file who wait to open it."""
+    def order(self, order: Rotate | Snapshot) -> Ending | None:
+        """Carry out an order, and answer it when that is done, or say in the answer why it cannot be.
+
+        Returns:
+            Why no more packets are taken, if it comes to that; then it is not answered.
+        """
         ...
 
-    def add_block(self, block: bytes) -> None:
-        """Append a block that is no packet."""
+    def source_changed(self, source: PacketSource, change: Change) -> None:
+        """Take note of what happened to a source."""
         ...
 
-    def write(self, records: Slice) -> None:
-        """Append records, at least one."""
+    def abandon(self) -> None:
+        """Delete what was made: the capture never began."""
         ...
 
-    def close(self, drops_total: Mapping[str, int]) -> None:
-        """End what is being written, well."""
+    def close(self, drops_total: Mapping[str, int]) -> Ending | None:
+        """End what is being written, well; return what failed, if something did.
+
+        Args:
+            drops_total: packets that are in no file, since the capture began, by interface.
+        """
         ...

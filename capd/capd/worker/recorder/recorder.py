@@ -1,8 +1,9 @@
-"""A recorder: the last packets stay in memory, and are written out when somebody asks, or something happens.
+"""Flight recorder: a pre-trigger buffer in memory, written as snapshots.
 
-To the loop it is where packets go, as files are. A snapshot has what the memory holds of its window, and what comes
-until its end: what is there is given to its thread at once, what comes as soon as a segment is full. Parts that are not
-copied yet stay where they are; the memory may take twice as much for it, and then the snapshot is given up.
+A snapshot is written when it is asked for, or something happens (``triggers``). It has what the memory holds of its
+window, and what comes until its end: what is there is given to its thread at once, what comes as soon as a segment is
+full. Parts that are not copied yet stay where they are; the memory may take twice as much for it, and then the snapshot
+is given up.
 """
 
 import os
@@ -13,21 +14,20 @@ from dataclasses import dataclass
 from math import inf
 
 from capd.filters.compiler import CaptureFailed
-from capd.launch import Answer, Launch
+from capd.launch import Answer, Launch, Rotate
 from capd.launch import Snapshot as SnapshotOrder
 from capd.printable import quoted
 from capd.worker.output.report import Report
-from capd.worker.output.rotation import Fill
 from capd.worker.output.savefile import DestinationError, SaveFile, WriteError, bytes_left, create_ring_file
-from capd.worker.packets.arrays import U64
+from capd.worker.output.sink import Change, Ending
 from capd.worker.packets.merge import Slice
 from capd.worker.recorder.memory import Memory, Part
 from capd.worker.recorder.snapshot import SnapshotThread, SnapshotWriter
 from capd.worker.recorder.triggers import Trigger, Triggers
-from capd.worker.sources.af_packet import Source
+from capd.worker.sources.source import PacketSource
 from capd_protocol.formats.ring_index import number_of, ring_file_name
 from capd_protocol.messages import (
-    DeletionReason,
+    EndReason,
     Failure,
     FailureCode,
     FileClosed,
@@ -79,8 +79,8 @@ class _Snapshot:
     failure: Failure | None = None
 
 
-class RecorderOutput:
-    """The memory, and the snapshot that is being written, if one is."""
+class FlightRecorder:
+    """The memory, and the snapshot that is being written, if one is (``sink.Sink``)."""
 
     def __init__(
         self,
@@ -130,6 +130,7 @@ class RecorderOutput:
             self._left_bytes = bytes_left(directory_fd, launch.destination.file_name)
         self._triggers: Triggers | None = None
         self._has_written_until: Callable[[int], bool] = lambda _: True
+        self._note_written: Callable[[Slice], None] = lambda _: None
         #: When triggers are looked at again.
         self._listen_s = inf
         self._number = 0
@@ -138,31 +139,34 @@ class RecorderOutput:
 
     # The loop -----------------------------------------------------------------------------------------------------
 
-    def begin(self, epoll: select.epoll, sources: Sequence[Source], has_written_until: Callable[[int], bool]) -> None:
-        """Begin to look at triggers.
-
-        Args:
-            epoll: what the loop waits for.
-            sources: all interfaces; it grows.
-            has_written_until: says whether all packets until a time, by the clock that stamps them, were written.
-        """
+    def begin(
+        self,
+        epoll: select.epoll,
+        urgent: select.epoll,
+        sources: Sequence[PacketSource],
+        has_written_until: Callable[[int], bool],
+        note_written: Callable[[Slice], None],
+    ) -> None:
+        """Take part in the loop: look at triggers."""
         epoll.register(self._thread.told_fd, select.EPOLLIN)
-        self._has_written_until = has_written_until
+        self._has_written_until, self._note_written = has_written_until, note_written
         self._triggers = Triggers(self._wish, sources, epoll)
         self._triggers.listen(time.monotonic())
 
-    def listen_to(self, source: Source) -> None:
-        """Look at the trigger of an interface that was just armed."""
-        if self._triggers is not None:
-            self._triggers.add(source)
-
-    def forget(self, source: Source) -> None:
-        """Look at it no more."""
-        if self._triggers is not None:
-            self._triggers.remove(source)
+    def source_changed(self, source: PacketSource, change: Change) -> None:
+        """Look at the triggers of an interface, or no more; one that goes down may be a trigger."""
+        if self._triggers is None:
+            return
+        match change:
+            case Change.ARMED:
+                self._triggers.add(source)
+            case Change.GONE:
+                self._triggers.remove(source)
+            case Change.DOWN:
+                self._on_trigger(self._triggers.went_down(source.name))
 
     def on_event(self, descriptor: int, event: int) -> bool:
-        """Take an event, if it is about something of the recorder's; say whether it is."""
+        """Take an event of the snapshot's thread, or of a trigger."""
         if descriptor == self._thread.told_fd:
             os.eventfd_read(self._thread.told_fd)
             self._take_news()
@@ -172,56 +176,60 @@ class RecorderOutput:
         self._on_trigger(self._triggers.on_event(descriptor, event))
         return True
 
-    def went_down(self, source: Source) -> None:
-        """Take note of an interface that is down or gone."""
-        if self._triggers is not None:
-            self._on_trigger(self._triggers.went_down(source.name))
-
     @property
-    def next_look_s(self) -> float:
-        """When ``keep_limits`` is to be called, by the monotonic clock."""
+    def deadline_s(self) -> float:
+        """When triggers, or the end of a snapshot's window, are looked at."""
         deadline_s = min(self._listen_s, self._triggers.next_look_s if self._triggers is not None else inf)
         snapshot = self._snapshot
         if snapshot is not None and not snapshot.is_ending:
             deadline_s = min(deadline_s, snapshot.look_s)
         return deadline_s
 
-    def keep_limits(self) -> None:
+    def on_time(self, now_s: float) -> Ending | None:
         """Look at triggers, and end the snapshot whose window is over."""
+        if now_s < self.deadline_s:
+            return None
         self._end_if_over()
         now_s = time.monotonic()
-        if self._triggers is None:
-            return
-        if now_s >= self._listen_s:
-            self._listen_s = inf
-            self._triggers.listen(now_s)
-        self._on_trigger(self._triggers.look(now_s))
+        if self._triggers is not None:
+            if now_s >= self._listen_s:
+                self._listen_s = inf
+                self._triggers.listen(now_s)
+            self._on_trigger(self._triggers.look(now_s))
+        return None
 
     # Packets ------------------------------------------------------------------------------------------------------
 
     @property
-    def fill(self) -> Fill:
-        """How full the snapshot is that is being written."""
-        snapshot = self._snapshot
-        return Fill(0, 0) if snapshot is None else Fill(snapshot.writer.size_bytes, snapshot.packets)
+    def size_bytes(self) -> int:
+        """Size of the snapshot that is being written."""
+        return self._snapshot.writer.size_bytes if self._snapshot is not None else 0
 
     @property
     def disk_bytes(self) -> int:
         """What all snapshots take now."""
-        return self._complete_bytes + self.fill.size_bytes
+        return self._complete_bytes + self.size_bytes
 
-    def time_left_s(self) -> float | None:
-        """Return None: there is no file whose time could be up."""
+    def write(self, records: Slice) -> Ending | None:
+        """Take records into memory; the oldest ones there go for them."""
+        at, count = 0, len(records.timestamps_ns)
+        while at < count:
+            sizes = records.vectors[at:, 1]
+            try:
+                self._make_room(int(sizes[0]))
+                part = records.part(at, at + self._memory.fitting(sizes))
+                self._memory.write(part, time.monotonic())
+            except WriteError as error:
+                self._note_written(records.part(at, at + error.records_written))
+                text = f"there is no memory for more packets: {error}: ask for a smaller recorder"
+                return Ending(EndReason.FAILED, Failure(code=FailureCode.RESOURCES, text=text))
+            self._note_written(part)
+            if self._snapshot is not None and self._snapshot.first_ns is None:
+                self._snapshot.first_ns = int(records.timestamps_ns[at])
+            at += len(part.timestamps_ns)
         return None
 
-    def switch(self, drops_total: Mapping[str, int]) -> DeletionReason | None:
-        """Refuse: there is no next file."""
-        raise AssertionError("a recorder has no files to switch")
-
-    def give_way(self) -> None:
-        """Do nothing: no snapshot is written over an older file."""
-
-    def make_room(self, size_bytes: int) -> bool:
+    def _make_room(self, size_bytes: int) -> None:
         """Make room for so many bytes: the oldest packets go.
 
         Raises:
@@ -239,42 +247,32 @@ class RecorderOutput:
                     "missing: record less, or write to a faster disk"
                 )
                 self._give_up(FailureCode.RESOURCES, text)
-        return True
 
-    def fitting(self, sizes_bytes: U64) -> int:
-        """Return how many of these packets may be written before ``make_room`` is asked again."""
-        return self._memory.fitting(sizes_bytes)
-
-    def write(self, records: Slice) -> None:
-        """Take records, at least one.
-
-        Raises:
-            WriteError: there is no memory for all of them.
-        """
-        self._memory.write(records, time.monotonic())
-        if self._snapshot is not None and self._snapshot.first_ns is None:
-            self._snapshot.first_ns = int(records.timestamps_ns[0])
-
-    def add_block(self, block: bytes) -> None:
+    def describe(self, source: PacketSource, statistics_bytes: int) -> None:
         """Describe an interface that comes during a snapshot; those of before are in the header of the next one."""
         snapshot = self._snapshot
         if snapshot is None or snapshot.is_ending:
             return
         self._pass_on()
-        if self._may_take(snapshot, len(block)):
-            snapshot.writer.append(block)
+        if self._may_take(snapshot, len(source.description)):
+            snapshot.writer.append(source.description)
 
     # Snapshots ----------------------------------------------------------------------------------------------------
 
-    def order(self, order: SnapshotOrder) -> None:
+    def order(self, order: Rotate | SnapshotOrder) -> Ending | None:
         """Begin with a snapshot that was asked for; it is answered when it is complete, or cannot be."""
-        if self._snapshot is not None:
+        failure: Failure | None
+        if isinstance(order, Rotate):
+            text = "the capture is a recorder, which has no file to switch: take a snapshot"
+            failure = Failure(code=FailureCode.INVALID, text=text)
+        elif self._snapshot is not None:
             text = f"a snapshot is being written already ({quoted(self._snapshot.name)}): ask again when it is complete"
-            failure: Failure | None = Failure(code=FailureCode.RESOURCES, text=text)
+            failure = Failure(code=FailureCode.RESOURCES, text=text)
         else:
             failure = self._begin_snapshot(order.after_s, order)
         if failure is not None:
             self._report.answer(Answer(number=order.number, failure=failure))
+        return None
 
     def _on_trigger(self, trigger: Trigger | None) -> None:
         if trigger is None or self._snapshot is not None:
@@ -460,16 +458,20 @@ class RecorderOutput:
         self._snapshot = None
         self._be_quiet()
 
-    def close(self, drops_total: Mapping[str, int]) -> None:
+    def abandon(self) -> None:
+        """Nothing was made."""
+
+    def close(self, drops_total: Mapping[str, int]) -> Ending | None:
         """End the snapshot that is being written with what there is, and wait until it is complete."""
         snapshot = self._snapshot
         if snapshot is None:
-            return
+            return None
         self._end(snapshot)
         if not snapshot.writer.join(_END_S):
             self._give_up(FailureCode.DISK, "the disk was too slow to complete the snapshot before the capture's end")
             snapshot.writer.join(_GIVE_UP_S)
         self._take_news()
+        return None
 
 
 def _explain(error: DestinationError | WriteError) -> tuple[FailureCode, str]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
-from capd.worker.sources.af_packet import Source
+from capd.worker.sources.source import PacketSource
 from capd_protocol.messages import Recorder, TriggerReason
 
 #: How often rate and links are looked at. Chosen: ten times within the second that a rate is about.
@@ -70,7 +70,7 @@ def is_running(interface_index: int) -> bool:
 class Triggers:
     """All of a recorder. They are looked at only between ``listen`` and ``ignore``."""
 
-    def __init__(self, wish: Recorder, sources: Sequence[Source], epoll: select.epoll) -> None:
+    def __init__(self, wish: Recorder, sources: Sequence[PacketSource], epoll: select.epoll) -> None:
         self._sources = sources
         self._epoll = epoll
         self._rate = Rate(wish.trigger_pps) if wish.trigger_pps is not None else None
@@ -84,14 +84,14 @@ class Triggers:
 
     # Packets ------------------------------------------------------------------------------------------------------
 
-    def add(self, source: Source) -> None:
+    def add(self, source: PacketSource) -> None:
         """Take in the socket of an interface that has just been armed."""
         if source.trigger is not None:
             self._sockets[source.trigger.fileno()] = source.trigger, source.name
             if self._is_listening:
                 self._epoll.register(source.trigger, select.EPOLLIN)
 
-    def remove(self, source: Source) -> None:
+    def remove(self, source: PacketSource) -> None:
         """Let go of it; it is still open."""
         if source.trigger is not None and source.trigger.fileno() in self._sockets:
             del self._sockets[source.trigger.fileno()]
@@ -122,7 +122,7 @@ class Triggers:
         if self._rate is not None:
             self._rate.forget()
         if self._watches_links:
-            self._was_running = {source.launch.index: is_running(source.launch.index) for source in self._sources}
+            self._was_running = {source.interface_index: is_running(source.interface_index) for source in self._sources}
         self.next_look_s = inf if self._rate is None and not self._watches_links else now_s
 
     def ignore(self) -> None:
@@ -146,7 +146,7 @@ class Triggers:
                 return Trigger(TriggerReason.RATE, None)
         if self._watches_links:
             for source in self._sources:
-                index = source.launch.index
+                index = source.interface_index
                 was_running, self._was_running[index] = self._was_running.get(index, False), is_running(index)
                 if was_running and not self._was_running[index]:
                     return Trigger(TriggerReason.LINK_DOWN, source.name)

@@ -12,9 +12,10 @@ from capd.filters import bpf, cooked_filters
 from capd.filters.compiler import CaptureFailed, Compiler, FilterError, Kind
 from capd.launch import Launch, LaunchInterface, RingFilter
 from capd.linux.packet_ring import RingMemory, kernel_failure
-from capd.worker.packets.blocks import Blocks
+from capd.worker.packets.merge import Waiting
 from capd.worker.packets.records import RecordMaker
-from capd.worker.sources.ring_reader import Ring, Statistics
+from capd.worker.sources.ring_reader import Ring
+from capd.worker.sources.source import Statistics, Taken
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, dlt_to_linktype
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode, InterfaceCounters
@@ -52,29 +53,96 @@ class PacketSockets(NamedTuple):
 
 
 @dataclass(slots=True)
-class Source:
-    """One interface of the capture. Without a ring while the interface is gone."""
+class RingSource:
+    """An interface's packet socket, with its ring (``source.PacketSource``)."""
 
     name: str
     launch: LaunchInterface
     #: By which the daemon knows the ring.
     ring_number: int
     link_layer_type: LinkLayerType
-    interface_id: int
     #: The block that declares it in a pcapng file.
     description: bytes
+    #: None while the interface is gone.
     ring: Ring | None
     #: What makes records of the ring's blocks.
     maker: RecordMaker
-    #: Becomes readable when a packet comes that triggers a snapshot.
     trigger: socket.socket | None = None
     taken_total: int = 0
     written_total: int = 0
     #: Of rings that it had before.
     past: Statistics = _NOTHING
     is_lost: bool = False
-    #: The kernel has told once that it went down; it does not tell what happens to it then.
     was_down: bool = False
+
+    @property
+    def interface_index(self) -> int:
+        """Of the interface; 0 stands for all."""
+        return self.launch.index
+
+    @property
+    def is_armed(self) -> bool:
+        """Whether it has a ring."""
+        return self.ring is not None
+
+    @property
+    def size_bytes(self) -> int:
+        """The ring's size."""
+        return self.ring.size_bytes if self.ring is not None else 0
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether every packet that the kernel has counted has been taken."""
+        received, drops = self.statistics()
+        return self.taken_total >= received - drops
+
+    def fileno(self) -> int:
+        """Return the packet socket's descriptor."""
+        return self.ring.socket.fileno() if self.ring is not None else -1
+
+    def take(self) -> Taken | None:
+        """Return the packets of the next blocks; once it is lost, also of one that the kernel has not closed."""
+        ring, maker = self.ring, self.maker
+        if ring is None:
+            return None
+        blocks = ring.take()
+        if blocks is None and self.is_lost:
+            blocks = ring.take_open()
+        if blocks is None:
+            return None
+        share = blocks.total / ring.blocks
+        packets = blocks.packets
+        if not packets:
+            ring.release(blocks)
+            return Taken(None, share)
+        self.taken_total += packets
+        records = maker.make(blocks)
+
+        def release() -> None:
+            ring.release(blocks)
+            maker.done_with(records)
+
+        return Taken(Waiting(records, release), share)
+
+    def is_ready(self) -> bool:
+        """Whether the kernel has closed a further block."""
+        return self.ring is not None and self.ring.is_ready()
+
+    def caught_up_ns(self, looked_ns: int) -> int:
+        """Return the present, or when the kernel opened the block that it is filling."""
+        open_since_ns = self.ring.open_since_ns() if self.ring is not None else None
+        return looked_ns if open_since_ns is None else min(looked_ns, open_since_ns)
+
+    def look(self) -> bool:
+        """Take the socket's error; return whether the interface is gone, and was there before."""
+        if self.ring is None:
+            return False
+        self.ring.clear_error()
+        self.was_down = True
+        if self.is_lost or self.ring.is_attached():
+            return False
+        self.is_lost = True
+        return True
 
     def statistics(self) -> Statistics:
         """Return the kernel's totals, of all rings that it has had."""
@@ -83,21 +151,8 @@ class Source:
         now = self.ring.statistics()
         return Statistics(self.past.received_total + now.received_total, self.past.drops_total + now.drops_total)
 
-    def take(self) -> Blocks | None:
-        """Return the next blocks; once nothing more comes, also one that the kernel has not closed yet."""
-        if self.ring is None:
-            return None
-        blocks = self.ring.take()
-        return self.ring.take_open() if blocks is None and self.is_lost else blocks
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether every packet that the kernel has counted has been taken."""
-        received, drops = self.statistics()
-        return self.taken_total >= received - drops
-
-    def detach(self) -> None:
-        """Give up the ring of an interface that is gone; what it has counted stays."""
+    def disarm(self) -> None:
+        """Give up the ring; what it has counted stays."""
         self.past = self.statistics()
         if self.ring is not None:
             self.ring.close()
@@ -105,14 +160,15 @@ class Source:
         if self.trigger is not None:
             self.trigger.close()
             self.trigger = None
+        self.is_lost = self.was_down = False
 
-    def take_over(self, other: "Source") -> None:
+    def take_over(self, other: "RingSource") -> None:
         """Go on with the interface and the ring of another one, which nobody uses any more."""
         self.launch, self.description, self.ring_number = other.launch, other.description, other.ring_number
         self.ring, self.maker, self.trigger = other.ring, other.maker, other.trigger
 
     def counters(self, *, unwritten: str | None = None) -> InterfaceCounters:
-        """Where its packets are; ``unwritten`` names the counter of those that are in no file at the end."""
+        """Return where its packets are; ``unwritten`` names the counter of those that are in no file at the end."""
         received, drops = self.statistics()
         rest = {unwritten: received - drops - self.written_total} if unwritten else {}
         return InterfaceCounters(
@@ -205,7 +261,7 @@ class SourceMaker:
         filters = RingFilter(number=number, program=program, trigger_program=trigger_program)
         return Plan(interface, link_layer_type, filters, self._describe(interface, link_layer_type))
 
-    def make(self, plan: Plan, sockets: PacketSockets, interface_id: int) -> Source:
+    def make(self, plan: Plan, sockets: PacketSockets, interface_id: int) -> RingSource:
         """Map the ring that was armed for a plan.
 
         Raises:
@@ -219,12 +275,11 @@ class SourceMaker:
         except BaseException:
             sockets.close()
             raise
-        return Source(
+        return RingSource(
             name=request.name,
             launch=interface,
             ring_number=plan.filter.number,
             link_layer_type=link_layer_type,
-            interface_id=interface_id,
             description=plan.description,
             ring=ring,
             trigger=sockets.trigger,

@@ -9,7 +9,6 @@ Layouts and options: packet(7), linux/if_packet.h, Documentation/networking/pack
 import mmap
 import socket
 import struct
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from capd.linux.packet_ring import RingMemory
 from capd.linux.packet_socket import ALL_INTERFACES, SOL_PACKET
 from capd.worker.packets.arrays import U8
 from capd.worker.packets.blocks import Block, Blocks
+from capd.worker.sources.source import Statistics
 
 _PACKET_STATISTICS = 6
 _TP_STATUS_USER = 1
@@ -31,13 +31,6 @@ _BLOCK_FIRST = 4
 _BLOCK_LENGTH = 5
 _BLOCK_OPENED_SECONDS = 8
 _BLOCK_OPENED_NANOSECONDS = 9
-
-
-class Statistics(NamedTuple):
-    """What the kernel has counted since the ring was bound."""
-
-    received_total: int
-    drops_total: int
 
 
 class Ring:

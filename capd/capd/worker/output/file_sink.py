@@ -1,0 +1,206 @@
+"""The sink of a capture into files: when the next one is due, and what ends the capture."""
+
+import select
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+
+from capd.filters.compiler import CaptureFailed
+from capd.launch import Answer, Launch, Rotate, Snapshot
+from capd.worker.output.files import CaptureFiles
+from capd.worker.output.recycling import Openers
+from capd.worker.output.report import Report
+from capd.worker.output.rotation import is_full, room_for
+from capd.worker.output.savefile import DestinationError, WriteError
+from capd.worker.output.sink import Change, Ending, SinkFailed
+from capd.worker.packets.merge import Slice
+from capd.worker.sources.source import PacketSource
+from capd_protocol.messages import Conditions, EndReason, Failure, FailureCode
+
+
+class FileSink:
+    """A single file, or a ring (``sink.Sink``)."""
+
+    def __init__(
+        self,
+        files: CaptureFiles,
+        launch: Launch,
+        report: Report,
+        openers: Openers,
+        *,
+        drops: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """Go on with files of which the first is open.
+
+        Args:
+            files: these.
+            launch: when to switch, and when to end.
+            report: answers orders.
+            openers: tells of who waits to open the current file.
+            drops: returns what was dropped since the capture began, by interface.
+        """
+        self._files = files
+        self._report = report
+        self._openers = openers
+        self._drops = drops
+        self._autostop = launch.autostop
+        self._is_ring = launch.ring is not None
+        #: Of one file.
+        self._conditions = launch.ring or Conditions(filesize_kb=launch.autostop.filesize_kb)
+        self._written_total = 0
+        self._note_written: Callable[[Slice], None] = lambda _: None
+
+    @property
+    def deadline_s(self) -> float:
+        """When a file's time is up, or an old one's."""
+        left_s = self._files.time_left_s()
+        return min(self._files.next_look_s, inf if left_s is None else time.monotonic() + left_s)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the current file."""
+        return self._files.fill.size_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """What all files take."""
+        return self._files.disk_bytes
+
+    def begin(
+        self,
+        epoll: select.epoll,
+        urgent: select.epoll,
+        sources: Sequence[PacketSource],
+        has_written_until: Callable[[int], bool],
+        note_written: Callable[[Slice], None],
+    ) -> None:
+        """Take part in the loop: listen to those who wait to open the current file."""
+        self._note_written = note_written
+        for each in (epoll, urgent):
+            each.register(self._openers.socket, select.EPOLLIN)
+
+    def write(self, records: Slice) -> Ending | None:
+        """Write records, switching files exactly where a condition is met."""
+        at, count = 0, len(records.timestamps_ns)
+        while at < count:
+            sizes = records.vectors[at:, 1]
+            try:
+                if not self._files.make_room(int(sizes[0])):
+                    return Ending(EndReason.DISK_LIMIT)
+                room = min(room_for(self._files.fill, self._conditions, sizes), self._files.fitting(sizes))
+                if self._autostop.packets is not None:
+                    room = min(room, self._autostop.packets - self._written_total)
+                part = records.part(at, at + room)
+                self._files.write(part)
+            except DestinationError as error:
+                return _destination(error)
+            except WriteError as error:
+                self._note_written(records.part(at, at + error.records_written))
+                return _disk(error)
+            self._note_written(part)
+            at += len(part.timestamps_ns)
+            self._written_total += len(part.timestamps_ns)
+            ending = self._look_at_limits()
+            if ending is not None:
+                return ending
+        return None
+
+    def _look_at_limits(self) -> Ending | None:
+        if self._autostop.packets is not None and self._written_total >= self._autostop.packets:
+            return Ending(EndReason.PACKETS)
+        reason = is_full(self._files.fill, self._conditions)
+        if reason is None:
+            return None
+        return self._switch() if self._is_ring else Ending(reason)
+
+    def _switch(self) -> Ending | None:
+        """Close the current file and open the next, or end where that would be one too many."""
+        if self._is_last:
+            return Ending(EndReason.FILES)
+        try:
+            obstacle = self._files.switch(self._drops())
+        except DestinationError as error:
+            return _destination(error)
+        except WriteError as error:
+            return _disk(error)
+        return None if obstacle is None else Ending(EndReason.DISK_LIMIT)
+
+    @property
+    def _is_last(self) -> bool:
+        return self._autostop.files is not None and self._files.opened_total >= self._autostop.files
+
+    def describe(self, source: PacketSource, statistics_bytes: int) -> None:
+        """Append its block to the current file.
+
+        Raises:
+            CaptureFailed: there is no room for it.
+            SinkFailed: it is not in it.
+        """
+        try:
+            if not self._files.make_room(len(source.description) + statistics_bytes):
+                text = f"the limits of bytes on disk leave no room to describe {source.name} in the file"
+                raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, interface=source.name))
+            self._files.add_block(source.description)
+        except DestinationError as error:
+            raise SinkFailed(_destination(error)) from error
+        except WriteError as error:
+            raise SinkFailed(_disk(error)) from error
+
+    def on_time(self, now_s: float) -> Ending | None:
+        """Switch where a file's time is up; delete what is too old, or stands where space should be free."""
+        ending = self._switch() if self._files.time_left_s() == 0 else None
+        if ending is None and now_s >= self._files.next_look_s:
+            try:
+                self._files.keep_limits()
+            except DestinationError as error:
+                return _destination(error)
+        return ending
+
+    def on_event(self, descriptor: int, event: int) -> bool:
+        """Let those have the current file who wait to open it."""
+        if descriptor != self._openers.socket.fileno():
+            return False
+        self._openers.clear()
+        self._files.give_way()
+        return True
+
+    def order(self, order: Rotate | Snapshot) -> Ending | None:
+        """Switch to the next file of a ring."""
+        if isinstance(order, Snapshot):
+            text = "the capture is no recorder: its packets are in its files"
+        elif not self._is_ring:
+            text = "the capture has a single file, and no next one: only a ring is rotated"
+        elif self._is_last:
+            text = f"this is the last of the {self._autostop.files} files of the capture: stop it instead"
+        else:
+            ending = self._switch()
+            if ending is None:
+                self._report.answer(Answer(number=order.number))
+            return ending
+        self._report.answer(Answer(number=order.number, failure=Failure(code=FailureCode.INVALID, text=text)))
+        return None
+
+    def source_changed(self, source: PacketSource, change: Change) -> None:
+        """Nothing: files take what comes."""
+
+    def abandon(self) -> None:
+        """Delete the first file."""
+        self._files.abandon()
+
+    def close(self, drops_total: Mapping[str, int]) -> Ending | None:
+        """End the current file with its statistics."""
+        try:
+            self._files.close(drops_total)
+        except WriteError as error:
+            return _disk(error)
+        return None
+
+
+def _disk(error: WriteError) -> Ending:
+    text = f"the capture file cannot be written any further: {error}; what is in it is whole: {error.advice}"
+    return Ending(EndReason.FAILED, Failure(code=FailureCode.DISK, text=text))
+
+
+def _destination(error: DestinationError) -> Ending:
+    text = f"the next file cannot be opened: {error}"
+    return Ending(EndReason.FAILED, Failure(code=FailureCode.DESTINATION, text=text))
