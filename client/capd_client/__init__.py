@@ -17,6 +17,7 @@ from capd_client.blocking.questions import (
 )
 from capd_client.blocking.session import CaptureSession
 from capd_client.blocking.statistics import LiveInterfaceStats
+from capd_client.conversation import events
 from capd_client.conversation.interface_picture import InterfaceChanged
 from capd_client.errors import (
     BadFilterError,
@@ -75,6 +76,7 @@ __all__ = [
     "RingFile",
     "StreamOverrun",
     "UnsupportedError",
+    "events",
     "files",
     "flush_capture",
     "get_capabilities",

@@ -19,7 +19,7 @@ from capd_client import Gap, ReadError, read
 from capd_client.blocking.session import CaptureSession
 from capd_client.reading.live import LiveFiles
 from capd_client.reading.reader import open_passed
-from capd_protocol.messages import Conditions, Destination, FileClosed
+from capd_protocol.messages import Conditions, Destination, FileClosed, FileOpened
 from tests.capture.helpers import capturing, local_frame, until, until_packets
 from tests.capture.test_retention import FREE_KB, free_bytes, small_disk
 from tests.support.daemon import Daemon
@@ -222,7 +222,7 @@ def test_a_file_that_was_passed_and_is_gone_cannot_be_opened(path: Path) -> None
 def test_a_stream_is_told_how_many_packets_it_misses(path: Path, has_begun: bool) -> None:
     opener = cast("Callable[[str], BinaryIO]", partial(open, mode="rb"))
     stream = LiveFiles(opener, max_behind_bytes=10**9, overflow="wait", as_bytes=False)
-    stream.take((CaptureSession.SP_FILE, str(path)))
+    stream.take(FileOpened(str(path)))
     given = 0
     if has_begun:
         batch = stream.next_item()
@@ -233,7 +233,7 @@ def test_a_stream_is_told_how_many_packets_it_misses(path: Path, has_begun: bool
     closed = FileClosed(
         name=str(path), packets=len(FRAMES), size_bytes=1, first_timestamp_ns=None, last_timestamp_ns=None, drops=0
     )
-    stream.take((CaptureSession.SP_FILE_CLOSED, closed))
+    stream.take(closed)
     assert stream.next_item() == Gap(len(FRAMES) - given, "deleted")
     assert stream.next_item() is None
 

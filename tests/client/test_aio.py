@@ -27,8 +27,8 @@ from capd_client import (
     list_captures,
 )
 from capd_client.aio import CaptureSession
-from capd_client.conversation.events import Event
-from capd_protocol.messages import EndReason
+from capd_client.conversation.events import CaptureEvent, Event
+from capd_protocol.messages import Drops, Ended, EndReason, FileClosed, FileOpened, PacketCount
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, Watched, merged, of_type, read_complete, wait_until
 
@@ -153,6 +153,22 @@ def test_leaving_completes_the_files_and_passes_errors_on(bench: Bench, backend:
     assert_nothing_is_left(bench)
     assert len(read_complete(bench.savefile).packets) == 3
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+
+
+def test_events_are_typed_for_those_who_want_them(bench: Bench, backend: str) -> None:
+    async def main() -> list[CaptureEvent]:
+        async with make(bench, max_packet_count=5) as capture:
+            await send(bench, 5)
+            return [event async for event in capture.events()]
+
+    first, *counts, closed, drops, ended = run(backend, main)
+    assert first == FileOpened(str(bench.savefile))
+    assert sum(each.packets_delta for each in counts if isinstance(each, PacketCount)) == 5
+    assert isinstance(closed, FileClosed)
+    assert closed.name == str(bench.savefile)
+    assert drops == Drops(0, bench.interface)
+    assert isinstance(ended, Ended)
+    assert ended.reason == EndReason.PACKETS
 
 
 def test_handlers_are_given_messages_and_what_they_raise_is_raised(bench: Bench, backend: str) -> None:

@@ -1,13 +1,15 @@
 """The conversation makes the same of a daemon's bytes however they are cut, and of bytes that nobody should send."""
 
+import contextlib
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from capd_client.conversation import events
 from capd_client.conversation.capture import MAX_FILES, Conversation
 from capd_client.conversation.events import (
     SP_BAD_FILTER,
@@ -20,7 +22,9 @@ from capd_client.conversation.events import (
     SP_LAGGED,
     SP_PACKET_COUNT,
     SP_SUCCESS,
+    CaptureEvent,
     Event,
+    pair_of,
 )
 from capd_client.errors import BadFilterError, BrokenPipe, CaptureEnded, CaptureError, ChildError, InterfaceError
 from capd_client.request.options import Place, make_request
@@ -37,6 +41,7 @@ from capd_protocol.messages import (
     Failure,
     FailureCode,
     FileClosed,
+    FileDeleted,
     FileOpened,
     Hello,
     InterfaceCounters,
@@ -114,7 +119,7 @@ def events_of(talk: Conversation) -> list[Event]:
     events: list[Event] = []
     try:
         while (event := talk.next_event()) is not None:
-            events.append(event)
+            events.append(pair_of(event))
     except CaptureError:
         pass
     return events
@@ -260,7 +265,9 @@ def test_a_refusal_is_the_only_event_and_the_end(failure: Failure, event_type: i
     talk.receive(bytes_of((HELLO, Refused(failure=failure))))
     assert talk.is_decided
     assert isinstance(talk.start_error(), error)
-    assert talk.next_event() == (event_type, failure.text)
+    event = talk.next_event()
+    assert event is not None
+    assert pair_of(event) == (event_type, failure.text)
     # Nothing more can come: nobody needs to wait until the connection is closed.
     assert talk.is_over
     assert isinstance(final_error(talk), error)
@@ -409,3 +416,37 @@ def test_names_are_given_as_the_savefile_was() -> None:
     talk = Conversation(request, place)
     talk.receive(bytes_of((HELLO, STARTED, FileOpened("b"))))
     assert events_of(talk) == [(SP_FILE, "b")]
+
+
+# Typed events ---------------------------------------------------------------------------------------------------
+
+
+def test_each_event_has_a_view_in_wirepys_vocabulary() -> None:
+    constants = {value for name, value in vars(events).items() if name.startswith("SP_")}
+    assert set(events._PAIRS) == set(get_args(CaptureEvent))
+    assert {event_type for event_type, _ in events._PAIRS.values()} == constants
+
+
+def test_typed_events_name_files_by_their_paths() -> None:
+    talk = conversation()
+    talk.receive(bytes_of(USUAL))
+    found: list[CaptureEvent] = []
+    with contextlib.suppress(CaptureError):
+        while (event := talk.next_event()) is not None:
+            found.append(event)
+    assert [pair_of(event) for event in found] == USUAL_EVENTS
+    for event in found:
+        if isinstance(event, FileOpened | FileClosed | FileDeleted):
+            assert event.name.startswith("/a/")
+
+
+@pytest.mark.parametrize(
+    ("code", "event_type"), [(FailureCode.BAD_FILTER, SP_BAD_FILTER), (FailureCode.RESOURCES, SP_ERROR_MSG)]
+)
+def test_a_refusal_is_an_event_with_its_failure(code: FailureCode, event_type: int) -> None:
+    refused = Refused(failure=Failure(code=code, text="no"))
+    talk = conversation()
+    talk.receive(bytes_of([refused]))
+    event = talk.next_event()
+    assert event == refused
+    assert pair_of(refused) == (event_type, "no")

@@ -40,6 +40,7 @@ from capd_client import (
     ResourceError,
     UnsupportedError,
     aio,
+    events,
     list_captures,
     stop_capture,
 )
@@ -139,6 +140,20 @@ def test_the_first_event_is_the_file_and_then_the_packets_in_it(bench: Bench) ->
             assert seen <= capture.packetcount <= 10
     assert seen == 10
     assert len(read_complete(bench.savefile).packets) == 10
+
+
+def test_events_are_typed_for_those_who_want_them(bench: Bench) -> None:
+    with bench.session(max_packet_count=5) as capture:
+        capture.wait_started(PATIENCE_S)
+        bench.send(5)
+        first, *counts, closed, drops, ended = capture.events()
+    assert first == events.FileOpened(str(bench.savefile))
+    assert sum(each.packets_delta for each in counts if isinstance(each, events.PacketCount)) == 5
+    assert isinstance(closed, events.FileClosed)
+    assert (closed.name, closed.packets) == (str(bench.savefile), 5)
+    assert drops == events.Drops(0, bench.interface)
+    assert isinstance(ended, events.Ended)
+    assert ended.reason == EndReason.PACKETS
 
 
 def test_not_blocking_says_at_once_that_there_is_no_event(bench: Bench) -> None:

@@ -16,7 +16,7 @@ import pytest
 from capd_client import CaptureSession, Gap, NoEvents, StreamOverrun, aio, stream
 from capd_client.reading.live import LiveFiles
 from capd_client.reading.model import Batch
-from capd_protocol.messages import FileClosed
+from capd_protocol.messages import FileClosed, FileOpened, Lagged
 from tests.capture.helpers import capturing, local_frame, silence, until_packets
 from tests.support.daemon import Daemon
 from tests.support.traffic import send
@@ -129,7 +129,7 @@ def test_who_wants_to_be_told_is(daemon: Daemon, quiet: tuple[str, str], user_di
         path = capture.files[0].name
         with stream(capture, overflow="disconnect", max_behind_bytes=100_000) as packets:
             # As if the stream had been there from the beginning, and not read.
-            packets._files.take((capture.SP_FILE, path))
+            packets._files.take(FileOpened(path))
             with pytest.raises(StreamOverrun, match="behind") as overrun:
                 next(iter(packets))
         assert overrun.value.behind_bytes > overrun.value.max_behind_bytes == 100_000
@@ -268,9 +268,9 @@ def closed(path: Path, packets: int) -> FileClosed:
 
 def test_a_file_that_is_gone_is_a_gap_of_its_size(tmp_path: Path) -> None:
     files = live_files()
-    files.take((CaptureSession.SP_FILE, str(tmp_path / "gone")))
+    files.take(FileOpened(str(tmp_path / "gone")))
     assert files.next_item() is None
-    files.take((CaptureSession.SP_FILE_CLOSED, closed(tmp_path / "gone", 17)))
+    files.take(closed(tmp_path / "gone", 17))
     assert files.next_item() == Gap(17, "deleted")
     assert files.next_item() is None
 
@@ -278,6 +278,6 @@ def test_a_file_that_is_gone_is_a_gap_of_its_size(tmp_path: Path) -> None:
 def test_what_events_did_not_tell_is_told_at_the_end(tmp_path: Path) -> None:
     files = live_files()
     assert files.last_gap(100) is None
-    files.take((CaptureSession.SP_LAGGED, 3))
+    files.take(Lagged(events=3))
     assert files.last_gap(100) == Gap(100, "too_slow")
     assert files.last_gap(100) is None

@@ -8,7 +8,7 @@ import anyio
 
 from capd_client.aio.connection import Connection
 from capd_client.conversation.capture import Answered, Asked
-from capd_client.conversation.events import Event
+from capd_client.conversation.events import CaptureEvent, Event, pair_of
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
 from capd_client.errors import BrokenPipe, CaptureEnded
 from capd_client.request.options import CaptureArguments, Place, checked_capture, make_request
@@ -135,7 +135,30 @@ class CaptureSession(SessionBase):
             ChildError: likewise, and it has failed.
             BrokenPipe: the daemon went away.
         """
+        return pair_of(await self.next_event(block, timeout))
+
+    async def next_event(self, block: bool = True, timeout: float | None = None) -> CaptureEvent:  # noqa: ASYNC109
+        """Return the next event, typed: ``wait_for_event`` gives wirepy's view of the same.
+
+        After cancellation no event is lost.
+
+        Args:
+            block: wait for one; False: only one that is there already.
+            timeout: wait at most so many seconds.
+
+        Raises:
+            CaptureError: as ``wait_for_event``.
+        """
         return await self._entered().wait_for(self._conversation.next_event, timeout if block else 0)
+
+    async def events(self) -> AsyncIterator[CaptureEvent]:
+        """Iterate over all events, typed, until the capture ends; if it fails, its error is raised after the last."""
+        while True:
+            try:
+                event = await self.next_event()
+            except CaptureEnded:
+                return
+            yield event
 
     # ``timeout`` is wirepy's argument.
     async def wait_for_unhandled_event(self, block: bool = True, timeout: float | None = None) -> Event:  # noqa: ASYNC109

@@ -8,7 +8,7 @@ from math import inf
 from typing import Unpack
 
 from capd_client.conversation.capture import Answered, Asked, Place
-from capd_client.conversation.events import Event
+from capd_client.conversation.events import CaptureEvent, Event, pair_of
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
 from capd_client.errors import BrokenPipe, CaptureEnded, NoEvents
 from capd_client.request.options import CaptureArguments, checked_capture, make_request
@@ -158,10 +158,40 @@ class CaptureSession(SessionBase):
             ChildError: likewise, and it has failed.
             BrokenPipe: the daemon went away.
         """
+        return pair_of(self.next_event(block, timeout))
+
+    def next_event(self, block: bool = True, timeout: float | None = None) -> CaptureEvent:
+        """Return the next event, typed: ``wait_for_event`` gives wirepy's view of the same.
+
+        Args:
+            block: wait for one; False: only one that is there already.
+            timeout: wait at most so many seconds.
+
+        Raises:
+            CaptureError: as ``wait_for_event``.
+        """
         deadline_s = _deadline(timeout if block else 0)
         while (event := self._conversation.next_event()) is None:
             self._receive(deadline_s)
         return event
+
+    def events(self) -> Iterator[CaptureEvent]:
+        """Iterate over all events, typed, until the capture ends; if it fails, its error is raised behind the last one.
+
+        Example:
+            for event in capture.events():
+                match event:
+                    case events.FileOpened(name=path):
+                        print("file", path)
+                    case events.PacketCount(packets_delta=packets):
+                        print(packets, "packets more")
+        """
+        while True:
+            try:
+                event = self.next_event()
+            except CaptureEnded:
+                return
+            yield event
 
     def wait_for_unhandled_event(self, block: bool = True, timeout: float | None = None) -> Event:
         """Return the next event that has no handler, and give those before it to theirs.

@@ -5,30 +5,12 @@ and the async session are two ways to carry the bytes.
 """
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from capd_client.conversation.events import (
-    SP_BAD_FILTER,
-    SP_DROPS,
-    SP_ENDED,
-    SP_ERROR_MSG,
-    SP_FILE,
-    SP_FILE_CLOSED,
-    SP_FILE_DELETED,
-    SP_INTERFACE_ATTACHED,
-    SP_INTERFACE_LOST,
-    SP_INTERFACE_SKIPPED,
-    SP_LAGGED,
-    SP_PACKET_COUNT,
-    SP_RECORDING,
-    SP_SNAPSHOT_FAILED,
-    SP_SUCCESS,
-    SP_TRIGGERED,
-    Event,
-)
+from capd_client.conversation.events import CaptureEvent
 from capd_client.conversation.greeting import greeting
 from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, ChildError, error_for
 from capd_client.ring.files import RingFile
@@ -39,12 +21,9 @@ from capd_protocol.messages import (
     PROTOCOL_VERSION,
     AttachCapture,
     Attached,
-    BadFilter,
     Counters,
-    Drops,
     Ended,
     EndReason,
-    ErrorMessage,
     Failed,
     Failure,
     FailureCode,
@@ -54,25 +33,17 @@ from capd_protocol.messages import (
     FlushCapture,
     Flushed,
     Hello,
-    InterfaceAttached,
     InterfaceCounters,
-    InterfaceLost,
-    InterfaceSkipped,
-    Lagged,
     Message,
     PacketCount,
-    Recording,
     Refused,
     RotateCapture,
     Rotated,
     SnapshotCapture,
-    SnapshotFailed,
     SnapshotTaken,
     StartCapture,
     Started,
     StopCapture,
-    Success,
-    Triggered,
     decode,
     encode,
 )
@@ -100,7 +71,7 @@ class Conversation:
         self._request = request
         self._place = place
         self._decoder = FrameDecoder()
-        self._events: deque[Event] = deque()
+        self._events: deque[CaptureEvent] = deque()
         self._is_closed = False
         self._is_refused = False
         self._error: CaptureError | None = None
@@ -174,89 +145,92 @@ class Conversation:
             self._error = BrokenPipe(f"capd cannot be understood: {error}")
 
     def _handle(self, message: Message) -> None:
-        match message:
-            case Hello(protocol_version=theirs, software=software):
-                if theirs != PROTOCOL_VERSION:
-                    text = f"{software} speaks version {theirs} of its protocol, this client {PROTOCOL_VERSION}"
-                    self._fail(Failure(code=FailureCode.PROTOCOL, text=text))
-            case Started(capture_id=capture_id):
-                self.capture_id = capture_id
-            case Attached(
-                capture=capture, is_ring=is_ring, packets_total=packets_total, closed_bytes_total=closed_bytes
-            ):
-                self.capture_id, self.name = capture.capture_id, capture.name
-                self.ring = ring_of(capture.file_name) if is_ring else None
-                self.packets_total = self.packets_before = packets_total
-                self._closed_bytes = closed_bytes
-            case Rotated() | Flushed() | SnapshotTaken() | Refused() if self.is_asking:
-                self.is_asking, self._answer = False, message
-            case Refused(failure=failure):
-                self._fail(failure)
-            case FileOpened(name):
-                self._open_bytes = 0
-                self.current_file = self._place.path_of(name)
-                self._events.append((SP_FILE, self.current_file))
-            case PacketCount(packets_delta):
-                self.packets_total += packets_delta
-                self._events.append((SP_PACKET_COUNT, packets_delta))
-            case Drops(drops_total):
-                self._events.append((SP_DROPS, drops_total))
-            case Counters(file_size_bytes=size_bytes, interfaces=interfaces):
-                self.file_size_bytes = self._open_bytes = size_bytes
-                self.interfaces = interfaces
-            case FileClosed(name=name):
-                closed = msgspec.structs.replace(message, name=self._place.path_of(name))
-                self.files.append(closed)
-                self._closed_bytes += closed.size_bytes
-                self._open_bytes = 0
-                self.current_file = None
-                self._events.append((SP_FILE_CLOSED, closed))
-            case FileDeleted(name=name):
-                deleted = msgspec.structs.replace(message, name=self._place.path_of(name))
-                self.deleted[deleted.name] = None
-                if len(self.deleted) > MAX_FILES:
-                    self.deleted.pop(next(iter(self.deleted)))
-                self._events.append((SP_FILE_DELETED, deleted))
-            case InterfaceLost(interface=interface):
-                self._events.append((SP_INTERFACE_LOST, interface))
-            case InterfaceAttached(interface=interface):
-                self._events.append((SP_INTERFACE_ATTACHED, interface))
-            case InterfaceSkipped(interface=interface, text=text):
-                self._events.append((SP_INTERFACE_SKIPPED, f"{interface}: {text}"))
-            case Recording():
-                self._events.append((SP_RECORDING, message))
-            case Triggered():
-                self._events.append((SP_TRIGGERED, message))
-            case SnapshotFailed(failure=failure):
-                self._events.append((SP_SNAPSHOT_FAILED, failure.text))
-            case Lagged(events=events):
-                self._events.append((SP_LAGGED, events))
-            case Failed(failure=failure):
-                self.failure = failure
-            case ErrorMessage(primary):
-                self._events.append((SP_ERROR_MSG, primary))
-            case BadFilter(_, text):
-                self._events.append((SP_BAD_FILTER, text))
-            case Success():
-                self._events.append((SP_SUCCESS, None))
-            case Ended(reason=reason, interfaces=interfaces):
-                self.end_reason, self.interfaces = reason, interfaces
-                self._events.append((SP_ENDED, reason))
-            case _:
-                pass  # of a later version of the protocol that means no harm to this one
+        if self.is_asking and isinstance(message, Rotated | Flushed | SnapshotTaken | Refused):
+            self.is_asking, self._answer = False, message
+            return
+        take = self._TAKEN_BY.get(type(message))
+        event = take(self, message) if take is not None else message
+        if isinstance(event, CaptureEvent):  # all else is state, or of a later version of the protocol
+            self._events.append(event)
 
-    def _fail(self, failure: Failure) -> None:
+    def _take_hello(self, hello: Hello) -> Refused | None:
+        theirs = hello.protocol_version
+        if theirs == PROTOCOL_VERSION:
+            return None
+        text = f"{hello.software} speaks version {theirs} of its protocol, this client {PROTOCOL_VERSION}"
+        return self._take_refused(Refused(failure=Failure(code=FailureCode.PROTOCOL, text=text)))
+
+    def _take_started(self, started: Started) -> None:
+        self.capture_id = started.capture_id
+
+    def _take_attached(self, attached: Attached) -> None:
+        capture = attached.capture
+        self.capture_id, self.name = capture.capture_id, capture.name
+        self.ring = ring_of(capture.file_name) if attached.is_ring else None
+        self.packets_total = self.packets_before = attached.packets_total
+        self._closed_bytes = attached.closed_bytes_total
+
+    def _take_refused(self, refused: Refused) -> Refused:
         """Take note of a refusal; one of the capture itself is the last thing that matters."""
-        self.failure = failure
+        self.failure = refused.failure
         self.is_stopping = False
         if self.capture_id is None:
             self._is_refused = self._is_closed = True
-        event = SP_BAD_FILTER if failure.code == FailureCode.BAD_FILTER else SP_ERROR_MSG
-        self._events.append((event, failure.text))
+        return refused
+
+    def _take_opened(self, opened: FileOpened) -> FileOpened:
+        self._open_bytes = 0
+        self.current_file = self._place.path_of(opened.name)
+        return FileOpened(self.current_file)
+
+    def _take_packets(self, count: PacketCount) -> PacketCount:
+        self.packets_total += count.packets_delta
+        return count
+
+    def _take_counters(self, counters: Counters) -> None:
+        self.file_size_bytes = self._open_bytes = counters.file_size_bytes
+        self.interfaces = counters.interfaces
+
+    def _take_closed(self, closed: FileClosed) -> FileClosed:
+        closed = msgspec.structs.replace(closed, name=self._place.path_of(closed.name))
+        self.files.append(closed)
+        self._closed_bytes += closed.size_bytes
+        self._open_bytes = 0
+        self.current_file = None
+        return closed
+
+    def _take_deleted(self, deleted: FileDeleted) -> FileDeleted:
+        deleted = msgspec.structs.replace(deleted, name=self._place.path_of(deleted.name))
+        self.deleted[deleted.name] = None
+        if len(self.deleted) > MAX_FILES:
+            self.deleted.pop(next(iter(self.deleted)))
+        return deleted
+
+    def _take_failed(self, failed: Failed) -> None:
+        self.failure = failed.failure
+
+    def _take_ended(self, ended: Ended) -> Ended:
+        self.end_reason, self.interfaces = ended.reason, ended.interfaces
+        return ended
+
+    #: Messages that say something about the capture beside being an event, or in place of it.
+    _TAKEN_BY: ClassVar[dict[type[Any], Callable[["Conversation", Any], CaptureEvent | None]]] = {
+        Hello: _take_hello,
+        Started: _take_started,
+        Attached: _take_attached,
+        Refused: _take_refused,
+        FileOpened: _take_opened,
+        PacketCount: _take_packets,
+        Counters: _take_counters,
+        FileClosed: _take_closed,
+        FileDeleted: _take_deleted,
+        Failed: _take_failed,
+        Ended: _take_ended,
+    }
 
     # Events -------------------------------------------------------------------------------------------------------
 
-    def next_event(self) -> Event | None:
+    def next_event(self) -> CaptureEvent | None:
         """Return the next event, or None until more bytes have come.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from typing import BinaryIO, Protocol, runtime_checkable
 
-from capd_client.conversation.events import Event
+from capd_client.conversation.events import CaptureEvent
 
 
 class _HasFiles(Protocol):
@@ -25,7 +25,7 @@ class _HasFiles(Protocol):
 class EventSource(_HasFiles, Protocol):
     """A session that blocks."""
 
-    def wait_for_event(self, block: bool = True, timeout: float | None = None) -> Event:
+    def next_event(self, block: bool = True, timeout: float | None = None) -> CaptureEvent:
         """Return the next event."""
         ...
 
@@ -33,6 +33,6 @@ class EventSource(_HasFiles, Protocol):
 class AsyncEventSource(_HasFiles, Protocol):
     """A session on trio or asyncio."""
 
-    async def wait_for_event(self, block: bool = True) -> Event:
+    async def next_event(self, block: bool = True) -> CaptureEvent:
         """Return the next event."""
         ...

@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal, Self
 
-from capd_client.conversation import events
-from capd_client.conversation.events import Event
+from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents, StreamOverrun
 from capd_client.reading.event_source import AsyncEventSource, EventSource
 from capd_client.reading.gap import Gap
 from capd_client.reading.model import Batch, FileInterface
 from capd_client.reading.reader import File, FileGone, Piece, open_passed
+from capd_protocol.messages import FileClosed, FileOpened, Lagged
 
 Overflow = Literal["wait", "drop_oldest", "disconnect"]
 
@@ -61,18 +61,20 @@ class LiveFiles:
         self._has_lagged = False
         self.interfaces: tuple[FileInterface, ...] = ()
 
-    def take(self, event: Event) -> None:
+    def take(self, event: CaptureEvent) -> None:
         """Learn of an event."""
-        event_type, message = event
-        if event_type == events.SP_FILE:
-            is_one_too_many = sum(part.file is not None for part in self._parts) >= _MAX_OPEN
-            self._parts.append(_Part(message, None if is_one_too_many else self._opened(message)))
-        elif event_type == events.SP_FILE_CLOSED:
-            for part in self._parts:
-                if part.path == message.name:
-                    part.packets = message.packets
-        elif event_type == events.SP_LAGGED:
-            self._has_lagged = True
+        match event:
+            case FileOpened(name=path):
+                is_one_too_many = sum(part.file is not None for part in self._parts) >= _MAX_OPEN
+                self._parts.append(_Part(path, None if is_one_too_many else self._opened(path)))
+            case FileClosed(name=path, packets=packets):
+                for part in self._parts:
+                    if part.path == path:
+                        part.packets = packets
+            case Lagged():
+                self._has_lagged = True
+            case _:
+                pass
 
     def _opened(self, path: str) -> File | None:
         try:
@@ -223,7 +225,7 @@ class Stream:
             # What has come meanwhile first: it says how far behind we are, and a file may be gone soon.
             while error is None:
                 try:
-                    self._files.take(self._session.wait_for_event(block=False))
+                    self._files.take(self._session.next_event(block=False))
                 except NoEvents:
                     break
                 except CaptureError as ended:
@@ -233,7 +235,7 @@ class Stream:
                 yield item
             elif error is None:
                 try:
-                    self._files.take(self._session.wait_for_event())
+                    self._files.take(self._session.next_event())
                 except CaptureError as ended:
                     error = ended
             else:
@@ -296,7 +298,7 @@ class AsyncStream:
     async def _take(self, *, block: bool) -> None:
         while self._error is None:
             try:
-                self._files.take(await self._session.wait_for_event(block=block))
+                self._files.take(await self._session.next_event(block=block))
             except NoEvents:
                 return
             except CaptureError as ended:

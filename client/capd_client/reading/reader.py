@@ -12,7 +12,6 @@ from typing import BinaryIO, NamedTuple, NoReturn, Self, cast
 
 import numpy as np
 
-from capd_client.conversation import events
 from capd_client.errors import CaptureEnded, CaptureError, ReadError
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.model import Batch, FileInterface, Packet
@@ -20,6 +19,7 @@ from capd_client.reading.pcap import FORMATS, PcapParser
 from capd_client.reading.pcapng import PcapngParser
 from capd_client.reading.record_offsets import U8, Damage
 from capd_protocol.formats.pcapng import SECTION_HEADER_BLOCK
+from capd_protocol.messages import FileOpened, Lagged, PacketCount
 
 Source = str | os.PathLike[str] | int | BinaryIO
 
@@ -285,24 +285,24 @@ class SessionReader(Reader):
     def _read(self) -> Iterator[Batch]:
         while True:
             try:
-                event_type, message = self._session.wait_for_event()
+                event = self._session.next_event()
             except CaptureError as error:
                 yield from self._available()
                 if isinstance(error, CaptureEnded):
                     return
                 raise
-            match event_type:
-                case events.SP_FILE:
+            match event:
+                case FileOpened(name=path):
                     # The file before is complete.
                     yield from self._available()
                     self.close()
-                    self._file = self._open(message)
+                    self._file = self._open(path)
                     # There is something in it already, if the session has attached to a capture.
                     yield from self._available()
-                case events.SP_PACKET_COUNT:
+                case PacketCount():
                     yield from self._available()
-                case events.SP_LAGGED:
-                    raise ReadError(self._file.name if self._file else "", 0, f"too slow: missed {message} events")
+                case Lagged(events=missed):
+                    raise ReadError(self._file.name if self._file else "", 0, f"too slow: missed {missed} events")
                 case _:
                     pass  # errors are raised, typed, behind the last event
 
