@@ -412,7 +412,7 @@ async def test_while_groups_are_not_known_captures_are_kept_and_it_is_told(monke
                 assert [each.capture for each in decision.ended] == [hers]
                 assert [each.capture for each in decision.kept] == [bobs]
                 assert "not known" in decision.kept[0].why
-                assert (hers.stopped_for, bobs.stopped_for) == (EndReason.REVOKED, None)
+                assert (hers.account.stopped_for, bobs.account.stopped_for) == (EndReason.REVOKED, None)
                 assert decision.record() == {"ended": str(hers.capture_id), "kept": str(bobs.capture_id)}
                 # Named, it ends without a question.
                 named = await revoker.revoke(ROOT, RevokeCaptures(user_id=BOB.user_id))
@@ -458,7 +458,7 @@ async def test_the_owner_of_a_private_daemon_may() -> None:
                 await revoker.revoke(PEER, RevokeCaptures())
             assert refused.value.failure.code == FailureCode.NOT_PERMITTED
             assert [each.capture for each in (await revoker.revoke(owner, RevokeCaptures())).ended] == [hers]
-        assert own.stopped_for is None
+        assert own.account.stopped_for is None
 
 
 async def test_one_that_lost_a_group_has_it_no_more_for_what_comes() -> None:
@@ -467,11 +467,11 @@ async def test_one_that_lost_a_group_has_it_no_more_for_what_comes() -> None:
     with captures.granted(PEER, request_for("x", wait_for_interfaces=True)) as hers:
         async with revoker_of(captures, People(groups=lambda _: frozenset({PEER.group_id}))) as revoker:
             await revoker.revoke(ROOT, RevokeCaptures(dry_run=True))
-            assert hers._grant(InterfaceRequest(name="y")).rule.name == "members"
+            assert hers.grants.ask(InterfaceRequest(name="y")).rule.name == "members"
             assert not any(await revoker.revoke(ROOT, RevokeCaptures()))
         assert hers.owner.lost_groups == (GROUP_ID,)
         with pytest.raises(RequestRefused):
-            hers._grant(InterfaceRequest(name="y"))
+            hers.grants.ask(InterfaceRequest(name="y"))
 
 
 async def test_a_daemon_that_is_stopping_revokes_nothing() -> None:

@@ -206,7 +206,7 @@ class Detached:
     def _listed(self, stay: Stay, task_status: trio.TaskStatus[Capture]) -> Generator[Capture, None, None]:
         with self._captures.granted(stay.owner, stay.request, stay.resumed) as capture:
             # Another attempt goes on with what this one leaves.
-            stay.resumed = Resumed(capture.capture_id, capture.started_ns)
+            stay.resumed = Resumed(capture.capture_id, capture.account.started_ns)
             if not stay.is_listed:
                 stay.is_listed = True
                 task_status.started(capture)
@@ -216,11 +216,11 @@ class Detached:
                 stay.owner = capture.owner  # with the groups that it has lost
 
     async def _run(self, stay: Stay, capture: Capture) -> None:
-        self._audit.granted(stay.owner, stay.request, **capture.grant_record())
+        self._audit.granted(stay.owner, stay.request, **capture.account.grant_record())
         try:
             await run_to_end(capture, stay.handover, self._monitor, partial(self._settle, stay, capture))
         finally:
-            self._audit.ended(stay.owner, stay.request, **capture.end_record())
+            self._audit.ended(stay.owner, stay.request, **capture.account.end_record())
 
     def _settle(self, stay: Stay, capture: Capture) -> None:
         """Note that a capture runs: from now on it is to survive."""
@@ -228,7 +228,7 @@ class Detached:
         if stay.record is None and stay.request.ring is not None:
             stay.record = Record(
                 capture_id=capture.capture_id,
-                started_ns=capture.started_ns,
+                started_ns=capture.account.started_ns,
                 owner=stay.owner,
                 request=stay.request,
                 rules=tuple(rule.name for rule in capture.terms.rules),

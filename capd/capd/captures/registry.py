@@ -13,7 +13,8 @@ from typing import NamedTuple
 import trio
 
 from capd import limits
-from capd.captures.capture import Capture, Subscriber
+from capd.captures.capture import Capture
+from capd.captures.subscribers import Subscriber
 from capd.captures.tally import Tally
 from capd.config.reader import ConfiguredCapture
 from capd.errors import RequestRefused
@@ -199,7 +200,8 @@ class Captures:
             yield
         finally:
             del self._running[capture.capture_id]
-            self.tally.add_ended(capture.metrics_name, capture.counts, capture.end_reason or EndReason.FAILED)
+            account = capture.account
+            self.tally.add_ended(capture.metrics_name, account.counts, account.end_reason or EndReason.FAILED)
             self._note_if_all_ended()
 
     def check_not_stopping(self) -> None:
@@ -224,7 +226,7 @@ class Captures:
 
     def revocable(self) -> list[Capture]:
         """Return the captures of users that were not told to end yet, oldest first."""
-        return [each for each in self._of_users() if each.stopped_for is None]
+        return [each for each in self._of_users() if each.account.stopped_for is None]
 
     def running_and_users(self) -> tuple[int, int]:
         """Return how many captures there are, and of how many users."""
@@ -286,7 +288,7 @@ class Captures:
 
     def lists_for(self, peer: Peer) -> Generator[CaptureList, None, None]:
         """Give the list of captures that the peer may see, in parts that fit into a frame."""
-        shown = [capture.summary() for capture in self.visible_to(peer)]
+        shown = [capture.account.summary() for capture in self.visible_to(peer)]
         for at in range(0, max(len(shown), 1), _AT_ONCE):
             yield CaptureList(captures=tuple(shown[at : at + _AT_ONCE]), is_last=at + _AT_ONCE >= len(shown))
 

@@ -50,7 +50,8 @@ async def keep_running(
         with listed() as capture:
             await capture.wait_stopped(pause_s)
             started_s = trio.current_time()
-            if capture.stopped_for is None:
+            account = capture.account
+            if account.stopped_for is None:
                 try:
                     await run(capture)
                 except RequestRefused as refused:
@@ -59,8 +60,8 @@ async def keep_running(
                     _log.error("capture %s: %s", name, refused)
                 except OSError as error:
                     _log.error("capture %s: its directory cannot be used: %s", name, error)
-            if capture.stopped_for is not None or capture.end_reason in _DONE:
-                return capture.stopped_for != EndReason.DAEMON_STOPPING or capture.end_reason in _DONE
+            if account.stopped_for is not None or account.end_reason in _DONE:
+                return account.stopped_for != EndReason.DAEMON_STOPPING or account.end_reason in _DONE
         insists = True
         if trio.current_time() - started_s > _LASTING_S:
             next_pause_s = _FIRST_PAUSE_S

@@ -24,8 +24,10 @@ class Wishes:
         self.named = [each for each in real if not is_pattern(each.name)]
         self.patterns = [each for each in real if is_pattern(each.name)]
         self.attached: set[int] = set()
+        #: Whether it goes on without any interface.
+        self.waits = bool(self.patterns) or request.wait_for_interfaces
         #: Whether interfaces may be attached later: a capture of one interface ends with it, unless it waits.
-        self.may_grow = bool(self.patterns) or request.wait_for_interfaces or len(self.named) > 1
+        self.may_grow = self.waits or len(self.named) > 1
 
     def missing(self, links: Iterable[Link]) -> list[tuple[Link, InterfaceRequest]]:
         """Return the interfaces that belong to the capture and are not attached, with what is asked of them.

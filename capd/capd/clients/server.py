@@ -13,10 +13,11 @@ from typing import Any, assert_never, cast
 import trio
 
 from capd import limits
-from capd.captures.capture import Capture, Subscriber
+from capd.captures.capture import Capture
 from capd.captures.detached import Detached
 from capd.captures.registry import Captures
 from capd.captures.revoker import Revoker
+from capd.captures.subscribers import Subscriber
 from capd.clients.admission import Admission
 from capd.clients.connection import Connection
 from capd.errors import RequestRefused, no_room
@@ -349,11 +350,11 @@ class _Client:
             self._captures.granted(self._peer, request) as capture,
             contextlib.closing(self._handover(request)) as handover,
         ):
-            self._audit.granted(self._peer, request, **capture.grant_record())
+            self._audit.granted(self._peer, request, **capture.account.grant_record())
             try:
                 refused = await self._run_capture(capture, handover)
             finally:
-                self._audit.ended(self._peer, request, **capture.end_record())
+                self._audit.ended(self._peer, request, **capture.account.end_record())
         if refused is not None:
             self._captures.tally.add_refused(refused.failure.code)
             await self._connection.send_in_time(encode(Refused(failure=refused.failure)))
@@ -374,7 +375,7 @@ class _Client:
                     return refused
                 await self._connection.send(encode(Started(capture_id=capture.capture_id)))
                 connection_tasks.start_soon(self._write_during, capture, subscriber, all_sent)
-            if not capture.is_started:
+            if not capture.account.is_started:
                 # The client left before; there is nobody to tell.
                 connection_tasks.cancel_scope.cancel()
             with trio.move_on_after(limits.LAST_EVENTS_TIMEOUT_S):
@@ -391,7 +392,7 @@ class _Client:
             text = f"capd did not understand the client: {self._violation}"
             self._captures.tally.add_refused(FailureCode.PROTOCOL)
             subscriber.put(Refused(failure=Failure(code=FailureCode.PROTOCOL, text=text)))
-        if capture.is_started:
+        if capture.account.is_started:
             capture.stop(EndReason.CLIENT_LEFT)
         else:
             start.cancel()
@@ -518,9 +519,9 @@ async def _carry_out(request: _OrderRequest, capture: Capture) -> Message:
             capture.stop(EndReason.STOPPED)
             return Stopping()
         case RotateCapture():
-            return Rotated(file_name=await capture.rotate())
+            return Rotated(file_name=await capture.orders.rotate())
         case FlushCapture():
-            await capture.flush()
+            await capture.orders.flush()
             return Flushed()
         case SnapshotCapture(after_s=after_s):
-            return SnapshotTaken(file_name=await capture.snapshot(after_s))
+            return SnapshotTaken(file_name=await capture.orders.snapshot(after_s))

@@ -70,7 +70,10 @@ class Page:
     async def _interfaces(self) -> dict[str, InterfaceCounts]:
         """Return the kernel's counters of the interfaces that captures of the configuration are on, by name."""
         wanted = {
-            name for capture in self._captures.running if capture.metrics_name for name in capture.interface_names
+            name
+            for capture in self._captures.running
+            if capture.metrics_name
+            for name in capture.account.interface_names
         }
         if not wanted:
             return {}
@@ -150,7 +153,7 @@ class _Telling(Collector):
         counts: dict[str, list[Counts]] = {name: [ended.get(name, Counts())] for name in names}
         gauges: dict[str, list[Gauges]] = {name: [Gauges()] for name in names}
         for capture in running:
-            counts[capture.metrics_name].append(capture.counts)
+            counts[capture.metrics_name].append(capture.account.counts)
             gauges[capture.metrics_name].append(capture.gauges)
         return (
             {name: total_counts(each) for name, each in counts.items()},
