@@ -5,7 +5,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from capd.policy.audit import Audit, Journal
 from capd.policy.peer import Peer
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.messages import (
+    AttachCapture,
     FailureCode,
     ListCaptures,
     Request,
@@ -179,6 +180,38 @@ async def test_where_there_is_no_journal_lines_go_to_the_log(tmp_path: Path, cap
 
 
 # What is summed up -----------------------------------------------------------------------------------------------
+
+
+def fail() -> None:
+    raise KeyError
+
+
+@pytest.mark.parametrize("leave", [lambda: None, fail], ids=["well", "raising"])
+def test_what_is_carried_out_is_on_record_with_its_end_however_it_ends(
+    caplog: pytest.LogCaptureFixture, leave: Callable[[], object]
+) -> None:
+    caplog.set_level(logging.INFO)
+    files: list[str] = []
+    record, alice = Audit(), Peer(7, ALICE.user_id, ALICE.group_id, ())
+    with (
+        contextlib.suppress(KeyError),
+        record.on_record(alice, StopCapture(), lambda: {"capture": 9}, lambda: {"files": len(files)}),
+    ):
+        assert [line.partition(": ")[0] for line in caplog.messages] == ["granted"]
+        files.append("a")
+        leave()
+    assert caplog.messages == [
+        f"granted: user {ALICE.user_id} (process 7): stop capture=9",
+        f"ended: user {ALICE.user_id} (process 7): stop files=1",
+    ]
+
+
+def test_the_end_is_on_record_with_the_same_details_where_it_has_no_others(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    record, alice = Audit(), Peer(7, ALICE.user_id, ALICE.group_id, ())
+    with record.on_record(alice, AttachCapture(capture="a"), lambda: {"capture": 9}):
+        pass
+    assert [line.partition("(process 7): ")[2] for line in caplog.messages] == ["attach capture=9"] * 2
 
 
 def asked(record: Audit, peer: Peer, *requests: Request) -> None:

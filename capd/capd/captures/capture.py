@@ -8,7 +8,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
 
 import trio
 
@@ -27,6 +27,7 @@ from capd.network.monitor import Monitor
 from capd.pacing.rate_limited_log import Restrained
 from capd.pacing.turns import Turn, Turns
 from capd.policy import quota
+from capd.policy.audit import Audit
 from capd.policy.peer import Peer
 from capd.policy.revocation import Running
 from capd.policy.rules import UNBOUND, Grant, Terms
@@ -141,6 +142,12 @@ class Capture:
         return self.account.gauges(self._subscribers.pending)
 
     # From the grant to the end ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def on_record(self, audit: Audit) -> Generator[None, None, None]:
+        """Have it on record that it was granted, and when the block is left, how it ended."""
+        with audit.on_record(self.owner, self.request, self.account.grant_record, self.account.end_record):
+            yield
 
     async def run(self, handover: Handover, monitor: Monitor, task_status: trio.TaskStatus[None]) -> None:
         """Capture until the end. ``started()`` when the first file has its header.

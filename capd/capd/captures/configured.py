@@ -63,11 +63,7 @@ class Configured:
     async def _run(self, owner: Peer, configured: ConfiguredCapture, capture: Capture) -> None:
         envelope = _open_directory(self._state_directory / configured.name, configured.group_id)
         try:
-            self._audit.granted(owner, configured.request, **capture.account.grant_record())
-            try:
-                await run_to_end(capture, FromEnvelope(envelope), self._monitor)
-            finally:
-                self._audit.ended(owner, configured.request, **capture.account.end_record())
+            await run_to_end(capture, FromEnvelope(envelope), self._monitor, self._audit)
         finally:
             envelope.close(self._closer, owner.person_id)
 

@@ -216,11 +216,8 @@ class Detached:
                 stay.owner = capture.owner  # with the groups that it has lost
 
     async def _run(self, stay: Stay, capture: Capture) -> None:
-        self._audit.granted(stay.owner, stay.request, **capture.account.grant_record())
-        try:
-            await run_to_end(capture, stay.handover, self._monitor, partial(self._settle, stay, capture))
-        finally:
-            self._audit.ended(stay.owner, stay.request, **capture.account.end_record())
+        settle = partial(self._settle, stay, capture)
+        await run_to_end(capture, stay.handover, self._monitor, self._audit, settle)
 
     def _settle(self, stay: Stay, capture: Capture) -> None:
         """Note that a capture runs: from now on it is to survive."""

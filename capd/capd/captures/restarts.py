@@ -12,6 +12,7 @@ import trio
 from capd.captures.capture import Capture
 from capd.errors import RequestRefused
 from capd.network.monitor import Monitor
+from capd.policy.audit import Audit
 from capd.supervisor.handover import Handover
 from capd_protocol.messages import EndReason
 
@@ -69,7 +70,11 @@ async def keep_running(
 
 
 async def run_to_end(
-    capture: Capture, handover: Handover, monitor: Monitor, on_started: Callable[[], None] = lambda: None
+    capture: Capture,
+    handover: Handover,
+    monitor: Monitor,
+    audit: Audit,
+    on_started: Callable[[], None] = lambda: None,
 ) -> None:
     """Run a capture for nobody in particular.
 
@@ -77,18 +82,20 @@ async def run_to_end(
         capture: to run.
         handover: of the directory where its files go; stays the caller's.
         monitor: tells of interfaces that come and go.
+        audit: has it on record.
         on_started: called when its first file has its header.
 
     Raises:
         RequestRefused: it could not be started.
     """
-    async with trio.open_nursery() as nursery:
-        try:
-            await nursery.start(capture.run, handover, monitor)
-        except RequestRefused as error:
-            refused: RequestRefused | None = error  # which the nursery would wrap
-        else:
-            refused = None
-            on_started()
+    with capture.on_record(audit):
+        async with trio.open_nursery() as nursery:
+            try:
+                await nursery.start(capture.run, handover, monitor)
+            except RequestRefused as error:
+                refused: RequestRefused | None = error  # which the nursery would wrap
+            else:
+                refused = None
+                on_started()
     if refused is not None:
         raise refused

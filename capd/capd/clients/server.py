@@ -349,12 +349,9 @@ class _Client:
         with (
             self._captures.granted(self._peer, request) as capture,
             contextlib.closing(self._handover(request)) as handover,
+            capture.on_record(self._audit),
         ):
-            self._audit.granted(self._peer, request, **capture.account.grant_record())
-            try:
-                refused = await self._run_capture(capture, handover)
-            finally:
-                self._audit.ended(self._peer, request, **capture.account.end_record())
+            refused = await self._run_capture(capture, handover)
         if refused is not None:
             self._captures.tally.add_refused(refused.failure.code)
             await self._connection.send_in_time(encode(Refused(failure=refused.failure)))

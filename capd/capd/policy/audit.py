@@ -7,13 +7,14 @@ minute for each user who asks.
 """
 
 import collections
+import contextlib
 import errno
 import json
 import logging
 import os
 import socket
 import syslog
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -202,6 +203,28 @@ class Audit:
             await self._journal.wait_room()
             return
         raise RequestRefused(FailureCode.RESOURCES, "capd cannot put requests on record now: try again later")
+
+    @contextlib.contextmanager
+    def on_record(
+        self,
+        peer: Peer,
+        request: Request,
+        granted: Callable[[], Mapping[str, object]] = dict,
+        ended: Callable[[], Mapping[str, object]] | None = None,
+    ) -> Generator[None, None, None]:
+        """Note a request that is carried out while the block lasts, and its end, however the block is left.
+
+        Args:
+            peer: whose request.
+            request: what was asked for.
+            granted: gives the details of what was granted.
+            ended: gives those of the end, when it has come; None: the same.
+        """
+        self.granted(peer, request, **granted())
+        try:
+            yield
+        finally:
+            self.ended(peer, request, **(ended or granted)())
 
     def granted(self, peer: Peer, request: Request, **details: object) -> None:
         """Note a request that is carried out."""
