@@ -75,7 +75,7 @@ class Stay:
             self.directory.close()
 
 
-class Following:
+class Begun:
     """For the client that has asked for a capture: it hears of it from the beginning."""
 
     def __init__(self, stay: Stay, capture: Capture) -> None:
@@ -110,7 +110,7 @@ class Detached:
         """Have detached captures run in a nursery, which outlasts all clients."""
         self._nursery = nursery
 
-    async def start(self, owner: Peer, request: StartCapture, handover: FromClient) -> Following:
+    async def start(self, owner: Peer, request: StartCapture, handover: FromClient) -> Begun:
         """Begin with a capture. Whether it runs, the answer tells later.
 
         Args:
@@ -127,7 +127,7 @@ class Detached:
         except RequestRefused:
             stay.close(self._closer)
             raise
-        return Following(stay, await nursery.start(self._keep, stay))
+        return Begun(stay, await nursery.start(self._keep, stay))
 
     def _nursery_or_refuse(self) -> trio.Nursery:
         if self._nursery is None:

@@ -15,8 +15,6 @@ class Subscriber:
     def __init__(self) -> None:
         self.outbox = Outbox(limits.MAX_PENDING_EVENTS)
         self._news = trio.Event()
-        #: What ``answer`` was given is not on its way yet.
-        self.has_unsent_answer = False
         #: The capture's last event has come.
         self.ended = trio.Event()
 
@@ -27,11 +25,6 @@ class Subscriber:
             self.ended.set()
         self._news.set()
 
-    def answer(self, message: Message) -> None:
-        """Add what the client has asked for; it may ask no more before this is on its way, so there is only one."""
-        self.has_unsent_answer = True
-        self.put(message)
-
     async def next_batch(self) -> bytes | None:
         """Return bytes to send as soon as there are any; None after the capture's last event."""
         while not (batch := self.outbox.take()):
@@ -39,7 +32,6 @@ class Subscriber:
                 return None
             self._news = trio.Event()
             await self._news.wait()
-        self.has_unsent_answer = False
         return batch
 
 

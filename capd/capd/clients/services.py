@@ -1,0 +1,24 @@
+"""What a client's requests are carried out by."""
+
+from dataclasses import dataclass
+
+from capd.captures.detached import Detached
+from capd.captures.registry import Captures
+from capd.captures.revoker import Revoker
+from capd.clients.admission import Admission
+from capd.network.monitor import Monitor
+from capd.policy.audit import Audit
+from capd.supervisor.closer import Closer
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of the daemon that all clients share."""
+
+    captures: Captures
+    detached: Detached
+    monitor: Monitor
+    audit: Audit
+    closer: Closer
+    admission: Admission
+    revoker: Revoker
