@@ -42,6 +42,8 @@ class Known:
         self._links = {each.name: each for each in links}
         self._devices = devices
         self._other_names = other_names or {}
+        #: What comes of asking for an interface's hardware, by its name.
+        self.failures: dict[str, Exception] = {}
 
     async def find(self, name: str) -> Link | None:
         return self._links.get(self._other_names.get(name, name))
@@ -53,6 +55,8 @@ class Known:
         return {each.index: each for each in self._links.values()}
 
     async def hardware(self, link: Link) -> Hardware:
+        if link.name in self.failures:
+            raise self.failures[link.name]
         return Hardware(driver=f"driver of {link.name}", speed_bits_per_s=1000)
 
     async def default_dlt(self, _: Link) -> int:
@@ -169,6 +173,14 @@ async def test_of_a_pattern_those_are_left_out_that_are_not_granted_and_that_is_
     assert begun.held(ETH0, ETH1, LAN0, WLAN0) == ["eth0", "lan0"]
 
 
+async def test_of_a_pattern_those_are_left_out_of_which_nothing_can_be_learned() -> None:
+    begun, known = Begun("*0"), Known(ETH0, LAN0)
+    known.failures["lan0"] = RequestRefused(FailureCode.RESOURCES, "no room")
+    assert [each.device for each in await begun.look_up(known)] == ["eth0"]
+    assert begun.skipped == [InterfaceSkipped(interface="lan0", text="no room")]
+    assert begun.held(ETH0, LAN0) == ["eth0"]
+
+
 @pytest.mark.parametrize(
     ("names", "changes", "waits", "may_grow"),
     [
@@ -208,6 +220,9 @@ async def test_those_that_come_are_attached_once_and_again_when_they_come_back()
         assert await watched.see(ETH0, removed=(3,)) == []
         assert begun.held(ETH0, ETH1) == ["eth0"]
         assert await watched.see(ETH0, ETH1) == ["attach eth1"]
+        # It is not there, which was told while nobody looked.
+        assert await watched.see(ETH0) == []
+        assert await watched.see(ETH0, ETH1) == ["attach eth1"]
         # Gone and there again, before anybody looked.
         assert await watched.see(ETH0, ETH1, removed=(3,)) == ["attach eth1"]
 
@@ -219,6 +234,16 @@ async def test_those_that_come_and_are_not_granted_are_told_of_once() -> None:
         assert await watched.see(ETH0, WLAN0) == []
         assert begun.skipped == [InterfaceSkipped(interface="wlan0", text="no rule allows it")]
         assert await watched.see(ETH0, LAN0, WLAN0) == ["attach lan0"]
+
+
+@pytest.mark.parametrize("failure", [RequestRefused(FailureCode.RESOURCES, "no room"), OSError("no room")])
+async def test_those_that_come_are_left_out_of_which_nothing_can_be_learned(failure: Exception) -> None:
+    begun = Begun("eth*")
+    async with watching(begun, ETH0) as watched:
+        watched.interfaces.failures["eth1"] = failure
+        assert await watched.see(ETH0, ETH1) == []
+        assert begun.skipped == [InterfaceSkipped(interface="eth1", text="no room")]
+        assert await watched.see(ETH0, ETH1, link("eth2", 9)) == ["attach eth2"]
 
 
 async def test_one_that_gets_a_name_on_which_another_rule_holds_is_detached() -> None:

@@ -92,3 +92,5 @@ def test_another_policy_decides_on_what_comes_and_leaves_what_there_is() -> None
     with pytest.raises(RequestRefused, match="nothing any more"):
         grants.ask(asked("eth1"))
     assert grants.in_force({2: link("eth0")}) == [Grant(ETH, asked("eth0"))]
+    assert not grants.is_exceeded(link("eth0"))
+    assert grants.is_exceeded(link("eth1"))

@@ -142,6 +142,7 @@ async def test_nobody_waits_longer_than_it_may_take(autojump_clock: trio.testing
     assert failure.code == FailureCode.TIMEOUT
     assert trio.current_time() - began_s == pytest.approx(limits.ORDER_TIMEOUT_S)
     orders.take_answer(Answer(number=1))  # nobody waits for it any more
+    assert not orders._pending
     assert worker.given == [Flush(number=1)]
 
 
