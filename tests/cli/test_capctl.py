@@ -1,4 +1,8 @@
-"""``capctl`` as people type it and as programs read it, each time a process of its own."""
+"""``capctl`` as people type it and as programs read it.
+
+A process of its own where signals, pipes, a terminal or the installed program are meant, or packets are to come
+meanwhile; else it is called (``tests.cli.calling``).
+"""
 
 import contextlib
 import json
@@ -19,6 +23,7 @@ import pytest
 from capd_client import Revocation, list_captures, revoke_captures
 from capd_client.cli import __main__ as capctl
 from capd_protocol.messages import CaptureSummary, RevokedCapture, Started
+from tests.cli.calling import Done, called
 from tests.cli.terminal import in_terminal
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, pcap_linktype_and_sizes, read_complete, wait_until
@@ -60,6 +65,16 @@ def command(bench: Bench, *words: str) -> list[str]:
 def capture_command(bench: Bench, *words: str) -> list[str]:
     """Return the words of a capture on the captured interface."""
     return command(bench, "capture", "-i", bench.interface, *words)
+
+
+def asked(bench: Bench, *words: str) -> Done:
+    """Run a command that has the daemon's socket in front."""
+    return called("--socket", bench.daemon.socket_path, *words)
+
+
+def capture_asked(bench: Bench, *words: str) -> Done:
+    """Run a capture on the captured interface."""
+    return asked(bench, "capture", "-i", bench.interface, *words)
 
 
 def done(words: list[str], **arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -496,7 +511,7 @@ def test_json_tells_of_interfaces_that_go_and_of_the_error(bench: Bench) -> None
     ],
 )
 def test_json_tells_errors(bench: Bench, words: tuple[str, ...], code: str | None, status: int) -> None:
-    ended = done(capture_command(bench, "--json", *words))
+    ended = capture_asked(bench, "--json", *words)
     (event,) = json_lines(ended.stdout)
     assert set(event) == {"event", "code", "text"}
     assert (event["event"], event["code"], ended.returncode) == ("error", code, status)
@@ -513,16 +528,16 @@ def test_json_tells_errors(bench: Bench, words: tuple[str, ...], code: str | Non
     ],
 )
 def test_a_wrong_value_is_told_with_its_option(bench: Bench, words: tuple[str, ...], option: str) -> None:
-    ended = done(capture_command(bench, *words))
+    ended = capture_asked(bench, *words)
     assert ended.returncode == 2
     assert ended.stderr.endswith(f" (option {option})\n")
 
 
 def test_the_socket_may_be_named_before_and_behind_the_command(bench: Bench) -> None:
     words = ["list", "--socket", bench.daemon.socket_path]
-    assert done([*CAPCTL, *words]).stdout == "No capture runs.\n"
-    assert done([*CAPCTL, "--socket", "/nowhere", *words]).returncode == 0
-    assert done([*CAPCTL, "--socket", bench.daemon.socket_path, "list"]).returncode == 0
+    assert called(*words).stdout == "No capture runs.\n"
+    assert called("--socket", "/nowhere", *words).returncode == 0
+    assert called("--socket", bench.daemon.socket_path, "list").returncode == 0
 
 
 def test_json_tells_that_there_is_no_daemon() -> None:
@@ -536,9 +551,9 @@ def test_json_tells_that_there_is_no_daemon() -> None:
 
 
 def test_list_says_when_nothing_runs(bench: Bench) -> None:
-    ended = done(command(bench, "list"))
+    ended = asked(bench, "list")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "No capture runs.\n", "")
-    ended = done(command(bench, "list", "--json"))
+    ended = asked(bench, "list", "--json")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
@@ -548,7 +563,7 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
         wait_until(
             lambda: all(e.packets_total == 1234 for e in list_captures(socket_path=bench.daemon.socket_path)), "counted"
         )
-        header, *rows = done(command(bench, "list")).stdout.splitlines()
+        header, *rows = asked(bench, "list").stdout.splitlines()
         assert header.split() == ["ID", "USER", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE"]
         now = time.strftime("%H:%M")
         for row, capture, name in zip(rows, (first, second), ("a.pcapng", "b.pcapng"), strict=True):
@@ -557,7 +572,7 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
             assert cells == [str(capture.capture_id), "root", "1,234", "0", bench.interface, name]
             assert re.fullmatch(r"\d\d:\d\d:\d\d", since)
             assert since[:5] <= now or now == "00:00"
-        listed = [json.loads(line) for line in done(command(bench, "list", "--json")).stdout.splitlines()]
+        listed = [json.loads(line) for line in asked(bench, "list", "--json").stdout.splitlines()]
         assert [set(each) for each in listed] == [
             {
                 *("capture_id", "user_id", "name", "interfaces", "file_name", "started_ns"),
@@ -565,7 +580,7 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
             }
         ] * 2
         assert [each["capture_id"] for each in listed] == [first.capture_id, second.capture_id]
-        ended = done(command(bench, "stop", str(first.capture_id), str(second.capture_id)))
+        ended = asked(bench, "stop", str(first.capture_id), str(second.capture_id))
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
         first.wait(PATIENCE_S)
         second.wait(PATIENCE_S)
@@ -575,7 +590,7 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
 
 def test_stop_ends_all_that_there_are_and_tells_of_the_others(bench: Bench) -> None:
     with bench.running() as capture:
-        ended = done(command(bench, "stop", "999999", str(capture.capture_id), "888888"))
+        ended = asked(bench, "stop", "999999", str(capture.capture_id), "888888")
         assert ended.returncode == 1
         assert ended.stderr.splitlines() == [f"capctl: there is no capture {n}" for n in (999999, 888888)]
         capture.wait(PATIENCE_S)
@@ -640,7 +655,7 @@ def test_a_list_fits_the_terminal(bench: Bench) -> None:
             assert (interfaces[:2], interfaces[-2:]) == (names[0][:2], names[-1][-2:])
             assert (file_name[:1], file_name[-2:]) == (name[:1], name[-2:])
         # A program that looks for a name finds it.
-        assert name in done(command(bench, "list")).stdout
+        assert name in asked(bench, "list").stdout
 
 
 # Messages -------------------------------------------------------------------------------------------------------
@@ -667,7 +682,7 @@ def test_what_is_wrong_is_told_in_a_sentence(
     bench: Bench, words: tuple[str, ...], status: int, said: list[str]
 ) -> None:
     started_s = time.monotonic()
-    ended = done(capture_command(bench, *words))
+    ended = capture_asked(bench, *words)
     assert time.monotonic() - started_s < 5
     assert ended.returncode == status
     assert ended.stdout == ""
@@ -697,7 +712,7 @@ def test_what_is_wrong_is_told_in_a_sentence(
     ],
 )
 def test_wrong_options_are_explained(bench: Bench, words: tuple[str, ...], said: str) -> None:
-    ended = done(command(bench, *words))
+    ended = asked(bench, *words)
     assert ended.returncode == 2
     assert ended.stdout == ""
     lines = ended.stderr.splitlines()
@@ -707,7 +722,7 @@ def test_wrong_options_are_explained(bench: Bench, words: tuple[str, ...], said:
 
 @pytest.mark.parametrize("words", [("list",), ("stop", "1"), ("capture", "-i", "lo")])
 def test_no_daemon_has_an_exit_status_of_its_own(words: tuple[str, ...]) -> None:
-    ended = done([*CAPCTL, "--socket", "/nowhere/capd.sock", *words])
+    ended = called("--socket", "/nowhere/capd.sock", *words)
     assert ended.returncode == 3
     assert ended.stdout == ""
     said = (
@@ -726,7 +741,7 @@ def test_the_variable_names_the_socket(bench: Bench) -> None:
 
 @pytest.mark.parametrize("words", [(), *((each,) for each in COMMANDS)], ids=" ".join)
 def test_help_fits_80_columns(words: tuple[str, ...]) -> None:
-    ended = done([*CAPCTL, *words, "--help"], env={**os.environ, "COLUMNS": "80"})
+    ended = called(*words, "--help", environment={"COLUMNS": "80"})
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = ended.stdout.splitlines()
     assert lines[0].startswith(f"usage: {' '.join(('capctl', *words))}")
@@ -782,14 +797,14 @@ def revocable(bench: Bench, daemon: Daemon, *names: str) -> Generator[list[Captu
 
 def test_revoke_shows_what_has_ended_and_why(bench: Bench) -> None:
     with revoking_daemon(bench) as daemon, revocable(bench, daemon, "one", "two") as captures:
-        words = [*CAPCTL, "--socket", daemon.socket_path, "revoke"]
+        words = ["--socket", daemon.socket_path, "revoke"]
         who = pwd.getpwuid(REVOKED_ID).pw_name
         lines = ["CAPTURE  NAME  USER       WHY"]
         lines += [f"{each.capture_id:>7}  {each.name}   {who}  no rule names the user" for each in captures]
-        tried = done([*words, "--dry-run"])
+        tried = called(*words, "--dry-run")
         assert (tried.returncode, tried.stderr) == (0, "")
         assert tried.stdout.splitlines() == [*lines, "2 captures would end."]
-        as_json = done([*words, "--dry-run", "--json"])
+        as_json = called(*words, "--dry-run", "--json")
         expected = [
             {
                 "outcome": "would_end",
@@ -802,32 +817,32 @@ def test_revoke_shows_what_has_ended_and_why(bench: Bench) -> None:
             for each in captures
         ]
         assert [json.loads(line) for line in as_json.stdout.splitlines()] == expected
-        ended = done(words)
+        ended = called(*words)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout.splitlines() == [*lines, "2 captures ended."]
-        again = done([*words, "--user", str(REVOKED_ID)])
+        again = called(*words, "--user", str(REVOKED_ID))
         assert (again.returncode, again.stdout, again.stderr) == (0, "No capture ended.\n", "")
-        assert done([*words, "--dry-run"]).stdout == "No capture would end.\n"
-        assert done([*words, "--json"]).stdout == ""
+        assert called(*words, "--dry-run").stdout == "No capture would end.\n"
+        assert called(*words, "--json").stdout == ""
 
 
 def test_revoke_fits_the_terminal(bench: Bench) -> None:
     name = "n" * 64
     with revoking_daemon(bench) as daemon, revocable(bench, daemon, name):
-        words = [*CAPCTL, "--socket", daemon.socket_path, "revoke", "--user", f"test{REVOKED_ID}", "--dry-run"]
-        with in_terminal(words, columns=80) as session:
+        words = ["--socket", daemon.socket_path, "revoke", "--user", f"test{REVOKED_ID}", "--dry-run"]
+        with in_terminal([*CAPCTL, *words], columns=80) as session:
             assert session.wait_ended() == 0
         assert session.screen.wraps == 0
         assert session.screen.lines[1].endswith(f"all captures of user {REVOKED_ID} are to end")
-        assert name in done(words).stdout
+        assert name in called(*words).stdout
 
 
 def test_revoke_is_refused_in_words(bench: Bench) -> None:
-    refused = as_user(lambda: done(command(bench, "revoke")), 4321)
+    refused = as_user(lambda: asked(bench, "revoke"), 4321)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith("capctl: only root and the owner of a private daemon revoke captures: ")
     for user in ("no-such-user", "\x1b[2J"):
-        unknown = done(command(bench, "revoke", "--user", user))
+        unknown = asked(bench, "revoke", "--user", user)
         assert (unknown.returncode, unknown.stdout) == (2, "")
         assert "is no user" in unknown.stderr
         assert ESCAPE not in unknown.stderr
@@ -868,12 +883,12 @@ def test_capture_says_that_it_was_revoked(bench: Bench) -> None:
 
 
 def test_whoami_shows_what_policy_allows_in_words(bench: Bench) -> None:
-    ended = done(command(bench, "whoami"))
+    ended = asked(bench, "whoami")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == "root (user 0) may capture\n  on * (rule unbound)\n    in monitor mode too\n"
-    shown = json.loads(done(command(bench, "whoami", "--json")).stdout)
+    shown = json.loads(asked(bench, "whoami", "--json").stdout)
     assert (shown["user_id"], shown["permissions"][0]["rule"]) == (0, "unbound")
-    stranger = as_user(lambda: done(command(bench, "whoami")), 4322, has_account=False)
+    stranger = as_user(lambda: asked(bench, "whoami"), 4322, has_account=False)
     assert stranger.stdout.startswith("user 4322 may not capture here: ask an administrator to be added to the group")
 
 
@@ -901,8 +916,8 @@ def test_whoami_shows_every_bound_and_fits_a_terminal(bench: Bench) -> None:
         """
     )
     with running_daemon(directory, "--config", str(directory / "capd.toml")) as daemon:
-        words = [*CAPCTL, "--socket", daemon.socket_path, "whoami"]
-        ended = as_user(lambda: done(words), 4321)
+        words = ["--socket", daemon.socket_path, "whoami"]
+        ended = as_user(lambda: called(*words), 4321)
     assert ended.stdout == (
         f"{pwd.getpwuid(4321).pw_name} (user 4321) may capture\n"
         "  on eth*, veth0 (rule students)\n"

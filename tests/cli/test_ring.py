@@ -7,13 +7,13 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from capd_client import CaptureSession, list_captures, stop_capture
 from capd_client.cli.dissect import dissect, to_text
 from capd_protocol.formats import pcapng
+from tests.cli.calling import called
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, wait_until
 from tests.support.rings import Frame, opened_files, write_ring
@@ -24,12 +24,6 @@ CAPCTL = (sys.executable, "-m", "capd_client.cli")
 T = 1_769_857_200 * 10**9  # 2026-01-31 11:00 UTC
 UDP = build_frames((64,))[0]
 SECOND_NS = 10**9
-
-
-def done(*words: str | Path, **arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CAPCTL, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE_S, check=False, **arguments
-    )
 
 
 @pytest.fixture
@@ -45,7 +39,7 @@ def ring(tmp_path: Path) -> Path:
 
 
 def test_files_are_listed_with_what_is_in_them(ring: Path) -> None:
-    listed = done("files", ring, "--utc")
+    listed = called("files", ring, "--utc")
     assert (listed.returncode, listed.stderr) == (0, "")
     header, first, *_, last = listed.stdout.splitlines()
     assert header.split() == ["FIRST", "LAST", "PACKETS", "DROPPED", "SIZE", "FILE"]
@@ -53,7 +47,7 @@ def test_files_are_listed_with_what_is_in_them(ring: Path) -> None:
     path = str(ring.with_name("a_00001_20260131000000.pcapng"))
     assert first.split() == ["2026-01-31", "11:00:00.000", "2026-01-31", "11:00:09.000", "10", "0", *size, path]
     assert last.split()[:2] == ["2026-01-31", "11:00:20.000"]
-    some = done("files", ring, "--from", "2026-01-31T11:00:10Z", "--to", "2026-01-31T11:00:20Z", "--json")
+    some = called("files", ring, "--from", "2026-01-31T11:00:10Z", "--to", "2026-01-31T11:00:20Z", "--json")
     (line,) = map(json.loads, some.stdout.splitlines())
     assert line == {
         "path": str(ring.with_name("a_00002_20260131000000.pcapng")),
@@ -70,7 +64,7 @@ def test_files_are_listed_with_what_is_in_them(ring: Path) -> None:
 
 def test_one_that_is_being_written_is_shown_as_such(tmp_path: Path) -> None:
     write_ring(tmp_path / "a.pcapng", [[Frame(T, "eth0", UDP)]], ["eth0"], last_is_open=True)
-    listed = done("files", tmp_path / "a.pcapng")
+    listed = called("files", tmp_path / "a.pcapng")
     assert "(being written)" in listed.stdout
     assert "?" in listed.stdout
 
@@ -90,7 +84,7 @@ def test_one_that_is_being_written_is_shown_as_such(tmp_path: Path) -> None:
 def test_a_span_that_is_empty_or_none_is_told(
     ring: Path, command: str, words: tuple[str, ...], status: int, said: str
 ) -> None:
-    found = done(command, ring, *words)
+    found = called(command, ring, *words)
     assert (found.returncode, found.stdout) == (status, "")
     assert said in found.stderr
     assert found.stderr.count("\n") == 1
@@ -101,7 +95,7 @@ def test_times_ago_are_no_options(tmp_path: Path) -> None:
     frames = [Frame(now_ns - seconds * SECOND_NS, "eth0", UDP) for seconds in (7000, 4000, 100)]
     write_ring(tmp_path / "a.pcapng", [frames], ["eth0"])
     for words, packets in ((("--from", "-1h30m"), 2), (("--from", "-1h30m", "--to", "-30m"), 1), (("--to=-1h",), 2)):
-        found = done("extract", *words, tmp_path / "a.pcapng")
+        found = called("extract", *words, tmp_path / "a.pcapng")
         assert (found.returncode, found.stderr) == (0, "")
         assert len(found.stdout.splitlines()) == packets
 
@@ -121,22 +115,22 @@ def test_a_capture_that_runs_is_named_or_numbered(bench: Bench, tmp_path: Path) 
             # Also those that were there before anybody attached.
             assert [each.packets for each in attached.ring_files()] == [4, 4, 4, None]
         for word in ("kept", str(capture_id)):
-            listed = [json.loads(line) for line in done("files", *socket, word, "--json").stdout.splitlines()]
+            listed = [json.loads(line) for line in called("files", *socket, word, "--json").stdout.splitlines()]
             assert [each["packets"] for each in listed] == [4, 4, 4, None]
             assert all(Path(each["path"]).parent == bench.directory for each in listed)
-            shown = done("extract", *socket, word)
+            shown = called("extract", *socket, word)
             assert (shown.returncode, shown.stderr) == (0, "")
             assert len(shown.stdout.splitlines()) == 14
         # Where there is such a path, that is meant.
         write_ring(tmp_path / "kept", [[Frame(T, "eth0", UDP)]], ["eth0"])
-        assert len(done("extract", *socket, "kept", cwd=tmp_path).stdout.splitlines()) == 1
+        assert len(called("extract", *socket, "kept", cwd=tmp_path).stdout.splitlines()) == 1
     finally:
         stop_capture("kept", socket_path=bench.daemon.socket_path)
     wait_until(lambda: list_captures(socket_path=bench.daemon.socket_path) == (), "it has ended")
-    gone = done("files", *socket, "kept")
+    gone = called("files", *socket, "kept")
     assert (gone.returncode, gone.stdout) == (1, "")
     assert "there is no capture kept" in gone.stderr
-    assert len(done("extract", bench.directory / "a.pcapng").stdout.splitlines()) == 14
+    assert len(called("extract", bench.directory / "a.pcapng").stdout.splitlines()) == 14
 
 
 # extract ----------------------------------------------------------------------------------------------------------
@@ -145,11 +139,11 @@ SPAN = ("--from", "2026-01-31T11:00:05Z", "--to", "2026-01-31T11:00:25Z")
 
 
 def test_packets_are_shown_as_read_shows_them(ring: Path) -> None:
-    shown = done("extract", ring, *SPAN, "--utc")
+    shown = called("extract", ring, *SPAN, "--utc")
     text = to_text(dissect(UDP, 1))
     assert shown.stdout.splitlines() == [f"11:00:{second:02}.000000 eth{second % 2} {text}" for second in range(5, 25)]
     assert (shown.returncode, shown.stderr) == (0, "")
-    as_json = done("extract", ring, *SPAN, "--json")
+    as_json = called("extract", ring, *SPAN, "--json")
     lines = [json.loads(line) for line in as_json.stdout.splitlines()]
     assert [line["timestamp_ns"] for line in lines] == [T + second * SECOND_NS for second in range(5, 25)]
     assert lines[0].keys() >= {"interface", "interface_id", "captured_size_bytes", "protocol"}
@@ -157,7 +151,7 @@ def test_packets_are_shown_as_read_shows_them(ring: Path) -> None:
 
 def test_packets_are_written_as_pcapng_that_others_read(ring: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.pcapng"
-    written = done("extract", ring, *SPAN, "-w", out)
+    written = called("extract", ring, *SPAN, "-w", out)
     assert (written.returncode, written.stdout, written.stderr) == (0, f"{out}: 20 packets\n", "")
     found = tshark_fields(out, "frame.time_epoch", "frame.interface_name", "frame.len")
     assert [(round(float(time)), name, size) for time, name, size in found] == [
@@ -174,32 +168,32 @@ def test_packets_are_written_as_pcapng_that_others_read(ring: Path, tmp_path: Pa
 def test_no_file_is_overwritten_without_being_asked(ring: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.pcapng"
     out.write_text("precious")
-    refused = done("extract", ring, "-w", out)
+    refused = called("extract", ring, "-w", out)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "is there already" in refused.stderr
     assert "--overwrite" in refused.stderr
     assert out.read_text() == "precious"
-    nothing = done("extract", ring, "-w", out, "--overwrite", "--to", "2020-01-01")
+    nothing = called("extract", ring, "-w", out, "--overwrite", "--to", "2020-01-01")
     assert nothing.returncode == 1
     assert out.read_text() == "precious"
-    assert done("extract", ring, "-w", out, "--overwrite").returncode == 0
+    assert called("extract", ring, "-w", out, "--overwrite").returncode == 0
     assert capinfos(out, "-c")["Number of packets"] == "30"
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "elsewhere")
-    assert done("extract", ring, "-w", link).returncode == 1
+    assert called("extract", ring, "-w", link).returncode == 1
     assert not (tmp_path / "elsewhere").exists()
     assert not list(tmp_path.glob(".*"))
 
 
 def test_a_file_is_there_when_it_is_whole_or_not_at_all(ring: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.pcapng"
-    bad = done("extract", ring, "-w", out, "-f", "udp prot 53")
+    bad = called("extract", ring, "-w", out, "-f", "udp prot 53")
     assert (bad.returncode, bad.stdout) == (1, "")
     assert "capture filter" in bad.stderr
-    nothing = done("extract", ring, "-w", out, "-f", "tcp")
+    nothing = called("extract", ring, "-w", out, "-f", "tcp")
     assert (nothing.returncode, nothing.stdout) == (1, "")
     assert nothing.stderr == "capctl: there are no such packets in this span\n"
-    nowhere = done("extract", ring, "-w", tmp_path / "nowhere" / "out.pcapng")
+    nowhere = called("extract", ring, "-w", tmp_path / "nowhere" / "out.pcapng")
     assert nowhere.returncode == 1
     assert "cannot be written: No such file or directory" in nowhere.stderr
     assert {each.name for each in tmp_path.iterdir()} == {
@@ -209,7 +203,7 @@ def test_a_file_is_there_when_it_is_whole_or_not_at_all(ring: Path, tmp_path: Pa
 
 
 def test_a_filter_chooses(ring: Path) -> None:
-    assert len(done("extract", ring, "-f", "udp port 50001").stdout.splitlines()) == 30
+    assert len(called("extract", ring, "-f", "udp port 50001").stdout.splitlines()) == 30
 
 
 def test_several_rings_and_files_come_as_one(ring: Path, tmp_path: Path) -> None:
@@ -217,7 +211,7 @@ def test_several_rings_and_files_come_as_one(ring: Path, tmp_path: Path) -> None
     write_ring(path, [[Frame(T + number * SECOND_NS + 1, "wlan0", UDP) for number in range(30)]], ["wlan0"])
     (single,) = tmp_path.glob("b_*")
     for other in (path, single):
-        lines = [json.loads(line) for line in done("extract", ring, other, *SPAN, "--json").stdout.splitlines()]
+        lines = [json.loads(line) for line in called("extract", ring, other, *SPAN, "--json").stdout.splitlines()]
         times = [line["timestamp_ns"] for line in lines]
         assert len(times) == 20 + 20
         assert times == sorted(times)
@@ -229,7 +223,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_comes(ring: Path) -> None:
     data = bytearray(second.read_bytes())
     data[-8:] = b"\xff" * 8
     second.write_bytes(data)
-    found = done("extract", ring)
+    found = called("extract", ring)
     assert found.returncode == 1
     assert str(second) in found.stderr
     assert "at byte" in found.stderr
@@ -245,7 +239,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_comes(ring: Path) -> None:
     ],
 )
 def test_options_that_do_not_go_together_are_refused(ring: Path, words: tuple[str, ...], option: str) -> None:
-    refused = done("extract", ring, *words, cwd=ring.parent)
+    refused = called("extract", ring, *words, cwd=ring.parent)
     assert refused.returncode == 2
     assert f"(option {option})" in refused.stderr
     assert not (ring.parent / "x").exists()
@@ -253,7 +247,7 @@ def test_options_that_do_not_go_together_are_refused(ring: Path, words: tuple[st
 
 @pytest.mark.parametrize("command", ["files", "extract"])
 def test_where_there_is_no_ring_it_says_so(tmp_path: Path, command: str) -> None:
-    found = done(command, tmp_path / "none.pcapng")
+    found = called(command, tmp_path / "none.pcapng")
     assert (found.returncode, found.stdout) == (1, "")
     assert "there is no file, and no none.pcapng.index" in found.stderr
 
@@ -320,7 +314,7 @@ def test_ten_seconds_out_of_two_hundred_files_are_what_tshark_finds_in_all_of_th
     with opened_files(path.parent) as names:
         span = ("--from", f"{begin_ns / 1e9:.9f}", "--to", f"{end_ns / 1e9:.9f}")
         began_s = time.monotonic()
-        done_ = done("extract", path, *span, "-w", out)
+        done_ = called("extract", path, *span, "-w", out)
         took_s = time.monotonic() - began_s
     assert (done_.returncode, done_.stderr) == (0, "")
     # 300.5 s to 310.5 s: the files from 300 s to 312 s, numbered from 1.

@@ -13,6 +13,7 @@ import pytest
 
 from capd_client import Interface, get_capabilities
 from tests.capture.helpers import ip, kernel_setting
+from tests.cli.calling import Done, called
 from tests.cli.terminal import in_terminal
 from tests.interfaces.helpers import (
     PATIENCE_S,
@@ -37,15 +38,8 @@ def command(daemon: Daemon, *words: str) -> list[str]:
     return [sys.executable, "-m", "capd_client.cli", "--socket", daemon.socket_path, *words]
 
 
-def done(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(daemon, *words),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+def done(daemon: Daemon, *words: str) -> Done:
+    return called("--socket", daemon.socket_path, *words)
 
 
 @contextlib.contextmanager
@@ -260,8 +254,7 @@ def test_what_is_wrong_is_said_in_a_line(daemon: Daemon, words: tuple[str, ...],
 
 @pytest.mark.parametrize("name", ["interfaces", "stats", "watch", "linktypes lo"])
 def test_without_a_daemon_at_the_place_that_was_named_nothing_is_shown(name: str) -> None:
-    words = [sys.executable, "-m", "capd_client.cli", "--socket", "/nowhere/capd.sock", *name.split()]
-    result = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    result = called("--socket", "/nowhere/capd.sock", *name.split())
     assert (result.returncode, result.stdout) == (NO_DAEMON, "")
     assert "/nowhere/capd.sock" in result.stderr
     assert "Traceback" not in result.stderr
