@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.accounts import own_accounts
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import Daemon, MakeDir, running_daemon
 from tests.support.namespace import enter_private_network_namespace, veth_pair
 
 _numbers = itertools.count(1)
@@ -43,6 +43,22 @@ def user_dir(open_dir: Path) -> Path:
     directory.mkdir()
     directory.chmod(0o1777)
     return directory
+
+
+@pytest.fixture(scope="session")
+def make_dir(open_dir: Path) -> MakeDir:
+    """Makes a directory that every user may enter, for a daemon of several tests, of another name each time.
+
+    A worker of pytest-xdist may come to a module again, with others in between: then its fixtures are made again.
+    """
+
+    def make(stem: str) -> Path:
+        directory = open_dir / f"{stem}{next(_numbers)}"
+        directory.mkdir()
+        directory.chmod(0o755)
+        return directory
+
+    return make
 
 
 @pytest.fixture

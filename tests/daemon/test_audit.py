@@ -42,7 +42,7 @@ from tests.support.attack import (
     request_for,
     with_limits,
 )
-from tests.support.daemon import Daemon, as_user, running_daemon
+from tests.support.daemon import Daemon, MakeDir, as_user, running_daemon
 
 ALICE, STRANGER = User(23_500, 23_500), User(23_501, 23_501)
 
@@ -277,9 +277,8 @@ def test_what_was_left_out_is_told_with_the_next_line_at_its_level(caplog: pytes
 
 
 @pytest.fixture(scope="module")
-def daemon(open_dir: Path) -> Generator[Daemon, None, None]:
-    directory = open_dir / "audit"
-    directory.mkdir(mode=0o755)
+def daemon(make_dir: MakeDir) -> Generator[Daemon, None, None]:
+    directory = make_dir("audit")
     (directory / "capd.toml").write_text(f'[[rule]]\nname = "alice"\nusers = [{ALICE.user_id}]\n')
     options = ("--config", str(directory / "capd.toml"))
     with running_daemon(directory, *options, prefix=with_limits(QUESTIONS_SUM_S=0.2)) as running:

@@ -23,14 +23,13 @@ from tests.support.attack import (
     request_for,
 )
 from tests.support.bad_input import BY_DAEMON, DOWN, OTHER, UP, Bad, arguments_of, check_told, prepare
-from tests.support.daemon import Daemon, as_user
+from tests.support.daemon import Daemon, MakeDir, as_user
 from tests.support.namespace import veth_pair
 
 
 @pytest.fixture(scope="module")
-def _daemons(open_dir: Path) -> Generator[Callable[[], Daemon], None, None]:
-    directory = open_dir / "bad"
-    directory.mkdir()
+def _daemons(make_dir: MakeDir) -> Generator[Callable[[], Daemon], None, None]:
+    directory = make_dir("bad")
     with replaced_when_dead(directory, "--group", "daemon") as get:
         yield get
 

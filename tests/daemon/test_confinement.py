@@ -36,7 +36,7 @@ from tests.support.attack import (
     with_limits,
     without_call,
 )
-from tests.support.daemon import REFUSED_CALL, Daemon, children_of, running_daemon, status_of
+from tests.support.daemon import REFUSED_CALL, Daemon, MakeDir, children_of, running_daemon, status_of
 from tests.support.namespace import veth_pair
 from tests.support.takeover import (
     Caller,
@@ -284,10 +284,9 @@ class Target(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def lenient(open_dir: Path) -> Generator[Daemon, None, None]:
+def lenient(make_dir: MakeDir) -> Generator[Daemon, None, None]:
     """A daemon whose workers go on when a call is refused, as usual; it captures of its own accord."""
-    directory = open_dir / "confinement"
-    directory.mkdir(mode=0o755)
+    directory = make_dir("confinement")
     configuration = directory / "capd.toml"
     configuration.write_text('[captures.own]\ninterfaces = ["own*"]\ngroup = 4242\nringbuffer_packets = 3\n')
     options = ("--config", str(configuration), "--state-directory", str(directory))
@@ -377,10 +376,9 @@ def test_a_worker_that_was_taken_over_can_do_nothing_of_it(target: Target, attac
 
 
 @pytest.fixture(scope="module")
-def own_place(open_dir: Path) -> Generator[tuple[Place, socket.socket], None, None]:
+def own_place(make_dir: MakeDir) -> Generator[tuple[Place, socket.socket], None, None]:
     """What a worker has, in this process."""
-    directory = open_dir / "own"
-    directory.mkdir()
+    directory = make_dir("own")
     (directory / "file").write_bytes(FRAME)
     control, other = socket.socketpair()
     with (

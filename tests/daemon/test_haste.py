@@ -44,7 +44,7 @@ from tests.support.attack import (
     request_for,
     slow_request_for,
 )
-from tests.support.daemon import Daemon, as_user, running_daemon
+from tests.support.daemon import Daemon, MakeDir, as_user, running_daemon
 
 ALICE, BOB = User(23_510, 23_510), User(23_511, 23_511)
 STRANGERS = [User(23_512 + number, 23_512) for number in range(4)]
@@ -53,9 +53,8 @@ OF_MANY_GROUPS = [User(23_516 + number, 23_516, tuple(range(700_000, 765_536))) 
 
 
 @pytest.fixture(scope="module")
-def daemon(open_dir: Path) -> Generator[Daemon, None, None]:
-    directory = open_dir / "haste"
-    directory.mkdir(mode=0o755)
+def daemon(make_dir: MakeDir) -> Generator[Daemon, None, None]:
+    directory = make_dir("haste")
     rules = f'[[rule]]\nname = "two"\nusers = [{ALICE.user_id}, {BOB.user_id}]\n'
     rules += "".join(f'[[rule]]\nname = "group{each}"\ngroups = [{each}]\n' for each in range(23_520, 23_530))
     (directory / "capd.toml").write_text(rules)

@@ -53,7 +53,7 @@ from tests.support.attack import (
     with_limits,
     without_stragglers,
 )
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import Daemon, MakeDir, running_daemon
 from tests.support.namespace import veth_pair
 from tests.support.traffic import send
 
@@ -64,9 +64,8 @@ MEMBERS = "daemon"  # what the group 1 is called everywhere
 
 
 @pytest.fixture(scope="module")
-def _daemons(open_dir: Path) -> Generator[Callable[[], Daemon], None, None]:
-    directory = open_dir / "kill"
-    directory.mkdir()
+def _daemons(make_dir: MakeDir) -> Generator[Callable[[], Daemon], None, None]:
+    directory = make_dir("kill")
     with replaced_when_dead(directory, "--group", MEMBERS) as get:
         yield get
 

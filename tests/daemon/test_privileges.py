@@ -63,7 +63,7 @@ from tests.support.attack import (
     request_for,
     with_limits,
 )
-from tests.support.daemon import Daemon, as_user, running_daemon
+from tests.support.daemon import Daemon, MakeDir, as_user, running_daemon
 from tests.support.namespace import veth_pair
 from tests.support.traffic import send
 
@@ -95,9 +95,8 @@ def _threads(process_id: int) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def _daemons(open_dir: Path) -> Generator[Callable[[], Daemon], None, None]:
-    directory = open_dir / "privileges"
-    directory.mkdir()
+def _daemons(make_dir: MakeDir) -> Generator[Callable[[], Daemon], None, None]:
+    directory = make_dir("privileges")
     with replaced_when_dead(directory, "--group", GROUP.gr_name) as get:
         yield get
 
@@ -132,10 +131,10 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def running(open_dir: Path, _daemons: Callable[[], Daemon]) -> Generator[Running, None, None]:
+def running(make_dir: MakeDir, _daemons: Callable[[], Daemon]) -> Generator[Running, None, None]:
     """A member's capture, into a directory that nobody else may enter."""
     daemon = _daemons()
-    directory = _private_dir(open_dir, MEMBER)
+    directory = _private_dir(make_dir("running"), MEMBER)
     savefile = directory / "mine.pcapng"
     with (
         veth_pair("txpriv", "rxpriv"),

@@ -60,15 +60,14 @@ from tests.support.attack import (
     traffic,
     with_limits,
 )
-from tests.support.daemon import Daemon, as_user, running_daemon
+from tests.support.daemon import Daemon, MakeDir, as_user, running_daemon
 from tests.support.tools import busy_descriptors_of
 from tests.support.traffic import send
 
 
 @pytest.fixture(scope="module")
-def _daemons(open_dir: Path) -> Generator[Callable[[], Daemon], None, None]:
-    directory = open_dir / "abused"
-    directory.mkdir()
+def _daemons(make_dir: MakeDir) -> Generator[Callable[[], Daemon], None, None]:
+    directory = make_dir("abused")
     with replaced_when_dead(directory) as get:
         yield get
 
@@ -277,10 +276,9 @@ def test_without_descriptors_the_daemon_refuses_and_goes_on(veth: tuple[str, str
 
 
 @pytest.fixture(scope="module")
-def impatient(open_dir: Path) -> Generator[Daemon, None, None]:
+def impatient(make_dir: MakeDir) -> Generator[Daemon, None, None]:
     """A daemon that waits for nobody longer than half a second."""
-    directory = open_dir / "impatient"
-    directory.mkdir()
+    directory = make_dir("impatient")
     with running_daemon(directory, prefix=with_limits(REQUEST_TIMEOUT_S=0.5, LAST_EVENTS_TIMEOUT_S=0.5)) as running:
         yield running
 

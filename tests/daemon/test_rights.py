@@ -49,7 +49,7 @@ from tests.support.attack import (
     request_for,
     with_limits,
 )
-from tests.support.daemon import Daemon, children_of, is_closer, running_daemon
+from tests.support.daemon import Daemon, MakeDir, children_of, is_closer, running_daemon
 from tests.support.namespace import private_network_namespace
 from tests.support.tools import busy_descriptors_of
 from tests.support.traffic import send
@@ -61,9 +61,8 @@ _AT_ONCE_S = 5.0
 
 
 @pytest.fixture(scope="module", params=["this kernel", "an older one"])
-def _daemons(open_dir: Path, request: pytest.FixtureRequest) -> Generator[Callable[[], Daemon], None, None]:
-    directory = open_dir / f"rights on {request.param}"
-    directory.mkdir()
+def _daemons(make_dir: MakeDir, request: pytest.FixtureRequest) -> Generator[Callable[[], Daemon], None, None]:
+    directory = make_dir("rights")
     # Without a ring ahead, so that descriptors can be counted; and what closes them ends soon.
     make = on_older_kernel if request.param == "an older one" else with_limits
     prefix = make(SPARE_RING_PAUSE_S=1000, CLOSER_IDLE_S=0.2, END_TIMEOUT_S=1)
@@ -255,10 +254,9 @@ def test_a_reader_keeps_no_capture_waiting(
 
 
 def test_the_end_of_a_connection_does_not_wait_for_what_others_have_closed(
-    open_dir: Path, veth: tuple[str, str], user_dir: Path, make_stuck: MakeStuck
+    make_dir: MakeDir, veth: tuple[str, str], user_dir: Path, make_stuck: MakeStuck
 ) -> None:
-    directory = open_dir / "slow to close"
-    directory.mkdir()
+    directory = make_dir("slow to close")
     prefix = on_older_kernel(CLOSING_S=_LINGER_S)  # the process that closes may take as long as that
     with running_daemon(directory, prefix=prefix) as daemon:
         hostile = RawClient(daemon.socket_path)

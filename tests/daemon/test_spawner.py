@@ -41,7 +41,7 @@ from tests.support.attack import (
     with_limits,
     without_call,
 )
-from tests.support.daemon import Daemon, children_of, forked_for, is_spare, running_daemon, status_of
+from tests.support.daemon import Daemon, MakeDir, children_of, forked_for, is_spare, running_daemon, status_of
 from tests.support.traffic import send
 
 MEMBERS = "daemon"  # what the group 1 is called everywhere
@@ -55,9 +55,8 @@ def _with_limits(**limits: float) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def _daemons(open_dir: Path) -> Generator[Callable[[], Daemon], None, None]:
-    directory = open_dir / "spawner"
-    directory.mkdir()
+def _daemons(make_dir: MakeDir) -> Generator[Callable[[], Daemon], None, None]:
+    directory = make_dir("spawner")
     with replaced_when_dead(directory, "--group", MEMBERS, prefix=_with_limits(SPAWNER_PAUSE_S=0.3)) as get:
         yield get
 

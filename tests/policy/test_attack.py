@@ -59,7 +59,7 @@ from tests.support.attack import (
     opened,
     request_for,
 )
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import Daemon, MakeDir, running_daemon
 from tests.support.namespace import veth_pair
 from tests.support.tools import ip_json
 from tests.support.traffic import send
@@ -177,10 +177,9 @@ filter = "vlan 6"
 
 
 @pytest.fixture(scope="module")
-def bound(open_dir: Path) -> Generator[Daemon, None, None]:
+def bound(make_dir: MakeDir) -> Generator[Daemon, None, None]:
     """A daemon with rules."""
-    directory = open_dir / "attack"
-    directory.mkdir(mode=0o755)
+    directory = make_dir("attack")
     (directory / "capd.toml").write_text(CONFIGURATION)
     with running_daemon(directory, "--config", f"{directory}/capd.toml") as running:
         yield running

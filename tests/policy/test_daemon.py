@@ -30,7 +30,7 @@ from capd_client import (
 )
 from capd_protocol.messages import CaptureSummary, EndReason
 from tests.client.helpers import drain, of_type, read_complete, wait_for_packets, wait_until
-from tests.support.daemon import Daemon, as_user, running_daemon
+from tests.support.daemon import Daemon, MakeDir, as_user, running_daemon
 from tests.support.namespace import veth_pair
 from tests.support.tools import packets_of
 from tests.support.traffic import send
@@ -87,9 +87,8 @@ def veth() -> Generator[tuple[str, str], None, None]:
 
 
 @pytest.fixture(scope="module")
-def daemon(open_dir: Path) -> Generator[Daemon, None, None]:
-    directory = open_dir / "policy"
-    directory.mkdir(mode=0o755)
+def daemon(make_dir: MakeDir) -> Generator[Daemon, None, None]:
+    directory = make_dir("policy")
     (directory / "capd.toml").write_text(CONFIGURATION)
     with running_daemon(directory, "--config", f"{directory}/capd.toml") as running:
         yield running

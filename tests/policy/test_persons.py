@@ -53,7 +53,7 @@ from tests.support.attack import (
     request_for,
     with_limits,
 )
-from tests.support.daemon import Daemon, as_user, running_daemon
+from tests.support.daemon import Daemon, MakeDir, as_user, running_daemon
 from tests.support.namespace import veth_pair
 
 GROUP_ID = 4244
@@ -118,9 +118,8 @@ def daemon_of(directory: Path, **changed: float) -> Generator[Daemon, None, None
 
 
 @pytest.fixture(scope="module")
-def daemon(open_dir: Path) -> Generator[Daemon, None, None]:
-    directory = open_dir / "persons"
-    directory.mkdir(mode=0o755)
+def daemon(make_dir: MakeDir) -> Generator[Daemon, None, None]:
+    directory = make_dir("persons")
     with daemon_of(directory) as running:
         yield running
 

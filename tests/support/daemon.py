@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 from tests.support.accounts import have_account
 
 _Result = TypeVar("_Result")
+#: See the fixture ``make_dir``.
+MakeDir = Callable[[str], Path]
 
 #: What a worker says that made a system call which it may not.
 REFUSED_CALL = "it made the system call"
