@@ -63,6 +63,38 @@ has() {
     command -v "$1" >/dev/null
 }
 
+# Prints each program that is needed, and its Debian package.
+needed_programs() {
+    cat <<'PROGRAMS'
+ip iproute2
+unshare util-linux
+PROGRAMS
+    [[ "$mode" != dev ]] || cat <<'PROGRAMS'
+capinfos tshark
+curl curl
+editcap tshark
+ethtool ethtool
+groff groff-base
+mergecap tshark
+mkfs.ext4 e2fsprogs
+mount mount
+netsniff-ng netsniff-ng
+nsenter util-linux
+setpriv util-linux
+ss iproute2
+systemctl systemd
+tcpdump tcpdump
+tshark tshark
+/lib/systemd/system/dbus.service dbus
+/lib/systemd/systemd systemd
+PROGRAMS
+}
+
+# dumpcap, which comes with tshark, is not tried: it may be there for the group wireshark only.
+has_program() {
+    if [[ "$1" == /* ]]; then [[ -e "$1" ]]; else has "$1"; fi
+}
+
 # Prints the Debian packages that are needed and not there, found by trying what they are for:
 # that also accepts what was installed in some other way.
 missing_packages() {
@@ -86,19 +118,10 @@ for name in "libpcap.so.0.8", "libpcap.so.1":  # Debian's name for it, and every
 sys.exit(1)
 PYTHON
     fi
-    has ip || echo iproute2
-    has unshare || echo util-linux
-    if [[ "$mode" == dev ]]; then
-        # Comes with dumpcap, which is not tried: it may be there for the group wireshark only.
-        { has tshark && has capinfos; } || echo tshark
-        has tcpdump || echo tcpdump
-        # What drivers tell is held against it.
-        has ethtool || echo ethtool
-        # The service's tests boot one.
-        [[ -x /lib/systemd/systemd ]] && has systemctl || echo systemd
-        [[ -e /lib/systemd/system/dbus.service ]] || echo dbus
-        has groff || echo groff-base
-    fi
+    local program package
+    while read -r program package; do
+        has_program "$program" || echo "$package"
+    done < <(needed_programs) | sort -u
 }
 
 apt() {
@@ -114,6 +137,9 @@ apt_install() {
 
 mapfile -t packages < <(missing_packages)
 if ((${#packages[@]})); then
+    while read -r program package; do
+        has_program "$program" || printf 'setup: there is no %s (package %s)\n' "$program" "$package" >&2
+    done < <(needed_programs)
     if ((EUID != 0)) || ! has apt-get; then
         fail "system packages are missing; as root, run:" \
             "apt-get install --no-install-recommends ${packages[*]}"

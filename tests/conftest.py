@@ -13,7 +13,20 @@ import pytest
 
 from tests.support.accounts import own_accounts
 from tests.support.daemon import Daemon, MakeDir, running_daemon
+from tests.support.flaky import (
+    pytest_runtest_logreport,
+    pytest_runtest_makereport,
+    pytest_runtest_protocol,
+    pytest_terminal_summary,
+)
 from tests.support.namespace import enter_private_network_namespace, veth_pair
+
+__all__ = [
+    "pytest_runtest_logreport",
+    "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
+    "pytest_terminal_summary",
+]
 
 _numbers = itertools.count(1)
 

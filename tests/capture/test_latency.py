@@ -2,8 +2,7 @@
 
 Measured in this process, from just before the frame is handed to the kernel until ``wait_for_event`` has returned.
 The bound must hold for the median and for nine packets of ten. On a machine that is busy with other things each of
-the processes on the way waits for a processor, as the sender does, which measures how long: that is allowed for, and
-there is more than one attempt.
+the processes on the way waits for a processor, as the sender does, which measures how long: that is allowed for.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ import pytest
 
 from capd_client import CaptureSession
 from tests.capture.helpers import END_TIMEOUT_S, EVENT_TIMEOUT_S, capturing, local_frame
+from tests.support.bounds import check_bound
 from tests.support.daemon import Daemon
 from tests.support.namespace import veth_pair
 
@@ -28,8 +28,6 @@ pytestmark = pytest.mark.alone
 
 DEFAULT_BOUND_S = 0.150
 PROMPT_BOUND_S = 0.015
-#: Each takes about a second.
-ATTEMPTS = 4
 #: On the way from wire to client: the kernel's timer, worker, daemon, client.
 WAITERS = 4
 #: MiB, so that no packet is lost on a machine as busy as that.
@@ -98,23 +96,20 @@ def percentiles(values_s: Iterable[float]) -> tuple[float, float, float, float]:
     return median_s, p90_s, p99_s, ordered_s[-1]
 
 
-def assert_prompt(attempt: Callable[[], list[tuple[Sent, float]]], bound_s: float) -> None:
-    """Have packets sent and announced until an attempt shows that the bound is kept; print what was measured."""
-    for _ in range(ATTEMPTS):
-        packets = attempt()
-        latencies_s = [announced_s - sent.at_s for sent, announced_s in packets]
-        assert min(latencies_s) > 0
-        median_s, p90_s, p99_s, most_s = percentiles(latencies_s)
-        late_median_s, late_p90_s, _, _ = percentiles(sent.at_s - sent.due_s for sent, _ in packets)
-        summary = (
-            f"{len(packets)} packets: median {median_s * 1000:.1f} ms, 90 % {p90_s * 1000:.1f} ms, "
-            f"99 % {p99_s * 1000:.1f} ms, most {most_s * 1000:.1f} ms; bound {bound_s * 1000:g} ms; the machine "
-            f"itself is late by {late_median_s * 1000:.1f} ms, 90 % by {late_p90_s * 1000:.1f} ms"
-        )
-        sys.stdout.write(summary + "\n")
-        if median_s < bound_s + WAITERS * late_median_s and p90_s < bound_s + WAITERS * late_p90_s:
-            return
-    raise AssertionError(f"too late, {ATTEMPTS} times in a row; {summary}")
+def check_prompt(packets: list[tuple[Sent, float]], bound_s: float) -> None:
+    """Check that packets were announced in time; print what was measured."""
+    latencies_s = [announced_s - sent.at_s for sent, announced_s in packets]
+    assert min(latencies_s) > 0
+    median_s, p90_s, p99_s, most_s = percentiles(latencies_s)
+    late_median_s, late_p90_s, _, _ = percentiles(sent.at_s - sent.due_s for sent, _ in packets)
+    summary = (
+        f"{len(packets)} packets: median {median_s * 1000:.1f} ms, 90 % {p90_s * 1000:.1f} ms, "
+        f"99 % {p99_s * 1000:.1f} ms, most {most_s * 1000:.1f} ms; bound {bound_s * 1000:g} ms; the machine "
+        f"itself is late by {late_median_s * 1000:.1f} ms, 90 % by {late_p90_s * 1000:.1f} ms"
+    )
+    sys.stdout.write(summary + "\n")
+    is_kept = median_s < bound_s + WAITERS * late_median_s and p90_s < bound_s + WAITERS * late_p90_s
+    check_bound(is_kept, summary)
 
 
 def sent_and_announced(capture: CaptureSession, interface: str, pauses_s: Sequence[float]) -> list[tuple[Sent, float]]:
@@ -137,7 +132,7 @@ def test_by_default_a_sparse_packet_is_announced_within_150_ms(
     with capturing(
         daemon, interfaces=veth[1], savefile=user_dir / "x.pcapng", kernel_buffer_size=BUFFER_MIB
     ) as capture:
-        assert_prompt(lambda: sent_and_announced(capture, veth[0], pauses_s), DEFAULT_BOUND_S)
+        check_prompt(sent_and_announced(capture, veth[0], pauses_s), DEFAULT_BOUND_S)
 
 
 @pytest.mark.parametrize("update_interval", [0.005, 0.01])
@@ -153,7 +148,7 @@ def test_with_a_short_update_interval_a_sparse_packet_is_announced_within_15_ms(
         update_interval=update_interval,
         kernel_buffer_size=BUFFER_MIB,
     ) as capture:
-        assert_prompt(lambda: sent_and_announced(capture, veth[0], pauses_s), PROMPT_BOUND_S)
+        check_prompt(sent_and_announced(capture, veth[0], pauses_s), PROMPT_BOUND_S)
 
 
 BOUNDS_S = [(None, DEFAULT_BOUND_S), (0.005, PROMPT_BOUND_S), (0.01, PROMPT_BOUND_S)]
@@ -171,7 +166,7 @@ def test_packets_of_steady_traffic_are_announced_as_promptly(
         update_interval=update_interval,
         kernel_buffer_size=BUFFER_MIB,
     ) as capture:
-        assert_prompt(lambda: sent_and_announced(capture, veth[0], [0.001] * 1000), bound_s)
+        check_prompt(sent_and_announced(capture, veth[0], [0.001] * 1000), bound_s)
 
 
 def test_packets_of_steady_traffic_are_announced_together(
@@ -183,7 +178,8 @@ def test_packets_of_steady_traffic_are_announced_together(
     ):
         announced_s = announcements(capture, 500)
     events = len(list(itertools.groupby(announced_s)))
-    assert 2 < events <= (announced_s[-1] - announced_s[0]) / 0.05 + 2
+    assert events <= (announced_s[-1] - announced_s[0]) / 0.05 + 2
+    check_bound(events > 2, f"500 packets within half a second were announced {events} times")
 
 
 @pytest.mark.parametrize(("update_interval", "bound_s"), BOUNDS_S[:2])
@@ -203,7 +199,7 @@ def test_idle_interfaces_do_not_delay_the_packets_of_another(
             kernel_buffer_size=BUFFER_MIB,
         ) as capture,
     ):
-        assert_prompt(lambda: sent_and_announced(capture, "calls-tx", pauses_s), bound_s)
+        check_prompt(sent_and_announced(capture, "calls-tx", pauses_s), bound_s)
 
 
 @pytest.mark.parametrize(("update_interval", "bound_s"), [(None, DEFAULT_BOUND_S), (0.005, PROMPT_BOUND_S)])
@@ -221,11 +217,7 @@ def test_a_busy_interface_does_not_delay_the_packets_of_another(
             kernel_buffer_size=BUFFER_MIB,
         ) as capture,
     ):
-
-        def both() -> list[tuple[Sent, float]]:
-            with sending("loud-tx", [0.0005] * 1000, mark=0) as loud, sending("shy-tx", [0.02] * 22, mark=1) as shy:
-                announced_s = announcements(capture, 1022)
-            # The file is in the order of time, and so are the announcements.
-            return list(zip(sorted(loud + shy, key=lambda sent: sent.at_s), announced_s, strict=True))
-
-        assert_prompt(both, bound_s)
+        with sending("loud-tx", [0.0005] * 1000, mark=0) as loud, sending("shy-tx", [0.02] * 22, mark=1) as shy:
+            announced_s = announcements(capture, 1022)
+        # The file is in the order of time, and so are the announcements.
+        check_prompt(list(zip(sorted(loud + shy, key=lambda sent: sent.at_s), announced_s, strict=True)), bound_s)

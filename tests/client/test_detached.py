@@ -61,6 +61,7 @@ from capd_protocol.messages import (
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, drain, of_type, read_complete, wait_for_packets, wait_until
 from tests.support.attack import SLOW_FILTER, RawClient, beginning_worker, opened, request_for, with_limits
+from tests.support.bounds import check_bound
 from tests.support.daemon import as_user, running_daemon
 from tests.support.tools import busy_descriptors_of
 
@@ -726,5 +727,5 @@ def test_ten_hear_of_one_capture_and_the_one_that_is_stuck_costs_the_others_noth
     # From the last packet of each file, by the kernel's clock, to the word that the file is complete.
     all_late_s = sorted(late for _, late_s, _, _ in results for late in late_s)
     # Of 13,500, a few may find the processor taken by somebody else.
-    assert all_late_s[-14] < 0.15
-    assert all_late_s[-1] < 1
+    check_bound(all_late_s[-14] < 0.15, f"14th worst: {all_late_s[-14]:.3f} s")
+    check_bound(all_late_s[-1] < 1, f"worst: {all_late_s[-1]:.3f} s")

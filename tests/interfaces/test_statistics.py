@@ -37,6 +37,7 @@ from tests.interfaces.helpers import (
     unique,
     wait_until,
 )
+from tests.support.bounds import check_bound
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.namespace import private_network_namespace
 from tests.support.traffic import send
@@ -304,7 +305,9 @@ def test_intervals_are_kept(daemon: Daemon) -> None:
                 times_s.append(time.monotonic())
             counted[stats] = times_s
         # The fast one has waited in its socket meanwhile; so the slow one's are compared.
-        assert (counted[slow][-1] - counted[slow][0]) / 5 == pytest.approx(0.2, abs=0.03)
+        interval_s = (counted[slow][-1] - counted[slow][0]) / 5
+        assert interval_s > 0.17
+        check_bound(interval_s < 0.23, f"{interval_s:.3f} s")
 
 
 @pytest.mark.parametrize("interval", [0, -1, 0.049, 3600.1, math.inf, math.nan])

@@ -85,13 +85,15 @@ import sys
 from capd import limits
 from capd.linux import descriptors
 from capd.__main__ import main
+from trio._core import _thread_cache
 if "older" in sys.argv[2]:
     assert descriptors._SO_PASSRIGHTS == 83
     descriptors._SO_PASSRIGHTS = 10_083
 for pair in filter(None, sys.argv[1].split(",")):
     name, _, value = pair.partition("=")
-    assert hasattr(limits, name), name
-    setattr(limits, name, type(getattr(limits, name))(float(value)))
+    where = _thread_cache if name == "IDLE_TIMEOUT" else limits
+    assert hasattr(where, name), name
+    setattr(where, name, type(getattr(where, name))(float(value)))
 sys.exit(main(sys.argv[sys.argv.index("capd", 3) + 1 :]))
 """
 
@@ -99,7 +101,7 @@ sys.exit(main(sys.argv[sys.argv.index("capd", 3) + 1 :]))
 def with_limits(**limits: float) -> tuple[str, ...]:
     """Return a prefix for ``running_daemon`` that gives some of ``capd.limits`` other values.
 
-    What takes 10 s to be given up is given up the same way after one.
+    What takes 10 s to be given up is given up the same way after one. IDLE_TIMEOUT is trio's, of threads without work.
     """
     return _with_limits("this", limits)
 

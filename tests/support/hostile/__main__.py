@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from capd_client.cli.text import count, table
-from tests.support.attack import on_older_kernel
+from tests.support.attack import on_older_kernel, with_limits
 from tests.support.hostile import judgement
 from tests.support.hostile.crowd import Told
 from tests.support.hostile.endurance import DaemonEnded, Plan, Run
@@ -22,6 +22,9 @@ from tests.support.hostile.world import world
 _SECONDS = 600.0
 _LEAST_SECONDS = 5.0
 _RATE_PPS = 50_000.0
+#: After which a worker that does not start, or end, is killed (20 and 10), a client left that says nothing (10), and a
+#: thread of trio's ends that has nothing to do (10).
+_HASTY = {"START_TIMEOUT_S": 4.0, "END_TIMEOUT_S": 2.0, "REQUEST_TIMEOUT_S": 3.0, "IDLE_TIMEOUT": 1.0}
 #: For what is not alice's, the daemon's log among it. Chosen: a line for each request of an hour.
 _PLACE_MIB = 2048
 #: Between two lines where there is no terminal, and between two changes of the line where there is one.
@@ -66,6 +69,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--calm", action="store_true", help="the same without anybody hostile")
     parser.add_argument("--older-kernel", action="store_true", help="as before Linux 6.16, which takes descriptors")
+    parser.add_argument(
+        "--hasty", action="store_true", help="the daemon gives up sooner what does not come, so that all settles sooner"
+    )
     parser.add_argument("--json", action="store_true", help="print one object instead of tables")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep the daemon's log there")
     arguments = parser.parse_args()
@@ -80,7 +86,8 @@ def _arguments() -> argparse.Namespace:
 def _run(place: Path, arguments: argparse.Namespace) -> int:
     plan = Plan(arguments.seconds, arguments.rate, arguments.seed, arguments.calm)
     progress = Progress()
-    prefix = on_older_kernel() if arguments.older_kernel else ()
+    make_prefix = on_older_kernel if arguments.older_kernel else with_limits
+    prefix = make_prefix(**_HASTY) if arguments.hasty else on_older_kernel() if arguments.older_kernel else ()
     # All files of the ring, the next one, and room that nobody misses.
     alice_mib = (RING_FILES + 2) * file_kb(plan.rate_pps) // 1000 + 64
     observed: Observed | None = None
