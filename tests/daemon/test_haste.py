@@ -44,6 +44,7 @@ from tests.support.attack import (
     request_for,
     slow_request_for,
 )
+from tests.support.bounds import check_bound
 from tests.support.daemon import Daemon, MakeDir, as_user, running_daemon
 
 ALICE, BOB = User(23_510, 23_510), User(23_511, 23_511)
@@ -129,6 +130,7 @@ def watch(socket_path: str, count: int, channel: Channel) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("attack", [ask_in_turn, watch], ids=["list", "watch"])
 def test_sixty_strangers_who_look_at_all_interfaces_slow_nobody(
     daemon: Daemon, attack: Callable[[str, int, Channel], None]
@@ -140,8 +142,7 @@ def test_sixty_strangers_who_look_at_all_interfaces_slow_nobody(
             stack.enter_context(process_of(user, partial(attack, daemon.socket_path, 15))).hear()
         found_s = times_of_answers(daemon, ALICE, 40)
     # Each list took the loop ten milliseconds or more; sixty of them most of a second.
-    assert statistics.median(found_s) < 0.1, found_s
-    assert max(found_s) < 0.5, found_s
+    check_bound(statistics.median(found_s) < 0.1 and max(found_s) < 0.5, f"{found_s}")
 
 
 def list_captures_in_turn(socket_path: str, count: int, channel: Channel) -> None:
@@ -155,14 +156,14 @@ def list_captures_in_turn(socket_path: str, count: int, channel: Channel) -> Non
             client.receive(CaptureList)
 
 
+@pytest.mark.alone
 def test_strangers_of_many_groups_slow_nobody(daemon: Daemon) -> None:
     with contextlib.ExitStack() as stack:
         for user in OF_MANY_GROUPS:
             stack.enter_context(process_of(user, partial(list_captures_in_turn, daemon.socket_path, 15))).hear()
         found_s = times_of_answers(daemon, ALICE, 40)
     # Each of ten rules looked through all groups, several times for each question: thirty of them took seconds.
-    assert statistics.median(found_s) < 0.1, found_s
-    assert max(found_s) < 0.5, found_s
+    check_bound(statistics.median(found_s) < 0.1 and max(found_s) < 0.5, f"{found_s}")
 
 
 def connect_and_leave(socket_path: str, channel: Channel) -> None:
@@ -173,14 +174,14 @@ def connect_and_leave(socket_path: str, channel: Channel) -> None:
             connection.connect(socket_path)
 
 
+@pytest.mark.alone
 def test_strangers_of_many_groups_who_only_connect_slow_nobody(daemon: Daemon) -> None:
     with contextlib.ExitStack() as stack:
         for user in OF_MANY_GROUPS:
             stack.enter_context(process_of(user, partial(connect_and_leave, daemon.socket_path))).hear()
         found_s = times_of_answers(daemon, ALICE, 40)
     # Reading the groups of each took the loop four milliseconds, and the next ones had connected meanwhile.
-    assert statistics.median(found_s) < 0.02, found_s
-    assert max(found_s) < 0.5, found_s
+    check_bound(statistics.median(found_s) < 0.02 and max(found_s) < 0.5, f"{found_s}")
 
 
 def slow(interface: str, file_name: str) -> StartCapture:

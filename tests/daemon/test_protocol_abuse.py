@@ -243,6 +243,7 @@ def test_endless_requests_to_stop_cost_the_daemon_nothing(
     await_end([worker])
 
 
+@pytest.mark.alone  # what others have in flight counts too
 def test_without_descriptors_the_daemon_refuses_and_goes_on(veth: tuple[str, str], user_dir: Path) -> None:
     where = user_dir / "daemon"
     where.mkdir()

@@ -315,7 +315,6 @@ async def test_one_of_another_kind_is_made_anew(
         await give_back(await maker.make(interface(), launch()))
         await until_made(made, 2)
         await give_back(await maker.make(msgspec.structs.replace(interface(), **other), launch()))
-        assert len(made) >= 3  # the next one may be there already
         assert made[2] == made[0] | expected
         # The next one will rather be like this one.
         await until_made(made, 4)

@@ -236,7 +236,8 @@ class RawClient:
         """Send bytes or a message, and descriptors with the first of them, which the daemon does not take."""
         data = data if isinstance(data, bytes) else encode(data)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-        self.socket.sendall(data[self.socket.sendmsg([data], rights) :])
+        if rest := data[self.socket.sendmsg([data], rights) :]:  # to send nothing may fail too
+            self.socket.sendall(rest)
 
     def _pass_offered(self, channel: socket.socket) -> None:
         if self.channel is not None:

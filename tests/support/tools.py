@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.daemon import children_of, is_spare
+from tests.support.namespace import network_namespace_of
 
 
 def _run(*command: str | Path) -> str:
@@ -80,13 +83,47 @@ def _kept_for(process_id: int, spares: Sequence[int]) -> list[str]:
     """Return what the daemon has open on workers that wait."""
     processes = sum(_process_of(entry) in spares for entry in Path(f"/proc/{process_id}/fdinfo").iterdir())
     kept = ["anon_inode:[pidfd]"] * processes
+    peers = _peers_of_sockets(process_id) if spares else {}
     for spare in spares:
         with contextlib.suppress(FileNotFoundError, PermissionError):  # it has ended
             for theirs in descriptors_of(spare):
-                if theirs.startswith("socket:"):
-                    # socketpair(2) makes the daemon's first.
-                    kept.append(f"socket:[{int(theirs[len('socket:[') : -1]) - 1}]")
+                if theirs in peers:
+                    kept.append(peers[theirs])
     return kept
+
+
+#: linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h.
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
+_NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_UDIAG_SHOW_PEER, _UNIX_DIAG_PEER = 4, 2
+_HEADER, _QUESTION, _ANSWER = struct.Struct("=IHHII"), struct.Struct("=BBHIIIII"), struct.Struct("=BBBBIII")
+_ATTRIBUTE = struct.Struct("=HHI")
+
+
+def _peers_of_sockets(process_id: int) -> dict[str, str]:
+    """Return of each Unix socket in a process's network namespace what it is connected to."""
+    peers: dict[str, str] = {}
+    with (
+        network_namespace_of(process_id),
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink,
+    ):
+        question = _QUESTION.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _UDIAG_SHOW_PEER, 0, 0)
+        size = _HEADER.size + len(question)
+        netlink.send(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + question)
+        while True:
+            data, at = netlink.recv(1 << 18), 0
+            while at < len(data):
+                size, kind, *_ = _HEADER.unpack_from(data, at)
+                assert kind != _NLMSG_ERROR
+                if kind == _NLMSG_DONE:
+                    return peers
+                inode = _ANSWER.unpack_from(data, at + _HEADER.size)[4]
+                if size > _HEADER.size + _ANSWER.size:
+                    _, attribute, peer = _ATTRIBUTE.unpack_from(data, at + _HEADER.size + _ANSWER.size)
+                    if attribute == _UNIX_DIAG_PEER:
+                        peers[f"socket:[{inode}]"] = f"socket:[{peer}]"
+                at += (size + 3) & ~3
 
 
 def _process_of(fdinfo: Path) -> int:
