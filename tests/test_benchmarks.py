@@ -108,8 +108,6 @@ def place(tmp_path: Path) -> Generator[cases.Place, None, None]:
 @pytest.mark.long
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
 def test_the_smallest_run_adds_up(tool: type[Tool], place: cases.Place) -> None:
-    if not tool.is_installed():
-        pytest.skip(f"{tool.name} is not installed")
     ring = next(case for case in cases.CASES if case.name == "ring")
     # Files small enough that some are deleted; tcpdump's are a megabyte at least.
     reading = cases.capture(tool, replace(ring, files=2), place, PACKETS)

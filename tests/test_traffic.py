@@ -1,5 +1,4 @@
 import json
-import os
 import socket
 import struct
 import subprocess
@@ -10,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.support import namespace, traffic
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
 
 @pytest.fixture

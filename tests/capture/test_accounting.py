@@ -14,9 +14,8 @@ MIX = build_frames((64, 576, 1500), (7, 4, 1))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("attempt", range(3))
 def test_a_million_packets_at_full_speed_are_written_or_counted(
-    daemon: Daemon, veth: tuple[str, str], user_dir: Path, attempt: int
+    daemon: Daemon, veth: tuple[str, str], user_dir: Path
 ) -> None:
     savefile = user_dir / "million.pcapng"
     with CaptureSession(interfaces=veth[1], savefile=savefile, socket_path=daemon.socket_path) as capture:

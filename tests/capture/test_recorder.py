@@ -128,11 +128,10 @@ def test_a_snapshot_has_all_of_two_seconds_at_100_000_packets_a_second(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
-def test_a_snapshot_has_all_of_thirty_seconds_at_100_000_packets_a_second(
+def test_a_snapshot_has_all_of_eight_seconds_at_100_000_packets_a_second(
     daemon: Daemon, veth: tuple[str, str], tmp_path: Path
 ) -> None:
-    under_load(daemon, veth, tmp_path, 30, 512)
+    under_load(daemon, veth, tmp_path, 8, 160)
 
 
 def test_other_programs_read_the_same(daemon: Daemon, veth: tuple[str, str], tmp_path: Path) -> None:

@@ -60,7 +60,15 @@ from capd_protocol.messages import (
 )
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, drain, of_type, read_complete, wait_for_packets, wait_until
-from tests.support.attack import SLOW_FILTER, RawClient, beginning_worker, opened, request_for, with_limits
+from tests.support.attack import (
+    SLOW_FILTER,
+    RawClient,
+    beginning_worker,
+    leaving_nothing,
+    opened,
+    request_for,
+    with_limits,
+)
 from tests.support.bounds import check_bound
 from tests.support.daemon import as_user, running_daemon
 from tests.support.tools import busy_descriptors_of
@@ -381,7 +389,7 @@ def test_who_may_read_a_capture_of_the_configuration_may_attach_and_no_more(
     options = ("--config", str(user_dir / "capd.toml"), "--state-directory", str(user_dir / "state"))
     with running_daemon(user_dir, *options) as daemon:
         bench = Bench(daemon, *lasting_veth, user_dir)
-        wait_until(lambda: any(user_dir.glob("state/dns/*")), "it runs")
+        wait_until(lambda: any(each.files_total for each in listed(bench)), "it runs")
 
         def look() -> None:
             with attach(bench, "dns") as capture:
@@ -648,17 +656,16 @@ def test_who_is_attached_to_a_capture_of_a_session_hears_that_its_client_left(be
 def test_clients_that_come_and_go_leave_nothing(own_bench: Bench) -> None:
     bench = own_bench
     with staying(bench, ringbuffer_packets=1000):
-        before = descriptors(bench)
-        for left in range(40):
-            with RawClient(bench.daemon.socket_path) as client:
-                client.send(AttachCapture(capture="stays"))
-                if left % 4:
-                    client.receive(Attached)
-                if left % 4 > 1:
-                    client.send(FlushCapture() if left % 8 > 3 else RotateCapture())
-                if left % 4 > 2:
-                    client.receive(Flushed if left % 8 > 3 else Rotated)
-        wait_until(lambda: descriptors(bench) <= before, "all are closed")
+        with leaving_nothing(bench.daemon, bench.interface):
+            for left in range(40):
+                with RawClient(bench.daemon.socket_path) as client:
+                    client.send(AttachCapture(capture="stays"))
+                    if left % 4:
+                        client.receive(Attached)
+                    if left % 4 > 1:
+                        client.send(FlushCapture() if left % 8 > 3 else RotateCapture())
+                    if left % 4 > 2:
+                        client.receive(Flushed if left % 8 > 3 else Rotated)
         with attach(bench, "stays") as capture:
             capture.flush()
     assert "failed" not in bench.daemon.log

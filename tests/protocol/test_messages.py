@@ -5,7 +5,6 @@ What is not a message is a protocol error, and never anything else; what is unkn
 
 import json
 import os
-import shutil
 import struct
 import subprocess
 from enum import StrEnum
@@ -1035,23 +1034,17 @@ def pcap_with(packets: int) -> bytes:
     return header + b"".join(struct.pack("=IIII", i, 0, 60, 60) + bytes(60) for i in range(packets))
 
 
-needs_dumpcap = pytest.mark.skipif(shutil.which("dumpcap") is None, reason="no dumpcap here")
-
-
-@needs_dumpcap
 def test_what_dumpcap_says_of_a_capture(tmp_path: Path) -> None:
     said = run_dumpcap(tmp_path, "-i", "-", "-w", "a.pcapng", data=pcap_with(20))
     assert said == [FileOpened("a.pcapng"), PacketCount(20), Drops(0, "-")]
 
 
-@needs_dumpcap
 def test_what_dumpcap_says_of_an_error(tmp_path: Path) -> None:
     (said,) = run_dumpcap(tmp_path, "-i", "nosuch0", "-w", "a.pcapng")
     assert isinstance(said, ErrorMessage)
     assert '"nosuch0"' in said.primary
 
 
-@needs_dumpcap
 def test_what_dumpcap_says_of_a_bad_filter(tmp_path: Path, veth: tuple[str, str]) -> None:
     said = run_dumpcap(tmp_path, "-i", veth[0], "-f", "ip", "-i", veth[1], "-f", "tcp )", "-w", "a.pcapng")
     assert len(said) == 1

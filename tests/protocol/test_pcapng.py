@@ -5,7 +5,6 @@ What is not whole or breaks the format is a MalformedFileError, after all that c
 
 import json
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -443,10 +442,6 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-def needs(program: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"no {program} here")
-
-
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     path = tmp_path / "written.pcapng"
@@ -454,7 +449,6 @@ def written(tmp_path: Path) -> Path:
     return path
 
 
-@needs("capinfos")
 def test_capinfos_agrees(written: Path) -> None:
     lines = [line.strip() for line in run("capinfos", "-M", written).splitlines()]
     whole, first, second = "\n".join(lines).split("Interface #")
@@ -490,7 +484,6 @@ def test_capinfos_agrees(written: Path) -> None:
     assert not any(word in second for word in ("Speed", "Filter", "Hardware", "Description", "Operating"))
 
 
-@needs("tshark")
 def test_tshark_reads_the_packets(written: Path) -> None:
     layers = [packet["_source"]["layers"] for packet in json.loads(run("tshark", "-n", "-r", written, "-T", "json"))]
     frames = [layer["frame"] for layer in layers]
@@ -537,7 +530,6 @@ def dissect(file: Path, *arguments: str) -> str:
     return run("tshark", "-n", "-r", file, "-X", "read_format:MIME Files Format", *arguments)
 
 
-@needs("tshark")
 def test_wireshark_dissects_every_block(written: Path) -> None:
     fields = [argument for name in DISSECTED for argument in ("-e", name)]
     shown = dissect(written, "-T", "fields", "-E", "aggregator=/s", "-E", "separator=|", *fields)
@@ -555,7 +547,6 @@ def find_all(value: Any, key: str) -> Iterator[Any]:
             yield from find_all(each, key)
 
 
-@needs("tshark")
 def test_wireshark_finds_the_times_of_the_statistics(written: Path) -> None:
     dissected = json.loads(dissect(written, "-T", "jsonraw", "--no-duplicate-keys"))
     for name, time_ns in (("start_time", START_NS), ("end_time", END_NS)):
@@ -563,7 +554,6 @@ def test_wireshark_finds_the_times_of_the_statistics(written: Path) -> None:
         assert [bytes.fromhex(text) for text in found] == [struct.pack("=II", *divmod(time_ns, 2**32))] * 2
 
 
-@needs("tshark")
 @ORDERS
 def test_wireshark_has_no_complaint_of_what_this_test_calls_right(tmp_path: Path, order: str) -> None:
     names = ["section, all", "interface, all", "interface", "packet", "packet, options"]
@@ -602,7 +592,6 @@ def written_pcap(tmp_path: Path) -> Path:
     return path
 
 
-@needs("tcpdump")
 def test_tcpdump_reads_nanoseconds(written_pcap: Path) -> None:
     command = ["tcpdump", "-n", "-tt", "--time-stamp-precision=nano", "-r", str(written_pcap)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -610,7 +599,6 @@ def test_tcpdump_reads_nanoseconds(written_pcap: Path) -> None:
     assert done.stdout.startswith("1700000000.123456789 IP 198.18.0.1.50000 > 198.18.0.2.50001: UDP")
 
 
-@needs("capinfos")
 def test_capinfos_reads_the_pcap_header(written_pcap: Path) -> None:
     lines = [line.strip() for line in run("capinfos", "-M", written_pcap).splitlines()]
     assert "File type:           nsecpcap" in lines

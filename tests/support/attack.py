@@ -84,7 +84,6 @@ _WITH_LIMITS = """
 import sys
 from capd import limits
 from capd.linux import descriptors
-from capd.__main__ import main
 from trio._core import _thread_cache
 if "older" in sys.argv[2]:
     assert descriptors._SO_PASSRIGHTS == 83
@@ -94,6 +93,8 @@ for pair in filter(None, sys.argv[1].split(",")):
     where = _thread_cache if name == "IDLE_TIMEOUT" else limits
     assert hasattr(where, name), name
     setattr(where, name, type(getattr(where, name))(float(value)))
+# Only now: a default of an argument is what it was at import.
+from capd.__main__ import main
 sys.exit(main(sys.argv[sys.argv.index("capd", 3) + 1 :]))
 """
 

@@ -26,10 +26,7 @@ class Libpcap:
     """Compiles filters for a link-layer type, without an interface."""
 
     def __init__(self, dlt: int) -> None:
-        try:
-            self._library = ctypes.CDLL("libpcap.so.0.8")
-        except OSError:
-            pytest.skip("no libpcap here")
+        self._library = ctypes.CDLL("libpcap.so.0.8")
         self._library.pcap_open_dead.restype = ctypes.c_void_p
         self._library.pcap_compile.argtypes = (
             ctypes.c_void_p,

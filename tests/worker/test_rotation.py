@@ -1,6 +1,5 @@
 """Files are full where dumpcap's are, to the packet, and bear the names that dumpcap gives them."""
 
-import shutil
 import struct
 import subprocess
 import time
@@ -169,8 +168,6 @@ def test_a_name_grows_by_what_the_limit_allows_for(file_name: str, number: int) 
 
 # Dumpcap itself -------------------------------------------------------------------------------------------------
 
-needs_dumpcap = pytest.mark.skipif(shutil.which("dumpcap") is None, reason="no dumpcap here")
-
 
 def run_dumpcap(directory: Path, file_name: str, packet_sizes_bytes: Sequence[int], *conditions: str) -> list[Path]:
     data = struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1)
@@ -181,7 +178,6 @@ def run_dumpcap(directory: Path, file_name: str, packet_sizes_bytes: Sequence[in
     return sorted(directory.iterdir())
 
 
-@needs_dumpcap
 @pytest.mark.parametrize("file_name", ["base.pcapng", "base", "my.base.pcapng", "base.", "50%.pcapng"])
 def test_dumpcap_gives_the_same_names(tmp_path: Path, file_name: str) -> None:
     before_s = int(time.time())
@@ -195,7 +191,6 @@ def test_dumpcap_gives_the_same_names(tmp_path: Path, file_name: str) -> None:
 SIZES_BYTES = [60, 576, 1500, 64, 1500, 1500, 60, 61, 62, 63, 1000, 9, 900, 1, 1, 1, 1500, 60] * 5
 
 
-@needs_dumpcap
 @pytest.mark.parametrize(
     ("options", "conditions"),
     [
