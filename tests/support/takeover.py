@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from capd.worker.confinement.system_calls import ARCHITECTURES, number_of
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long  # an address does not fit into an int
 
 # linux/ptrace.h, linux/elf.h, linux/wait.h.
 _ATTACH, _DETACH, _SINGLE_STEP = 16, 17, 9
