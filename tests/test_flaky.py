@@ -8,7 +8,6 @@ import pytest
 
 _ROOT = Path(__file__).parents[1]
 _CONFTEST = """
-from tests.support.flaky import *
 from tests.support.flaky import (
     pytest_runtest_logreport, pytest_runtest_makereport, pytest_runtest_protocol, pytest_terminal_summary
 )

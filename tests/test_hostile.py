@@ -305,7 +305,7 @@ def test_a_run_that_is_ended_leaves_nothing(number: signal.Signals) -> None:
 @pytest.mark.timeout(240)
 def test_nobody_notices_hostile_clients() -> None:
     # The rate is one that a machine keeps up with that is busy with other things; the command's own is 50,000.
-    run = command("12", "--rate", "10000", "--seed", "1", "--hasty", "--json")
+    run = command("8", "--rate", "10000", "--seed", "1", "--hasty", "--json")
     kernels = {"this kernel": (), "an older one": ("--older-kernel",)}
     with contextlib.ExitStack() as stack:
         # At once, each in namespaces of its own: most of the time they wait until all has settled.

@@ -84,6 +84,7 @@ _WITH_LIMITS = """
 import sys
 from capd import limits
 from capd.linux import descriptors
+from capd.pacing.rates import Rate
 from trio._core import _thread_cache
 if "older" in sys.argv[2]:
     assert descriptors._SO_PASSRIGHTS == 83
@@ -92,7 +93,9 @@ for pair in filter(None, sys.argv[1].split(",")):
     name, _, value = pair.partition("=")
     where = _thread_cache if name == "IDLE_TIMEOUT" else limits
     assert hasattr(where, name), name
-    setattr(where, name, type(getattr(where, name))(float(value)))
+    before = getattr(where, name)
+    is_rate = isinstance(before, Rate)
+    setattr(where, name, Rate(float(value), before.burst) if is_rate else type(before)(float(value)))
 # Only now: a default of an argument is what it was at import.
 from capd.__main__ import main
 sys.exit(main(sys.argv[sys.argv.index("capd", 3) + 1 :]))
@@ -102,7 +105,8 @@ sys.exit(main(sys.argv[sys.argv.index("capd", 3) + 1 :]))
 def with_limits(**limits: float) -> tuple[str, ...]:
     """Return a prefix for ``running_daemon`` that gives some of ``capd.limits`` other values.
 
-    What takes 10 s to be given up is given up the same way after one. IDLE_TIMEOUT is trio's, of threads without work.
+    What takes 10 s to be given up is given up the same way after one. IDLE_TIMEOUT is trio's, of threads without work;
+    of a rate, what is allowed in a second is given.
     """
     return _with_limits("this", limits)
 
