@@ -31,6 +31,11 @@ __all__ = [
 _numbers = itertools.count(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the tests of the service come first: they share a machine, and the others would wait for them at the end."""
+    items.sort(key=lambda item: "systemd" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _private_network_namespace() -> Generator[None, None, None]:
     if os.geteuid() != 0:
