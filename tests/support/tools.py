@@ -68,7 +68,15 @@ def busy_descriptors_of(process_id: int) -> list[str]:
     That is one packet socket that receives nothing, a ring: it comes a moment after a capture was asked for, and stays
     a minute. And the process and the control socket of each worker that waits, another one soon after each capture.
     """
-    spares = list(filter(is_spare, children_of(process_id)))
+    while True:
+        spares = list(filter(is_spare, children_of(process_id)))
+        found = _busy_descriptors_of(process_id, spares)
+        # One that has gone meanwhile was taken or has ended, and what is of it may be counted, or not.
+        if spares == list(filter(is_spare, children_of(process_id))):
+            return found
+
+
+def _busy_descriptors_of(process_id: int, spares: Sequence[int]) -> list[str]:
     found = descriptors_of(process_id)
     rows = [line.split() for line in Path(f"/proc/{process_id}/net/packet").read_text().splitlines()[1:]]
     inert = {f"socket:[{inode}]" for _, _, _, protocol, *_, inode in rows if protocol == "0000"}
@@ -84,10 +92,16 @@ def _kept_for(process_id: int, spares: Sequence[int]) -> list[str]:
     processes = sum(_process_of(entry) in spares for entry in Path(f"/proc/{process_id}/fdinfo").iterdir())
     kept = ["anon_inode:[pidfd]"] * processes
     peers = _peers_of_sockets(process_id) if spares else {}
+    # One that has just been forked still has what its spawner has.
+    inherited: set[str] = set()
+    for child in children_of(process_id) if spares else ():
+        if child not in spares:
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                inherited.update(descriptors_of(child))
     for spare in spares:
         with contextlib.suppress(FileNotFoundError, PermissionError):  # it has ended
             for theirs in descriptors_of(spare):
-                if theirs in peers:
+                if theirs in peers and theirs not in inherited:
                     kept.append(peers[theirs])
     return kept
 
