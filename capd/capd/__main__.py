@@ -15,7 +15,7 @@ import trio
 
 from capd import limits
 from capd.admin import check_config, installation
-from capd.captures import fd_store
+from capd.captures.lasting import fd_store
 from capd.config import reader
 from capd.daemon import Daemon
 from capd.errors import StartError

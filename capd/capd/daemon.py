@@ -13,9 +13,9 @@ import msgspec
 import trio
 
 from capd import limits
-from capd.captures.configured import Configured
-from capd.captures.detached import Detached
-from capd.captures.fd_store import Kept
+from capd.captures.lasting.configured import Configured
+from capd.captures.lasting.detached import Detached
+from capd.captures.lasting.fd_store import Kept
 from capd.captures.registry import Captures
 from capd.clients.server import Server
 from capd.config.reader import Config, ConfigError

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from capd.captures.detached import Detached
+from capd.captures.lasting.detached import Detached
 from capd.captures.registry import Captures
 from capd.errors import RequestRefused
 from capd.network.monitor import Monitor

@@ -10,7 +10,7 @@ import trio.testing
 
 from capd import limits
 from capd.captures.capture import Capture
-from capd.captures.detached import Detached
+from capd.captures.lasting.detached import Detached
 from capd.captures.registry import Captures
 from capd.captures.revoker import Revoker
 from capd.captures.subscribers import Subscriber

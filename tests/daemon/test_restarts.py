@@ -9,8 +9,8 @@ import trio
 import trio.testing
 
 from capd.captures.capture import Capture
+from capd.captures.lasting.restarts import keep_running
 from capd.captures.registry import Captures
-from capd.captures.restarts import keep_running
 from capd.errors import RequestRefused
 from capd.policy.peer import Peer
 from capd.policy.rules import Policy

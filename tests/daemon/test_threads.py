@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from capd.captures.detached import Detached
+from capd.captures.lasting.detached import Detached
 from capd.captures.registry import Captures
 from capd.clients.server import Server
 from capd.network.monitor import Monitor

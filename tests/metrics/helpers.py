@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from capd.captures.detached import Detached
+from capd.captures.lasting.detached import Detached
 from capd.captures.registry import Captures
 from capd.clients.server import Server
 from capd.network.monitor import Monitor

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from capd import limits
-from capd.captures.fd_store import Kept, Record
+from capd.captures.lasting.fd_store import Kept, Record
 from capd.captures.registry import Captures
 from capd.config.reader import Config, ConfiguredCapture
 from capd.daemon import Daemon as DaemonItself

@@ -14,9 +14,9 @@ import trio
 
 from capd import limits
 from capd.captures.capture import Capture
-from capd.captures.detached import Detached, Stay
+from capd.captures.lasting.detached import Detached, Stay
+from capd.captures.lasting.restarts import keep_running
 from capd.captures.registry import Captures
-from capd.captures.restarts import keep_running
 from capd.captures.revoker import Revoker
 from capd.errors import RequestRefused
 from capd.network.monitor import Monitor

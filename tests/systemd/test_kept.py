@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from capd.captures import fd_store
-from capd.captures.fd_store import Record, keep, separate
+from capd.captures.lasting import fd_store
+from capd.captures.lasting.fd_store import Record, keep, separate
 from capd.policy.peer import Peer
 from capd.service.systemd import Inherited
 from capd.supervisor.handover import Envelope

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from capd import limits
-from capd.captures.detached import Detached
+from capd.captures.lasting.detached import Detached
 from capd.captures.registry import Captures
 from capd.clients.server import Server
 from capd.network.monitor import Monitor

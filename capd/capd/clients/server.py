@@ -7,7 +7,7 @@ from typing import Any, cast
 import trio
 
 from capd import limits
-from capd.captures.detached import Detached
+from capd.captures.lasting.detached import Detached
 from capd.captures.registry import Captures
 from capd.captures.revoker import Revoker
 from capd.clients.admission import Admission

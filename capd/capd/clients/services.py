@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from capd.captures.detached import Detached
+from capd.captures.lasting.detached import Detached
 from capd.captures.registry import Captures
 from capd.captures.revoker import Revoker
 from capd.clients.admission import Admission

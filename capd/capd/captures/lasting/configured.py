@@ -13,8 +13,8 @@ from pathlib import Path
 import trio
 
 from capd.captures.capture import Capture
+from capd.captures.lasting.restarts import keep_running, run_to_end
 from capd.captures.registry import Captures
-from capd.captures.restarts import keep_running, run_to_end
 from capd.config.reader import ConfiguredCapture
 from capd.errors import RequestRefused
 from capd.network.monitor import Monitor

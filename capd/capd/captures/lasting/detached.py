@@ -12,11 +12,11 @@ from functools import partial
 import trio
 
 from capd import limits
-from capd.captures import fd_store
 from capd.captures.capture import Capture
-from capd.captures.fd_store import Kept, Record
+from capd.captures.lasting import fd_store
+from capd.captures.lasting.fd_store import Kept, Record
+from capd.captures.lasting.restarts import keep_running, run_to_end
 from capd.captures.registry import Captures, Resumed
-from capd.captures.restarts import keep_running, run_to_end
 from capd.errors import RequestRefused
 from capd.network.monitor import Monitor
 from capd.policy.audit import Audit
