@@ -6,17 +6,13 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 import pytest
 
-from capd import __main__ as daemon
 from capd.admin import check_config
 from capd.config import reader
-from capd_client.cli import __main__ as capctl
 from capd_protocol.messages import (
     Capabilities,
     CaptureSummary,
@@ -30,6 +26,7 @@ from capd_protocol.messages import (
     RevokedCapture,
 )
 from capd_protocol.messages.interfaces import InterfaceCounts, InterfaceInfo, Link, LinkLayer, TimestampType
+from tests.support.parsers import capctl_parsers, capd_parsers, options_of
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "man"
 PAGES = ("capctl.1", "capd.toml.5", "capd.8")
@@ -60,36 +57,9 @@ def options_in(text: str) -> set[str]:
 # Programs ---------------------------------------------------------------------------------------------------------
 
 
-class _Found(Exception):
-    pass
-
-
-def parser_of(main: Callable[[list[str]], object]) -> argparse.ArgumentParser:
-    """Return the parser that a program asks about its arguments."""
-
-    def find(parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        raise _Found(parser)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", find)
-        with pytest.raises(_Found) as found:
-            main([])
-    parser = found.value.args[0]
-    assert isinstance(parser, argparse.ArgumentParser)
-    return parser
-
-
-def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    return {name for each in parser._actions if each.help != argparse.SUPPRESS for name in each.option_strings}
-
-
 def commands_of(page: str) -> dict[str, argparse.ArgumentParser]:
     """Return the parsers of a page's commands by their names, the program's own first, without a name."""
-    if page == "capd.8":
-        return {"": parser_of(daemon.main), **{name: parser_of(each) for name, each in daemon._COMMANDS.items()}}
-    parser = parser_of(capctl.main)
-    (commands,) = (each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction))
-    return {"": parser, **commands}
+    return capd_parsers() if page == "capd.8" else capctl_parsers()
 
 
 # Tests ------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.documentation.pages import samples
 from tests.metrics.helpers import CURL_REFUSED, parsed
 from tests.metrics.test_operations import drop_in, proxy_units
 from tests.support.attack import FRAMES, check_complete, eventually
@@ -37,6 +38,17 @@ def capabilities_of(machine: Machine, process_id: int) -> dict[str, int]:
 
 def journal(machine: Machine) -> str:
     return machine.run("journalctl", "--unit=capd.service", "--output=cat", "--no-pager")
+
+
+def shown(page: str, begin: str, language: str) -> str:
+    """Return the block of a page that begins so."""
+    (found,) = [each.text for each in samples(language) if each.page == page and each.text.startswith(begin)]
+    return found
+
+
+def as_root(page: str, begin: str) -> list[str]:
+    """Return the words for running the commands of a page that begin so, as root, who needs no sudo."""
+    return ["sh", "-ec", shown(page, begin, "sh").replace("sudo ", "")]
 
 
 # Installing --------------------------------------------------------------------------------------------------------
@@ -218,9 +230,9 @@ def test_a_worker_is_confined_more_than_the_daemon(service: Machine) -> None:
 
 
 def test_a_drop_in_gives_monitor_mode_its_capability(service: Machine) -> None:
-    both = ("AmbientCapabilities=CAP_NET_ADMIN", "CapabilityBoundingSet=CAP_NET_ADMIN")
+    _, *lines = shown("docs/service.md", "[Service]\nAmbientCapabilities=", "systemd").splitlines()
     try:
-        service.configure(*both, "Environment=CAPD_OPTIONS=--monitor-mode")
+        service.configure(*lines)
         four = 1 << NET_ADMIN | 1 << NET_RAW | 1 << SETUID | 1 << SETGID
         assert capabilities_of(service, service.daemon())["CapEff"] == four
     finally:
@@ -229,22 +241,15 @@ def test_a_drop_in_gives_monitor_mode_its_capability(service: Machine) -> None:
 
 # Containers --------------------------------------------------------------------------------------------------------
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
-
-
-def shown(begin: str, language: str) -> str:
-    """Return the block of docs/operations.md that begins so."""
-    blocks: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL)
-    (found,) = [block for block in blocks if block.startswith(begin)]
-    return found
-
 
 def test_a_container_is_given_its_socket_as_the_documentation_says(service: Machine) -> None:
     configuration = service.path("/etc/capd/capd.toml")
-    configuration.write_text(shown('[[rule]]\nname = "dns, for containers"', "toml").replace("eth0", "rx"))
-    enter = shown("unshare", "sh")
+    configuration.write_text(
+        shown("docs/operations.md", '[[rule]]\nname = "dns, for containers"', "toml").replace("eth0", "rx")
+    )
+    enter = shown("docs/operations.md", "unshare", "sh")
     try:
-        service.run("sh", "-ec", shown("systemctl enable capd-containers.socket", "sh"))
+        service.run(*as_root("docs/operations.md", "systemctl enable capd-containers.socket"))
         assert "user 0 of a container may capture" in service.run("sh", "-ec", enter)
         capture = "capctl capture -i rx -w /tmp/contained.pcapng -c 1 --json"
         with subprocess.Popen(
@@ -268,6 +273,22 @@ def test_a_container_is_given_its_socket_as_the_documentation_says(service: Mach
         configuration.unlink()
         service.run("systemctl", "disable", "--now", "capd-containers.socket")
         service.run("systemctl", "restart", "capd.socket", "capd.service")
+
+
+# As the documentation says -----------------------------------------------------------------------------------------
+
+
+def test_the_service_is_restarted_and_stopped_as_the_documentation_says(service: Machine) -> None:
+    before = service.daemon()
+    service.run(*as_root("docs/service.md", "sudo systemctl restart capd"))
+    assert service.daemon() not in (0, before)
+    service.run(*as_root("docs/service.md", "sudo systemctl stop"))
+    units = ("capd.service", "capd.socket")
+    assert [service.show("ActiveState", unit) for unit in units] == ["inactive", "inactive"]
+    # The last line of an upgrade.
+    *_, install = shown("docs/service.md", "sudo /opt/capd/bin/pip install .", "sh").splitlines()
+    service.run(*install.removeprefix("sudo ").split())
+    assert service.show("ActiveState", "capd.socket") == "active"
 
 
 # Capturing ---------------------------------------------------------------------------------------------------------
