@@ -78,6 +78,9 @@ def commands(sample: Sample) -> list[Command]:
             found[-1].output.append(line)
             continue
         waiting += _COMMENT.sub("", line if waiting else line.removeprefix("$ "))
+        if waiting.endswith("\\"):
+            waiting = waiting.removesuffix("\\")
+            continue
         try:
             words = shlex.split(waiting)
         except ValueError:  # a quotation goes on in the next line

@@ -35,6 +35,14 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert {*PAGES[1:], *_OTHERS} <= linked
 
 
+def test_tests_that_are_named_exist() -> None:
+    text = (CHECKOUT / "docs" / "security.md").read_text(encoding="utf-8")
+    tests = re.findall(r"`(\S*test_\w+\.py)`", text)
+    assert len(tests) > 30
+    for test in tests:
+        assert (CHECKOUT / test).is_file(), test
+
+
 def test_files_of_the_project_that_are_named_exist() -> None:
     others = [path for place in ("docs/man", "systemd", "scripts") for path in (CHECKOUT / place).rglob("*")]
     for path in (*PAGES, *_OTHERS, *(path for path in others if path.is_file() and path.suffix != ".pyc")):
