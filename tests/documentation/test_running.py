@@ -70,9 +70,9 @@ class Place:
             text = text.replace(shown, here)
         return text
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment in which samples find the daemon."""
-        return {**os.environ, "CAPD_SOCKET": self.socket_path}
+    def variables(self, directory: Path) -> dict[str, str]:
+        """Return the variables with which samples find the daemon, and leave nothing outside of a directory."""
+        return {"CAPD_SOCKET": self.socket_path, "TMPDIR": str(directory)}
 
     def stop_captures(self) -> int:
         """Stop what samples have started; return how many captures that were."""
@@ -134,7 +134,7 @@ def test_a_sample_in_python_runs(place: Place, directory: Path, sample: Sample) 
     with subprocess.Popen(
         [sys.executable, "-u", script],
         cwd=directory,
-        env=place.environment(),
+        env={**os.environ, **place.variables(directory)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -160,9 +160,9 @@ def run_in_terminal(place: Place, directory: Path, command: Command) -> None:
     program, *arguments = command.words
     words = [sys.executable, "-m", "capd_client.cli", *arguments]
     is_staying = arguments[0] == "capture" and "--detach" not in arguments
-    environment = [f"CAPD_SOCKET={place.socket_path}"]
+    variables = [f"{name}={value}" for name, value in place.variables(directory).items()]
     assert program == "capctl"
-    with in_terminal(["env", *environment, *words], columns=200, cwd=directory) as session:
+    with in_terminal(["env", *variables, *words], columns=200, cwd=directory) as session:
         for line in command.output:
             session.wait_for(pattern_of(line))
         if is_staying:
