@@ -49,7 +49,10 @@ def main() -> None:
     confinement = start.prepare(is_strict=sys.argv[2:] == ["strict"])
     gc.collect()
     gc.freeze()  # collecting would write to the pages that workers share
-    requests.send(b"r")
+    try:
+        requests.send(b"r")
+    except (BrokenPipeError, ConnectionResetError):  # a daemon that had nothing to capture has ended already
+        return
     while (request := _receive(requests)) is not None:
         job, control = request
         with control:
