@@ -1,4 +1,4 @@
-"""Text of others, such as names of files, made fit to be shown: in logs, on terminals, in sentences.
+"""Escaping of others' text, such as names of files: for logs, terminals and sentences.
 
 What is not printable (``str.isprintable``: control characters, line ends, escape sequences, and what changes the
 direction of text or has no width) stands there as Python writes it in a literal.

@@ -1,4 +1,4 @@
-"""Who we say we are: in files, in the greeting, to ``--version``."""
+"""The software's name and version: in files, in the greeting, for ``--version``."""
 
 from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""What can go wrong, by what the caller can do about it.
+"""Exceptions, by what the caller can do about them.
 
 ``CaptureError``, ``NoEvents``, ``BrokenPipe``, ``ChildError`` and ``BadFilterError`` are wirepy's; the others tell
 more of the same, so that programs written for wirepy catch them too.

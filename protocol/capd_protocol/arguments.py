@@ -1,4 +1,4 @@
-"""What a capture may be asked for: every range, and which wishes exclude each other.
+"""Arguments of a capture: ranges, and which exclude each other.
 
 Client and daemon ask the same function: the client so that its user learns at once, the daemon because it trusts
 no client. Arguments are called by the names that ``CaptureSession`` gives them.

@@ -1,4 +1,4 @@
-"""May a service run from here? Only from where the hardened unit sees it, and nobody but root can change it.
+"""Placement of the service: only where the hardened unit sees it, and nobody but root can change it.
 
 Whoever may change one file that it imports has its capabilities, and CAP_SETUID is root's in effect. So all is looked
 at: whatever lies where it imports from, and everything on the way there.

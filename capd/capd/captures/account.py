@@ -1,4 +1,4 @@
-"""What has come of a capture, as its worker tells it: its files, its counters, its failure, its end. Pure."""
+"""The account of a capture, from its worker's messages: files, counters, failure, end. Pure."""
 
 import logging
 

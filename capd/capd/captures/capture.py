@@ -1,4 +1,4 @@
-"""One capture: its worker, from the grant to the end.
+"""The lifecycle of one capture: its worker, from the grant to the end.
 
 It lives in the task that calls ``Capture.run``; when that returns, its worker is gone. Its messages go to its
 account and to its subscribers' outboxes; nothing else of it is kept.

@@ -1,4 +1,4 @@
-"""What a capture's worker is told when it begins. Pure."""
+"""The launch message for a capture's worker, made of values. Pure."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a capture's worker is told to do while it captures: each order has a number, by which it is answered."""
+"""Orders to a capture's worker: rotate, flush, snapshot; numbered, answered, timed out."""
 
 import itertools
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""What waits for one client: in order, bounded, and merged where the client reads too slowly.
+"""A bounded, coalescing queue of events for one client.
 
 A client that never reads must cost neither memory nor packets. Counts can be added up and counters replaced by
 newer ones without telling it less. Of what else happens while a capture runs, the oldest is dropped, and then it is

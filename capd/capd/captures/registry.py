@@ -1,4 +1,4 @@
-"""The captures that run now: who may have one, see it, end it."""
+"""The registry of captures: who may have one, see it, end it."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Ends captures that run and shall not: of one person, or those that today's policy would not grant as they run."""
+"""Revocation of captures that run: of one person, or those that today's policy would not grant as they run."""
 
 import math
 from collections.abc import Generator, Sequence

@@ -1,4 +1,4 @@
-"""Which interfaces a capture is for, and which of them it has. Pure."""
+"""Interface selection: names and patterns of a request against what exists. Pure."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase

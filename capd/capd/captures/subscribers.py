@@ -1,4 +1,4 @@
-"""Who hears of a capture: an outbox for each, which the task that serves the client empties."""
+"""Subscribers of a capture: an outbox for each, which the task that serves the client empties."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What is counted for metrics: sums that never go down, also when captures end. Pure."""
+"""Counters for metrics: sums that never go down, also when captures end. Pure."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""Who is let in, and how often one may ask: so that nobody's number or haste is at others' cost.
+"""Admission of clients and rates of their requests: nobody's number or haste is at others' cost.
 
 Root, and the owner of a private daemon, are let in whatever others do, and wait for nothing here.
 """

@@ -1,4 +1,4 @@
-"""A conversation with a client: the states that it goes through, and what the client may say in each. Pure.
+"""The state machine of a client's conversation: which message is legal in which state. Pure.
 
 It is one table, in the manner of h11's ``_state.py``: what stands in it may happen, and leads to the state beside it;
 whatever else a client says breaks the protocol.

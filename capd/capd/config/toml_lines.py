@@ -1,4 +1,4 @@
-"""On which line of a TOML document a key stands: for messages, since tomllib does not tell. Pure.
+"""Line numbers of keys in a TOML document, which tomllib does not give. Pure.
 
 Follows tables, arrays of tables and plain keys, and steps over strings and arrays of several lines. What is written
 in other ways (dotted keys, inline tables) is found at the line of the table or key that holds it.

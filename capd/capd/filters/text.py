@@ -1,4 +1,4 @@
-"""The words of a capture filter: which one is a host name, and where libpcap stops understanding.
+"""The words of a capture filter: which one is a host name, and where libpcap stops parsing.
 
 The language is that of pcap-filter(7). libpcap itself looks host names up while it compiles, which would let the
 network decide how long that takes, and says of most mistakes only that there is one.

@@ -1,4 +1,4 @@
-"""Who may change a file: its owner and mode say so, and those of each directory and link on the way to it."""
+"""File ownership: who may change a file, by its mode and that of each directory and link on the way to it."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""What Prometheus is told: the text of all metrics, made when it is asked for.
+"""The metrics page in Prometheus' text format, made when it is asked for.
 
 Captures of the configuration are told of by their names. All others are told of as one sum, without a name, a user
 or an interface, so that whoever may ask for metrics learns of nobody's capture.

@@ -1,4 +1,4 @@
-"""What is known of interfaces: the kernel says which there are, libpcap what it captures on, drivers what they have.
+"""Network devices: the kernel's list, libpcap's capabilities, drivers' details, each asked once and kept.
 
 Whatever takes a while is asked once at a time, for all who want to know, and kept until the interface changes, or for
 so long as ``capd.limits`` says.

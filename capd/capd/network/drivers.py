@@ -1,4 +1,4 @@
-"""What drivers say of their devices: ethtool(8)'s ioctls.
+"""Drivers' details and counters, through ethtool(8)'s ioctls.
 
 The kernel asks them one after the other, under the lock that all changes of interfaces take: it may be a while.
 """

@@ -1,4 +1,4 @@
-"""What libpcap and drivers are asked about one interface. Each takes a while, and happens beside the event loop."""
+"""Questions to libpcap and drivers about one interface. Each takes a while, and is asked beside the event loop."""
 
 import subprocess
 from functools import partial

@@ -1,4 +1,4 @@
-"""What happens to interfaces, and what passes through them, for all clients together.
+"""Changes and counters of interfaces, watched once for all clients.
 
 One netlink socket for changes, and one dump of counters at each tick, however many clients ask; nothing before the
 first one does. Ticks are multiples of their interval on one clock, so that clients with the same interval share

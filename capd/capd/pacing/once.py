@@ -1,4 +1,4 @@
-"""What takes a while, and is asked by many, is done once: the others wait, and find it done."""
+"""Single flight: what takes a while, and is asked by many at once, is done once."""
 
 from collections.abc import AsyncGenerator, Hashable
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Log lines that others can bring about as often as they like: so many, and then how many were left out."""
+"""Rate-limited log lines: so many, and then how many were left out."""
 
 import logging
 import time

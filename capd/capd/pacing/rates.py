@@ -1,4 +1,4 @@
-"""How often somebody may do something: token buckets. Pure: a time comes in, the time to wait goes out."""
+"""Token buckets. Pure: a time comes in, the time to wait goes out."""
 
 from collections.abc import Hashable
 from typing import NamedTuple

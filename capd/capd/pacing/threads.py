@@ -1,4 +1,4 @@
-"""Threads for what would keep the event loop waiting. Where the system gives none, that is an OSError like others."""
+"""Threads for what would block the event loop. Where the system gives none, that is an OSError like others."""
 
 import contextlib
 import errno

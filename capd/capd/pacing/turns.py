@@ -1,4 +1,4 @@
-"""Who is next, where only so many can be served at once: one of each person who waits, in turn."""
+"""Fair queueing: where only so many can be served at once, one of each person who waits, in turn."""
 
 import collections
 from collections.abc import Hashable

@@ -1,4 +1,4 @@
-"""Who asked for what, whether it was granted, under which rule, and how it ended: a line for each, with fields.
+"""Audit log: one structured line for each grant, refusal, order and end.
 
 As a service the lines go to the journal with their fields (``journalctl CAPD_VERDICT=refused``), by its native
 protocol, https://systemd.io/JOURNAL_NATIVE_PROTOCOL/; else to the daemon's log. None is lost: what the journal does not

@@ -1,4 +1,4 @@
-"""Who is asking: the kernel's word on the process at the other end of a Unix socket."""
+"""Peer credentials: the user, groups and process at the other end of a Unix socket, as the kernel has them."""
 
 import ctypes
 import errno

@@ -1,4 +1,4 @@
-"""Who stands behind a user id: limits are a person's, and one person may have many ids.
+"""Persons behind user ids: limits are a person's, and one person may have many ids (subuid(5)).
 
 useradd(8) gives each user 65,536 subordinate ids (subuid(5)), which newuidmap(1) lets that user become, with the groups
 of before. So what is done under such an id counts for who has it. A range that takes in ids of accounts, by mistake,

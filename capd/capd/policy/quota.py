@@ -1,4 +1,4 @@
-"""How many captures at once, how long, how much memory and disk. Pure: terms and requests in, decisions out."""
+"""Quotas: captures at once, time, memory, bytes on disk. Pure: terms and requests in, decisions out."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Would today's policy grant a capture as it runs? Pure: values in, a decision out.
+"""Whether today's policy would grant a capture as it runs. Pure: values in, a decision out.
 
 What holds in a capture is what it was granted: its filters are locked, and its process has its bounds. So it may run on
 only if a rule of today asks for no more than that.

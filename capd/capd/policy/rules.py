@@ -1,4 +1,4 @@
-"""May this peer do this, and how much of it? Pure: values in, a decision out.
+"""Rules: whether a peer may capture something, and how much of it. Pure: values in, a decision out.
 
 Rules are read in order. On each interface the first rule that names the peer and allows all that is asked for there
 grants it; its filter is added to the peer's own. What no rule allows is refused. Root, and the owner of a private

@@ -1,4 +1,4 @@
-"""What passes between a service manager and the daemon: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3)."""
+"""systemd's protocols: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3)."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""The rings of a capture while it runs: given their filters, bound, and in the end made to receive nothing more.
+"""Armed packet rings: filtered, locked and bound by the daemon, and in the end disarmed by it.
 
 The daemon does this, with sockets that it keeps. A worker gets a ring when its filter cannot be changed any more and it
 is bound, and has neither the need nor the right to bind it: so code that took a worker over would read no other

@@ -1,4 +1,4 @@
-"""Closes what others have opened, in a process that may be killed.
+"""Closing of descriptors that others have opened, in a process that may be killed.
 
 How long a close takes is for whoever opened it to say. So what may be the last reference is passed to a process that
 does nothing else (``capd.worker.helpers.closing``), and this process waits for none of it. One that takes too long is

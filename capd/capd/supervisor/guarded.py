@@ -1,4 +1,4 @@
-"""Connected sockets that others send to: bytes are received here, descriptors are neither received nor closed.
+"""Guarded sockets: bytes are received here, descriptors that others send are neither received nor closed.
 
 Closing what somebody else has opened may take as long as that one likes: a socket that lingers, a file system that is
 taken down with it, a server of FUSE. And a socket that is closed closes what lies unread in it. So nothing is received

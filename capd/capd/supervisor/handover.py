@@ -1,4 +1,4 @@
-"""How a worker gets the directory for its files: on a socket, past this daemon.
+"""Handover of the directory for a capture's files: from the client to the worker, past this daemon.
 
 The client sends the directory's descriptor on one end of a socket pair; the worker has the other end before the client
 has its own, and takes what comes when it has become the user. Nothing of it is ever received here.

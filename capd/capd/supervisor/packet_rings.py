@@ -1,4 +1,4 @@
-"""Rings are made by the daemon, while the worker that will read them begins.
+"""Packet rings made in threads, while the worker that will read them begins; and one made ahead.
 
 With each the kernel waits for a grace period (RCU), 8 to 12 ms however large it is, after it has cleared its memory, 4
 ms for 32 MiB. A worker that made its own would wait for two, as the fork before it has begun one that must end first,

@@ -1,4 +1,4 @@
-"""Filters of rules, compiled: once each, for what the kernel delivers. Nothing of a client's has a part in it."""
+"""Filters of rules, compiled once each, for what the kernel delivers. Nothing of a client's has a part in it."""
 
 import threading
 from functools import partial

@@ -1,4 +1,4 @@
-"""One worker process: its start, its messages, its end.
+"""The supervisor of one worker process: its start, its messages, its end.
 
 A worker ends by itself when it is told to, and when its control socket closes, which is also what happens when
 this daemon is killed. One that does neither in time is killed. When ``run`` returns, the process is gone.

@@ -1,4 +1,4 @@
-"""The worker's ear: what the daemon says on the control socket, with the descriptors that come along."""
+"""The worker's end of the control socket: orders and descriptors in."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What malloc does with memory that is freed."""
+"""malloc tuning (mallopt(3)): memory that is freed is kept."""
 
 from capd.linux import libc
 

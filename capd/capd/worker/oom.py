@@ -1,4 +1,4 @@
-"""Whom the kernel kills when memory runs out: a worker, and that of a recorder first."""
+"""Scores for the OOM killer: a worker dies before the daemon, and a recorder's first."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""One capture's conversation with the daemon, without any input or output of its own.
+"""The sans-IO protocol of one capture: bytes from the daemon in, events out.
 
 Bytes from the daemon go in, events come out; what they say about the capture is kept as attributes. The blocking
 and the async session are two ways to carry the bytes.

@@ -1,4 +1,4 @@
-"""Who we say we are: what every connection begins with."""
+"""The greeting that every connection begins with."""
 
 from functools import cache
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""libpcap's filters on packets that were captured: compiled and run by the system's libpcap, through ctypes."""
+"""Capture filters on packets in files: compiled and run by the system's libpcap, through ctypes."""
 
 import ctypes
 import ctypes.util

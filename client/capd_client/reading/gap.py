@@ -1,4 +1,4 @@
-"""What is missing in a live stream."""
+"""Gaps in a live stream."""
 
 from typing import Literal, NamedTuple
 

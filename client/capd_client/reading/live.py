@@ -1,4 +1,4 @@
-"""Packets of a capture that runs, as they come, through its files: the page cache is the memory that both sides share.
+"""Live streams: packets of a running capture through its files; the page cache is the memory that both sides share.
 
 What bounds the queue is how far behind its reader may be. Nothing here has an effect on the capture: what is missed
 was in a file that is gone, or is left out on purpose, and is told of.

@@ -1,4 +1,4 @@
-"""What the records of a pcap file say. Pure: bytes of the file in, batches out."""
+"""pcap records. Pure: bytes of the file in, batches out."""
 
 import struct
 import sys

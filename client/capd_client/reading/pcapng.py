@@ -1,4 +1,4 @@
-"""What the blocks of a pcapng file say. Pure: bytes of the file in, batches out."""
+"""pcapng blocks. Pure: bytes of the file in, batches out."""
 
 import struct
 import sys

@@ -1,4 +1,4 @@
-"""Where the records of a file are: each says how long it is, and so where the next one begins.
+"""Offsets of the records in a file: each says how long it is, and so where the next one begins.
 
 Pure: arrays in, positions out. What is not whole, or damaged, ends a chain; ``check_block`` tells which.
 """

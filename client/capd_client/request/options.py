@@ -1,4 +1,4 @@
-"""What may be asked of a capture: wirepy's arguments, turned into a request and a directory."""
+"""Arguments of a capture, as wirepy has them, turned into a request and a directory."""
 
 import contextlib
 import os

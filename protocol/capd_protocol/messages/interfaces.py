@@ -1,4 +1,4 @@
-"""What is said about interfaces: which there are, what they can do, what passes through them."""
+"""Values about interfaces: links, capabilities, counters."""
 
 import enum
 

@@ -1,4 +1,4 @@
-"""What a service manager keeps for us of detached captures, so that they go on after a restart.
+"""Detached captures in systemd's file-descriptor store, over restarts.
 
 Its descriptor store (https://systemd.io/FILE_DESCRIPTOR_STORE/) has two for each, by one name: a socket in which the
 directory of the files lies unread, and a sealed file in memory that tells the rest. It gives them to the next daemon,

@@ -1,4 +1,4 @@
-"""Captures that nobody waits for, of the configuration and detached ones: run, and run again where they cannot go on.
+"""Restart policy of captures without a client: back-off, and when to give up.
 
 One that waits for its next attempt is in the list of captures, and can be stopped there.
 """

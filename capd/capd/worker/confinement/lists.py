@@ -1,4 +1,4 @@
-"""What the threads of a worker may ask of the kernel, from before they look at anything of the user's. Pure.
+"""Seccomp lists: the system calls of each thread of a worker, with their arguments. Pure.
 
 A worker that was taken over, by a filter's text or by packets, shall read no other interface, send nothing, start
 nothing, reach nobody, and hand its packet sockets to nobody. The kernel sees numbers only, so it comes to this:

@@ -1,4 +1,4 @@
-"""Passing the files of a capture, open for reading, to who reads them: by a thread that has no packet socket.
+"""Passing of open files to the capture's client, by a thread that has no packet socket.
 
 What a message brings along cannot be seen by a filter of system calls. So the thread that may send some has descriptors
 of its own, none of which is worth passing on to a user who has taken over the worker: the directory, which is that

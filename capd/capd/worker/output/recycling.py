@@ -1,4 +1,4 @@
-"""A ring's new file, written over its oldest one: the memory that its pages take need not be freed and got anew.
+"""In-place recycling of a ring's oldest file (page-cache reuse), under a lease.
 
 Whoever has opened a file must never see it change, and whoever opens one must find packets up to its end. So
 

@@ -1,4 +1,4 @@
-"""What the worker tells the daemon: frames on its control socket, after the bytes that they announce.
+"""Announcements to the daemon: frames on the control socket, after the bytes that they announce.
 
 What is told within an update interval is sent together, files and counts: each message by itself woke the daemon and
 the client, which took 0.4 ms for each file of a ring. Counts that cannot be sent at once are added to the

@@ -1,4 +1,4 @@
-"""Which files a ring may keep. Pure: what it has, its limits, the time and the free bytes come in, decisions go out.
+"""Retention: which files a ring may keep. Pure: files, limits, time and free bytes in, decisions out.
 
 Only complete files are ever deleted, the oldest first, and no more of them than a limit demands. Where a limit leaves
 no room and none is left to delete, nothing more may be written.

@@ -1,4 +1,4 @@
-"""When a file is full. Pure: sizes, counts and times come in, decisions go out.
+"""Rotation: when a file is full. Pure: sizes, counts and times in, decisions out.
 
 Conditions are dumpcap's (Wireshark, ``dumpcap.c``).
 """

@@ -1,4 +1,4 @@
-"""Records of several rings, put into the order of their timestamps.
+"""K-way merge of packet rings by timestamp, with a watermark for late packets.
 
 Each ring gives its blocks in time order, but the rings are not in step: one shows a block as soon as it is full,
 another only when the kernel's timer closes it. So a record waits until no earlier one can come: until its ring's

@@ -1,4 +1,4 @@
-"""How long packets may gather in the rings before they are looked at again. Pure: shares and sizes in, times out.
+"""Batching: how long packets may gather before the worker wakes (interrupt moderation, in user space). Pure.
 
 What is done once for all that has come takes a worker as long as what is done for some thousand packets, so they are
 worked on together: after each time that rings were emptied they rest. Nothing is announced later for it: a rest ends

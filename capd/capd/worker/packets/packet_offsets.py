@@ -1,4 +1,4 @@
-"""Where the packets of a ring block are: the chain of tp_next_offset, followed without a step for each packet.
+"""Offsets of the packets in a ring block: tp_next_offset followed without a step for each packet.
 
 A step of Python takes some 100 ns, which is more than all else that is done to a packet. So the chain is guessed, as
 a whole and by numpy, and a guess counts only if every frame of it says that the next one is where it was guessed.

@@ -1,4 +1,4 @@
-"""Packets in a ring block become file records, in place: pcapng enhanced packet blocks or pcap records.
+"""File records made of packets in a ring block, in place: pcapng enhanced packet blocks or pcap records.
 
 The kernel's own header of a frame has been read by then, so the bytes before the packet's first byte become the
 record's header, and the bytes behind its last one padding and trailer. Every field of all packets of a block is

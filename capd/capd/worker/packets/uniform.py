@@ -1,4 +1,4 @@
-"""Packets that are all alike, but for their bytes and times, become file records by being copied, side by side.
+"""Fast path for blocks whose packets all have one size: records by copying, side by side.
 
 A flood, the acknowledgements of a download: so many small packets of one size that what each costs matters. numpy
 copies them as one column, and what goes around them is the same for all, so that it is there already. The kernel would

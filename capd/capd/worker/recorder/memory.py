@@ -1,4 +1,4 @@
-"""The last packets of a recorder, in memory: segments, of which the oldest is written over by the newest.
+"""The memory of a flight recorder: segments, of which the oldest is written over by the newest.
 
 A segment is a file that is in no directory (memfd_create(2)), so that records get there and from there as they get
 into any other file, never through Python. Its places are known by the time at which they were written, by a clock that

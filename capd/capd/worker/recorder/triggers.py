@@ -1,4 +1,4 @@
-"""What makes a recorder write a snapshot of its own accord.
+"""Triggers of a flight recorder: a filter, a packet rate, a link that goes down.
 
 A filter has a packet socket of its own beside the ring, with nothing but the kernel's filter to say when it becomes
 readable. It is bound to the same interface, behind the same policy, and its packets are never looked at.

@@ -1,4 +1,4 @@
-"""An interface of a capture: its ring, how its packets become records, and what has become of them."""
+"""AF_PACKET sources: planned and compiled, then made of packet sockets and rings that come armed."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""A TPACKET_V3 ring of one interface: the kernel fills blocks, we take them and give them back.
+"""Reader of a TPACKET_V3 ring: the kernel fills blocks, we take them and give them back.
 
 State of a block: the kernel's until it sets TP_STATUS_USER; ours until ``release`` clears it. Blocks come and go
 in order, so two counters say it all: how many were taken, how many were given back.
