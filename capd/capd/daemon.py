@@ -27,7 +27,7 @@ from capd.policy.peer import NOBODY, Peer
 from capd.policy.people import People
 from capd.service import systemd
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Daemon:
         self._monitor = Monitor()
         self._spawner = Spawner(is_strict=strict_workers)
         self._closer = Closer()
-        self._ring_maker = RingMaker()
+        self._ring_maker = PacketRingMaker()
         self._captures = Captures(self._configuration.policy, self._spawner, self._closer, self._ring_maker)
         self._configured = Configured(self._captures, self._monitor, self._audit, self._closer, state_directory)
         self._detached = Detached(self._captures, self._monitor, self._audit, self._closer)

@@ -10,7 +10,7 @@ from capd.linux.packet_ring import make_ring
 from capd.linux.packet_socket import ETH_P_ALL, bind, open_packet_socket
 from capd.worker.packets.blocks import Blocks
 from capd.worker.packets.packet_offsets import MAC_AND_NET, FrameFinder
-from capd.worker.sources.ring_reader import Ring
+from capd.worker.sources.ring_reader import PacketRingReader
 from tests.support.traffic import build_frames, send
 
 _FRAMES = build_frames((1500,))
@@ -22,14 +22,14 @@ _SIZE_BYTES = 16 << 20
 _TIMEOUT_S = 5.0
 
 
-def ring_of(packet_socket: socket.socket, interface: str, *, retire_ms: int) -> Ring:
+def ring_of(packet_socket: socket.socket, interface: str, *, retire_ms: int) -> PacketRingReader:
     memory = make_ring(packet_socket, size_bytes=_SIZE_BYTES, retire_ms=retire_ms, header_bytes=14, loopback=False)
     index = socket.if_nametoindex(interface)
     bind(packet_socket.fileno(), ETH_P_ALL, index)
-    return Ring(packet_socket, memory, index)
+    return PacketRingReader(packet_socket, memory, index)
 
 
-def taken_until(ring: Ring, count: int) -> list[Blocks]:
+def taken_until(ring: PacketRingReader, count: int) -> list[Blocks]:
     """Take blocks until so many packets have come; the kernel's timer closes the last one."""
     taken: list[Blocks] = []
     while sum(blocks.packets for blocks in taken) < count:
@@ -40,7 +40,7 @@ def taken_until(ring: Ring, count: int) -> list[Blocks]:
     return taken
 
 
-def numbers_in(ring: Ring, taken: list[Blocks]) -> list[int]:
+def numbers_in(ring: PacketRingReader, taken: list[Blocks]) -> list[int]:
     """Return the packets' sequence numbers."""
     finder = FrameFinder(ring.bytes)
     found = [finder.find(block) for blocks in taken for block in blocks.filled]

@@ -23,7 +23,7 @@ from capd.policy.peer import Peer
 from capd.policy.rules import Policy
 from capd.supervisor.closer import Closer
 from capd.supervisor.handover import FromClient
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_client import (
     CaptureEnded,
@@ -626,7 +626,7 @@ async def never_asked(_descriptor: int) -> None:
 
 async def test_a_daemon_of_one_client_has_no_captures_that_stay() -> None:
     closer = Closer()
-    captures = Captures(Policy(owner_id=0), Spawner(), closer, RingMaker())
+    captures = Captures(Policy(owner_id=0), Spawner(), closer, PacketRingMaker())
     detached = Detached(captures, Monitor(), Audit(), closer)
     handover = FromClient(never_asked, closer, 0)
     with pytest.raises(RequestRefused) as refused:

@@ -13,7 +13,7 @@ import trio
 from capd.launch import Arm, Launch, LaunchInterface, RingFilter
 from capd.linux.packet_socket import SOL_PACKET, attach_filter
 from capd.supervisor.armed_rings import ArmedRings, Outcome
-from capd.supervisor.packet_rings import RingMaker, Rings
+from capd.supervisor.packet_rings import PacketRingMaker, PacketRings
 from capd.supervisor.policy_filters import PolicyFilters
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.formats.linktypes import DLT_EN10MB
@@ -49,7 +49,7 @@ def other_veth() -> Generator[tuple[str, str], None, None]:
 
 @asynccontextmanager
 async def armed_rings(of: Launch) -> AsyncGenerator[ArmedRings, None]:
-    rings = Rings(of, RingMaker())
+    rings = PacketRings(of, PacketRingMaker())
     armed = ArmedRings(of, rings, PolicyFilters())
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:

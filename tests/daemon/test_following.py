@@ -26,7 +26,7 @@ from capd.policy.peer import Peer
 from capd.policy.people import People
 from capd.policy.rules import Policy
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
@@ -118,7 +118,7 @@ class Talk:
 
 @contextlib.asynccontextmanager
 async def talking(settled: Settled = at_once, *, peer: Peer = ROOT, is_own: bool = False) -> AsyncGenerator[Talk, None]:
-    captures = Captures(Policy(), Spawner(), Closer(), RingMaker())
+    captures = Captures(Policy(), Spawner(), Closer(), PacketRingMaker())
     closer, audit, monitor, people = Closer(), Audit(), Monitor(), People()
     services = Services(
         captures=captures,

@@ -15,7 +15,7 @@ from capd.errors import RequestRefused
 from capd.policy.peer import Peer
 from capd.policy.rules import Policy
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_protocol.messages import Ended, EndReason, FailureCode
 from tests.support.attack import request_for
@@ -31,7 +31,7 @@ class Attempts:
         self.begun_s: list[float] = []
         self.listed: list[Capture] = []
         self._outcomes = iter(outcomes)
-        self._captures = Captures(Policy(), Spawner(), Closer(), RingMaker())
+        self._captures = Captures(Policy(), Spawner(), Closer(), PacketRingMaker())
 
     @contextlib.contextmanager
     def enter(self) -> Generator[Capture, None, None]:

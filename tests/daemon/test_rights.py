@@ -16,7 +16,7 @@ from capd.errors import RequestRefused
 from capd.policy.peer import Peer
 from capd.policy.rules import Policy, Rule
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_client import CaptureSession
 from capd_protocol.messages import (
@@ -278,7 +278,7 @@ def closers_of(daemon: Daemon) -> list[int]:
 
 def test_only_so_much_of_one_user_waits_to_be_closed(user_dir: Path) -> None:
     closer = Closer()  # which does not run
-    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner(), closer, RingMaker())
+    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner(), closer, PacketRingMaker())
     for number in range(limits.MAX_UNCLOSED_PER_USER):
         with captures.granted(Peer(1, 1000, 1000, ()), request_for("lo")):
             closer.close(os.open("/dev/null", os.O_RDONLY), 1000)

@@ -21,8 +21,8 @@ from capd.launch import DirectoryComes, Launch, LaunchInterface
 from capd.linux.packet_ring import RingError, RingMemory, make_ring
 from capd.linux.packet_socket import ETH_P_ALL, SOL_PACKET, bind
 from capd.pacing.turns import FREE
-from capd.supervisor.packet_rings import NewRing, RingMaker, Rings, close_sockets
-from capd.worker.sources.ring_reader import Ring
+from capd.supervisor.packet_rings import NewPacketRing, PacketRingMaker, PacketRings, close_sockets
+from capd.worker.sources.ring_reader import PacketRingReader
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_RAW
 from capd_protocol.messages import Conditions, Destination, FailureCode, InterfaceRequest, Recorder
 from tests.support.traffic import build_frames, send
@@ -68,7 +68,7 @@ def descriptors() -> Callable[[], int]:
 
 async def test_rings_are_there_in_any_order_and_the_takers_to_close() -> None:
     sizes = [_MIB * (1 + number % 3) for number in range(20)]
-    rings = Rings(launch(*map(interface, sizes)), RingMaker())
+    rings = PacketRings(launch(*map(interface, sizes)), PacketRingMaker())
     with trio.fail_after(_TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rings.run)
@@ -79,7 +79,7 @@ async def test_rings_are_there_in_any_order_and_the_takers_to_close() -> None:
                 assert ring.memory is not None
                 block_bytes, blocks = ring.memory
                 assert block_bytes * blocks == sizes[number]
-                mapped = Ring(packet_socket, ring.memory, 0)
+                mapped = PacketRingReader(packet_socket, ring.memory, 0)
                 assert mapped.size_bytes == len(mapped.bytes) == sizes[number]
                 assert mapped.take() is None
                 mapped.close()
@@ -90,7 +90,7 @@ async def test_what_nobody_takes_is_closed(descriptors: Callable[[], int]) -> No
     # Threads and what wakes the loop are trio's.
     await trio.to_thread.run_sync(lambda: None)
     before = descriptors()
-    rings = Rings(launch(*[interface() for _ in range(20)]), RingMaker())
+    rings = PacketRings(launch(*[interface() for _ in range(20)]), PacketRingMaker())
     with trio.fail_after(_TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rings.run)
@@ -103,7 +103,7 @@ async def test_what_nobody_takes_is_closed(descriptors: Callable[[], int]) -> No
 async def test_cancelled_at_any_time_nothing_is_left(descriptors: Callable[[], int], checkpoints: int) -> None:
     await trio.to_thread.run_sync(lambda: None)
     before = descriptors()
-    rings = Rings(launch(*[interface() for _ in range(20)]), RingMaker())
+    rings = PacketRings(launch(*[interface() for _ in range(20)]), PacketRingMaker())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rings.run)
         for _ in range(checkpoints):
@@ -114,7 +114,7 @@ async def test_cancelled_at_any_time_nothing_is_left(descriptors: Callable[[], i
 
 async def test_a_recorder_with_a_trigger_has_a_second_socket() -> None:
     with_trigger = launch(interface(), recorder=Recorder(memory_bytes=_MIB, duration_s=1.0, trigger_filter="udp"))
-    ring = await RingMaker().make(interface(), with_trigger)
+    ring = await PacketRingMaker().make(interface(), with_trigger)
     assert len(ring.descriptors) == 2
     await give_back(ring)
     assert [each.fileno() for each in ring.sockets] == [-1, -1]
@@ -125,7 +125,7 @@ async def test_one_is_closed_where_nobody_waits_for_it(
 ) -> None:
     await trio.to_thread.run_sync(lambda: None)
     before = descriptors()
-    ring = await RingMaker().make(interface(), launch())
+    ring = await PacketRingMaker().make(interface(), launch())
     turns = 0
 
     async def count() -> None:
@@ -147,7 +147,7 @@ async def test_without_descriptors_there_is_a_typed_failure() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:
-        ring = await RingMaker().make(interface(), launch())
+        ring = await PacketRingMaker().make(interface(), launch())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert ring.failure is not None
@@ -181,8 +181,8 @@ class SlowKernel:
 
 async def test_who_asks_for_many_rings_keeps_nobody_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = SlowKernel(monkeypatch)
-    maker = RingMaker()
-    many = [Rings(launch(*[interface(131072) for _ in range(60)]), maker, 1000) for _ in range(2)]
+    maker = PacketRingMaker()
+    many = [PacketRings(launch(*[interface(131072) for _ in range(60)]), maker, 1000) for _ in range(2)]
     async with trio.open_nursery() as nursery:
         for rings in many:
             nursery.start_soon(rings.run)
@@ -205,7 +205,7 @@ async def test_who_asks_for_too_many_rings_waits_for_them(
         raise RingError("it takes no time to fail")
 
     monkeypatch.setattr("capd.supervisor.packet_rings._make", make)
-    maker, rate = RingMaker(), limits.RINGS
+    maker, rate = PacketRingMaker(), limits.RINGS
 
     async def took_s(whose: Hashable, count: int) -> float:
         began_s = trio.current_time()
@@ -223,7 +223,7 @@ async def test_who_asks_for_too_many_rings_waits_for_them(
 
 
 @contextlib.asynccontextmanager
-async def running(maker: RingMaker) -> AsyncGenerator[None, None]:
+async def running(maker: PacketRingMaker) -> AsyncGenerator[None, None]:
     with trio.fail_after(_TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(maker.run)
@@ -231,7 +231,7 @@ async def running(maker: RingMaker) -> AsyncGenerator[None, None]:
             nursery.cancel_scope.cancel()
 
 
-async def give_back(ring: NewRing) -> None:
+async def give_back(ring: NewPacketRing) -> None:
     """Close a ring at once: the kernel keeps everybody waiting, and nothing else happens meanwhile."""
     for each in ring.sockets:
         each.close()
@@ -270,7 +270,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 async def test_who_comes_next_waits_for_no_kernel_and_has_a_ring_like_any_other(
     made: list[dict[str, Any]], veth: tuple[str, str]
 ) -> None:
-    maker = RingMaker()
+    maker = PacketRingMaker()
     async with running(maker):
         first = await maker.make(interface(), launch())
         await give_back(first)
@@ -283,7 +283,7 @@ async def test_who_comes_next_waits_for_no_kernel_and_has_a_ring_like_any_other(
         (packet_socket,) = ring.sockets
         assert ring.memory is not None
         assert struct.unpack("=3I", packet_socket.getsockopt(SOL_PACKET, 6, 12)) == (0, 0, 0)  # PACKET_STATISTICS
-        mapped = Ring(packet_socket, ring.memory, 0)
+        mapped = PacketRingReader(packet_socket, ring.memory, 0)
         assert mapped.take() is None
         bind(packet_socket.fileno(), ETH_P_ALL, socket.if_nametoindex(veth[1]))
         send(veth[0], build_frames((64,)), 10)
@@ -310,7 +310,7 @@ async def test_who_comes_next_waits_for_no_kernel_and_has_a_ring_like_any_other(
 async def test_one_of_another_kind_is_made_anew(
     made: list[dict[str, Any]], other: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    maker = RingMaker()
+    maker = PacketRingMaker()
     async with running(maker):
         await give_back(await maker.make(interface(), launch()))
         await until_made(made, 2)
@@ -325,7 +325,7 @@ async def test_it_is_given_up_when_nobody_comes_and_made_again(
     made: list[dict[str, Any]], descriptors: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "SPARE_RING_S", 0.02)
-    maker = RingMaker()
+    maker = PacketRingMaker()
     async with running(maker):
         before = descriptors()
         for _ in range(2):
@@ -341,7 +341,7 @@ async def test_none_is_made_of_what_is_not_worth_it(
     made: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, size_bytes: int, interval_s: float
 ) -> None:
     monkeypatch.setattr(limits, "MAX_SPARE_RING_BYTES", _MIB)
-    maker = RingMaker()
+    maker = PacketRingMaker()
     async with running(maker):
         await give_back(await maker.make(interface(), launch()))
         await until_made(made, 2)
@@ -357,7 +357,7 @@ async def test_none_is_made_of_what_is_not_worth_it(
 async def test_cancelled_it_leaves_none(made: list[dict[str, Any]], descriptors: Callable[[], int], rings: int) -> None:
     await trio.to_thread.run_sync(lambda: None)
     before = descriptors()
-    maker = RingMaker()
+    maker = PacketRingMaker()
     async with running(maker):
         await give_back(await maker.make(interface(), launch()))
         await until(lambda: len(made) >= rings)  # while the second one is being made, or after that
@@ -369,7 +369,7 @@ async def test_where_it_cannot_be_made_captures_go_on(
 ) -> None:
     monkeypatch.setattr(limits, "SPARE_RING_PAUSE_S", 0.2)  # beyond the time that the first one takes
     caplog.set_level(logging.INFO)
-    maker = RingMaker()
+    maker = PacketRingMaker()
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with running(maker):
         await give_back(await maker.make(interface(), launch()))
@@ -414,7 +414,7 @@ async def test_without_threads_there_is_a_typed_failure_and_nothing_is_left(
 ) -> None:
     await trio.to_thread.run_sync(lambda: None)
     before = descriptors()
-    maker = RingMaker()
+    maker = PacketRingMaker()
     async with running(maker):
         before_any = descriptors()
         await give_back(await maker.make(interface(), launch()))

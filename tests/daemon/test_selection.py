@@ -2,7 +2,7 @@
 
 import pytest
 
-from capd.captures.selection import Wishes
+from capd.captures.selection import Selection
 from capd_protocol.arguments import MAX_INTERFACES
 from capd_protocol.messages import PATTERN_KERNEL_BUFFER_SIZE_BYTES, InterfaceRequest, StartCapture
 from capd_protocol.messages.interfaces import Link
@@ -18,9 +18,9 @@ def asking_for(*interfaces: str | InterfaceRequest, waits: bool = False) -> Star
     return request_for("x", interfaces=requests, wait_for_interfaces=waits)
 
 
-def found(wishes: Wishes, *links: Link) -> list[tuple[int, str, int | None]]:
+def found(selection: Selection, *links: Link) -> list[tuple[int, str, int | None]]:
     """Return index, name and length of packets of what is missing; the length tells by which wish it is."""
-    return [(each.index, request.name, request.snaplen_bytes) for each, request in wishes.missing(links)]
+    return [(each.index, request.name, request.snaplen_bytes) for each, request in selection.missing(links)]
 
 
 def wish(name: str, snaplen_bytes: int) -> InterfaceRequest:
@@ -31,8 +31,8 @@ LINKS = link(1, "lo"), link(2, "eth0"), link(3, "eth1"), link(4, "wlan0")
 
 
 def test_what_is_named_is_taken_with_what_is_asked_of_it() -> None:
-    wishes = Wishes(asking_for(wish("eth1", 60), wish("lo", 70), wish("nosuch0", 80)))
-    assert found(wishes, *LINKS) == [(1, "lo", 70), (3, "eth1", 60)]
+    selection = Selection(asking_for(wish("eth1", 60), wish("lo", 70), wish("nosuch0", 80)))
+    assert found(selection, *LINKS) == [(1, "lo", 70), (3, "eth1", 60)]
 
 
 @pytest.mark.parametrize(
@@ -49,44 +49,44 @@ def test_what_is_named_is_taken_with_what_is_asked_of_it() -> None:
     ],
 )
 def test_a_pattern_takes_what_matches_the_whole_name(pattern: str, names: list[str]) -> None:
-    assert [name for _, name, _ in found(Wishes(asking_for(pattern)), *LINKS)] == names
+    assert [name for _, name, _ in found(Selection(asking_for(pattern)), *LINKS)] == names
 
 
 def test_a_name_goes_before_a_pattern_and_the_first_pattern_before_the_others() -> None:
-    wishes = Wishes(asking_for(wish("eth*", 60), wish("any", 70), wish("eth1", 80)))
-    assert found(wishes, *LINKS) == [(1, "lo", 70), (2, "eth0", 60), (3, "eth1", 80), (4, "wlan0", 70)]
+    selection = Selection(asking_for(wish("eth*", 60), wish("any", 70), wish("eth1", 80)))
+    assert found(selection, *LINKS) == [(1, "lo", 70), (2, "eth0", 60), (3, "eth1", 80), (4, "wlan0", 70)]
 
 
 def test_what_a_pattern_takes_has_a_small_ring_unless_it_is_asked_for() -> None:
     own = InterfaceRequest(name="wlan*", kernel_buffer_size_bytes=1 << 20)
     sizes = {
         each.name: request.kernel_buffer_size_bytes
-        for each, request in Wishes(asking_for("eth0", own, "eth*")).missing(LINKS)
+        for each, request in Selection(asking_for("eth0", own, "eth*")).missing(LINKS)
     }
     assert sizes == {"eth0": None, "wlan0": 1 << 20, "eth1": PATTERN_KERNEL_BUFFER_SIZE_BYTES}
 
 
 def test_what_is_attached_is_not_missing_until_it_is_gone() -> None:
-    wishes = Wishes(asking_for("eth*"))
-    wishes.attached |= {2, 3, 9}
-    assert found(wishes, *LINKS) == []
+    selection = Selection(asking_for("eth*"))
+    selection.attached |= {2, 3, 9}
+    assert found(selection, *LINKS) == []
     # The same name with another index is another interface.
-    assert [index for index, _, _ in found(wishes, *LINKS, link(5, "eth0"))] == [5]
-    wishes.forget_all_but([1, 3, 4])
-    assert wishes.attached == {3}
-    assert [index for index, _, _ in found(wishes, *LINKS)] == [2]
+    assert [index for index, _, _ in found(selection, *LINKS, link(5, "eth0"))] == [5]
+    selection.forget_all_but([1, 3, 4])
+    assert selection.attached == {3}
+    assert [index for index, _, _ in found(selection, *LINKS)] == [2]
 
 
 def test_those_beyond_the_greatest_number_wait_until_others_are_gone() -> None:
     links = [link(index, f"eth{index}") for index in range(1, MAX_INTERFACES + 11)]
-    wishes = Wishes(asking_for("eth*"))
-    first = wishes.missing(links)
+    selection = Selection(asking_for("eth*"))
+    first = selection.missing(links)
     assert [each.index for each, _ in first] == list(range(1, MAX_INTERFACES + 1))
-    wishes.attached |= {each.index for each, _ in first}
-    assert wishes.missing(links) == []
-    wishes.forget_all_but(range(4, MAX_INTERFACES + 11))
-    assert [each.index for each, _ in wishes.missing(links)] == [1, 2, 3]
-    assert [each.index for each, _ in wishes.missing(links[3:])] == [MAX_INTERFACES + each for each in (1, 2, 3)]
+    selection.attached |= {each.index for each, _ in first}
+    assert selection.missing(links) == []
+    selection.forget_all_but(range(4, MAX_INTERFACES + 11))
+    assert [each.index for each, _ in selection.missing(links)] == [1, 2, 3]
+    assert [each.index for each, _ in selection.missing(links[3:])] == [MAX_INTERFACES + each for each in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_those_beyond_the_greatest_number_wait_until_others_are_gone() -> None:
     ],
 )
 def test_a_capture_of_one_interface_ends_with_it_unless_it_waits(request_: StartCapture, may_grow: bool) -> None:
-    assert Wishes(request_).may_grow is may_grow
+    assert Selection(request_).may_grow is may_grow
 
 
 def test_the_cooked_device_any_is_no_pattern() -> None:
-    wishes = Wishes(asking_for(InterfaceRequest(name="any", link_layer_type="LINUX_SLL"), wish("lo", 60)))
-    assert found(wishes, *LINKS) == [(1, "lo", 60)]
+    selection = Selection(asking_for(InterfaceRequest(name="any", link_layer_type="LINUX_SLL"), wish("lo", 60)))
+    assert found(selection, *LINKS) == [(1, "lo", 60)]

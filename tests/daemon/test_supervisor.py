@@ -13,7 +13,7 @@ from capd.linux.descriptors import refuse_rights
 from capd.supervisor.armed_rings import ArmedRings
 from capd.supervisor.closer import Closer
 from capd.supervisor.handover import Envelope, FromEnvelope
-from capd.supervisor.packet_rings import RingMaker, Rings
+from capd.supervisor.packet_rings import PacketRingMaker, PacketRings
 from capd.supervisor.policy_filters import PolicyFilters
 from capd.supervisor.spawner import Spawner
 from capd.supervisor.worker import Worker
@@ -67,7 +67,7 @@ async def heard_of(frame: Callable[[int], bytes]) -> int:
     ours, theirs = socket.socketpair()
     kept, other = socket.socketpair()
     of = launch()
-    armed = ArmedRings(of, Rings(of, RingMaker()), PolicyFilters())
+    armed = ArmedRings(of, PacketRings(of, PacketRingMaker()), PolicyFilters())
     worker = Worker(of, FromEnvelope(Envelope(kept)), armed, 0)
     with trio.fail_after(60), trio.socket.from_stdlib_socket(theirs) as side, kept, other:
         async with trio.open_nursery() as nursery:
@@ -81,7 +81,9 @@ async def test_one_that_was_given_up_before_it_was_there_gets_nothing() -> None:
     ours, theirs = socket.socketpair()
     kept, other = socket.socketpair()
     of = launch()
-    worker = Worker(of, FromEnvelope(Envelope(kept)), ArmedRings(of, Rings(of, RingMaker()), PolicyFilters()), 0)
+    worker = Worker(
+        of, FromEnvelope(Envelope(kept)), ArmedRings(of, PacketRings(of, PacketRingMaker()), PolicyFilters()), 0
+    )
     await worker.kill()
     with trio.fail_after(60), trio.socket.from_stdlib_socket(theirs) as side, kept, other:
         await worker.run(cast(Spawner, OneSpawner(ours)), Closer(), lambda _: None)

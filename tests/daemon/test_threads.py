@@ -15,7 +15,7 @@ from capd.pacing.threads import in_thread
 from capd.policy.audit import Audit
 from capd.policy.rules import Policy
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import (
@@ -83,7 +83,7 @@ class Talk:
 )
 async def test_a_request_that_needs_a_thread_is_refused_and_others_are_not(request_: Any) -> None:
     closer = Closer()
-    captures = Captures(Policy(), Spawner(), closer, RingMaker())
+    captures = Captures(Policy(), Spawner(), closer, PacketRingMaker())
     monitor, audit = Monitor(), Audit()
     server = Server(captures, Detached(captures, monitor, audit, closer), monitor, audit, closer)
     ours, theirs = socket.socketpair()

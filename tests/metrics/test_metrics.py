@@ -21,7 +21,7 @@ from capd.config.reader import MetricsAddress
 from capd.metrics.switch import Metrics
 from capd.policy.rules import Policy
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_client import CaptureSession, InterfaceError, list_captures, stop_capture
 from tests.client.helpers import drain, wait_for_packets
@@ -407,7 +407,7 @@ def shut_listener(name: tuple[str, int]) -> None:
 
 
 async def test_a_socket_that_fails_ends_no_capture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    captures = Captures(Policy(()), Spawner(), Closer(), RingMaker())
+    captures = Captures(Policy(()), Spawner(), Closer(), PacketRingMaker())
     metrics = Metrics(captures, lambda: 0, Closer())
     address = MetricsAddress(ipaddress.IPv4Address("0.0.0.0"), 9105)
     with trio.fail_after(PATIENCE_S):

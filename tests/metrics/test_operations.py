@@ -11,7 +11,7 @@ from capd.config import reader
 from capd.metrics.page import Page
 from capd.policy.rules import Policy
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_protocol.messages import EndReason
 from tests.metrics.helpers import parsed
@@ -40,7 +40,7 @@ def drop_in() -> list[str]:
 
 async def metrics() -> dict[str, set[str]]:
     """Return the labels of all metrics that a daemon tells, and their values, where a capture has a name."""
-    captures = Captures(Policy(()), Spawner(), Closer(), RingMaker())
+    captures = Captures(Policy(()), Spawner(), Closer(), PacketRingMaker())
     captures.tally.add_ended("kept", Counts(), EndReason.STOPPED)
     text = (await Page(captures, lambda: 0).text()).decode()
     found: dict[str, set[str]] = {name: set() for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)}

@@ -20,7 +20,7 @@ from capd.limits import MAX_CAPTURES_PER_USER, MAX_CLIENTS
 from capd.policy.peer import Peer
 from capd.policy.rules import Policy, Rule
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_client import CaptureSession
 from capd_protocol.arguments import MAX_INTERFACES, find_faults
@@ -488,7 +488,7 @@ def test_no_captures_of_others_make_a_list_too_long_to_send(monkeypatch: pytest.
     request = msgspec.structs.replace(request, interfaces=tuple(InterfaceRequest(name=name) for name in names))
     assert find_faults(request) == []
     owner = Peer(1, USER.user_id, USER.group_id, ())
-    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner(), Closer(), RingMaker())
+    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner(), Closer(), PacketRingMaker())
     with contextlib.ExitStack() as stack:
         for user_id in range(4):
             for _ in range(MAX_CAPTURES_PER_USER):

@@ -17,7 +17,7 @@ from capd.errors import RequestRefused
 from capd.policy.peer import CONTAINERS, Peer
 from capd.policy.rules import Policy, Rule, default_policy
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_client import CaptureError, CaptureSession, list_captures, revoke_captures, stop_capture, who_am_i
 from capd_client.conversation.greeting import greeting
@@ -79,7 +79,7 @@ def test_all_ids_of_all_containers_are_one_person() -> None:
 
 def test_captures_of_containers_are_counted_together_and_their_names_collide_with_none() -> None:
     rule = Rule(name="all", containers=True, everybody=True, max_captures=2)
-    captures = Captures(Policy((rule, Rule(name="host", everybody=True))), Spawner(), Closer(), RingMaker())
+    captures = Captures(Policy((rule, Rule(name="host", everybody=True))), Spawner(), Closer(), PacketRingMaker())
     request = request_for("x", name="same", wait_for_interfaces=True)
     with captures.granted(ALICE, request), captures.granted(CONTAINED_ALICE, request):
         with captures.granted(CONTAINED_ROOT, request), pytest.raises(RequestRefused) as refused:
@@ -91,7 +91,7 @@ def test_captures_of_containers_are_counted_together_and_their_names_collide_wit
 
 
 def test_a_group_of_a_containers_user_is_not_the_one_that_may_read_a_capture_of_the_configuration() -> None:
-    captures = Captures(Policy(), Spawner(), Closer(), RingMaker())
+    captures = Captures(Policy(), Spawner(), Closer(), PacketRingMaker())
     configured = ConfiguredCapture("dns", 50, request_for("x", name="dns"), None)
     with captures.configured(ROOT, configured) as capture:
         assert captures.visible_to(ALICE) == [capture]

@@ -25,7 +25,7 @@ from capd.policy.peer import Peer
 from capd.policy.rules import Policy, Rule
 from capd.supervisor.closer import Closer
 from capd.supervisor.handover import Envelope
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_client import list_captures, stop_capture
 from capd_protocol.messages import (
@@ -304,7 +304,7 @@ def granted_until_refused(captures: Captures, stack: contextlib.ExitStack, who: 
 def captures(monkeypatch: pytest.MonkeyPatch) -> Captures:
     for share in ("RING_SHARE", "RING_SHARE_PER_USER"):  # whatever this machine has
         monkeypatch.setattr(limits, share, 1000)
-    return Captures(EVERYTHING, Spawner(), Closer(), RingMaker())
+    return Captures(EVERYTHING, Spawner(), Closer(), PacketRingMaker())
 
 
 def test_captures_of_all_have_a_bound_which_is_not_roots(captures: Captures) -> None:
@@ -329,7 +329,7 @@ def test_detached_captures_have_bounds_and_root_finds_room(captures: Captures) -
 
 def test_the_configuration_has_its_memory_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("capd.captures.registry._memory_bytes", lambda: 1000 << 20)  # of which all may have 500 MiB
-    captures = Captures(EVERYTHING, Spawner(), Closer(), RingMaker())
+    captures = Captures(EVERYTHING, Spawner(), Closer(), PacketRingMaker())
     configured = [ConfiguredCapture(name, 1, large("x", 200)) for name in ("a", "b")]
     captures.reserve(configured)
 

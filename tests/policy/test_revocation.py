@@ -12,7 +12,7 @@ from capd.policy.peer import SUBORDINATES_OF_ROOT, Peer
 from capd.policy.revocation import Running, as_of_today, objection, persons_of
 from capd.policy.rules import Grant, Policy, Rule
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import InterfaceRequest, Revoked, decode, encode
@@ -207,7 +207,7 @@ def test_whose_captures_a_number_means() -> None:
 
 @pytest.mark.parametrize(("ended", "kept"), [(0, 0), (1, 0), (0, 1), (200, 200), (201, 3), (3, 401)])
 def test_all_that_is_decided_is_told_in_frames_that_fit(ended: int, kept: int) -> None:
-    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner(), Closer(), RingMaker())
+    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner(), Closer(), PacketRingMaker())
     with captures.granted(ALICE, request_for("x" * 15, name="a" * 64)) as capture:
         one = Decided(capture, "\N{SNOWMAN}" * 100_000)
         answers = list(Decision([one] * ended, [one] * kept).answers())
@@ -223,7 +223,7 @@ def test_all_that_is_decided_is_told_in_frames_that_fit(ended: int, kept: int) -
 
 
 def test_a_daemon_that_stops_revokes_nothing() -> None:
-    captures = Captures(Policy(), Spawner(), Closer(), RingMaker())
+    captures = Captures(Policy(), Spawner(), Closer(), PacketRingMaker())
     captures.check_not_stopping()
     captures.stop_all()
     with pytest.raises(RequestRefused, match="capd is stopping"):
@@ -231,7 +231,7 @@ def test_a_daemon_that_stops_revokes_nothing() -> None:
 
 
 def test_what_was_told_to_end_is_not_revoked() -> None:
-    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner(), Closer(), RingMaker())
+    captures = Captures(Policy((Rule(name="all", everybody=True),)), Spawner(), Closer(), PacketRingMaker())
     with captures.granted(ALICE, request_for("x")) as capture:
         assert captures.revocable() == [capture]
         captures.stop_all()

@@ -26,7 +26,7 @@ from capd.policy.people import People, find_groups
 from capd.policy.rules import Policy, Rule
 from capd.supervisor.closer import Closer
 from capd.supervisor.handover import Envelope
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_client import (
     CaptureSession,
@@ -368,7 +368,7 @@ ROOT = Peer(1, 0, 0, ())
 
 
 def captures_of(policy: Policy) -> Captures:
-    return Captures(policy, Spawner(), Closer(), RingMaker())
+    return Captures(policy, Spawner(), Closer(), PacketRingMaker())
 
 
 async def test_a_revoked_one_is_not_run_again_nor_kept_over_a_restart() -> None:

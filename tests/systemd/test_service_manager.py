@@ -23,7 +23,7 @@ from capd.policy.rules import Policy
 from capd.service import systemd
 from capd.service.systemd import Inherited, ServiceManagerError, listener_of, take_inherited, watchdog_interval_s
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from tests.support.attack import request_for
 from tests.support.daemon import running_daemon
@@ -248,7 +248,7 @@ def test_a_manager_that_is_gone_is_worth_a_warning(
 
 
 async def test_the_status_counts_captures_and_their_users() -> None:
-    captures = Captures(Policy(owner_id=1000), Spawner(), Closer(), RingMaker())
+    captures = Captures(Policy(owner_id=1000), Spawner(), Closer(), PacketRingMaker())
     monitor, audit = Monitor(), Audit()
     server = Server(captures, Detached(captures, monitor, audit, Closer()), monitor, audit, Closer())
     assert server.status() == "0 captures of 0 users, 0 clients"

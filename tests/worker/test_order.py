@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.worker.packets.merge import JITTER_NS, Slice, TimeOrder, Waiting
+from capd.worker.packets.merge import JITTER_NS, Slice, Waiting, WatermarkMerge
 from capd.worker.packets.records import Records
 
 HOLD_NS = 22_000_000
@@ -21,8 +21,8 @@ NEVER_NS = 10**18
 MS = 1_000_000
 
 
-def time_order(rings: int) -> TimeOrder:
-    order = TimeOrder(HOLD_NS)
+def time_order(rings: int) -> WatermarkMerge:
+    order = WatermarkMerge(HOLD_NS)
     for _ in range(rings):
         order.add_ring()
     return order
@@ -32,7 +32,7 @@ def time_order(rings: int) -> TimeOrder:
 class Writer:
     """Takes what may be written, and releases what was written, as the capture's loop does."""
 
-    order: TimeOrder
+    order: WatermarkMerge
     rings: int
     #: Of each record that left: ring, and position in order of arrival.
     left: list[tuple[int, int]] = field(default_factory=list)
@@ -229,7 +229,7 @@ class Arrival:
 def arrivals(random: Random, rings: int) -> list[Arrival]:
     """Return the blocks of several rings, in the order in which the kernel closes them.
 
-    What TimeOrder may rely on: a packet enters its ring less than the jitter after it was stamped, and is in a
+    What WatermarkMerge may rely on: a packet enters its ring less than the jitter after it was stamped, and is in a
     closed block when it is as old as the hold time.
     """
     found = []

@@ -14,7 +14,7 @@ from capd.filters.compiler import CaptureFailed
 from capd.launch import DirectoryComes, Launch, LaunchInterface
 from capd.linux.libpcap import Handle
 from capd.supervisor import armed_rings
-from capd.supervisor.packet_rings import NewRing
+from capd.supervisor.packet_rings import NewPacketRing
 from capd.supervisor.policy_filters import PolicyFilters, joined
 from capd.worker.sources.af_packet import SourceMaker
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_RAW, KNOWN, from_dlt
@@ -299,7 +299,7 @@ def test_cooked_the_header_counts() -> None:
 def test_a_program_for_which_the_kernel_has_no_room_is_refused_as_such() -> None:
     # Loads take nine times as much in the kernel as they do here.
     program = struct.pack("=HBBI", 0x28, 0, 0, 12) * 4000 + struct.pack("=HBBI", 0x06, 0, 0, 1)
-    wanted = armed_rings._Wanted(0, interface(1, DLT_EN10MB), NewRing())
+    wanted = armed_rings._Wanted(0, interface(1, DLT_EN10MB), NewPacketRing())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as some, pytest.raises(CaptureFailed) as raised:
         armed_rings._attach(some, program, wanted, argument="recorder_trigger_filter")
     failure = raised.value.failure

@@ -7,7 +7,7 @@ import msgspec
 import trio
 
 from capd.captures.grants import Grants
-from capd.captures.selection import Wishes, cooked_any
+from capd.captures.selection import Selection, cooked_any
 from capd.errors import RequestRefused
 from capd.launch import LaunchInterface
 from capd.linux.packet_socket import ALL_INTERFACES
@@ -35,17 +35,17 @@ class Attaching:
         self._request = request
         self._grants = grants
         self._tell = tell
-        self._wishes = Wishes(request)
+        self._selection = Selection(request)
 
     @property
     def waits(self) -> bool:
         """Whether the capture goes on without any interface, until one comes."""
-        return self._wishes.waits
+        return self._selection.waits
 
     @property
     def may_grow(self) -> bool:
         """Whether interfaces may be attached later."""
-        return self._wishes.may_grow
+        return self._selection.may_grow
 
     async def look_up(self, stack: contextlib.AsyncExitStack, known: Interfaces) -> list[LaunchInterface]:
         """Find the interfaces to begin with.
@@ -62,7 +62,7 @@ class Attaching:
             granted = self._grants.ask(request)
             self._grants.hold(ALL_INTERFACES, request, granted)
             interfaces.append(cooked_any(granted))
-        for request in self._wishes.named:
+        for request in self._selection.named:
             await trio.lowlevel.checkpoint()  # others need not wait for all of them
             link = await self._find(request.name, known)
             if link is None:
@@ -70,12 +70,12 @@ class Attaching:
             granted = self._grants.ask_for_link(request, link)
             self._grants.hold(link.index, request, granted)  # at once: it may be revoked
             device = await stack.enter_async_context(wireless.prepared(link, granted.request))
-            self._wishes.attached.add(link.index)
+            self._selection.attached.add(link.index)
             interfaces.append(await _describe(link, granted, device, known))
-        if self._wishes.patterns:
-            for link, request in self._wishes.missing((await known.links()).values()):
+        if self._selection.patterns:
+            for link, request in self._selection.missing((await known.links()).values()):
                 await trio.lowlevel.checkpoint()
-                self._wishes.attached.add(link.index)
+                self._selection.attached.add(link.index)
                 try:
                     described = await self._granted_and_described(link, request, known)
                 except RequestRefused as refused:
@@ -111,17 +111,17 @@ class Attaching:
         try:
             while True:
                 links, removed = await watch.next_links()
-                self._wishes.attached -= removed  # a new one may have its index already
+                self._selection.attached -= removed  # a new one may have its index already
                 for index in removed:
                     self._grants.release(index)
-                self._wishes.forget_all_but(link.index for link in links)
+                self._selection.forget_all_but(link.index for link in links)
                 for link in links:
                     if self._grants.is_exceeded(link):
                         self._grants.release(link.index)
-                        self._wishes.attached.discard(link.index)
+                        self._selection.attached.discard(link.index)
                         await worker.detach(link.index)
-                for link, request in self._wishes.missing(links) if self.may_grow else ():
-                    self._wishes.attached.add(link.index)
+                for link, request in self._selection.missing(links) if self.may_grow else ():
+                    self._selection.attached.add(link.index)
                     try:
                         await worker.attach(await self._granted_and_described(link, request, monitor.interfaces))
                     except (RequestRefused, OSError) as error:

@@ -35,7 +35,7 @@ from capd.supervisor.armed_rings import ArmedRings
 from capd.supervisor.closer import Closer
 from capd.supervisor.file_server import FileServer
 from capd.supervisor.handover import Handover
-from capd.supervisor.packet_rings import RingMaker, Rings
+from capd.supervisor.packet_rings import PacketRingMaker, PacketRings
 from capd.supervisor.policy_filters import PolicyFilters
 from capd.supervisor.spawner import Spawner
 from capd.supervisor.worker import Worker
@@ -58,7 +58,7 @@ class Capture:
         grant: Callable[[InterfaceRequest], Grant],
         spawner: Spawner,
         closer: Closer,
-        ring_maker: RingMaker,
+        ring_maker: PacketRingMaker,
         policy_filters: PolicyFilters,
         starts: Turns,
         whose: Hashable,
@@ -195,7 +195,7 @@ class Capture:
 
     async def _prepare(
         self, stack: contextlib.AsyncExitStack, handover: Handover, monitor: Monitor
-    ) -> tuple[Rings, Worker]:
+    ) -> tuple[PacketRings, Worker]:
         """Return the worker, and the rings that are to be made for it meanwhile.
 
         Args:
@@ -223,7 +223,7 @@ class Capture:
             continues=self._continues,
             elapsed_s=None if began_ns is None else (time.time_ns() - began_ns) / 1e9,
         )
-        rings = Rings(launch, self._ring_maker, self._whose)
+        rings = PacketRings(launch, self._ring_maker, self._whose)
         armed = ArmedRings(launch, rings, self._policy_filters)
         stack.push_async_callback(armed.close)
         if self.account.stopped_for == EndReason.REVOKED:

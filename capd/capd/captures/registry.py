@@ -23,7 +23,7 @@ from capd.policy import quota
 from capd.policy.peer import Peer
 from capd.policy.rules import UNBOUND, Policy, Terms
 from capd.supervisor.closer import Closer
-from capd.supervisor.packet_rings import RingMaker
+from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.policy_filters import PolicyFilters
 from capd.supervisor.spawner import Spawner
 from capd_protocol.arguments import find_faults, is_capture_name
@@ -65,7 +65,7 @@ class Resumed(NamedTuple):
 class Captures:
     """All captures of the daemon."""
 
-    def __init__(self, policy: Policy, spawner: Spawner, closer: Closer, ring_maker: RingMaker) -> None:
+    def __init__(self, policy: Policy, spawner: Spawner, closer: Closer, ring_maker: PacketRingMaker) -> None:
         self._spawner = spawner
         self._closer = closer
         self._ring_maker = ring_maker

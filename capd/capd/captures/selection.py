@@ -16,7 +16,7 @@ from capd_protocol.messages.interfaces import Link
 _NO_HARDWARE = 0xFFFD
 
 
-class Wishes:
+class Selection:
     """What was asked for, by name and by pattern, and the indexes of the interfaces that are attached."""
 
     def __init__(self, request: StartCapture) -> None:
@@ -38,12 +38,12 @@ class Wishes:
         room = MAX_INTERFACES - len(self.attached)
         found: list[tuple[Link, InterfaceRequest]] = []
         for link in links:
-            request = None if link.index in self.attached else self._wish_for(link.name)
+            request = None if link.index in self.attached else self._request_for(link.name)
             if request is not None and len(found) < room:
                 found.append((link, request))
         return found
 
-    def _wish_for(self, name: str) -> InterfaceRequest | None:
+    def _request_for(self, name: str) -> InterfaceRequest | None:
         for request in self.named:
             if request.name == name:
                 return request

@@ -35,7 +35,7 @@ from capd.linux.packet_socket import (
     set_promiscuous,
 )
 from capd.pacing.threads import in_thread
-from capd.supervisor.packet_rings import NewRing, Rings, close_sockets
+from capd.supervisor.packet_rings import NewPacketRing, PacketRings, close_sockets
 from capd.supervisor.policy_filters import PolicyFilters, joined
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.messages import Failure
@@ -59,7 +59,7 @@ class _Wanted(NamedTuple):
 
     number: int
     interface: LaunchInterface
-    ring: NewRing
+    ring: NewPacketRing
     #: With policy's.
     program: bytes = b""
     trigger_program: bytes = b""
@@ -69,7 +69,7 @@ class _Wanted(NamedTuple):
 class ArmedRings:
     """Those of one capture."""
 
-    def __init__(self, launch: Launch, rings: Rings, filters: PolicyFilters) -> None:
+    def __init__(self, launch: Launch, rings: PacketRings, filters: PolicyFilters) -> None:
         """Have none yet.
 
         Args:
@@ -84,7 +84,7 @@ class ArmedRings:
         self._filters = filters
         #: Asked for already.
         self._asked: set[int] = set()
-        self._armed: dict[int, NewRing] = {}
+        self._armed: dict[int, NewPacketRing] = {}
         self._is_revoked = False
         self._changing = trio.Lock()
 

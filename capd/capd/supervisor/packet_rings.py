@@ -31,7 +31,7 @@ _threads = trio.CapacityLimiter(limits.MAX_RINGS_BEING_MADE)
 _closing = trio.CapacityLimiter(limits.MAX_RINGS_BEING_MADE)
 
 
-class NewRing(NamedTuple):
+class NewPacketRing(NamedTuple):
     """What has become of a ring, and its socket; with a trigger that one's, too. With a failure there is none."""
 
     memory: RingMemory | None = None
@@ -65,7 +65,7 @@ class _MadeRing(NamedTuple):
     memory: RingMemory
 
 
-class RingMaker:
+class PacketRingMaker:
     """Makes rings, and while it runs, keeps one ahead: as the last that was asked for, for ``limits.SPARE_RING_S``.
 
     Programs that capture come one after the other, or many times. The next one need not wait for the kernel then, and a
@@ -123,7 +123,7 @@ class RingMaker:
         now_s = trio.current_time()
         await trio.sleep(self._paces.of(whose, limits.RINGS, now_s).take(now_s))
 
-    async def make(self, interface: LaunchInterface, launch: Launch, whose: Hashable = FREE) -> NewRing:
+    async def make(self, interface: LaunchInterface, launch: Launch, whose: Hashable = FREE) -> NewPacketRing:
         """Have the ring of an interface, and open what triggers a recorder's snapshots there.
 
         Args:
@@ -150,8 +150,8 @@ class RingMaker:
                 sockets.append(open_packet_socket(cooked=kind.is_cooked))
         except (OSError, RingError) as error:
             await close_sockets(sockets)
-            return NewRing(failure=kernel_failure(error, interface.request.name))
-        return NewRing(ring.memory, None, tuple(sockets))
+            return NewPacketRing(failure=kernel_failure(error, interface.request.name))
+        return NewPacketRing(ring.memory, None, tuple(sockets))
 
 
 async def _make(kind: _Kind, whose: Hashable) -> _MadeRing:
@@ -191,10 +191,10 @@ async def close_sockets(sockets: Iterable[socket.socket]) -> None:
                 each.close()
 
 
-class Rings:
+class PacketRings:
     """The rings of a capture: those that it begins with are made at once."""
 
-    def __init__(self, launch: Launch, maker: RingMaker, whose: Hashable = FREE) -> None:
+    def __init__(self, launch: Launch, maker: PacketRingMaker, whose: Hashable = FREE) -> None:
         """Make none yet.
 
         Args:
@@ -205,7 +205,7 @@ class Rings:
         self._launch = launch
         self._maker = maker
         self._whose = whose
-        self._rings: dict[int, NewRing] = {}
+        self._rings: dict[int, NewPacketRing] = {}
         self._are_made = [trio.Event() for _ in launch.interfaces]
 
     async def run(self) -> None:
@@ -222,11 +222,11 @@ class Rings:
         self._rings[number] = await self.make(self._launch.interfaces[number])
         self._are_made[number].set()
 
-    async def make(self, interface: LaunchInterface) -> NewRing:
+    async def make(self, interface: LaunchInterface) -> NewPacketRing:
         """Have the ring of an interface, also of one that comes later."""
         return await self._maker.make(interface, self._launch, self._whose)
 
-    async def take(self, number: int) -> NewRing:
+    async def take(self, number: int) -> NewPacketRing:
         """Wait for the ring of an interface, which is the caller's from now on."""
         await self._are_made[number].wait()
         return self._rings.pop(number)

@@ -18,7 +18,7 @@ from capd.worker.arrivals import Arrivals
 from capd.worker.control import ControlSocket, DaemonGone, RingCame
 from capd.worker.output.report import Report
 from capd.worker.output.sink import Change, Ending, Sink, SinkFailed
-from capd.worker.packets.merge import JITTER_NS, RELAXED_JITTER_NS, Slice, TimeOrder
+from capd.worker.packets.merge import JITTER_NS, RELAXED_JITTER_NS, Slice, WatermarkMerge
 from capd.worker.packets.pace import Pace
 from capd.worker.sources.af_packet import RingSource, SourceMaker
 from capd_protocol.errors import RemoteProtocolError
@@ -71,7 +71,7 @@ class CaptureLoop:
         # The kernel's timer looks at a block at most every retire time, and closes it the second time.
         hold_ns = 2 * retire_ms(self._interval_s) * 1_000_000
         jitter_ns = max(JITTER_NS, min(RELAXED_JITTER_NS, round(self._interval_s * 1e8)))
-        self._order = TimeOrder(hold_ns, jitter_ns)
+        self._merge = WatermarkMerge(hold_ns, jitter_ns)
         self._caught_up_ns: list[int] = []
         self._hold_s = (hold_ns + jitter_ns) / 1e9
         self._started_s = time.monotonic()
@@ -122,7 +122,7 @@ class CaptureLoop:
     def _take_part(self, number: int) -> None:
         """Let a source that was just armed take part."""
         if number == len(self._caught_up_ns):
-            self._order.add_ring()
+            self._merge.add_ring()
             self._caught_up_ns.append(0)
         source = self._sources[number]
         descriptor = source.fileno()
@@ -158,8 +158,8 @@ class CaptureLoop:
             deadlines_s.append(self._ticked_s + self._interval_s)
         if self._report.is_unsent:
             deadlines_s.append(self._told_s + self._tell_s)
-        if self._order.is_waiting():
-            deadlines_s.append(now_s + self._order.wait_s(time.time_ns()))
+        if self._merge.is_waiting():
+            deadlines_s.append(now_s + self._merge.wait_s(time.time_ns()))
         if self._duration_s is not None:
             deadlines_s.append(self._started_s + self._duration_s)
         if any(source.was_down and source.is_armed for source in self._sources):
@@ -218,7 +218,7 @@ class CaptureLoop:
     def _let_go(self) -> None:
         """Give up the sources of interfaces that are gone, when their last packets are in the file."""
         for number, source in enumerate(self._sources):
-            if source.is_lost and source.is_drained and not self._order.is_waiting(number):
+            if source.is_lost and source.is_drained and not self._merge.is_waiting(number):
                 self._forget(number)
         if not self._launch.waits and not any(source.is_armed for source in self._sources):
             names = ", ".join(source.name for source in self._sources)
@@ -248,7 +248,7 @@ class CaptureLoop:
             if taken is not None:
                 share = max(share, taken.share)
                 if taken.waiting is not None:
-                    self._order.add(number, taken.waiting)
+                    self._merge.add(number, taken.waiting)
             # Looked at here rather than found out the next time round: that costs as much as all else for a block.
             if source.is_ready() or (source.is_lost and taken is not None):
                 self._ready.add(number)
@@ -260,7 +260,7 @@ class CaptureLoop:
     def _write_in_order(self) -> None:
         # From a source whose interface is gone no more comes once all that it has counted was taken.
         ended = [not source.is_armed or (source.is_lost and source.is_drained) for source in self._sources]
-        taken = self._order.take(self._caught_up_ns, ended, time.time_ns())
+        taken = self._merge.take(self._caught_up_ns, ended, time.time_ns())
         if taken is None:
             return
         records, finished = taken
@@ -388,7 +388,7 @@ class CaptureLoop:
             while self._ready:
                 self._take_blocks()
                 self._write_in_order()
-            is_done = all(source.is_drained for source in self._sources) and not self._order.is_waiting()
+            is_done = all(source.is_drained for source in self._sources) and not self._merge.is_waiting()
             if is_done or time.monotonic() > deadline_s:
                 return
             # Of an interface that has gone meanwhile, a packet may still be under way.

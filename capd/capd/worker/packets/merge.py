@@ -47,7 +47,7 @@ class Slice:
         return Slice(self.vectors[start:end], self.timestamps_ns[start:end], ring)
 
 
-class TimeOrder:
+class WatermarkMerge:
     """What has come from the rings and is not written yet. Its bound is the rings' own memory."""
 
     def __init__(self, hold_ns: int, jitter_ns: int = JITTER_NS) -> None:

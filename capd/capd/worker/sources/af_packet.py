@@ -14,7 +14,7 @@ from capd.launch import Launch, LaunchInterface, RingFilter
 from capd.linux.packet_ring import RingMemory, kernel_failure
 from capd.worker.packets.merge import Waiting
 from capd.worker.packets.records import RecordMaker
-from capd.worker.sources.ring_reader import Ring
+from capd.worker.sources.ring_reader import PacketRingReader
 from capd.worker.sources.source import Statistics, Taken
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, dlt_to_linktype
@@ -64,7 +64,7 @@ class RingSource:
     #: The block that declares it in a pcapng file.
     description: bytes
     #: None while the interface is gone.
-    ring: Ring | None
+    ring: PacketRingReader | None
     #: What makes records of the ring's blocks.
     maker: RecordMaker
     trigger: socket.socket | None = None
@@ -271,7 +271,7 @@ class SourceMaker:
         request = interface.request
         try:
             with _typed(request.name):
-                ring = Ring(sockets.ring, sockets.memory, interface.index)
+                ring = PacketRingReader(sockets.ring, sockets.memory, interface.index)
         except BaseException:
             sockets.close()
             raise

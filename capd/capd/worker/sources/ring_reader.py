@@ -33,7 +33,7 @@ _BLOCK_OPENED_SECONDS = 8
 _BLOCK_OPENED_NANOSECONDS = 9
 
 
-class Ring:
+class PacketRingReader:
     """One interface's packet socket and the memory that it shares with the kernel.
 
     It has its filter, and is bound, since before it came here (``capd.supervisor.armed_rings``), and is never bound
