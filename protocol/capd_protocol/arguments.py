@@ -1,15 +1,24 @@
-"""Arguments of a capture: ranges, and which exclude each other.
+"""Arguments of a capture: a table that options, ranges and keys are made from, and which exclude each other.
 
 Client and daemon ask the same function: the client so that its user learns at once, the daemon because it trusts
-no client. Arguments are called by the names that ``CaptureSession`` gives them.
+no client. Arguments are called by the names that ``CaptureSession`` gives them. The keys of the configuration and the
+options of ``capctl capture`` are made from the same table; tests hold the documentation to it.
 """
 
+import enum
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from capd_protocol.formats.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, by_name
-from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, InterfaceRequest, Recorder, StartCapture
+from capd_protocol.messages import (
+    DEFAULT_RECORDER_BYTES,
+    MAX_SNAPLEN_BYTES,
+    Conditions,
+    InterfaceRequest,
+    Recorder,
+    StartCapture,
+)
 
 MAX_INTERFACES = 64
 #: IFNAMSIZ, less its NUL (linux/if.h).
@@ -40,34 +49,414 @@ class Range(NamedTuple):
     unit: str
 
 
-#: Each number that a client may send. Greatest values of sizes of files are dumpcap's (2 TB), of all together a
-#: thousand times as much; of durations: ten years.
-RANGES = {
-    "snaplen": Range(1, MAX_SNAPLEN_BYTES, "bytes"),
-    "kernel_buffer_size": Range(1, 1024, "MiB"),
-    "max_packet_count": Range(1, 2**63 - 1, "packets"),
-    "autostop_duration": Range(0.001, 315_360_000, "seconds"),
-    "autostop_filesize": Range(1, 2_000_000_000, "kB"),
-    "autostop_files": Range(1, 2**31 - 1, "files"),
-    "ringbuffer_duration": Range(0.001, 315_360_000, "seconds"),
-    "ringbuffer_filesize": Range(1, 2_000_000_000, "kB"),
-    "ringbuffer_packets": Range(1, 2**63 - 1, "packets"),
-    "ringbuffer_files": Range(1, MAX_RING_FILES, "files"),
-    "ringbuffer_interval": Range(1, 315_360_000, "seconds"),
-    "ringbuffer_total_filesize": Range(1, 2_000_000_000_000, "kB"),
-    "ringbuffer_age": Range(0.001, 315_360_000, "seconds"),
-    "ringbuffer_free_space": Range(1, 2_000_000_000_000, "kB"),
-    "recorder_duration": Range(0.1, 86_400, "seconds"),
+class ArgumentType(enum.Enum):
+    """What an argument is, in words for who gave something else."""
+
+    TEXT = "a text"
+    WHOLE_NUMBER = "a whole number"
+    SECONDS = "a number of seconds"
+    YES_OR_NO = "True or False"
+    PATH = "a path"
+    NAMES = "names of interfaces"
+
+
+class Option(NamedTuple):
+    """How an argument is said on the command line: by an option of its own, or by a key of one, ``-a files:10``.
+
+    Attributes:
+        letter: dumpcap's, if it has one.
+        flag: the same as a word. One that begins with ``--no-`` says False.
+        metavar: what stands for the value; empty where none is given.
+        key: what stands before the value, with a colon between them.
+    """
+
+    letter: str
+    flag: str
+    metavar: str = ""
+    key: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The shorter way to type it."""
+        return f"{self.letter or self.flag} {self.key}".rstrip()
+
+
+class ArgumentSpec(NamedTuple):
+    """An argument of a capture.
+
+    Attributes:
+        name: as ``CaptureSession`` has it.
+        type: of the value.
+        place: the field of the request that it fills, ``part.field``, or one of the request itself. Empty: what it
+            comes to there is not its own value.
+        help: in a few words.
+        range: of a number, with its unit.
+        default: what holds where nothing is said, if that is a value. Else see the documentation.
+        is_configured: it is a key of a capture in the configuration, under the same name.
+        options: of ``capctl capture``.
+    """
+
+    name: str
+    type: ArgumentType
+    place: str
+    help: str
+    range: Range | None = None
+    default: str | float | None = None
+    is_configured: bool = False
+    options: tuple[Option, ...] = ()
+
+    @property
+    def part(self) -> str:
+        """The part of the request that it belongs to."""
+        return self.place.partition(".")[0] if "." in self.place else ""
+
+    @property
+    def field(self) -> str:
+        """The field there."""
+        return self.place.rpartition(".")[2]
+
+
+#: Those that have keys, and what all their keys have in common.
+_AUTOSTOP = Option("-a", "--autostop")
+_RING = Option("-b", "--ring-buffer")
+_RECORD = Option("", "--record")
+_TRIGGER = Option("", "--trigger")
+KEYED_OPTIONS = {
+    _AUTOSTOP.flag: "end the capture",
+    _RING.flag: "write a ring of files",
+    _RECORD.flag: "keep packets in memory until asked for them, by SIGUSR1 or 'capctl snapshot'",
+    _TRIGGER.flag: "write what is kept so as well, by itself",
+}
+
+
+def _keyed(option: Option, key: str, metavar: str = "") -> tuple[Option]:
+    return (option._replace(key=key, metavar=metavar),)
+
+
+#: Ten years.
+_LONGEST_S = 315_360_000
+#: dumpcap's: 2 TB.
+_LARGEST_KB = 2_000_000_000
+_MOST = 2**63 - 1
+
+_TEXT, _WHOLE, _SECONDS = ArgumentType.TEXT, ArgumentType.WHOLE_NUMBER, ArgumentType.SECONDS
+_YES_OR_NO = ArgumentType.YES_OR_NO
+
+#: Every argument of a capture, in the order of the documentation.
+ARGUMENTS = (
+    # What is captured, and how.
+    ArgumentSpec(
+        "interfaces",
+        ArgumentType.NAMES,
+        "",
+        "capture on this: a name, a pattern such as 'veth*', or any; may be repeated",
+        options=(Option("-i", "--interface", "NAME"),),
+    ),
+    ArgumentSpec(
+        "capture_filter",
+        _TEXT,
+        "interface.capture_filter",
+        "only packets that match, see pcap-filter(7)",
+        default="",
+        is_configured=True,
+        options=(Option("-f", "--filter", "TEXT"),),
+    ),
+    ArgumentSpec(
+        "snaplen",
+        _WHOLE,
+        "interface.snaplen_bytes",
+        "keep at most so much of each packet",
+        Range(1, MAX_SNAPLEN_BYTES, "bytes"),
+        default=MAX_SNAPLEN_BYTES,
+        is_configured=True,
+        options=(Option("-s", "--snaplen", "BYTES"),),
+    ),
+    ArgumentSpec(
+        "promiscuous",
+        _YES_OR_NO,
+        "interface.promiscuous",
+        "leave the interface's promiscuous mode alone",
+        default=True,
+        is_configured=True,
+        options=(Option("-p", "--no-promiscuous"),),
+    ),
+    ArgumentSpec(
+        "monitor_mode",
+        _YES_OR_NO,
+        "interface.monitor_mode",
+        "all that a wireless interface hears",
+        default=False,
+        options=(Option("-I", "--monitor-mode"),),
+    ),
+    ArgumentSpec(
+        "kernel_buffer_size",
+        _WHOLE,
+        "interface.kernel_buffer_size_bytes",
+        "ring of each interface",
+        Range(1, 1024, "MiB"),
+        is_configured=True,
+        options=(Option("-B", "--kernel-buffer-size", "MIB"),),
+    ),
+    ArgumentSpec(
+        "link_layer_type",
+        _TEXT,
+        "interface.link_layer_type",
+        "such as EN10MB",
+        is_configured=True,
+        options=(Option("-y", "--link-layer-type", "TYPE"),),
+    ),
+    ArgumentSpec(
+        "wifi_channel",
+        _TEXT,
+        "interface.wifi_channel",
+        "tune a wireless interface",
+        options=(Option("-k", "--wifi-channel", "MHZ[,TYPE]"),),
+    ),
+    # When it ends.
+    ArgumentSpec(
+        "max_packet_count",
+        _WHOLE,
+        "autostop.packets",
+        "end after so many packets",
+        Range(1, _MOST, "packets"),
+        options=(Option("-c", "--count", "N"), *_keyed(_AUTOSTOP, "packets", "N")),
+    ),
+    ArgumentSpec(
+        "autostop_duration",
+        _SECONDS,
+        "autostop.duration_s",
+        "after this time",
+        Range(0.001, _LONGEST_S, "seconds"),
+        options=_keyed(_AUTOSTOP, "duration", "SECONDS"),
+    ),
+    ArgumentSpec(
+        "autostop_filesize",
+        _WHOLE,
+        "autostop.filesize_kb",
+        "when its only file has this size",
+        Range(1, _LARGEST_KB, "kB"),
+        options=_keyed(_AUTOSTOP, "filesize", "KB"),
+    ),
+    ArgumentSpec(
+        "autostop_files",
+        _WHOLE,
+        "autostop.files",
+        "after so many files of a ring",
+        Range(1, 2**31 - 1, "files"),
+        options=_keyed(_AUTOSTOP, "files", "N"),
+    ),
+    # Where it goes.
+    ArgumentSpec(
+        "savefile",
+        ArgumentType.PATH,
+        "",
+        "file, or pattern of a ring's files (default: a temporary file)",
+        options=(Option("-w", "--savefile", "PATH"),),
+    ),
+    ArgumentSpec(
+        "group_access",
+        _YES_OR_NO,
+        "destination.group_access",
+        "files may be read by their group",
+        default=False,
+        options=(Option("-g", "--group-access"),),
+    ),
+    # A ring: when it switches to the next file, and what it keeps.
+    ArgumentSpec(
+        "ringbuffer_duration",
+        _SECONDS,
+        "ring.duration_s",
+        "next file after this time",
+        Range(0.001, _LONGEST_S, "seconds"),
+        is_configured=True,
+        options=_keyed(_RING, "duration", "SECONDS"),
+    ),
+    ArgumentSpec(
+        "ringbuffer_filesize",
+        _WHOLE,
+        "ring.filesize_kb",
+        "next file when one has this size",
+        Range(1, _LARGEST_KB, "kB"),
+        is_configured=True,
+        options=_keyed(_RING, "filesize", "KB"),
+    ),
+    ArgumentSpec(
+        "ringbuffer_packets",
+        _WHOLE,
+        "ring.packets",
+        "next file after so many packets",
+        Range(1, _MOST, "packets"),
+        is_configured=True,
+        options=_keyed(_RING, "packets", "N"),
+    ),
+    ArgumentSpec(
+        "ringbuffer_interval",
+        _SECONDS,
+        "ring.interval_s",
+        "next file at each multiple of the clock",
+        Range(1, _LONGEST_S, "seconds"),
+        is_configured=True,
+        options=_keyed(_RING, "interval", "SECONDS"),
+    ),
+    ArgumentSpec(
+        "ringbuffer_files",
+        _WHOLE,
+        "ring.files",
+        "keep so many files",
+        Range(1, MAX_RING_FILES, "files"),
+        is_configured=True,
+        options=_keyed(_RING, "files", "N"),
+    ),
+    ArgumentSpec(
+        "ringbuffer_total_filesize",
+        _WHOLE,
+        "ring.total_kb",
+        "keep so much in all of them",
+        Range(1, 1000 * _LARGEST_KB, "kB"),
+        is_configured=True,
+        options=_keyed(_RING, "total", "KB"),
+    ),
+    ArgumentSpec(
+        "ringbuffer_age",
+        _SECONDS,
+        "ring.age_s",
+        "keep what is no older",
+        Range(0.001, _LONGEST_S, "seconds"),
+        is_configured=True,
+        options=_keyed(_RING, "age", "SECONDS"),
+    ),
+    ArgumentSpec(
+        "ringbuffer_free_space",
+        _WHOLE,
+        "ring.free_kb",
+        "leave so much free on the disk",
+        Range(1, 1000 * _LARGEST_KB, "kB"),
+        is_configured=True,
+        options=_keyed(_RING, "free", "KB"),
+    ),
+    # A recorder.
+    ArgumentSpec(
+        "recorder_duration",
+        _SECONDS,
+        "recorder.duration_s",
+        "the last so many seconds",
+        Range(0.1, 86_400, "seconds"),
+        options=_keyed(_RECORD, "duration", "SECONDS"),
+    ),
     # Eight packets of the greatest size and a little more, to begin with.
-    "recorder_memory": Range(4, 65_536, "MiB"),
-    "recorder_after": Range(0, 3600, "seconds"),
-    "recorder_trigger_rate": Range(1, 2**31 - 1, "packets a second"),
+    ArgumentSpec(
+        "recorder_memory",
+        _WHOLE,
+        "recorder.memory_bytes",
+        "what so much memory holds",
+        Range(4, 65_536, "MiB"),
+        default=DEFAULT_RECORDER_BYTES // _MIB,
+        options=_keyed(_RECORD, "memory", "MIB"),
+    ),
+    ArgumentSpec(
+        "recorder_after",
+        _SECONDS,
+        "recorder.after_s",
+        "and what comes within this time",
+        Range(0, 3600, "seconds"),
+        default=0.0,
+        options=_keyed(_RECORD, "after", "SECONDS"),
+    ),
+    ArgumentSpec(
+        "recorder_trigger_filter",
+        _TEXT,
+        "recorder.trigger_filter",
+        "at a packet that matches",
+        default="",
+        options=_keyed(_TRIGGER, "filter", "TEXT"),
+    ),
+    ArgumentSpec(
+        "recorder_trigger_rate",
+        _WHOLE,
+        "recorder.trigger_pps",
+        "at so many packets within a second",
+        Range(1, 2**31 - 1, "packets a second"),
+        options=_keyed(_TRIGGER, "rate", "N"),
+    ),
+    ArgumentSpec(
+        "recorder_trigger_link_down",
+        _YES_OR_NO,
+        "recorder.trigger_link_down",
+        "when an interface goes down",
+        default=False,
+        options=_keyed(_TRIGGER, "link-down"),
+    ),
+    # wirepy's two words for the format, and what is its alone.
+    ArgumentSpec("use_pcapng", _YES_OR_NO, "", "write pcapng"),
+    ArgumentSpec("use_libpcap", _YES_OR_NO, "", "write pcap instead of pcapng", options=(Option("-P", "--pcap"),)),
+    ArgumentSpec("max_buffered_packets", _WHOLE, "", "has no effect, and is refused"),
+    ArgumentSpec("max_buffered_bytes", _WHOLE, "", "the same as kernel_buffer_size, in bytes"),
+    ArgumentSpec("separate_threads", _YES_OR_NO, "", "has no effect, and is refused"),
+    # How it is with its clients.
+    ArgumentSpec(
+        "update_interval",
+        _SECONDS,
+        "update_interval_s",
+        "how soon packets are in the file (0.1)",
+        Range(0.005, 60, "seconds"),
+        default=0.1,
+        is_configured=True,
+        options=(Option("", "--update-interval", "SECONDS"),),
+    ),
+    ArgumentSpec(
+        "wait_for_interfaces",
+        _YES_OR_NO,
+        "wait_for_interfaces",
+        "interfaces may come later, and come back",
+        default=False,
+        options=(Option("", "--wait"),),
+    ),
+    ArgumentSpec("pass_files", _YES_OR_NO, "pass_files", "have the files passed to the program", default=False),
+    ArgumentSpec(
+        "name",
+        _TEXT,
+        "name",
+        "what to call the capture, as 'capctl list' shows it",
+        options=(Option("", "--name", "NAME"),),
+    ),
+    ArgumentSpec(
+        "detach",
+        _YES_OR_NO,
+        "detached",
+        "leave when it runs; the capture stays",
+        default=False,
+        options=(Option("", "--detach"),),
+    ),
+)
+BY_NAME = {each.name: each for each in ARGUMENTS}
+
+#: Each number that a client may send, those of other requests too.
+RANGES = {
+    **{each.name: each.range for each in ARGUMENTS if each.range is not None},
     "after": Range(0, 3600, "seconds"),
-    "update_interval": Range(0.005, 60, "seconds"),
     "interval": Range(0.05, 3600, "seconds"),
     # uid_t, but for (uid_t) -1, which no user has (chown(2)).
     "user": Range(0, 2**32 - 2, "as the number of a user"),
 }
+
+
+def fields_of(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that arguments fill in a part of the request; None fills none.
+
+    Args:
+        part: ``interface``, ``destination``, ``ring``, ``recorder``, ``autostop``, or empty for the request itself.
+        values: by the names of arguments.
+    """
+    return {
+        spec.field: values[spec.name] * _MIB if _counts_mib(spec) else values[spec.name]
+        for spec in ARGUMENTS
+        if spec.place and spec.part == part and values.get(spec.name) is not None
+    }
+
+
+def _counts_mib(spec: ArgumentSpec) -> bool:
+    """Whether the message has bytes where its argument has MiB."""
+    return spec.range is not None and spec.range.unit == "MiB"
 
 
 class Fault(NamedTuple):
@@ -83,6 +472,14 @@ def _out_of_range(argument: str, value: float | None) -> Iterator[Fault]:
     least, greatest, unit = RANGES[argument]
     if not least <= value <= greatest:  # also refuses NaN
         yield Fault(argument, f"{argument} is {_shown(value)}; possible are {least} to {greatest} {unit}")
+
+
+def _range_faults(part: str, message: Conditions | InterfaceRequest | Recorder | StartCapture) -> Iterator[Fault]:
+    """Find the numbers of a part of the request that are out of their ranges."""
+    for spec in ARGUMENTS:
+        if spec.range is not None and spec.part == part:
+            value = getattr(message, spec.field)
+            yield from _out_of_range(spec.name, _mib(value) if _counts_mib(spec) and value is not None else value)
 
 
 def _shown(value: float) -> str:
@@ -143,9 +540,7 @@ def _filter_faults(argument: str, what: str, text: str) -> Iterator[Fault]:
 
 def _interface_faults(interface: InterfaceRequest) -> Iterator[Fault]:
     yield from _name_faults(interface.name)
-    yield from _out_of_range("snaplen", interface.snaplen_bytes)
-    if interface.kernel_buffer_size_bytes is not None:
-        yield from _out_of_range("kernel_buffer_size", _mib(interface.kernel_buffer_size_bytes))
+    yield from _range_faults("interface", interface)
     yield from _wifi_faults(interface)
     yield from _filter_faults("capture_filter", "the capture filter", interface.capture_filter)
     if interface.link_layer_type is not None and by_name(interface.link_layer_type) is None:
@@ -168,7 +563,8 @@ def _file_name_faults(name: str, ring: bool) -> Iterator[Fault]:
         yield Fault("savefile", f"the file name has {size_bytes} bytes; at most {limit} are possible")
 
 
-_SWITCHING = "ringbuffer_duration, ringbuffer_interval, ringbuffer_filesize or ringbuffer_packets"
+#: What says when a ring goes on in its next file.
+SWITCHING = "ringbuffer_duration, ringbuffer_interval, ringbuffer_filesize or ringbuffer_packets"
 
 
 def is_capture_name(name: str) -> bool:
@@ -187,16 +583,9 @@ def _stay_faults(request: StartCapture) -> Iterator[Fault]:
 
 
 def _ring_faults(ring: Conditions, autostop: Conditions) -> Iterator[Fault]:
-    yield from _out_of_range("ringbuffer_duration", ring.duration_s)
-    yield from _out_of_range("ringbuffer_filesize", ring.filesize_kb)
-    yield from _out_of_range("ringbuffer_packets", ring.packets)
-    yield from _out_of_range("ringbuffer_files", ring.files)
-    yield from _out_of_range("ringbuffer_interval", ring.interval_s)
-    yield from _out_of_range("ringbuffer_total_filesize", ring.total_kb)
-    yield from _out_of_range("ringbuffer_age", ring.age_s)
-    yield from _out_of_range("ringbuffer_free_space", ring.free_kb)
+    yield from _range_faults("ring", ring)
     if not ring.switches:
-        yield Fault("ringbuffer_files", f"a ring needs to know when to switch: give {_SWITCHING}")
+        yield Fault("ringbuffer_files", f"a ring needs to know when to switch: give {SWITCHING}")
     if ring.total_kb is not None and ring.filesize_kb is not None and ring.total_kb <= ring.filesize_kb:
         yield Fault(
             "ringbuffer_total_filesize",
@@ -220,10 +609,7 @@ _NOT_RECORDED = (
 
 
 def _recorder_faults(recorder: Recorder, request: StartCapture) -> Iterator[Fault]:
-    yield from _out_of_range("recorder_duration", recorder.duration_s)
-    yield from _out_of_range("recorder_memory", _mib(recorder.memory_bytes))
-    yield from _out_of_range("recorder_after", recorder.after_s)
-    yield from _out_of_range("recorder_trigger_rate", recorder.trigger_pps)
+    yield from _range_faults("recorder", recorder)
     yield from _filter_faults("recorder_trigger_filter", "the trigger filter", recorder.trigger_filter)
     if request.ring is not None:
         text = "a recorder keeps its packets in memory, a ring in files: ask for one of them"
@@ -287,11 +673,8 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
     recorder = request.recorder
     yield from _file_name_faults(request.destination.file_name, ring is not None or recorder is not None)
     yield from _stay_faults(request)
-    yield from _out_of_range("update_interval", request.update_interval_s)
-    yield from _out_of_range("autostop_duration", autostop.duration_s)
-    yield from _out_of_range("autostop_filesize", autostop.filesize_kb)
-    yield from _out_of_range("max_packet_count", autostop.packets)
-    yield from _out_of_range("autostop_files", autostop.files)
+    yield from _range_faults("", request)
+    yield from _range_faults("autostop", autostop)
     if recorder is not None:
         yield from _recorder_faults(recorder, request)
     if ring is not None:
@@ -299,7 +682,7 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
     elif autostop.files is not None and recorder is None:
         yield Fault(
             "autostop_files",
-            f"autostop_files counts the files of a ring: give {_SWITCHING} too",
+            f"autostop_files counts the files of a ring: give {SWITCHING} too",
         )
     if (autostop.interval_s, autostop.total_kb, autostop.age_s, autostop.free_kb) != (None, None, None, None):
         text = "interval, total, age and free space are conditions of a ring, and end no capture"

@@ -13,14 +13,21 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 
 from capd.config.toml_lines import Key, line_of
 from capd.linux import trust
 from capd.policy.rules import Policy, Rule
-from capd_protocol.arguments import find_faults, find_interface_faults
+from capd_protocol.arguments import (
+    ARGUMENTS,
+    SWITCHING,
+    ArgumentType,
+    fields_of,
+    find_faults,
+    find_interface_faults,
+)
 from capd_protocol.messages import (
     MAX_SNAPLEN_BYTES,
     Conditions,
@@ -32,7 +39,6 @@ from capd_protocol.messages import (
 DEFAULT_PATH = Path("/etc/capd/capd.toml")
 #: What is longer is not read. Chosen: thousands of rules.
 _MAX_BYTES = 1024 * 1024
-_MIB = 1024 * 1024
 
 _PORT = re.compile(r"[0-9]{1,5}")
 #: sizeof(sun_path) less the NUL at its end.
@@ -82,26 +88,30 @@ class _Rule(msgspec.Struct, kw_only=True):
     max_duration_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
-class _Capture(msgspec.Struct, kw_only=True):
-    """``[captures.NAME]``: what runs as long as the daemon does, and whose members may read its files."""
+class _OwnKeys(msgspec.Struct, kw_only=True):
+    """What a capture of the configuration has beside its arguments, and the interfaces, which are one."""
 
     interfaces: tuple[str, ...]
     group: str | int
-    capture_filter: str = ""
-    snaplen: int = MAX_SNAPLEN_BYTES
-    promiscuous: bool = True
-    link_layer_type: str | None = None
-    kernel_buffer_size: int | None = None
-    ringbuffer_duration: float | None = None
-    ringbuffer_filesize: int | None = None
-    ringbuffer_packets: int | None = None
-    ringbuffer_interval: float | None = None
-    ringbuffer_files: int | None = None
-    ringbuffer_total_filesize: int | None = None
-    ringbuffer_age: float | None = None
-    ringbuffer_free_space: int | None = None
     max_disk_bytes: _DiskBytes | None = None
-    update_interval: float = 0.1
+
+
+_PYTHON_TYPES = {
+    ArgumentType.TEXT: str,
+    ArgumentType.WHOLE_NUMBER: int,
+    ArgumentType.SECONDS: float,
+    ArgumentType.YES_OR_NO: bool,
+}
+#: ``[captures.NAME]``: what runs as long as the daemon does, and whose members may read its files.
+_Capture = cast(
+    type[_OwnKeys],
+    msgspec.defstruct(
+        "_Capture",
+        [(each.name, _PYTHON_TYPES[each.type], each.default) for each in ARGUMENTS if each.is_configured],
+        bases=(_OwnKeys,),
+        kw_only=True,
+    ),
+)
 
 
 class _Metrics(msgspec.Struct, kw_only=True):
@@ -260,7 +270,7 @@ def load(path: Path, complain_about_filter: Callable[[str], str | None] = lambda
     return config
 
 
-_Table = TypeVar("_Table", _Rule, _Capture, _Metrics)
+_Table = TypeVar("_Table", _Rule, _OwnKeys, _Metrics)
 
 
 class _Reader:
@@ -396,8 +406,9 @@ class _Reader:
             capture = self._table(key, table, _Capture)
             if capture is None:
                 continue
-            self._check_filter((*key, "capture_filter"), capture.capture_filter)
-            request = _request(name, capture)
+            values = msgspec.structs.asdict(capture)
+            self._check_filter((*key, "capture_filter"), values["capture_filter"])
+            request = _request(name, capture.interfaces, values)
             for fault in find_faults(request):
                 if fault.argument == "savefile":
                     continue  # it is the capture's name
@@ -408,8 +419,7 @@ class _Reader:
             except KeyError:
                 self._fault((*key, "group"), f"there is no group {capture.group!r}: its files would be nobody's")
             if request.ring is None:
-                text = "runs for ever: give ringbuffer_filesize, ringbuffer_duration, _interval or _packets"
-                self._fault(key, text)
+                self._fault(key, f"runs for ever: give {SWITCHING}")
             yield ConfiguredCapture(name, group_id, request, capture.max_disk_bytes)
 
     # Metrics ------------------------------------------------------------------------------------------------------
@@ -459,33 +469,14 @@ def _group_id(name: str) -> int:
     return grp.getgrnam(name).gr_gid
 
 
-def _request(name: str, capture: _Capture) -> StartCapture:
-    size_mib = capture.kernel_buffer_size
-    ring = Conditions(
-        duration_s=capture.ringbuffer_duration,
-        filesize_kb=capture.ringbuffer_filesize,
-        packets=capture.ringbuffer_packets,
-        files=capture.ringbuffer_files,
-        interval_s=capture.ringbuffer_interval,
-        total_kb=capture.ringbuffer_total_filesize,
-        age_s=capture.ringbuffer_age,
-        free_kb=capture.ringbuffer_free_space,
-    )
+def _request(name: str, interfaces: Iterable[str], values: Mapping[str, Any]) -> StartCapture:
+    ring = Conditions(**fields_of("ring", values))
+    options = fields_of("interface", values)
     return StartCapture(
-        interfaces=tuple(
-            InterfaceRequest(
-                name=interface,
-                capture_filter=capture.capture_filter,
-                snaplen_bytes=capture.snaplen,
-                promiscuous=capture.promiscuous,
-                link_layer_type=capture.link_layer_type,
-                kernel_buffer_size_bytes=None if size_mib is None else size_mib * _MIB,
-            )
-            for interface in capture.interfaces
-        ),
+        interfaces=tuple(InterfaceRequest(name=interface, **options) for interface in interfaces),
         destination=Destination(file_name=f"{name}.pcapng", group_access=True),
         ring=None if ring == Conditions() else ring,
-        update_interval_s=capture.update_interval,
         wait_for_interfaces=True,
         name=name,
+        **fields_of("", values),
     )

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -15,6 +16,7 @@ from capd_client.cli.text import count, printable, shorten, si, width_of
 from capd_client.conversation.events import Event
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents
 from capd_client.request.options import CaptureArguments, checked_capture
+from capd_protocol.arguments import ARGUMENTS, KEYED_OPTIONS, ArgumentSpec, ArgumentType, Option
 from capd_protocol.messages import DeletionReason, EndReason, FileClosed, Recording, Triggered, TriggerReason
 
 _REDRAW_S = 0.2
@@ -23,33 +25,16 @@ EXIT_STOPPED = 1
 #: For that status.
 _ENDED_BY_OTHERS = (EndReason.DAEMON_STOPPING, EndReason.REVOKED)
 
-_AUTOSTOP = {
-    "duration": ("autostop_duration", float),
-    "filesize": ("autostop_filesize", int),
-    "files": ("autostop_files", int),
-    "packets": ("max_packet_count", int),
+#: What a value is made by, and what it then is not.
+_MADE_BY: dict[ArgumentType, Callable[[str], object]] = {
+    ArgumentType.WHOLE_NUMBER: int,
+    ArgumentType.SECONDS: float,
 }
-_RING = {
-    "duration": ("ringbuffer_duration", float),
-    "filesize": ("ringbuffer_filesize", int),
-    "files": ("ringbuffer_files", int),
-    "packets": ("ringbuffer_packets", int),
-    "interval": ("ringbuffer_interval", float),
-    "total": ("ringbuffer_total_filesize", int),
-    "age": ("ringbuffer_age", float),
-    "free": ("ringbuffer_free_space", int),
-}
+_NOT = {ArgumentType.WHOLE_NUMBER: "not a whole number", ArgumentType.SECONDS: "not a number"}
 
 
-_RECORD = {
-    "duration": ("recorder_duration", float),
-    "memory": ("recorder_memory", int),
-    "after": ("recorder_after", float),
-}
-
-
-class _Trigger(argparse.Action):
-    """``--trigger filter:TEXT``, ``rate:N`` or ``link-down``."""
+class _Keyed(argparse.Action):
+    """``-a duration:10`` or ``--trigger link-down``: a key, and what it takes behind a colon."""
 
     def __call__(
         self,
@@ -58,98 +43,66 @@ class _Trigger(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
+        keys: dict[str, tuple[ArgumentSpec, Option]] = self.const
         key, colon, value = str(values).partition(":")
-        if key == "filter" and value:
-            namespace.conditions["recorder_trigger_filter"] = value
-        elif key == "rate" and value.isascii() and value.isdecimal():
-            namespace.conditions["recorder_trigger_rate"] = int(value)
-        elif key == "link-down" and not colon:
-            namespace.conditions["recorder_trigger_link_down"] = True
-        else:
-            parser.error(f"{option_string} {values}: say filter:TEXT, rate:NUMBER or link-down")
-
-
-class _Condition(argparse.Action):
-    """``-a duration:10``: a key of a table, a colon, a number."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        table: dict[str, tuple[str, type]] = self.const
-        key, colon, value = str(values).partition(":")
-        if key not in table or not colon:
-            parser.error(f"{option_string} {values}: say KEY:NUMBER, with KEY one of {', '.join(table)}")
-        name, kind = table[key]
+        spec, option = keys.get(key, (None, None))
+        if spec is None or option is None or bool(colon) != bool(option.metavar):
+            possible = ", ".join(_form(each) for _, each in keys.values())
+            parser.error(f"{option_string} {values}: say one of {possible}")
+        if spec.type is ArgumentType.TEXT and not value:
+            parser.error(f"{option_string} {values}: there is no {option.metavar}")
         try:
-            namespace.conditions[name] = kind(value)
+            namespace.conditions[spec.name] = _MADE_BY.get(spec.type, str)(value) if option.metavar else True
         except ValueError:
-            parser.error(f"{option_string} {values}: {value!r} is not a {'whole ' if kind is int else ''}number")
+            parser.error(f"{option_string} {values}: {value!r} is {_NOT[spec.type]}")
+
+
+def _form(option: Option) -> str:
+    return f"{option.key}:{option.metavar}" if option.metavar else option.key
+
+
+def _keys_of(flag: str) -> dict[str, tuple[ArgumentSpec, Option]]:
+    return {each.key: (spec, each) for spec in ARGUMENTS for each in spec.options if each.flag == flag}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``capctl capture``: dumpcap's letters where it has them."""
     parser.set_defaults(conditions={}, run=run)
-    add = parser.add_argument
-    add(
-        "-i",
-        "--interface",
-        action="append",
-        required=True,
-        metavar="NAME",
-        help="capture on this: a name, a pattern such as 'veth*', or any; may be repeated",
-    )
-    add("-f", "--filter", metavar="TEXT", help="only packets that match, see pcap-filter(7)")
-    add("-s", "--snaplen", type=int, metavar="BYTES", help="keep at most so much of each packet")
-    add("-p", "--no-promiscuous", action="store_true", help="leave the interface's promiscuous mode alone")
-    add("-I", "--monitor-mode", action="store_true", help="all that a wireless interface hears")
-    add("-k", "--wifi-channel", metavar="MHZ[,TYPE]", help="tune a wireless interface")
-    add("-y", "--link-layer-type", metavar="TYPE", help="such as EN10MB")
-    add("-B", "--kernel-buffer-size", type=int, metavar="MIB", help="ring of each interface")
-    add("-c", "--count", type=int, metavar="N", help="end after so many packets")
-    add("-w", "--savefile", metavar="PATH", help="file, or pattern of a ring's files (default: a temporary file)")
-    add("-g", "--group-access", action="store_true", help="files may be read by their group")
-    add("-P", "--pcap", action="store_true", help="write pcap instead of pcapng")
-    add(
-        "-a",
-        "--autostop",
-        action=_Condition,
-        const=_AUTOSTOP,
-        metavar="KEY:N",
-        help="end after: duration:SECONDS, filesize:KB, files:N, packets:N; may be repeated",
-    )
-    add(
-        "-b",
-        "--ring-buffer",
-        action=_Condition,
-        const=_RING,
-        metavar="KEY:N",
-        help="next file after: duration:SECONDS, filesize:KB, packets:N, or at each interval:SECONDS of the clock; "
-        "keep files:N, total:KB, age:SECONDS, and free:KB on the disk; may be repeated",
-    )
-    add(
-        "--record",
-        action=_Condition,
-        const=_RECORD,
-        metavar="KEY:N",
-        help="keep the last packets in memory, and write them when asked to: duration:SECONDS, memory:MIB, and "
-        "after:SECONDS; may be repeated. SIGUSR1 asks, as 'capctl snapshot' does",
-    )
-    add(
-        "--trigger",
-        action=_Trigger,
-        metavar="KEY[:VALUE]",
-        help="also write them at: filter:TEXT (a packet that matches), rate:N (packets within a second), link-down; "
-        "may be repeated",
-    )
-    add("--wait", action="store_true", help="interfaces may come later, and come back")
-    add("--update-interval", type=float, metavar="SECONDS", help="how soon packets are in the file (0.1)")
-    add("--name", metavar="NAME", help="what to call the capture, as 'capctl list' shows it")
-    add("--detach", action="store_true", help="leave when it runs; the capture stays")
-    add("--json", action="store_true", help="print events as lines of JSON")
+    added: set[str] = set()
+    for spec in ARGUMENTS:
+        for option in spec.options:
+            if option.flag not in added:
+                added.add(option.flag)
+                _add(parser, spec, option)
+    parser.add_argument("--json", action="store_true", help="print events as lines of JSON")
+
+
+def _add(parser: argparse.ArgumentParser, spec: ArgumentSpec, option: Option) -> None:
+    names = [each for each in (option.letter, option.flag) if each]
+    if option.key:
+        keys = _keys_of(option.flag)
+        said = ", ".join(f"{_form(each)} ({about.help})" for about, each in keys.values())
+        parser.add_argument(
+            *names,
+            action=_Keyed,
+            const=keys,
+            metavar="KEY:VALUE",
+            help=f"{KEYED_OPTIONS[option.flag]}: {said}; may be repeated",
+        )
+    elif not option.metavar:
+        says_no = option.flag.startswith("--no-")
+        parser.add_argument(*names, dest=spec.name, action="store_const", const=not says_no, help=spec.help)
+    else:
+        is_list = spec.type is ArgumentType.NAMES
+        parser.add_argument(
+            *names,
+            dest=spec.name,
+            action="append" if is_list else "store",
+            required=is_list,
+            type=_MADE_BY.get(spec.type, str),
+            metavar=option.metavar,
+            help=spec.help,
+        )
 
 
 def add_attach_arguments(parser: argparse.ArgumentParser) -> None:
@@ -175,32 +128,15 @@ def number_or_name(text: str) -> int | str:
 
 def run(options: argparse.Namespace) -> int:
     """Capture until the end, a limit, or Ctrl-C."""
-    arguments: CaptureArguments = {
-        "interfaces": options.interface,
-        "capture_filter": options.filter,
-        "snaplen": options.snaplen,
-        "promiscuous": False if options.no_promiscuous else None,
-        "monitor_mode": options.monitor_mode,
-        "wifi_channel": options.wifi_channel,
-        "link_layer_type": options.link_layer_type,
-        "kernel_buffer_size": options.kernel_buffer_size,
-        "max_packet_count": options.count,
-        "savefile": options.savefile,
-        "group_access": options.group_access,
-        "use_libpcap": options.pcap or None,
-        "update_interval": options.update_interval,
-        "wait_for_interfaces": options.wait,
-        "name": options.name,
-        "detach": options.detach,
-        **cast(CaptureArguments, options.conditions),
-    }
-    if options.count is not None and "max_packet_count" in options.conditions:
-        arguments["max_packet_count"] = min(options.count, options.conditions["max_packet_count"])
+    given = {spec.name: getattr(options, spec.name, None) for spec in ARGUMENTS}
+    arguments = cast(CaptureArguments, {**given, **options.conditions})
+    if options.max_packet_count is not None and "max_packet_count" in options.conditions:  # -c, and -a packets
+        arguments["max_packet_count"] = min(options.max_packet_count, options.conditions["max_packet_count"])
     with CaptureSession(socket_path=options.socket, **arguments) as capture:
         if options.detach:
             return _leave_running(capture, options.json)
         _stop_on_signals(capture)
-        if any(name in arguments for name in ("recorder_duration", "recorder_memory")):
+        if any(arguments.get(each.name) is not None for each in ARGUMENTS if each.part == "recorder"):
             _snapshot_on_signal(capture)
         output: _Json | _Text = _Json(capture) if options.json else _Text(capture)
         try:
@@ -342,30 +278,7 @@ class _Json:
 
 
 #: What messages call an argument, to what it is called here.
-OPTIONS = {
-    "interfaces": "-i",
-    "capture_filter": "-f",
-    "snaplen": "-s",
-    "promiscuous": "-p",
-    "monitor_mode": "-I",
-    "wifi_channel": "-k",
-    "link_layer_type": "-y",
-    "kernel_buffer_size": "-B",
-    "max_packet_count": "-c",
-    "savefile": "-w",
-    "use_libpcap": "-P",
-    **{name: f"-a {key}" for key, (name, _) in _AUTOSTOP.items() if key != "packets"},
-    **{name: f"-b {key}" for key, (name, _) in _RING.items()},
-    **{name: f"--record {key}" for key, (name, _) in _RECORD.items()},
-    "recorder_trigger_filter": "--trigger filter",
-    "recorder_trigger_rate": "--trigger rate",
-    "recorder_trigger_link_down": "--trigger link-down",
-    "after": "--after",
-    "wait_for_interfaces": "--wait",
-    "update_interval": "--update-interval",
-    "name": "--name",
-    "detach": "--detach",
-}
+OPTIONS = {**{spec.name: spec.options[0].shown for spec in ARGUMENTS if spec.options}, "after": "--after"}
 
 _ENDINGS = {
     EndReason.STOPPED: "stopped",

@@ -11,6 +11,10 @@ from typing import Any, Literal, TypedDict
 
 from capd_client.errors import DestinationError, InvalidArgument
 from capd_protocol.arguments import (
+    ARGUMENTS,
+    BY_NAME,
+    ArgumentType,
+    fields_of,
     find_faults,
     find_revocation_faults,
     find_snapshot_faults,
@@ -18,8 +22,6 @@ from capd_protocol.arguments import (
     is_pattern,
 )
 from capd_protocol.messages import (
-    DEFAULT_RECORDER_BYTES,
-    MAX_SNAPLEN_BYTES,
     Conditions,
     Destination,
     InterfaceRequest,
@@ -149,78 +151,26 @@ class CaptureArguments(TypedDict, total=False):
     detach: bool | None
 
 
-_RECORDER_ARGUMENTS = (
-    "recorder_duration",
-    "recorder_memory",
-    "recorder_after",
-    "recorder_trigger_filter",
-    "recorder_trigger_rate",
-    "recorder_trigger_link_down",
-)
-
-_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    **dict.fromkeys(
-        ("capture_filter", "link_layer_type", "wifi_channel", "name", "recorder_trigger_filter"), ((str,), "a text")
-    ),
-    **dict.fromkeys(
-        (
-            "snaplen",
-            "kernel_buffer_size",
-            "max_packet_count",
-            "autostop_filesize",
-            "autostop_files",
-            "ringbuffer_filesize",
-            "ringbuffer_packets",
-            "ringbuffer_files",
-            "ringbuffer_total_filesize",
-            "ringbuffer_free_space",
-            "recorder_memory",
-            "recorder_trigger_rate",
-            "max_buffered_packets",
-            "max_buffered_bytes",
-        ),
-        ((int,), "a whole number"),
-    ),
-    **dict.fromkeys(
-        (
-            "autostop_duration",
-            "ringbuffer_duration",
-            "ringbuffer_interval",
-            "ringbuffer_age",
-            "recorder_duration",
-            "recorder_after",
-            "update_interval",
-        ),
-        ((int, float), "a number of seconds"),
-    ),
-    **dict.fromkeys(
-        (
-            "promiscuous",
-            "monitor_mode",
-            "group_access",
-            "use_pcapng",
-            "use_libpcap",
-            "separate_threads",
-            "wait_for_interfaces",
-            "pass_files",
-            "detach",
-            "recorder_trigger_link_down",
-        ),
-        ((bool,), "True or False"),
-    ),
-    "savefile": ((str, os.PathLike), "a path"),
-    "interfaces": ((object,), "names of interfaces"),
+#: What a value may be as.
+_TYPES: dict[ArgumentType, tuple[type, ...]] = {
+    ArgumentType.TEXT: (str,),
+    ArgumentType.WHOLE_NUMBER: (int,),
+    ArgumentType.SECONDS: (int, float),
+    ArgumentType.YES_OR_NO: (bool,),
+    ArgumentType.PATH: (str, os.PathLike),
+    ArgumentType.NAMES: (object,),
 }
 
 
 def _check_types(arguments: dict[str, Any]) -> None:
     for name, value in arguments.items():
-        if name not in _TYPES:
+        if name not in BY_NAME:
             raise InvalidArgument(f"there is no argument {name}", argument=name)
-        types, description = _TYPES[name]
+        kind = BY_NAME[name].type
+        types = _TYPES[kind]
         wrong_bool = isinstance(value, bool) and bool not in types and object not in types
         if value is not None and (wrong_bool or not isinstance(value, types)):
-            raise InvalidArgument(f"{name} is {value!r}; it must be {description}", argument=name)
+            raise InvalidArgument(f"{name} is {value!r}; it must be {kind.value}", argument=name)
 
 
 def _file_format(use_pcapng: bool | None, use_libpcap: bool | None) -> Literal["pcapng", "pcap"]:
@@ -278,30 +228,11 @@ def _interface_request(one: object, common: dict[str, Any]) -> InterfaceRequest:
     own = {name: getattr(one, name) for name in common}
     _check_types(own)
     chosen = {name: common[name] if value is None else value for name, value in own.items()}
-    size_mib = chosen["kernel_buffer_size"]
-    return InterfaceRequest(
-        name=one.name,
-        capture_filter=chosen["capture_filter"] or "",
-        snaplen_bytes=MAX_SNAPLEN_BYTES if chosen["snaplen"] is None else chosen["snaplen"],
-        promiscuous=chosen["promiscuous"],
-        monitor_mode=bool(chosen["monitor_mode"]),
-        wifi_channel=chosen["wifi_channel"],
-        link_layer_type=chosen["link_layer_type"],
-        kernel_buffer_size_bytes=None if size_mib is None else size_mib * _MIB,
-    )
+    return InterfaceRequest(name=one.name, **fields_of("interface", chosen))
 
 
 def _ring(arguments: CaptureArguments) -> Conditions | None:
-    ring = Conditions(
-        duration_s=arguments.get("ringbuffer_duration"),
-        filesize_kb=arguments.get("ringbuffer_filesize"),
-        packets=arguments.get("ringbuffer_packets"),
-        files=arguments.get("ringbuffer_files"),
-        interval_s=arguments.get("ringbuffer_interval"),
-        total_kb=arguments.get("ringbuffer_total_filesize"),
-        age_s=arguments.get("ringbuffer_age"),
-        free_kb=arguments.get("ringbuffer_free_space"),
-    )
+    ring = Conditions(**fields_of("ring", arguments))
     if ring == Conditions():
         return None
     if arguments.get("savefile") is None:
@@ -311,24 +242,16 @@ def _ring(arguments: CaptureArguments) -> Conditions | None:
 
 
 def _recorder(arguments: CaptureArguments) -> Recorder | None:
-    given = [name for name in _RECORDER_ARGUMENTS if arguments.get(name) is not None]
+    given = [each.name for each in ARGUMENTS if each.part == "recorder" and arguments.get(each.name) is not None]
     if not given:
         return None
-    duration, memory_mib = arguments.get("recorder_duration"), arguments.get("recorder_memory")
-    if duration is None and memory_mib is None:
+    if arguments.get("recorder_duration") is None and arguments.get("recorder_memory") is None:
         text = f"{given[0]} is about a recorder: say what it keeps, with recorder_duration or recorder_memory"
         raise InvalidArgument(text, argument=given[0])
     if arguments.get("savefile") is None:
         text = "a recorder needs a savefile, which its snapshots are named after"
         raise InvalidArgument(text, argument="savefile")
-    return Recorder(
-        duration_s=duration,
-        memory_bytes=DEFAULT_RECORDER_BYTES if memory_mib is None else memory_mib * _MIB,
-        after_s=arguments.get("recorder_after") or 0.0,
-        trigger_filter=arguments.get("recorder_trigger_filter") or "",
-        trigger_pps=arguments.get("recorder_trigger_rate"),
-        trigger_link_down=bool(arguments.get("recorder_trigger_link_down")),
-    )
+    return Recorder(**fields_of("recorder", arguments))
 
 
 @dataclass(frozen=True)
@@ -387,28 +310,16 @@ def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
     interfaces = _interface_requests(arguments)
     file_format = _file_format(arguments.get("use_pcapng"), arguments.get("use_libpcap"))
     place = _place(arguments.get("savefile"), interfaces, file_format)
-    update_interval = arguments.get("update_interval")
     request = StartCapture(
         interfaces=interfaces,
         destination=Destination(
-            file_name=place.file_name,
-            group_access=bool(arguments.get("group_access")),
-            exclusive=place.is_temporary,
+            file_name=place.file_name, exclusive=place.is_temporary, **fields_of("destination", arguments)
         ),
         file_format=file_format,
         ring=_ring(arguments),
         recorder=_recorder(arguments),
-        autostop=Conditions(
-            duration_s=arguments.get("autostop_duration"),
-            filesize_kb=arguments.get("autostop_filesize"),
-            packets=arguments.get("max_packet_count"),
-            files=arguments.get("autostop_files"),
-        ),
-        wait_for_interfaces=bool(arguments.get("wait_for_interfaces")),
-        pass_files=bool(arguments.get("pass_files")),
-        update_interval_s=0.1 if update_interval is None else update_interval,
-        name=arguments.get("name"),
-        detached=bool(arguments.get("detach")),
+        autostop=Conditions(**fields_of("autostop", arguments)),
+        **fields_of("", arguments),
     )
     faults = find_faults(request)
     if faults:
