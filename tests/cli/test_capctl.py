@@ -20,8 +20,10 @@ from typing import Any
 
 import pytest
 
-from capd_client import Revocation, list_captures, revoke_captures
+from capd_client import CaptureSession, InvalidArgument, Revocation, list_captures, revoke_captures
 from capd_client.cli import __main__ as capctl
+from capd_client.cli.capture import in_options
+from capd_protocol.arguments import ARGUMENTS, BY_NAME
 from capd_protocol.messages import CaptureSummary, RevokedCapture, Started
 from tests.cli.calling import Done, called
 from tests.cli.terminal import in_terminal
@@ -30,6 +32,7 @@ from tests.client.helpers import PATIENCE_S, pcap_linktype_and_sizes, read_compl
 from tests.support.accounts import have_account
 from tests.support.attack import User, connected_as, request_for
 from tests.support.attack import opened as directory_opened
+from tests.support.bad_input import BY_CLIENT, arguments_of
 from tests.support.daemon import Daemon, as_user, running_daemon, status_of
 from tests.support.namespace import veth_pair
 
@@ -51,6 +54,7 @@ COMMANDS = (
     "linktypes",
     "stats",
     "watch",
+    "help",
 )
 ESCAPE = "\x1b"
 #: Of the tests of revoke alone.
@@ -525,12 +529,42 @@ def test_json_tells_errors(bench: Bench, words: tuple[str, ...], code: str | Non
         (("-a", "filesize:0"), "-a filesize"),
         (("-w", "a", "-b", "duration:0"), "-b duration"),
         (("--update-interval", "9999"), "--update-interval"),
+        (("--snaplen", "0"), "--snaplen"),
+        (("--snaplen=0",), "--snaplen"),
+        (("-s0",), "-s"),
+        (("-a", "packets:0"), "-a packets"),
+        (("--autostop", "packets:0"), "--autostop packets"),
+        (("-w", "a", "-b", "packets:1", "--ring-buffer=files:0"), "--ring-buffer files"),
+        (("-w", "a", "--record", "memory:1"), "--record memory"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_option(bench: Bench, words: tuple[str, ...], option: str) -> None:
     ended = capture_asked(bench, *words)
     assert ended.returncode == 2
-    assert ended.stderr.endswith(f" (option {option})\n")
+    assert ended.stderr.startswith(f"capctl: {option} is ")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, bad in BY_CLIENT.items() if bad.kind is InvalidArgument and bad.argument in BY_NAME]
+)
+def test_no_message_calls_an_option_by_its_argument(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        CaptureSession(socket_path="/nowhere/capd.sock", **arguments_of(BY_CLIENT[name], tmp_path))
+    text = re.sub(r"'[^']*'", "", in_options(str(raised.value), ()))
+    names = [spec.name for spec in ARGUMENTS if spec.options and ("_" in spec.name or spec.name == "snaplen")]
+    assert re.findall(rf"\b(?:{'|'.join(names)})\b", text) == []
+
+
+def test_what_is_quoted_is_left_as_it_was_typed() -> None:
+    assert in_options("'snaplen' is no interface name: snaplen is 0", ()) == "'snaplen' is no interface name: -s is 0"
+    assert in_options("a detached capture needs a name", ()) == "a detached capture needs a name"
+
+
+def test_alone_and_asked_for_help_it_helps() -> None:
+    whole = called("--help")
+    assert called("help") == whole
+    assert called("help", "stop") == called("stop", "--help")
+    assert called() == Done(2, "", whole.stdout)
 
 
 def test_the_socket_may_be_named_before_and_behind_the_command(bench: Bench) -> None:
@@ -670,11 +704,15 @@ def test_a_list_fits_the_terminal(bench: Bench) -> None:
         (("-I",), 1, ["is not a wireless interface"]),
         (("-w", "/nowhere/a.pcapng"), 1, ["the directory /nowhere cannot be entered: No such file or directory"]),
         (("-w", "/proc/a.pcapng"), 1, ["a.pcapng cannot be "]),
-        (("-w", "/tmp/"), 2, ["savefile '/tmp/' names a directory: add the name of a file"]),
+        (("-w", "/tmp/"), 2, ["-w '/tmp/' names a directory: add the name of a file"]),
         (("-c", "0"), 2, ["is 0; possible are 1 to "]),
         (("-b", "files:3", "-w", "a"), 2, ["a ring needs to know when to switch"]),
         (("-b", "packets:3"), 2, ["a ring buffer needs a savefile"]),
-        (("-a", "files:3"), 2, ["autostop_files counts the files of a ring"]),
+        (
+            ("-a", "files:3"),
+            2,
+            ["-a files counts the files of a ring: give -b duration, -b interval, -b "],
+        ),
         (("-y", "BROCCOLI"), 2, ["'BROCCOLI' is no link-layer type that libpcap knows, such as EN10MB"]),
     ],
 )

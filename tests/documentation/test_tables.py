@@ -4,10 +4,9 @@ import re
 
 import capd_client
 from capd_client import CaptureSession
-from capd_client.cli import capture as capture_command
 from capd_client.errors import CaptureError, ChildError, DumpcapError
 from capd_client.request.options import CaptureArguments
-from capd_protocol.arguments import RANGES
+from capd_protocol.arguments import ARGUMENTS, RANGES
 from tests.documentation.pages import CHECKOUT, rows
 from tests.support.parsers import capctl_parsers, options_of
 
@@ -38,15 +37,16 @@ def test_each_argument_of_a_capture_is_described() -> None:
 
 def test_each_option_of_the_command_stands_beside_its_argument() -> None:
     described = rows_of_arguments()
-    for argument, option in capture_command.OPTIONS.items():
-        if argument != "after":  # of capctl snapshot
-            assert option in names(described[argument][1]), argument
-    shown = {name.split()[0] for row in described.values() for name in names(row[1])}
+    for each in ARGUMENTS:
+        if each.options:
+            shown = {option.shown for option in each.options}
+            assert shown & set(names(described[each.name][1])), each.name
+    used = {name.split()[0] for row in described.values() for name in names(row[1])}
     parser = capctl_parsers()["capture"]
     for action in parser._actions:
         if action.dest not in ("help", "json", "socket"):
-            assert shown & set(action.option_strings), action.option_strings
-    assert shown <= options_of(parser)
+            assert used & set(action.option_strings), action.option_strings
+    assert used <= options_of(parser)
 
 
 def test_ranges_are_those_that_are_checked() -> None:

@@ -23,7 +23,7 @@ def parser_of(main: Callable[[list[str]], object]) -> argparse.ArgumentParser:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", find)
         with pytest.raises(_Found) as found:
-            main([])
+            main(["--help"])
     parser = found.value.args[0]
     assert isinstance(parser, argparse.ArgumentParser)
     return parser

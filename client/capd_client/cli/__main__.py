@@ -56,6 +56,10 @@ _CODES = (
 )
 
 
+#: What messages call an argument that is none of a capture, to what it is called here.
+_OPTIONS = {**ring.OPTIONS, "after": "--after", "user": "--user", "interval": "--interval", "count": "-n"}
+
+
 def _list(options: argparse.Namespace) -> int:
     captures = list_captures(socket_path=options.socket)
     if options.json:
@@ -200,6 +204,11 @@ _ACTIONS: tuple[tuple[str, Callable[..., str | None], str, str], ...] = (
 )
 
 
+def _help(_options: argparse.Namespace) -> int:
+    """Nothing to do: the parser of the command that is named shows its own."""
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="capctl",
@@ -274,21 +283,26 @@ def _parser() -> argparse.ArgumentParser:
     whoami.add_argument("--json", action="store_true", help="print an object of JSON")
     whoami.set_defaults(run=_whoami)
     interfaces.add_parsers(commands)
+    helping = commands.add_parser("help", help="show this help", description="Show this help, or that of a command.")
+    helping.add_argument("command", nargs="*", metavar="COMMAND", help="show its options")
+    helping.set_defaults(run=_help)
     for command in commands.choices.values():
         # Behind the command too, where it does not undo what stands before.
         command.add_argument("--socket", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
 
-def _tell(error: CaptureError, as_json: bool) -> None:
+def _tell(error: CaptureError, as_json: bool, words: Sequence[str] = ()) -> None:
+    """Tell what went wrong, with options as they were typed; ``words`` are what was."""
     failure = error.failure if isinstance(error, ChildError) else None
+    text = capture.in_options(str(error), words)
     if as_json:
         code = failure.code if failure else next((code for kind, code in _CODES if isinstance(error, kind)), None)
-        print(json.dumps({"event": "error", "code": code, "text": str(error)}), flush=True)
+        print(json.dumps({"event": "error", "code": code, "text": text}), flush=True)
     argument = error.argument if isinstance(error, InvalidArgument) else None
-    options = {**capture.OPTIONS, **ring.OPTIONS}
-    option = f" (option {options[argument]})" if argument in options else ""
-    print(f"capctl: {printable(str(error))}{option}", file=sys.stderr)
+    option = argument and (_OPTIONS.get(argument) or capture.option_for(argument, words))
+    known = f" (option {option})" if option and option not in text else ""
+    print(f"capctl: {printable(text)}{known}", file=sys.stderr)
 
 
 def _open_standard_streams() -> None:
@@ -305,7 +319,15 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         try:
-            return _run(_parser().parse_args(argv))
+            words = sys.argv[1:] if argv is None else argv
+            parser = _parser()
+            if not words:
+                parser.print_help(sys.stderr)
+                return EXIT_USAGE
+            options = parser.parse_args(words)
+            if options.run is _help:
+                parser.parse_args([*options.command, "--help"])
+            return _run(options, words)
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -319,18 +341,18 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
     as_json = bool(getattr(options, "json", False))
     try:
         return int(options.run(options))
     except InvalidArgument as error:
-        _tell(error, as_json)
+        _tell(error, as_json, words)
         return EXIT_USAGE
     except DaemonUnavailable as error:
-        _tell(error, as_json)
+        _tell(error, as_json, words)
         return EXIT_NO_DAEMON
     except CaptureError as error:
-        _tell(error, as_json)
+        _tell(error, as_json, words)
         return EXIT_FAILED
 
 

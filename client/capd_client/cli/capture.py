@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -16,7 +17,7 @@ from capd_client.cli.text import count, printable, shorten, si, width_of
 from capd_client.conversation.events import Event
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents
 from capd_client.request.options import CaptureArguments, checked_capture
-from capd_protocol.arguments import ARGUMENTS, KEYED_OPTIONS, ArgumentSpec, ArgumentType, Option
+from capd_protocol.arguments import ARGUMENTS, BY_NAME, KEYED_OPTIONS, ArgumentSpec, ArgumentType, Option
 from capd_protocol.messages import DeletionReason, EndReason, FileClosed, Recording, Triggered, TriggerReason
 
 _REDRAW_S = 0.2
@@ -277,8 +278,45 @@ class _Json:
         """Nothing is left to print."""
 
 
-#: What messages call an argument, to what it is called here.
-OPTIONS = {**{spec.name: spec.options[0].shown for spec in ARGUMENTS if spec.options}, "after": "--after"}
+#: What is also a word, and means the argument only where a sentence begins with it.
+_WORDS = ("interfaces", "promiscuous", "savefile", "name", "detach")
+_MENTIONS = re.compile(
+    r"(?P<quoted>(?<!\w)'[^']*')|"
+    rf"(?:^|(?<=; ))(?P<word>{'|'.join(_WORDS)})(?= (?:is|has|cannot|names|')\b|: | ')|"
+    rf"\b(?P<name>{'|'.join(spec.name for spec in ARGUMENTS if spec.options and spec.name not in _WORDS)})\b"
+)
+
+
+def option_for(argument: str, words: Sequence[str]) -> str | None:
+    """Return what an argument is called on the command line: as it was typed, if it was; None: nothing there.
+
+    Args:
+        argument: as messages call it.
+        words: what was typed.
+    """
+    options = BY_NAME[argument].options if argument in BY_NAME else ()
+    typed = (found for option in options if (found := _typed(option, words)) is not None)
+    return next(typed, options[0].shown if options else None)
+
+
+def _typed(option: Option, words: Sequence[str]) -> str | None:
+    for name in filter(None, (option.flag, option.letter)):
+        for word, following in zip(words, (*words[1:], ""), strict=False):
+            value = word.removeprefix(name).removeprefix("=") or following
+            if word.startswith(name) and (not option.key or value.partition(":")[0] == option.key):
+                return f"{name} {option.key}".rstrip()
+    return None
+
+
+def in_options(text: str, words: Sequence[str]) -> str:
+    """Return a message about arguments with the options that they are here."""
+
+    def called(mention: re.Match[str]) -> str:
+        argument = mention["word"] or mention["name"]
+        return mention[0] if argument is None else option_for(argument, words) or argument
+
+    return _MENTIONS.sub(called, text)
+
 
 _ENDINGS = {
     EndReason.STOPPED: "stopped",
