@@ -54,6 +54,7 @@ COMMANDS = (
     "linktypes",
     "stats",
     "watch",
+    "completion",
     "help",
 )
 ESCAPE = "\x1b"
@@ -804,6 +805,35 @@ def test_help_names_all_commands_and_what_exit_statuses_mean() -> None:
         "Ctrl-C."
     )
     assert said in " ".join(text.split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("rot", {"rotate"}),
+        ("capture --snap", {"--snaplen"}),
+        ("capture -i lo --ring-buffer f", {"files:", "filesize:", "free:"}),
+        ("capture --trigger l", {"link-down"}),
+        ("stop --snap", set[str]()),
+    ],
+)
+def test_shells_complete_what_there_is(shell: str, typed: str, found: set[str]) -> None:
+    words = f"capctl {typed}"
+    at = typed.rsplit(maxsplit=1)[-1] if shell == "fish" else str(len(typed.split()))
+    environment = {"_CAPCTL_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": at}
+    completed = called(environment=environment)
+    assert completed.stderr == ""
+    assert set(re.findall(r"(?<![\w-])(?:--)?[a-z][a-z-]*:?(?=\s|$)|(?<=plain,)\S+", completed.stdout)) >= found
+    assert bool(completed.stdout.strip()) == bool(found)
+    printed = called("completion", shell)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert f"_CAPCTL_COMPLETE={shell}_complete" in printed.stdout
+
+
+def test_nobody_waits_for_what_only_a_shell_asks_for() -> None:
+    code = "import sys, capd_client.cli.__main__ as c; c._parser(); print(sorted({'click', 'rich'} & {*sys.modules}))"
+    assert done([sys.executable, "-c", code]).stdout == "[]\n"
 
 
 def test_version() -> None:

@@ -204,6 +204,13 @@ _ACTIONS: tuple[tuple[str, Callable[..., str | None], str, str], ...] = (
 )
 
 
+def _completion(options: argparse.Namespace) -> int:
+    from capd_client.cli import completion  # noqa: PLC0415  # click takes a while, which others need not
+
+    print(completion.script(options.shell, _parser()), end="")
+    return 0
+
+
 def _help(_options: argparse.Namespace) -> int:
     """Nothing to do: the parser of the command that is named shows its own."""
     return 0
@@ -283,6 +290,13 @@ def _parser() -> argparse.ArgumentParser:
     whoami.add_argument("--json", action="store_true", help="print an object of JSON")
     whoami.set_defaults(run=_whoami)
     interfaces.add_parsers(commands)
+    completing = commands.add_parser(
+        "completion",
+        help="print what a shell completes with",
+        description="Print what a shell reads, to complete what is typed after capctl.",
+    )
+    completing.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
+    completing.set_defaults(run=_completion)
     helping = commands.add_parser("help", help="show this help", description="Show this help, or that of a command.")
     helping.add_argument("command", nargs="*", metavar="COMMAND", help="show its options")
     helping.set_defaults(run=_help)
@@ -321,6 +335,10 @@ def main(argv: list[str] | None = None) -> int:
         try:
             words = sys.argv[1:] if argv is None else argv
             parser = _parser()
+            if "_CAPCTL_COMPLETE" in os.environ:
+                from capd_client.cli import completion  # noqa: PLC0415  # likewise
+
+                return completion.complete(os.environ[completion.VARIABLE], parser)
             if not words:
                 parser.print_help(sys.stderr)
                 return EXIT_USAGE

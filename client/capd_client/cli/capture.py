@@ -62,6 +62,12 @@ def _form(option: Option) -> str:
     return f"{option.key}:{option.metavar}" if option.metavar else option.key
 
 
+def key_forms(action: argparse.Action) -> list[str]:
+    """Return what the value of an option may begin with, if it has keys."""
+    keys: dict[str, tuple[ArgumentSpec, Option]] = action.const if isinstance(action, _Keyed) else {}
+    return [f"{each.key}:" if each.metavar else each.key for _, each in keys.values()]
+
+
 def _keys_of(flag: str) -> dict[str, tuple[ArgumentSpec, Option]]:
     return {each.key: (spec, each) for spec in ARGUMENTS for each in spec.options if each.flag == flag}
 
