@@ -14,11 +14,30 @@ import msgspec
 
 from capd_client.blocking.session import CaptureSession
 from capd_client.cli.text import count, printable, shorten, si, width_of
-from capd_client.conversation.events import Event
+from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents
 from capd_client.request.options import CaptureArguments, checked_capture
 from capd_protocol.arguments import ARGUMENTS, BY_NAME, KEYED_OPTIONS, ArgumentSpec, ArgumentType, Option
-from capd_protocol.messages import DeletionReason, EndReason, FileClosed, Recording, Triggered, TriggerReason
+from capd_protocol.messages import (
+    BadFilter,
+    DeletionReason,
+    Ended,
+    EndReason,
+    ErrorMessage,
+    FileClosed,
+    FileDeleted,
+    FileOpened,
+    InterfaceAttached,
+    InterfaceLost,
+    InterfaceSkipped,
+    Lagged,
+    PacketCount,
+    Recording,
+    Refused,
+    SnapshotFailed,
+    Triggered,
+    TriggerReason,
+)
 
 _REDRAW_S = 0.2
 #: The capture ended, and nobody here wanted it to.
@@ -161,12 +180,14 @@ def run(options: argparse.Namespace) -> int:
 def _leave_running(capture: CaptureSession, as_json: bool) -> int:
     """Wait until the capture runs, and tell how to find it again."""
     capture.wait_started()
-    event = capture.wait_for_event()
+    event = capture.next_event()
     if as_json:
         _Json(capture).show(event)
         return 0
-    kind, message = event
-    print(_recording_line(message) if kind == capture.SP_RECORDING else f"File: {printable(message)}")
+    if isinstance(event, Recording):
+        print(_recording_line(event))
+    elif isinstance(event, FileOpened):
+        print(f"File: {printable(event.name)}")
     print(f"The capture {capture.name} goes on as number {capture.capture_id}: 'capctl stop {capture.name}' ends it.")
     return 0
 
@@ -216,13 +237,13 @@ def _snapshot_on_signal(capture: CaptureSession) -> None:
 def _follow(capture: CaptureSession, output: "_Json | _Text") -> None:
     while True:
         try:
-            event = capture.wait_for_event(timeout=_REDRAW_S)
+            event = capture.next_event(timeout=_REDRAW_S)
         except NoEvents:
             output.tick()
             continue
         except CaptureEnded:
             return
-        if event[0] in (capture.SP_ERROR_MSG, capture.SP_BAD_FILTER):
+        if isinstance(event, Refused | ErrorMessage | BadFilter):
             continue  # raised, typed, by the wait after the last event
         output.show(event)
 
@@ -236,41 +257,39 @@ class _Json:
         self._packets_total = capture.packetcount_before
         self._is_started = False
 
-    def show(self, event: Event) -> None:
-        kind, message = event
-        if kind in (CaptureSession.SP_FILE, CaptureSession.SP_RECORDING) and not self._is_started:
+    def show(self, event: CaptureEvent) -> None:
+        if isinstance(event, FileOpened | Recording) and not self._is_started:
             self._print("started", capture_id=self._capture.capture_id)
             self._is_started = True
-        match kind:
-            case CaptureSession.SP_FILE:
-                self._print("file", path=message)
-            case CaptureSession.SP_PACKET_COUNT:
+        match event:
+            case FileOpened(name=path):
+                self._print("file", path=path)
+            case PacketCount(packets_delta=packets):
                 # The session's own count is ahead of the events that wait to be shown.
-                self._packets_total += message
-                self._print("packets", packets_delta=message, packets_total=self._packets_total)
-            case CaptureSession.SP_FILE_CLOSED:
-                fields = msgspec.structs.asdict(message)
+                self._packets_total += packets
+                self._print("packets", packets_delta=packets, packets_total=self._packets_total)
+            case FileClosed():
+                fields = msgspec.structs.asdict(event)
                 self._print("file_closed", path=fields.pop("name"), **fields)
-            case CaptureSession.SP_FILE_DELETED:
-                self._print("file_deleted", path=message.name, reason=message.reason, size_bytes=message.size_bytes)
-            case CaptureSession.SP_INTERFACE_LOST:
-                self._print("interface_lost", interface=message)
-            case CaptureSession.SP_INTERFACE_ATTACHED:
-                self._print("interface_attached", interface=message)
-            case CaptureSession.SP_INTERFACE_SKIPPED:
-                interface, _, text = message.partition(": ")
+            case FileDeleted(name=path, reason=reason, size_bytes=size_bytes):
+                self._print("file_deleted", path=path, reason=reason, size_bytes=size_bytes)
+            case InterfaceLost(interface=interface):
+                self._print("interface_lost", interface=interface)
+            case InterfaceAttached(interface=interface):
+                self._print("interface_attached", interface=interface)
+            case InterfaceSkipped(interface=interface, text=text):
                 self._print("interface_skipped", interface=interface, text=text)
-            case CaptureSession.SP_RECORDING:
-                self._print("recording", **msgspec.structs.asdict(message))
-            case CaptureSession.SP_TRIGGERED:
-                self._print("triggered", **msgspec.structs.asdict(message))
-            case CaptureSession.SP_SNAPSHOT_FAILED:
-                self._print("snapshot_failed", text=message)
-            case CaptureSession.SP_LAGGED:
-                self._print("lagged", events=message)
-            case CaptureSession.SP_ENDED:
+            case Recording():
+                self._print("recording", **msgspec.structs.asdict(event))
+            case Triggered():
+                self._print("triggered", **msgspec.structs.asdict(event))
+            case SnapshotFailed(failure=failure):
+                self._print("snapshot_failed", text=failure.text)
+            case Lagged(events=events):
+                self._print("lagged", events=events)
+            case Ended(reason=reason):
                 interfaces = [msgspec.structs.asdict(each) for each in self._capture.interface_counters]
-                self._print("ended", reason=message, interfaces=interfaces)
+                self._print("ended", reason=reason, interfaces=interfaces)
             case _:
                 pass  # drops: told with the end, for each interface
 
@@ -357,31 +376,30 @@ class _Text:
         self._drawn_packets = 0
         self._rate = 0.0
 
-    def show(self, event: Event) -> None:
-        kind, message = event
-        match kind:
-            case CaptureSession.SP_FILE:
-                self._file = message
-                self._line(f"File: {printable(message)}")
-            case CaptureSession.SP_FILE_CLOSED:
-                self._line(_closed_line(message))
-            case CaptureSession.SP_FILE_DELETED:
-                self._line(f"  deleted: {printable(message.name)} ({_DELETIONS[message.reason]})")
-            case CaptureSession.SP_INTERFACE_LOST:
-                self._line(f"The interface {message} is gone.")
-            case CaptureSession.SP_INTERFACE_ATTACHED:
-                self._line(f"The interface {message} is attached.")
-            case CaptureSession.SP_INTERFACE_SKIPPED:
-                self._line(f"Not captured: {message}")
-            case CaptureSession.SP_RECORDING:
+    def show(self, event: CaptureEvent) -> None:
+        match event:
+            case FileOpened(name=path):
+                self._file = path
+                self._line(f"File: {printable(path)}")
+            case FileClosed():
+                self._line(_closed_line(event))
+            case FileDeleted(name=path, reason=reason):
+                self._line(f"  deleted: {printable(path)} ({_DELETIONS[reason]})")
+            case InterfaceLost(interface=interface):
+                self._line(f"The interface {interface} is gone.")
+            case InterfaceAttached(interface=interface):
+                self._line(f"The interface {interface} is attached.")
+            case InterfaceSkipped(interface=interface, text=text):
+                self._line(f"Not captured: {interface}: {text}")
+            case Recording():
                 self._file = "(recording)"
-                self._line(_recording_line(message))
-            case CaptureSession.SP_TRIGGERED:
-                self._line(_triggered_line(message))
-            case CaptureSession.SP_SNAPSHOT_FAILED:
-                self._line(f"No snapshot: {message}")
-            case CaptureSession.SP_ENDED:
-                self._line(_summary(self._capture, message))
+                self._line(_recording_line(event))
+            case Triggered():
+                self._line(_triggered_line(event))
+            case SnapshotFailed(failure=failure):
+                self._line(f"No snapshot: {failure.text}")
+            case Ended(reason=reason):
+                self._line(_summary(self._capture, reason))
             case _:
                 pass
         self._draw()
