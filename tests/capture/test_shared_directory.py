@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -248,6 +249,19 @@ def test_a_reader_who_locks_the_index_keeps_no_capture_from_starting(veth: tuple
         assert [Path(each.path).name[:10] for each in files(ring / "ring.pcapng")] == ["ring_00001"]
     finally:
         os.close(held)
+
+
+def test_a_lock_that_was_left_open_to_others_is_closed_to_them(
+    daemon: Daemon, veth: tuple[str, str], user_dir: Path
+) -> None:
+    savefile, lock = user_dir / "ring.pcapng", user_dir / "ring.pcapng.index.lock"
+    for _ in range(2):
+        with CaptureSession(
+            interfaces=veth[1], savefile=savefile, name="ring", ringbuffer_packets=1, socket_path=daemon.socket_path
+        ) as capture:
+            capture.wait_started(20)
+            assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+        lock.chmod(0o666)
 
 
 def test_a_file_of_another_user_is_not_written_and_the_refusal_says_what_to_do(

@@ -120,6 +120,8 @@ _CAPTURE = [
     # Files: those of before, those that go, the index.
     *_each("read pread64 lseek getdents64 unlinkat renameat renameat2 fstatfs faccessat faccessat2 geteuid"),
     Rule("flock", (_ABOVE_STANDARD,)),
+    # The lock of a ring's index, where the user or an earlier version has left it open to others.
+    Rule("fchmod", (_ABOVE_STANDARD, Among(1, (0o600,)))),
     # Python's mmap keeps a duplicate of what it maps.
     Rule("fcntl", (_ABOVE_STANDARD, Among(1, (_F_SETLEASE, _F_GETFD, _F_SETFD, _F_GETFL, _F_DUPFD_CLOEXEC)))),
     # Packet sockets come bound, with filters for good (``capd.supervisor.armed_rings``): nothing of that is to be
