@@ -3,6 +3,7 @@
 import errno
 import os
 import select
+import signal
 import socket
 from collections.abc import Generator
 from pathlib import Path
@@ -89,6 +90,10 @@ class Bench:
         self.epoll.close()
         self.urgent.close()
         self.openers.socket.close()
+        # They are a process's own: trio, in other tests, has its signals told elsewhere.
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        os.close(self.openers.signalled_fd)
 
 
 @pytest.fixture
