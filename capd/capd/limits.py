@@ -15,7 +15,7 @@ MAX_CLIENTS = 512
 #: Of one user, root too, so that one cannot keep the others out. Root's come on top of all others': nobody's number
 #: keeps root from looking, and from stopping a capture.
 MAX_CLIENTS_PER_USER = 128
-#: Of all users who may not capture, on top likewise.
+#: Connections of all users who may not capture, beside those above.
 MAX_STRANGERS = 64
 #: Of one of these. Chosen: several programs that show interfaces.
 MAX_CLIENTS_PER_STRANGER = 16
@@ -56,8 +56,8 @@ MAX_ACCOUNT_THREADS = 16
 
 #: Connections that one user makes. Chosen: far more than programs and scripts do, which begin processes for it.
 CONNECTIONS = Rate(per_s=100, burst=256)
-#: Questions: who one is, what runs, which interfaces there are and what they have counted. Chosen: likewise; all
-#: together keep the daemon busy for a few percent of the time.
+#: Questions: who one is, what runs, which interfaces there are and what they have counted. Chosen: far more than
+#: programs ask; all together keep the daemon busy for a few percent of the time.
 QUESTIONS = Rate(per_s=100, burst=256)
 #: Captures that are asked for. Chosen: a script that starts 64 at once, twice; a test that starts one after the other
 #: gets to the rate after hundreds.
@@ -99,7 +99,7 @@ LIST_AGE_S = 1.0
 #: What a driver says of its device (speed, name) is asked for again after so long, or when the interface has changed.
 #: Chosen: the few drivers that let a speed be set without telling.
 DRIVER_AGE_S = 10.0
-#: What libpcap says of an interface, likewise; and that it cannot say anything.
+#: What libpcap reports of an interface is asked for again after so long; where it could not report anything, sooner.
 CAPABILITIES_AGE_S = 60.0
 NO_CAPABILITIES_AGE_S = 5.0
 #: Of the event loop's time, for making what those are told who watch counters; beyond, ticks are left out, which costs

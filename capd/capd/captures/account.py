@@ -222,7 +222,7 @@ class Account:
         )
 
     def gauges(self, waiting_events: int) -> Gauges:
-        """Return how it stands now, likewise, with so many events that are not read yet."""
+        """Return how it stands now, as metrics show it, with so many events that are not read yet."""
         counts = self.counts
         done_packets = counts.written_packets + counts.kernel_drops + counts.writer_drops + counts.excess_packets
         return Gauges(

@@ -201,7 +201,7 @@ class Capture:
         Args:
             stack: gets what is to be undone when the worker is gone.
             handover: as for ``run``.
-            monitor: likewise.
+            monitor: as for ``run``.
 
         Raises:
             RequestRefused: it cannot be started as it was asked for, or was revoked.

@@ -115,7 +115,7 @@ class Client:
 
         Raises:
             RequestRefused: it cannot be carried out.
-            OSError: likewise, for want of something.
+            OSError: the system has no room to carry it out.
         """
         match request:
             case StartCapture(detached=True):

@@ -43,9 +43,9 @@ class State(enum.Enum):
     ASKING = enum.auto()
     #: The client hears of a capture, which is the last thing that it asks for.
     FOLLOWING = enum.auto()
-    #: Likewise, and an order that takes a while is carried out.
+    #: It hears of a capture, and an order that takes a while is carried out.
     ORDERING = enum.auto()
-    #: Likewise, and the answer to it waits among the events.
+    #: It hears of a capture, and the answer to an order waits among the events.
     ANSWERING = enum.auto()
     #: The client hears of interfaces, which is the last thing that it asks for.
     WATCHING = enum.auto()

@@ -173,7 +173,7 @@ class People:
         Args:
             find: what to ask for accounts, in a thread.
             subuid: where subordinate ids are.
-            groups: what to ask for an account's groups, likewise.
+            groups: what to ask for an account's groups, in a thread.
         """
         self._find = find
         self._find_groups = groups

@@ -128,7 +128,7 @@ class Terms:
     Attributes:
         rules: those that it is granted under, or may be when further interfaces come.
         max_duration_s: the strictest of them.
-        max_disk_bytes: likewise; the user's other captures use it too.
+        max_disk_bytes: the strictest of them; the user's other captures use it too.
     """
 
     rules: tuple[Rule, ...]

@@ -134,7 +134,7 @@ class InterfaceWatcher(_Subscription):
         """The interfaces as of the last change that was received, by name."""
         return self._picture.by_name()
 
-    async def wait_for_change(self, timeout: float | None = None) -> InterfaceChanged:  # noqa: ASYNC109  # likewise
+    async def wait_for_change(self, timeout: float | None = None) -> InterfaceChanged:  # noqa: ASYNC109  # as elsewhere
         """Return the next change. After cancellation none is lost.
 
         Args:

@@ -132,7 +132,7 @@ class CaptureSession(SessionBase):
         Raises:
             NoEvents: none came in the time given.
             CaptureEnded: the capture has ended, and all its events have been returned.
-            ChildError: likewise, and it has failed.
+            ChildError: the capture has failed, and all its events have been returned.
             BrokenPipe: the daemon went away.
         """
         return pair_of(await self.next_event(block, timeout))

@@ -20,9 +20,9 @@ def stream(
 
     Args:
         session: entered; the stream takes its events.
-        overflow: likewise.
-        max_behind_bytes: likewise.
-        as_bytes: likewise.
+        overflow: as for ``capd_client.stream``.
+        max_behind_bytes: as for ``capd_client.stream``.
+        as_bytes: as for ``capd_client.stream``.
     """
     from capd_client.reading.live import AsyncStream, LiveFiles  # noqa: PLC0415  # numpy
 

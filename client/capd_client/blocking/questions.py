@@ -115,7 +115,7 @@ class Revocation(NamedTuple):
 
     Attributes:
         ended: what was revoked, or would be, oldest first; with ``capture_id``, ``user_id``, ``name`` and ``why``.
-        kept: captures of users whose groups are not known now, so that nobody can tell; likewise.
+        kept: captures of users whose groups are not known now, so that nobody can tell, oldest first.
     """
 
     ended: tuple[RevokedCapture, ...]
@@ -167,7 +167,7 @@ def rotate_capture(capture: int | str, *, socket_path: SocketPath = None) -> str
     Raises:
         InvalidArgument: the capture has a single file, or this is its last one; else as ``stop_capture``.
         ResourceError: the capture did not do it in time.
-        NoSuchCapture: likewise; or it has ended meanwhile.
+        NoSuchCapture: this user has no such capture, or it has ended meanwhile.
         DaemonUnavailable: there is no daemon.
         BrokenPipe: it does not answer.
     """

@@ -336,7 +336,7 @@ def main(argv: list[str] | None = None) -> int:
             words = sys.argv[1:] if argv is None else argv
             parser = _parser()
             if "_CAPCTL_COMPLETE" in os.environ:
-                from capd_client.cli import completion  # noqa: PLC0415  # likewise
+                from capd_client.cli import completion  # noqa: PLC0415  # only where a shell asks
 
                 return completion.complete(os.environ[completion.VARIABLE], parser)
             if not words:

@@ -14,7 +14,7 @@ class FileStatistics(NamedTuple):
         drops: packets lost for lack of room in the interface or the operating system.
         delivered: packets that were handed on.
         start_ns: when the capture began, since 1970-01-01 00:00 UTC.
-        end_ns: when it ended, likewise.
+        end_ns: when it ended, since the same moment.
     """
 
     received: int | None

@@ -49,7 +49,7 @@ class RingFile:
         is_complete: nothing will be added.
         packets: how many it has; None where nobody knows: it is being written, or its writer was killed.
         first_timestamp_ns: of its packets, the earliest; None where there are none, or nobody knows.
-        last_timestamp_ns: the latest, likewise.
+        last_timestamp_ns: of its packets, the latest; None where there are none, or nobody knows.
         drops: packets that were dropped meanwhile, by interface; empty where nobody knows.
         opened_ns: when it was opened; None where that is not known.
         closed_ns: when it was closed, or last written to.
@@ -98,7 +98,7 @@ class RingFile:
         if os.fstat(descriptor).st_ino != inode:
             os.close(descriptor)
             raise ReadError(self.path, 0, "the file was deleted, and another one has its name")
-        return open(descriptor, "rb")  # noqa: PTH123  # likewise
+        return open(descriptor, "rb")  # noqa: PTH123  # the caller closes it
 
 
 class _Directory:

@@ -90,7 +90,7 @@ class IndexedFile:
 
         Args:
             inode: of what has the name.
-            device: likewise.
+            device: of what has the name.
             index_device: on which the index is.
         """
         return inode == self.opened.inode and device == index_device

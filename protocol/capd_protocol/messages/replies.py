@@ -70,8 +70,8 @@ class Attached(JsonMessage, frozen=True, tag="attached"):
 
     To ``AttachCapture`` it comes with one descriptor: a socket (SOCK_SEQPACKET) that leads to the capture's process.
     The current file comes there, if there is one: its name, and with it a descriptor that is open for reading. A name
-    that the client sends, of the capture's files or of its ring's index, is answered likewise; without a descriptor,
-    where there is no such file.
+    that the client sends, of the capture's files or of its ring's index, is answered in the same way; without a
+    descriptor, where there is no such file.
     """
 
     capture: CaptureSummary

@@ -192,10 +192,10 @@ class CaptureFiles:
         return self._look(more_bytes=size_bytes) is None
 
     def make_room_for_file(self) -> DeletionReason | None:
-        """Do so for a further file without packets; return which limit stands in the way, if one does.
+        """Make room for a further file without packets; return which limit stands in the way, if one does.
 
         Raises:
-            DestinationError: likewise.
+            DestinationError: an old file cannot be deleted.
         """
         if not self._is_limited:
             return None
@@ -205,7 +205,7 @@ class CaptureFiles:
         """Delete what is too old by now, or stands where free space should be; to be called at ``next_look_s``.
 
         Raises:
-            DestinationError: likewise.
+            DestinationError: a file cannot be deleted.
         """
         self._look()
 
