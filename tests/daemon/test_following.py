@@ -297,3 +297,14 @@ async def test_who_may_not_stop_a_capture_is_told_so_and_hears_on() -> None:
         assert talk.capture.account.stopped_for is None
         talk.tell(END)
         assert await talk.hear() == END
+
+
+async def test_a_client_whose_kernel_refuses_descriptors_breaks_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def send(*_: object) -> bool:
+        raise RemoteProtocolError("the client takes no descriptors")  # as from Linux 6.16 on (SO_PASSRIGHTS)
+
+    monkeypatch.setattr(Connection, "send", send)
+    with trio.fail_after(5):
+        async with talking() as talk:
+            await talk.is_over.wait()
+    assert str(talk.violation) == "the client takes no descriptors"

@@ -103,7 +103,7 @@ class Following:
             nursery.start_soon(listen)
             refused = await settled()
             if refused is None:
-                await self._tell(first, files)
+                violation = await self._tell(first, files) or violation
             nursery.cancel_scope.cancel()
         if violation is not None and self._on_left is None:
             raise violation
@@ -148,11 +148,19 @@ class Following:
 
     # Events -------------------------------------------------------------------------------------------------------
 
-    async def _tell(self, first: Message, files: socket.socket | None) -> None:
-        """Send events until the capture's end; for the last ones a client has only so much time."""
+    async def _tell(self, first: Message, files: socket.socket | None) -> RemoteProtocolError | None:
+        """Send events until the capture's end; for the last ones a client has only so much time.
+
+        Returns:
+            How the client has broken the protocol: its kernel takes no descriptor.
+        """
+        violation: RemoteProtocolError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_after_end, nursery.cancel_scope)
-            is_there = await self._connection.send(encode(first), [] if files is None else [files.fileno()])
+            try:
+                is_there = await self._connection.send(encode(first), [] if files is None else [files.fileno()])
+            except RemoteProtocolError as error:  # which leaves no nursery as it is
+                is_there, violation = False, error
             while is_there and (batch := await self._subscriber.next_batch()) is not None:
                 self._conversation.take(Step.EVENTS_SENT)
                 is_there = await self._connection.send(batch)
@@ -160,6 +168,7 @@ class Following:
                 self._on_left(None)
                 await self._subscriber.ended.wait()
             nursery.cancel_scope.cancel()
+        return violation
 
     async def _cancel_after_end(self, scope: trio.CancelScope) -> None:
         await self._subscriber.ended.wait()
