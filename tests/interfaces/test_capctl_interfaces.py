@@ -25,6 +25,7 @@ from tests.interfaces.helpers import (
     link_of,
     unique,
 )
+from tests.support.attack import eventually
 from tests.support.daemon import Daemon
 from tests.support.traffic import send
 
@@ -95,7 +96,14 @@ def test_tables_fit_a_terminal(pair: tuple[str, str], daemon: Daemon, words: tup
             assert [line for line in lines if name in line]
 
 
+def addresses_of(daemon: Daemon, name: str) -> list[str]:
+    found = Interface.list_interfaces(socket_path=daemon.socket_path)
+    return [address for each in found if each.name == name for address in each.addresses]
+
+
 def test_the_list_shows_what_there_is(pair: tuple[str, str], daemon: Daemon) -> None:
+    # The kernel tells of a new IPv6 address a moment after it is there (addrconf_dad_work() in net/ipv6/addrconf.c).
+    eventually(lambda: set(LONG_ADDRESSES) <= set(addresses_of(daemon, pair[1])), "the addresses")
     result = done(daemon, "interfaces")
     assert (result.returncode, result.stderr) == (0, "")
     header, *rows = result.stdout.splitlines()
