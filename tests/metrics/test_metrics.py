@@ -24,6 +24,7 @@ from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_client import CaptureSession, InterfaceError, list_captures, stop_capture
+from tests.capture.helpers import ip
 from tests.client.helpers import drain, wait_for_packets
 from tests.metrics.helpers import CURL_REFUSED, parsed, scrape, scrape_text
 from tests.support.attack import (
@@ -325,6 +326,8 @@ def test_a_reload_switches_them_on_elsewhere_and_off(user_dir: Path, veth: tuple
 def test_where_they_cannot_be_served_is_logged_and_captures_go_on(
     user_dir: Path, veth: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Where a namespace has no address at all, the kernel lets any be bound (inet_addr_type() in net/ipv4).
+    ip("address", "add", "198.51.100.1/24", "dev", veth[0])
     blocked = user_dir / "file"
     blocked.write_text("")
     with serving(user_dir) as (daemon, path):
