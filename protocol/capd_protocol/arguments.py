@@ -429,6 +429,11 @@ ARGUMENTS = (
     ),
 )
 BY_NAME = {each.name: each for each in ARGUMENTS}
+#: Those that fill a field of the request, by the part that it is in: looked through for each interface of each request.
+_BY_PART = {
+    part: tuple(each for each in ARGUMENTS if each.place and each.part == part)
+    for part in {each.part for each in ARGUMENTS}
+}
 
 #: Each number that a client may send, those of other requests too.
 RANGES = {
@@ -449,8 +454,8 @@ def fields_of(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         spec.field: values[spec.name] * _MIB if _counts_mib(spec) else values[spec.name]
-        for spec in ARGUMENTS
-        if spec.place and spec.part == part and values.get(spec.name) is not None
+        for spec in _BY_PART[part]
+        if values.get(spec.name) is not None
     }
 
 
@@ -476,8 +481,8 @@ def _out_of_range(argument: str, value: float | None) -> Iterator[Fault]:
 
 def _range_faults(part: str, message: Conditions | InterfaceRequest | Recorder | StartCapture) -> Iterator[Fault]:
     """Find the numbers of a part of the request that are out of their ranges."""
-    for spec in ARGUMENTS:
-        if spec.range is not None and spec.part == part:
+    for spec in _BY_PART[part]:
+        if spec.range is not None:
             value = getattr(message, spec.field)
             yield from _out_of_range(spec.name, _mib(value) if _counts_mib(spec) and value is not None else value)
 

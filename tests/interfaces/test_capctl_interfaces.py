@@ -24,8 +24,8 @@ from tests.interfaces.helpers import (
     ip_batch,
     link_of,
     unique,
+    wait_until,
 )
-from tests.support.attack import eventually
 from tests.support.daemon import Daemon
 from tests.support.traffic import send
 
@@ -103,7 +103,7 @@ def addresses_of(daemon: Daemon, name: str) -> list[str]:
 
 def test_the_list_shows_what_there_is(pair: tuple[str, str], daemon: Daemon) -> None:
     # The kernel tells of a new IPv6 address a moment after it is there (addrconf_dad_work() in net/ipv6/addrconf.c).
-    eventually(lambda: set(LONG_ADDRESSES) <= set(addresses_of(daemon, pair[1])), "the addresses")
+    wait_until(lambda: set(LONG_ADDRESSES) <= set(addresses_of(daemon, pair[1])))
     result = done(daemon, "interfaces")
     assert (result.returncode, result.stderr) == (0, "")
     header, *rows = result.stdout.splitlines()

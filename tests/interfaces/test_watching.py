@@ -23,7 +23,6 @@ from tests.interfaces.helpers import (
     unique,
     wait_until,
 )
-from tests.support.attack import eventually
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.namespace import private_network_namespace
 
@@ -180,7 +179,7 @@ def test_addresses_are_told_in_the_order_of_a_listing(daemon: Daemon) -> None:
             for address in ("2001:db8::1/64", "192.0.2.1/24", "2001:db8::2/64", "192.0.2.2/24", "fe80::1/64"):
                 ip("address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
             # The kernel tells of a new IPv6 address a moment after it is there.
-            eventually(lambda: len(fresh_picture(daemon)[name].addresses) == 5, "the addresses")
+            wait_until(lambda: len(fresh_picture(daemon)[name].addresses) == 5)
             settle(watcher, stem)
             expected = fresh_picture(daemon)[name].addresses
             assert set(watcher.interfaces[name].addresses) == set(expected)

@@ -5,23 +5,10 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from capd.captures.lasting.detached import Detached
-from capd.captures.registry import Captures
-from capd.clients.server import Server
-from capd.network.monitor import Monitor
-from capd.policy.audit import Audit
-from capd.supervisor.closer import Closer
-
 #: curl(1), EXIT CODES.
 CURL_REFUSED = 7
 #: A metric with its labels, such as ``capd_captures{capture="dns"}``.
 Samples = dict[str, float]
-
-
-def new_server(captures: Captures) -> Server:
-    """Return a server that serves nobody."""
-    monitor, audit, closer = Monitor(), Audit(), Closer()
-    return Server(captures, Detached(captures, monitor, audit, closer), monitor, audit, closer)
 
 
 def scrape_text(path: Path | str) -> str:
