@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -49,7 +50,7 @@ from tests.support.attack import (
     request_for,
     with_limits,
 )
-from tests.support.daemon import Daemon, MakeDir, children_of, is_closer, running_daemon
+from tests.support.daemon import Daemon, MakeDir, children_of, is_closer, running_daemon, standing_still
 from tests.support.namespace import private_network_namespace
 from tests.support.tools import busy_descriptors_of
 from tests.support.traffic import send
@@ -117,14 +118,26 @@ def descriptors_of(daemon: Daemon) -> int:
     return len(busy_descriptors_of(daemon.process.pid))
 
 
-def send_along(client: RawClient, data: bytes | Message, stuck: Sequence[socket.socket], more: Sequence[int]) -> None:
+def send_along(
+    daemon: Daemon, client: RawClient, data: bytes | Message, stuck: Sequence[socket.socket], more: Sequence[int]
+) -> None:
     """Send descriptors, and close our own; a kernel that refuses them says so."""
-    try:
+    with given_away(daemon, stuck, (PermissionError, BrokenPipeError, ConnectionResetError)):
         client.send_along(data, [*more, *(each.fileno() for each in stuck)])
-    except (PermissionError, BrokenPipeError, ConnectionResetError):
-        take_back(stuck)
-    for each in stuck:
-        each.close()
+
+
+@contextlib.contextmanager
+def given_away(
+    daemon: Daemon, stuck: Sequence[socket.socket], refused: tuple[type[OSError], ...]
+) -> Generator[None, None, None]:
+    """Close what the block passes to a daemon, which sees it only when it is the last to close it."""
+    with standing_still(daemon):
+        try:
+            yield
+        except refused:
+            take_back(stuck)
+        for each in stuck:
+            each.close()
 
 
 def take_back(stuck: Sequence[socket.socket]) -> None:
@@ -148,7 +161,7 @@ def test_what_takes_long_to_close_keeps_nobody_waiting(
         client = RawClient(daemon.socket_path, greet=False)
         if read:
             client.send(read)
-        send_along(client, data, make_stuck(1), [directory] * surplus)
+        send_along(daemon, client, data, make_stuck(1), [directory] * surplus)
         client.close()
     check_answers(daemon)
 
@@ -158,7 +171,7 @@ def test_it_may_even_be_many_times(daemon: Daemon, make_stuck: MakeStuck) -> Non
     threads, descriptors = threads_of(daemon), descriptors_of(daemon)
     for _ in range(22):
         client = RawClient(daemon.socket_path, greet=False)
-        send_along(client, b"\xff" * 4, make_stuck(2), ())
+        send_along(daemon, client, b"\xff" * 4, make_stuck(2), ())
         client.close()
     check_answers(daemon)
     assert threads_of(daemon) <= threads + 4
@@ -215,15 +228,14 @@ def test_what_is_passed_as_the_directory_keeps_nobody_else_waiting(
     (stuck,) = make_stuck(1)
     with opened(user_dir) as directory:
         client = RawClient(daemon.socket_path)
+        client.receive(Hello)
         client.send(request_for(veth[1]), [directory if right else stuck.fileno()])
-        client.receive(DirectoryWanted)
-        assert client.channel is not None
-        try:
-            socket.send_fds(client.channel, [b"d"], [stuck.fileno()])
-        except BrokenPipeError:  # nothing more is taken
+        assert select.select([client.socket], [], [], PATIENCE_S)[0], "the directory is asked for"
+        with given_away(daemon, [stuck], ()):
+            client.receive(DirectoryWanted)
             if right:
-                take_back([stuck])
-        stuck.close()
+                assert client.channel is not None
+                socket.send_fds(client.channel, [b"d"], [stuck.fileno()])
         client.close()
     check_answers(daemon)
     eventually(lambda: not daemon.workers(), "its process is ended", timeout_s=limits.START_TIMEOUT_S + PATIENCE_S)
@@ -241,11 +253,8 @@ def test_a_reader_keeps_no_capture_waiting(
             reader.receive(Attached)
             assert reader.channel is not None
             for stuck in make_stuck(3):
-                with stuck:
-                    try:
-                        socket.send_fds(reader.channel, [b"raw.pcapng"], [stuck.fileno()])
-                    except (PermissionError, BrokenPipeError):
-                        take_back([stuck])
+                with given_away(daemon, [stuck], (PermissionError, BrokenPipeError)):
+                    socket.send_fds(reader.channel, [b"raw.pcapng"], [stuck.fileno()])
         send(veth[0], FRAMES, 10)
         count = owner.receive(PacketCount, timeout_s=_AT_ONCE_S)
         assert isinstance(count, PacketCount)
@@ -260,7 +269,7 @@ def test_the_end_of_a_connection_does_not_wait_for_what_others_have_closed(
     prefix = on_older_kernel(CLOSING_S=_LINGER_S)  # the process that closes may take as long as that
     with running_daemon(directory, prefix=prefix) as daemon:
         hostile = RawClient(daemon.socket_path)
-        send_along(hostile, HELLO[:1], make_stuck(1), ())
+        send_along(daemon, hostile, HELLO[:1], make_stuck(1), ())
         hostile.close()
         eventually(lambda: bool(closers_of(daemon)), "it is being closed")
         arguments = {"interfaces": veth[1], "savefile": user_dir / "x.pcapng", "socket_path": daemon.socket_path}

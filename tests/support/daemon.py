@@ -130,6 +130,34 @@ def status_of(process_id: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
+def standing_still(daemon: Daemon) -> Generator[None, None, None]:
+    """Stop a daemon, and all that is forked for it, for as long as the block runs."""
+    process_ids = {daemon.process.pid, daemon.spawner(), *forked_for(daemon.process.pid)}
+    stopped: list[int] = []
+    try:
+        for each in process_ids:
+            with contextlib.suppress(ProcessLookupError):  # one may end meanwhile
+                os.kill(each, signal.SIGSTOP)
+                stopped.append(each)
+        for each in stopped:
+            _await_stop(each)
+        yield
+    finally:
+        for each in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGCONT)
+
+
+def _await_stop(process_id: int) -> None:
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        # T: stopped; Z and X: ended, and not waited for yet.
+        while status_of(process_id)["State"][0] not in "TZX":
+            assert time.monotonic() < deadline_s, f"process {process_id} does not stop"
+            time.sleep(0.001)
+
+
+@contextlib.contextmanager
 def running_daemon(
     directory: Path, *options: str, prefix: tuple[str, ...] = (), is_strict: bool = True
 ) -> Generator[Daemon, None, None]:
