@@ -7,10 +7,10 @@ options of ``capctl capture`` are made from the same table; tests hold the docum
 
 import enum
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from capd_protocol.formats.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2, by_name
+from capd_protocol.formats.linktypes import by_name
 from capd_protocol.messages import (
     DEFAULT_RECORDER_BYTES,
     MAX_SNAPLEN_BYTES,
@@ -19,13 +19,13 @@ from capd_protocol.messages import (
     Recorder,
     StartCapture,
 )
+from capd_protocol.targets import CookedAny, Pattern, Target, target_of, targets_of
 
 MAX_INTERFACES = 64
 #: IFNAMSIZ, less its NUL (linux/if.h).
 MAX_INTERFACE_NAME_BYTES = 15
 #: Chosen: ``[a-z]`` and the like for each byte of a name would be longer, and nobody writes that.
 MAX_PATTERN_BYTES = 64
-ANY = "any"
 #: NAME_MAX (linux/limits.h); a ring adds ``_00001_20260131235959`` to the name.
 MAX_FILE_NAME_BYTES = 255
 RING_SUFFIX_BYTES = 21
@@ -501,13 +501,9 @@ def _quoted(text: str) -> str:
     return repr(text) if len(text) <= _MAX_QUOTED_CHARACTERS else repr(text[:_MAX_QUOTED_CHARACTERS]) + "…"
 
 
-def is_pattern(name: str) -> bool:
-    """Whether a name stands for all interfaces that match it."""
-    return name == ANY or any(character in name for character in "*?[")
-
-
-def _name_faults(name: str) -> Iterator[Fault]:
-    limit = MAX_PATTERN_BYTES if is_pattern(name) else MAX_INTERFACE_NAME_BYTES
+def _name_faults(target: Target) -> Iterator[Fault]:
+    name = target.request.name
+    limit = MAX_PATTERN_BYTES if isinstance(target, Pattern) else MAX_INTERFACE_NAME_BYTES
     # The kernel's own rule (net/core/dev.c, dev_valid_name), and printable, since names go into logs and files.
     size_bytes = len(name.encode("utf-8", "surrogatepass"))
     if not name or size_bytes > limit:
@@ -543,8 +539,9 @@ def _filter_faults(argument: str, what: str, text: str) -> Iterator[Fault]:
         yield Fault(argument, f"{what} has a character that is not ASCII, or a NUL")
 
 
-def _interface_faults(interface: InterfaceRequest) -> Iterator[Fault]:
-    yield from _name_faults(interface.name)
+def _interface_faults(target: Target) -> Iterator[Fault]:
+    interface = target.request
+    yield from _name_faults(target)
     yield from _range_faults("interface", interface)
     yield from _wifi_faults(interface)
     yield from _filter_faults("capture_filter", "the capture filter", interface.capture_filter)
@@ -613,7 +610,7 @@ _NOT_RECORDED = (
 )
 
 
-def _recorder_faults(recorder: Recorder, request: StartCapture) -> Iterator[Fault]:
+def _recorder_faults(recorder: Recorder, request: StartCapture, targets: Sequence[Target]) -> Iterator[Fault]:
     yield from _range_faults("recorder", recorder)
     yield from _filter_faults("recorder_trigger_filter", "the trigger filter", recorder.trigger_filter)
     if request.ring is not None:
@@ -625,24 +622,14 @@ def _recorder_faults(recorder: Recorder, request: StartCapture) -> Iterator[Faul
         if getattr(request.autostop, name) is not None:
             text = f"{argument} counts {what} as they are written, and a recorder writes none until it is asked to"
             yield Fault(argument, f"{text}: end it with autostop_duration, or stop it")
-    if recorder.trigger_link_down and any(is_cooked_any(each) for each in request.interfaces):
+    if recorder.trigger_link_down and any(isinstance(each, CookedAny) for each in targets):
         text = "the cooked device any has no link that could go down: capture 'any' without a link_layer_type"
         yield Fault("recorder_trigger_link_down", text)
 
 
-def is_cooked_any(interface: InterfaceRequest) -> bool:
-    """Whether libpcap's own device ``any`` is meant, which mixes all interfaces into one."""
-    wanted = by_name(interface.link_layer_type) if interface.link_layer_type else None
-    return interface.name == ANY and wanted is not None and wanted.dlt in (DLT_LINUX_SLL, DLT_LINUX_SLL2)
-
-
-def _is_several(interface: InterfaceRequest) -> bool:
-    return is_pattern(interface.name) and not is_cooked_any(interface)
-
-
 def find_interface_faults(interface: InterfaceRequest) -> list[Fault]:
     """Return what is wrong with what is asked for on one interface."""
-    return list(_interface_faults(interface))
+    return list(_interface_faults(target_of(interface)))
 
 
 def find_interval_faults(interval_s: float) -> list[Fault]:
@@ -670,18 +657,20 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
     if not 1 <= len(interfaces) <= MAX_INTERFACES:
         yield Fault("interfaces", f"{len(interfaces)} interfaces; possible are 1 to {MAX_INTERFACES}")
     seen: set[str] = set()
-    for interface in interfaces[:MAX_INTERFACES]:
-        yield from _interface_faults(interface)
-        if interface.name in seen:
-            yield Fault("interfaces", f"the interface {_quoted(interface.name)} is named twice")
-        seen.add(interface.name)
+    targets = targets_of(interfaces[:MAX_INTERFACES])
+    for target in targets:
+        yield from _interface_faults(target)
+        name = target.request.name
+        if name in seen:
+            yield Fault("interfaces", f"the interface {_quoted(name)} is named twice")
+        seen.add(name)
     recorder = request.recorder
     yield from _file_name_faults(request.destination.file_name, ring is not None or recorder is not None)
     yield from _stay_faults(request)
     yield from _range_faults("", request)
     yield from _range_faults("autostop", autostop)
     if recorder is not None:
-        yield from _recorder_faults(recorder, request)
+        yield from _recorder_faults(recorder, request, targets)
     if ring is not None:
         yield from _ring_faults(ring, autostop)
     elif autostop.files is not None and recorder is None:
@@ -695,7 +684,7 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
     if request.file_format == "pcap" and request.wait_for_interfaces:
         text = "wait_for_interfaces needs pcapng: a pcap file begins with the link-layer type of an interface"
         yield Fault("wait_for_interfaces", text)
-    if request.file_format == "pcap" and (len(interfaces) > 1 or any(_is_several(each) for each in interfaces)):
+    if request.file_format == "pcap" and (len(interfaces) > 1 or any(isinstance(each, Pattern) for each in targets)):
         yield Fault(
             "use_libpcap",
             "a pcap file cannot say which interface a packet came from: capture several interfaces as pcapng",

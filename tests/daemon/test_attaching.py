@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -9,24 +10,25 @@ import trio
 import trio.testing
 
 from capd.captures.attaching import Attaching
-from capd.captures.grants import Grants
+from capd.captures.grants import Grants, Present
+from capd.captures.selection import Selection
 from capd.errors import RequestRefused
 from capd.launch import LaunchInterface
 from capd.network.drivers import Hardware
 from capd.policy.rules import Grant, Rule
 from capd_protocol.formats.linktypes import DLT_EN10MB
-from capd_protocol.messages import Failure, FailureCode, InterfaceRequest, InterfaceSkipped, StartCapture
+from capd_protocol.messages import Failure, FailureCode, InterfaceRequest, InterfaceSkipped
 from capd_protocol.messages.interfaces import Link
-from tests.support.attack import request_for
+from capd_protocol.targets import targets_of
 
 ETH = Rule(name="eth", interfaces=("eth*",), filter="udp", max_snaplen_bytes=100)
 LAN = Rule(name="lan", interfaces=("lan*",))
 
 
-def decide(request: InterfaceRequest) -> Grant:
+def decide(target: Present) -> Grant:
     for rule in (ETH, LAN):
-        if rule.covers(request, is_real=True):
-            return Grant(rule, rule.settled(request))
+        if rule.covers(target):
+            return Grant(rule, replace(target, request=rule.settled(target.request)))
     raise RequestRefused(FailureCode.NOT_PERMITTED, "no rule allows it")
 
 
@@ -98,12 +100,13 @@ class Watched:
 class Begun:
     """The interfaces of a capture."""
 
-    def __init__(self, *names: str, **changes: Any) -> None:
-        interfaces = tuple(InterfaceRequest(name=name) for name in names)
-        self.request: StartCapture = request_for("", interfaces=interfaces, **changes)
+    def __init__(self, *names: str, waits_for_names: bool = False) -> None:
+        targets = targets_of(InterfaceRequest(name=name) for name in names)
         self.skipped: list[InterfaceSkipped] = []
         self.grants = Grants(decide)
-        self.attaching = Attaching(self.request, self.grants, self.skipped.append)
+        self.attaching = Attaching(
+            Selection(targets, waits_for_names=waits_for_names), self.grants, self.skipped.append
+        )
 
     async def look_up(self, known: Known) -> list[LaunchInterface]:
         async with contextlib.AsyncExitStack() as stack:
@@ -138,7 +141,7 @@ async def test_one_that_was_named_must_be_there_and_up(case: str) -> None:
 
 
 async def test_who_waits_for_interfaces_begins_without() -> None:
-    waiting = Begun("eth0", wait_for_interfaces=True)
+    waiting = Begun("eth0", waits_for_names=True)
     assert await waiting.look_up(Known(ETH1)) == []
     assert [each.device for each in await waiting.look_up(Known(link("eth0", 2, is_up=False)))] == ["eth0"]
     assert (await waiting.refusal(Known(devices=("eth0",)))).code == FailureCode.UNSUPPORTED
@@ -185,7 +188,7 @@ async def test_of_a_pattern_those_are_left_out_of_which_nothing_can_be_learned()
     ("names", "changes", "waits", "may_grow"),
     [
         (("eth0",), {}, False, False),
-        (("eth0",), {"wait_for_interfaces": True}, True, True),
+        (("eth0",), {"waits_for_names": True}, True, True),
         (("eth0", "eth1"), {}, False, True),
         (("eth*",), {}, True, True),
     ],

@@ -22,6 +22,7 @@ from capd.supervisor.spawner import Spawner
 from capd_client import CaptureError, CaptureSession, list_captures, revoke_captures, stop_capture, who_am_i
 from capd_client.conversation.greeting import greeting
 from capd_protocol.messages import EndReason, FailureCode, InterfaceRequest
+from capd_protocol.targets import NamedInterface
 from tests.client.helpers import PATIENCE_S, drain
 from tests.policy.test_daemon import UDP_53, UDP_80
 from tests.support.attack import User, UserProcess, process_of, request_for
@@ -56,7 +57,7 @@ def test_rules_are_for_the_one_socket_or_for_the_other() -> None:
 def test_without_a_rule_that_says_so_containers_may_nothing(policy: Policy, peer: Peer) -> None:
     assert not policy.is_unbound(peer)
     with pytest.raises(RequestRefused, match="containers = true") as refused:
-        policy.grant(peer, InterfaceRequest(name="eth0"))
+        policy.grant(peer, NamedInterface(InterfaceRequest(name="eth0")))
     assert refused.value.failure.code == FailureCode.NOT_PERMITTED
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from capd_protocol.messages import (
     InterfaceRequest,
     StartCapture,
 )
+from capd_protocol.targets import NamedInterface, Target, target_of
 
 ALICE = Peer(1, 1000, 1000, (1000, 50))
 BOB = Peer(2, 1001, 1001, (60,))
@@ -28,8 +28,8 @@ ROOT = Peer(3, 0, 0, ())
 NOBODY = Peer(4, 65534, 65534, ())
 
 
-def asked(name: str = "eth0", **options: object) -> InterfaceRequest:
-    return InterfaceRequest(name=name, **options)  # type: ignore[arg-type]
+def asked(name: str = "eth0", **options: object) -> Target:
+    return target_of(InterfaceRequest(name=name, **options))  # type: ignore[arg-type]
 
 
 STAFF = Rule(name="staff", group_ids=frozenset({50}), interfaces=("eth*", "veth[0-3]"))
@@ -46,7 +46,7 @@ RADIO = Rule(name="radio", user_ids=frozenset({1000}), interfaces=("wlan0",), mo
 POLICY = Policy((STAFF, DNS, GUESTS, RADIO), "ask netops")
 
 #: Peer, what is asked for, and the name of the rule that grants it, or words of the refusal.
-GRANTS: list[tuple[Peer, InterfaceRequest, str]] = [
+GRANTS: list[tuple[Peer, Target, str]] = [
     (ALICE, asked("eth0"), "staff"),
     (ALICE, asked("eth12"), "staff"),
     (ALICE, asked("veth3"), "staff"),
@@ -77,7 +77,7 @@ GRANTS: list[tuple[Peer, InterfaceRequest, str]] = [
     (ROOT, asked("any", link_layer_type="LINUX_SLL"), "unbound"),
     (ROOT, asked("wlan0", monitor_mode=True, wifi_channel="2412"), "unbound"),
 ]
-REFUSALS: list[tuple[Peer, InterfaceRequest, str]] = [
+REFUSALS: list[tuple[Peer, Target, str]] = [
     (ALICE, asked("veth4"), "only on eth*, veth[0-3], guest0, wlan0"),
     (ALICE, asked("lo"), "only on"),
     (ALICE, asked("xeth0"), "only on"),
@@ -98,25 +98,23 @@ REFUSALS: list[tuple[Peer, InterfaceRequest, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("peer", "request_", "rule"), GRANTS)
-def test_the_first_rule_that_allows_all_of_it_grants(peer: Peer, request_: InterfaceRequest, rule: str) -> None:
-    granted = POLICY.grant(peer, request_)
+@pytest.mark.parametrize(("peer", "target", "rule"), GRANTS)
+def test_the_first_rule_that_allows_all_of_it_grants(peer: Peer, target: Target, rule: str) -> None:
+    granted = POLICY.grant(peer, target)
     assert granted.rule.name == rule
-    assert granted.request.snaplen_bytes == min(request_.snaplen_bytes, granted.rule.max_snaplen_bytes)
+    assert granted.request.snaplen_bytes == min(target.request.snaplen_bytes, granted.rule.max_snaplen_bytes)
     assert granted.request.promiscuous in (True, False)
 
 
-@pytest.mark.parametrize(("peer", "request_", "words"), REFUSALS)
-def test_what_no_rule_allows_is_refused_and_whom_to_ask_is_told(
-    peer: Peer, request_: InterfaceRequest, words: str
-) -> None:
+@pytest.mark.parametrize(("peer", "target", "words"), REFUSALS)
+def test_what_no_rule_allows_is_refused_and_whom_to_ask_is_told(peer: Peer, target: Target, words: str) -> None:
     with pytest.raises(RequestRefused) as refused:
-        POLICY.grant(peer, request_)
+        POLICY.grant(peer, target)
     failure = refused.value.failure
     assert failure.code == FailureCode.NOT_PERMITTED
     assert words in failure.text
     assert failure.text.endswith("ask netops")
-    assert failure.interface == request_.name
+    assert failure.interface == target.request.name
 
 
 def test_whom_no_rule_names_may_nothing() -> None:
@@ -156,23 +154,27 @@ def test_a_pattern_is_bound_by_the_strictest_of_the_rules_that_it_could_meet() -
 
 
 def test_the_cooked_device_does_not_get_round_an_earlier_rule() -> None:
-    cooked = asked("any", link_layer_type="LINUX_SLL2")
+    cooked, more = (asked("any", link_layer_type="LINUX_SLL2", snaplen_bytes=size) for size in (64, 65))
     some = Rule(name="some", everybody=True, interfaces=("eth*",), filter="tcp", max_snaplen_bytes=64)
     rest = Rule(name="rest", everybody=True)
     assert Policy((rest, some)).grant(ALICE, cooked).rule == rest
     with pytest.raises(RequestRefused, match="may not capture on any as LINUX_SLL2, which mixes all interfaces"):
         Policy((some, rest)).grant(ALICE, cooked)
     # One that does not allow what is asked for would hold nowhere.
-    assert Policy((some, rest)).grant(ALICE, msgspec.structs.replace(cooked, snaplen_bytes=65)).rule == rest
+    assert Policy((some, rest)).grant(ALICE, more).rule == rest
+
+
+def there(name: str) -> NamedInterface:
+    return NamedInterface(InterfaceRequest(name=name))
 
 
 def test_an_interface_that_is_there_is_granted_by_its_very_name() -> None:
     for name in ("e*", "eth?", "any", "*"):
         assert POLICY.grant(ALICE, asked(name)).rule == STAFF
-    assert POLICY.grant(ALICE, asked("eth?"), is_real=True).rule == STAFF
+    assert POLICY.grant(ALICE, there("eth?")).rule == STAFF
     for name in ("e*", "any", "*"):
         with pytest.raises(RequestRefused):
-            POLICY.grant(ALICE, asked(name), is_real=True)
+            POLICY.grant(ALICE, there(name))
 
 
 # Properties ------------------------------------------------------------------------------------------------------
@@ -226,9 +228,10 @@ def granted_or_none(decide: Callable[[], object]) -> object:
 def test_no_request_gets_more_than_a_rule_that_names_its_peer(
     policy: Policy, peer: Peer, request: InterfaceRequest
 ) -> None:
-    if granted_or_none(lambda: policy.grant(peer, request)) is None:
+    target = target_of(request)
+    if granted_or_none(lambda: policy.grant(peer, target)) is None:
         return
-    granted = policy.grant(peer, request)
+    granted = policy.grant(peer, target)
     rule, result = granted.rule, granted.request
     assert rule in policy.rules
     is_member = bool({peer.group_id, *peer.groups} & rule.group_ids)
@@ -255,14 +258,14 @@ def test_a_pattern_gives_no_interface_that_could_not_be_had_by_name(
             promiscuous=request.promiscuous,
             monitor_mode=request.monitor_mode,
         )
-        by_name = granted_or_none(lambda: policy.terms(peer, [named]))
+        by_name = granted_or_none(lambda: policy.terms(peer, [NamedInterface(named)]))
         plain = InterfaceRequest(
             name=request.name,
             snaplen_bytes=request.snaplen_bytes,
             promiscuous=request.promiscuous,
             monitor_mode=request.monitor_mode,
         )
-        by_pattern = granted_or_none(lambda: policy.terms(peer, [plain]))
+        by_pattern = granted_or_none(lambda: policy.terms(peer, [target_of(plain)]))
         if by_name is not None:
             assert isinstance(by_name, Terms)
             assert isinstance(by_pattern, Terms)
@@ -282,7 +285,7 @@ def test_what_a_listing_shows_as_allowed_is_granted(policy: Policy, peer: Peer, 
 
 def capture(ring: Conditions | None = None, autostop: Conditions | None = None) -> StartCapture:
     return StartCapture(
-        interfaces=(asked(),),
+        interfaces=(InterfaceRequest(name="eth0"),),
         destination=Destination(file_name="a"),
         ring=ring,
         autostop=autostop or Conditions(),
@@ -356,33 +359,29 @@ def test_a_ring_is_granted_no_more_bytes_than_it_may_have_itself(ring: Condition
     assert quota.reserve(terms(GUESTS), capture(ring=ring), []).max_disk_bytes == expected
 
 
-def buffers(*sizes_mib: int | None, name: str = "eth0") -> StartCapture:
-    return StartCapture(
-        interfaces=tuple(
-            asked(name, kernel_buffer_size_bytes=None if size is None else size * 1024 * 1024) for size in sizes_mib
-        ),
-        destination=Destination(file_name="a"),
-    )
+def buffers(*sizes_mib: int | None, name: str = "eth0") -> quota.Memory:
+    sizes_bytes = (None if size is None else size * 1024 * 1024 for size in sizes_mib)
+    return quota.memory_of(capture(), [asked(name, kernel_buffer_size_bytes=size) for size in sizes_bytes])
 
 
 def test_the_rings_of_a_users_captures_take_a_part_of_the_memory_and_no_more() -> None:
     memory_bytes = 4096 * 1024 * 1024  # of which a user may have 1024 MiB
 
-    def check(request: StartCapture, *own: StartCapture) -> None:
-        own_bytes = sum(map(quota.memory_bytes_of, own))
-        quota.check_memory(request, own_bytes, own_bytes, memory_bytes)
+    def check(needed: quota.Memory, *own: quota.Memory) -> None:
+        own_bytes = sum(each.total_bytes for each in own)
+        quota.check_memory(needed, own_bytes, own_bytes, memory_bytes)
 
     check(buffers(1024))
     check(buffers(None, 480), buffers(512))
     check(buffers(16, name="veth*"))
-    for request, *own in (
+    for needed, *own in (
         (buffers(1024, 1),),
         (buffers(None, 481), buffers(512)),
         (buffers(17, name="veth*"),),
         (buffers(1), buffers(512), buffers(8, name="any")),
     ):
         with pytest.raises(RequestRefused, match="1,024 that a user may have here") as refused:
-            check(request, *own)
+            check(needed, *own)
         assert refused.value.failure.code == FailureCode.RESOURCES
         assert refused.value.failure.argument == "kernel_buffer_size"
 
@@ -399,10 +398,8 @@ def test_the_rings_of_all_captures_take_half_of_the_memory_and_no_more() -> None
     [(["eth0"], 1), (["a"] * 16, 1), (["a"] * 17, 2), (["a"] * 64, 4), (["eth*"], 4), (["any", "eth0"], 4)],
 )
 def test_a_capture_of_many_interfaces_counts_for_several_while_it_starts(names: list[str], starts: int) -> None:
-    request = StartCapture(interfaces=tuple(map(asked, names)), destination=Destination(file_name="a"))
-    assert quota.starts_of(request) == starts
+    assert quota.starts_of(list(map(asked, names))) == starts
 
 
 def test_the_cooked_device_is_one() -> None:
-    cooked = asked("any", link_layer_type="LINUX_SLL2")
-    assert quota.starts_of(StartCapture(interfaces=(cooked,), destination=Destination(file_name="a"))) == 1
+    assert quota.starts_of([asked("any", link_layer_type="LINUX_SLL2")]) == 1

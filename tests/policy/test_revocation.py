@@ -16,6 +16,7 @@ from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import InterfaceRequest, Revoked, decode, encode
+from capd_protocol.targets import CookedAny, NamedInterface, Target, target_of
 from tests.support.attack import request_for
 
 ALICE = Peer(1, 1000, 1000, (1000, 50))
@@ -34,13 +35,18 @@ def asked(name: str = "eth0", **options: object) -> InterfaceRequest:
     return InterfaceRequest(name=name, **options)  # type: ignore[arg-type]
 
 
+def on_one(request: InterfaceRequest, name: str) -> Target:
+    target = target_of(request)
+    return target if isinstance(target, CookedAny) else NamedInterface(msgspec.structs.replace(request, name=name))
+
+
 def running(request: InterfaceRequest | None = None, *on: str, rule: Rule = RULE) -> Running:
     """Return what a capture has that asked for this, and is on these interfaces under the rule."""
     request = request or asked()
     names = on or (request.name,)
     return Running(
-        interfaces=(request,),
-        attached=[Grant(rule, msgspec.structs.replace(request, name=name)) for name in names],
+        targets=(target_of(request),),
+        attached=[Grant(rule, on_one(request, name)) for name in names],
         max_duration_s=rule.max_duration_s,
         max_disk_bytes=rule.max_disk_bytes,
     )

@@ -49,6 +49,7 @@ from capd_protocol.messages import (
     StartCapture,
     Started,
 )
+from capd_protocol.targets import NamedInterface
 from tests.client.helpers import drain, of_type, read_complete, wait_until
 from tests.support.accounts import have_account, have_members, have_subordinate_ids
 from tests.support.attack import RawClient, User, connected_as, eventually, opened, request_for, slow_request_for
@@ -467,11 +468,11 @@ async def test_one_that_lost_a_group_has_it_no_more_for_what_comes() -> None:
     with captures.granted(PEER, request_for("x", wait_for_interfaces=True)) as hers:
         async with revoker_of(captures, People(groups=lambda _: frozenset({PEER.group_id}))) as revoker:
             await revoker.revoke(ROOT, RevokeCaptures(dry_run=True))
-            assert hers.grants.ask(InterfaceRequest(name="y")).rule.name == "members"
+            assert hers.grants.ask(NamedInterface(InterfaceRequest(name="y"))).rule.name == "members"
             assert not any(await revoker.revoke(ROOT, RevokeCaptures()))
         assert hers.owner.lost_groups == (GROUP_ID,)
         with pytest.raises(RequestRefused):
-            hers.grants.ask(InterfaceRequest(name="y"))
+            hers.grants.ask(NamedInterface(InterfaceRequest(name="y")))
 
 
 async def test_a_daemon_that_is_stopping_revokes_nothing() -> None:
@@ -493,7 +494,7 @@ def test_a_ring_that_is_run_again_has_what_is_left_of_its_groups(user_dir: Path)
         detached, stay = Detached(captures, Monitor(), Audit(), Closer()), Stay(PEER, request, envelope)
         with detached._listed(stay, trio.TASK_STATUS_IGNORED) as capture:
             assert [rule.name for rule in capture.terms.rules] == ["members"]
-            capture.regrant(lost, partial(policy.grant, lost, is_real=True))
+            capture.regrant(lost, partial(policy.grant, lost))
         with detached._listed(stay, trio.TASK_STATUS_IGNORED) as capture:
             assert [rule.name for rule in capture.terms.rules] == ["all"]
     os.close(envelope.detach())

@@ -16,26 +16,25 @@ from capd.network.devices import Interfaces
 from capd.network.monitor import Monitor
 from capd.policy.rules import Grant
 from capd.supervisor.worker import Worker
-from capd_protocol.arguments import is_cooked_any
-from capd_protocol.messages import FailureCode, InterfaceRequest, InterfaceSkipped, StartCapture
+from capd_protocol.messages import FailureCode, InterfaceSkipped
 from capd_protocol.messages.interfaces import Link
+from capd_protocol.targets import NamedInterface
 
 
 class Attaching:
     """Finds and attaches the interfaces of one capture."""
 
-    def __init__(self, request: StartCapture, grants: Grants, tell: Callable[[InterfaceSkipped], None]) -> None:
+    def __init__(self, selection: Selection, grants: Grants, tell: Callable[[InterfaceSkipped], None]) -> None:
         """Nothing is attached yet.
 
         Args:
-            request: names them.
+            selection: which they are.
             grants: asked about each of them.
             tell: told of those that are left out.
         """
-        self._request = request
         self._grants = grants
         self._tell = tell
-        self._selection = Selection(request)
+        self._selection = selection
 
     @property
     def waits(self) -> bool:
@@ -58,26 +57,26 @@ class Attaching:
             RequestRefused: one that was named is not there, or down, or not granted.
         """
         interfaces: list[LaunchInterface] = []
-        for request in filter(is_cooked_any, self._request.interfaces):
-            granted = self._grants.ask(request)
-            self._grants.hold(ALL_INTERFACES, request, granted)
+        for device in self._selection.cooked:
+            granted = self._grants.ask(device)
+            self._grants.hold(ALL_INTERFACES, device, granted)
             interfaces.append(cooked_any(granted))
-        for request in self._selection.named:
+        for target in self._selection.named:
             await trio.lowlevel.checkpoint()  # others need not wait for all of them
-            link = await self._find(request.name, known)
+            link = await self._find(target.name, known)
             if link is None:
                 continue
-            granted = self._grants.ask_for_link(request, link)
-            self._grants.hold(link.index, request, granted)  # at once: it may be revoked
-            device = await stack.enter_async_context(wireless.prepared(link, granted.request))
+            granted = self._grants.ask_for_link(target, link)
+            self._grants.hold(link.index, target, granted)  # at once: it may be revoked
+            opened = await stack.enter_async_context(wireless.prepared(link, granted.request))
             self._selection.attached.add(link.index)
-            interfaces.append(await _describe(link, granted, device, known))
+            interfaces.append(await _describe(link, granted, opened, known))
         if self._selection.patterns:
-            for link, request in self._selection.missing((await known.links()).values()):
+            for link, target in self._selection.missing((await known.links()).values()):
                 await trio.lowlevel.checkpoint()
                 self._selection.attached.add(link.index)
                 try:
-                    described = await self._granted_and_described(link, request, known)
+                    described = await self._granted_and_described(link, target, known)
                 except RequestRefused as refused:
                     self._grants.release(link.index)
                     self._skip(link, refused)
@@ -95,7 +94,7 @@ class Attaching:
         if link is None and name in await known.device_names():
             text = f"{name} is no network interface, and capd captures on nothing else"
             raise RequestRefused(FailureCode.UNSUPPORTED, text, interface=name, argument="interfaces")
-        if self._request.wait_for_interfaces:
+        if self._selection.waits_for_names:
             return link
         if link is None:
             text = f"there is no interface {name}: 'capctl interfaces' shows which there are"
@@ -120,18 +119,18 @@ class Attaching:
                         self._grants.release(link.index)
                         self._selection.attached.discard(link.index)
                         await worker.detach(link.index)
-                for link, request in self._selection.missing(links) if self.may_grow else ():
+                for link, target in self._selection.missing(links) if self.may_grow else ():
                     self._selection.attached.add(link.index)
                     try:
-                        await worker.attach(await self._granted_and_described(link, request, monitor.interfaces))
+                        await worker.attach(await self._granted_and_described(link, target, monitor.interfaces))
                     except (RequestRefused, OSError) as error:
                         self._skip(link, error)
         finally:
             monitor.leave(watch)
 
-    async def _granted_and_described(self, link: Link, request: InterfaceRequest, known: Interfaces) -> LaunchInterface:
-        granted = self._grants.ask(request)
-        self._grants.hold(link.index, request, granted)
+    async def _granted_and_described(self, link: Link, target: NamedInterface, known: Interfaces) -> LaunchInterface:
+        granted = self._grants.ask(target)
+        self._grants.hold(link.index, target, granted)
         return await _describe(link, granted, link, known)
 
     def _skip(self, link: Link, error: Exception) -> None:

@@ -8,16 +8,17 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping, Sequence
 
 import trio
 
 from capd import limits
 from capd.captures.account import Account, log_line
 from capd.captures.attaching import Attaching
-from capd.captures.grants import Grants
+from capd.captures.grants import Grants, Present
 from capd.captures.launching import launch_of
 from capd.captures.orders import Orders
+from capd.captures.selection import Selection
 from capd.captures.subscribers import Subscriber, Subscribers
 from capd.captures.tally import Gauges
 from capd.errors import no_room, revoked
@@ -39,8 +40,9 @@ from capd.supervisor.packet_rings import PacketRingMaker, PacketRings
 from capd.supervisor.policy_filters import PolicyFilters
 from capd.supervisor.spawner import Spawner
 from capd.supervisor.worker import Worker
-from capd_protocol.messages import Attached, Ended, EndReason, InterfaceRequest, Message, StartCapture
+from capd_protocol.messages import Attached, Ended, EndReason, Message, StartCapture
 from capd_protocol.messages.interfaces import Link
+from capd_protocol.targets import Target
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +56,9 @@ class Capture:
         owner: Peer,
         request: StartCapture,
         *,
+        targets: Sequence[Target],
         terms: Terms,
-        grant: Callable[[InterfaceRequest], Grant],
+        grant: Callable[[Present], Grant],
         spawner: Spawner,
         closer: Closer,
         ring_maker: PacketRingMaker,
@@ -72,6 +75,7 @@ class Capture:
             capture_id: unlike any other's that runs.
             owner: as whom to capture.
             request: what, within the terms.
+            targets: what its interface requests are for.
             terms: what holds for all of it.
             grant: asked about each interface, those that come later too; what it refuses is left out.
             spawner: gives it a worker.
@@ -88,10 +92,11 @@ class Capture:
         self.owner = owner
         self.terms = terms
         self.request = request
+        self._targets = targets
         self.name = request.name
         self.reader_group_id = reader_group_id
         #: What its rings and its recorder may take.
-        self.memory_bytes = quota.memory_bytes_of(request)
+        self.memory = quota.memory_of(request, targets)
         #: Under which name metrics tell of it; with none, it is told of in a sum.
         self.metrics_name = ""
         self._spawner = spawner
@@ -106,7 +111,8 @@ class Capture:
         self.account = Account(capture_id, owner, request, terms, first_started_ns or time.time_ns())
         self.grants = Grants(grant)
         self._subscribers = Subscribers()
-        self._attaching = Attaching(request, self.grants, self._subscribers.put)
+        selection = Selection(targets, waits_for_names=request.wait_for_interfaces)
+        self._attaching = Attaching(selection, self.grants, self._subscribers.put)
         #: What may be asked of it while it runs.
         self.orders = Orders(self.account, self._send_order)
         self._worker: Worker | None = None
@@ -165,7 +171,7 @@ class Capture:
         account.is_running = account.has_begun = True
         try:
             async with contextlib.AsyncExitStack() as stack:
-                turn = stack.enter_context(await self._starts.take(self._whose, quota.starts_of(self.request)))
+                turn = stack.enter_context(await self._starts.take(self._whose, quota.starts_of(self._targets)))
                 rings, worker = await self._prepare(stack, handover, monitor)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(rings.run)
@@ -325,13 +331,13 @@ class Capture:
             links: all interfaces, by index; with the names that they have now.
         """
         return Running(
-            interfaces=self.request.interfaces,
+            targets=self._targets,
             attached=self.grants.in_force(links),
             max_duration_s=self.request.autostop.duration_s,
             max_disk_bytes=self.terms.max_disk_bytes,
         )
 
-    def regrant(self, owner: Peer, grant: Callable[[InterfaceRequest], Grant]) -> None:
+    def regrant(self, owner: Peer, grant: Callable[[Present], Grant]) -> None:
         """Have another policy decide on interfaces that come from now on; those that it has it keeps.
 
         Args:

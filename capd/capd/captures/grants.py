@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from capd.errors import RequestRefused
-from capd.linux.packet_socket import ALL_INTERFACES
 from capd.policy.rules import Grant, Rule
-from capd_protocol.messages import FailureCode, InterfaceRequest
+from capd_protocol.messages import FailureCode
 from capd_protocol.messages.interfaces import Link
+from capd_protocol.targets import CookedAny, NamedInterface
+
+#: What is there, as a capture has it.
+Present = NamedInterface | CookedAny
 
 
 class Grants:
     """Those of one capture."""
 
-    def __init__(self, decide: Callable[[InterfaceRequest], Grant]) -> None:
+    def __init__(self, decide: Callable[[Present], Grant]) -> None:
         """Nothing is granted yet.
 
         Args:
@@ -22,39 +23,36 @@ class Grants:
         """
         self._decide = decide
         #: What was asked for and under which rule it was granted, by the interface's index.
-        self._held: dict[int, tuple[InterfaceRequest, Rule]] = {}
+        self._held: dict[int, tuple[Present, Rule]] = {}
 
-    def decide_by(self, decide: Callable[[InterfaceRequest], Grant]) -> None:
+    def decide_by(self, decide: Callable[[Present], Grant]) -> None:
         """Have another policy decide on interfaces that come from now on; what is granted stays so."""
         self._decide = decide
 
-    def ask(self, request: InterfaceRequest) -> Grant:
+    def ask(self, target: Present) -> Grant:
         """Return policy's grant.
 
         Raises:
             RequestRefused: it grants nothing.
         """
-        return self._decide(request)
+        return self._decide(target)
 
-    def ask_for_link(self, request: InterfaceRequest, link: Link) -> Grant:
+    def ask_for_link(self, target: NamedInterface, link: Link) -> Grant:
         """Return policy's grant for an interface, which may have been asked for by another of its names.
 
         Raises:
             RequestRefused: it grants nothing, or not the same by the interface's own name.
         """
-        granted = self._decide(request)
-        if link.name != request.name and self._rule(granted.request, link) != granted.rule:
-            name = request.name
+        granted = self._decide(target)
+        name = target.name
+        if link.name != name and self._decide(target.renamed(link.name)).rule != granted.rule:
             text = f"{name} is another name of {link.name}, on which another rule holds: ask for {link.name}"
             raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=name, argument="interfaces")
         return granted
 
-    def _rule(self, request: InterfaceRequest, link: Link) -> Rule:
-        return self._decide(msgspec.structs.replace(request, name=link.name)).rule
-
-    def hold(self, index: int, request: InterfaceRequest, granted: Grant) -> None:
+    def hold(self, index: int, target: Present, granted: Grant) -> None:
         """Take note that the capture has an interface."""
-        self._held[index] = request, granted.rule
+        self._held[index] = target, granted.rule
 
     def release(self, index: int) -> None:
         """Take note that it does not have it, or no more."""
@@ -62,11 +60,11 @@ class Grants:
 
     def is_exceeded(self, link: Link) -> bool:
         """Whether an interface that the capture has is called by now what another rule holds on, or none."""
-        request, rule = self._held.get(link.index, (None, None))
-        if request is None or request.name == link.name:
+        target, rule = self._held.get(link.index, (None, None))
+        if not isinstance(target, NamedInterface) or target.name == link.name:
             return False
         try:
-            return self._rule(request, link) != rule
+            return self._decide(target.renamed(link.name)).rule != rule
         except RequestRefused:
             return True
 
@@ -77,9 +75,9 @@ class Grants:
             links: all interfaces, by index.
         """
         grants: list[Grant] = []
-        for index, (request, rule) in self._held.items():
-            if index == ALL_INTERFACES:
-                grants.append(Grant(rule, request))
+        for index, (target, rule) in self._held.items():
+            if isinstance(target, CookedAny):
+                grants.append(Grant(rule, target))
             elif index in links:
-                grants.append(Grant(rule, msgspec.structs.replace(request, name=links[index].name)))
+                grants.append(Grant(rule, target.renamed(links[index].name)))
         return grants

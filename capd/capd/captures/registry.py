@@ -33,6 +33,7 @@ from capd_protocol.messages import (
     FailureCode,
     StartCapture,
 )
+from capd_protocol.targets import targets_of
 
 #: Captures have numbers of five digits, which are easily typed.
 _FIRST_ID, _IDS = 10_000, 90_000
@@ -104,7 +105,8 @@ class Captures:
         if peer.is_contained and request.detached:
             text = "a capture from a container ends with its client, and cannot be detached"
             raise RequestRefused(FailureCode.NOT_PERMITTED, text, argument="detach")
-        terms = self.policy.terms(peer, request.interfaces)
+        targets = targets_of(request.interfaces)
+        terms = self.policy.terms(peer, targets)
         own = [each for each in self._of_users() if each.owner.person_id == peer.person_id]
         own_terms = [each.terms for each in own]
         quota.check_number(terms, own_terms)
@@ -114,19 +116,19 @@ class Captures:
             if self._closer.unclosed(peer.person_id) >= limits.MAX_UNCLOSED_PER_USER:
                 text = "what earlier captures of this user have left cannot be closed yet: try again later"
                 raise RequestRefused(FailureCode.RESOURCES, text)
-            self._check_totals(peer, request, own)
+            self._check_totals(request, quota.memory_of(request, targets), own)
         request = quota.within_duration(terms, request)
         if resumed is not None:
             quota.check_time_left(request, (time.time_ns() - resumed.started_ns) / 1e9)
         terms = quota.reserve(terms, request, own_terms)
-        grant = partial(self.policy.grant, peer, is_real=True)
         capture_id = self._new_id() if resumed is None or resumed.capture_id in self._running else resumed.capture_id
         capture = Capture(
             capture_id,
             peer,
             request,
+            targets=targets,
             terms=terms,
-            grant=grant,
+            grant=partial(self.policy.grant, peer),
             spawner=self._spawner,
             closer=self._closer,
             ring_maker=self._ring_maker,
@@ -142,7 +144,7 @@ class Captures:
     def _of_users(self) -> list[Capture]:
         return [each for each in self._running.values() if not each.is_configured]
 
-    def _check_totals(self, peer: Peer, request: StartCapture, own: Sequence[Capture]) -> None:
+    def _check_totals(self, request: StartCapture, needed: quota.Memory, own: Sequence[Capture]) -> None:
         """Check whether there is room for a capture beside those of everybody.
 
         Raises:
@@ -151,15 +153,17 @@ class Captures:
         users = self._of_users()
         bound = [each.request for each in users if not self.policy.is_unbound(each.owner)]
         quota.check_numbers_of_all(request, [each.request for each in own], bound)
-        own_bytes, users_bytes = (sum(each.memory_bytes for each in captures) for captures in (own, users))
+        own_bytes, users_bytes = (sum(each.memory.total_bytes for each in captures) for captures in (own, users))
         # One that was taken out of the configuration may run on.
-        configured = {each.metrics_name: each.memory_bytes for each in self._running.values() if each.is_configured}
+        configured = {
+            each.metrics_name: each.memory.total_bytes for each in self._running.values() if each.is_configured
+        }
         all_bytes = users_bytes + sum((self._reserved | configured).values())
-        quota.check_memory(request, own_bytes, all_bytes, _memory_bytes())
+        quota.check_memory(needed, own_bytes, all_bytes, _memory_bytes())
 
     def reserve(self, configured: Iterable[ConfiguredCapture]) -> None:
         """Keep memory for the captures of the configuration, and for no others of it than these."""
-        self._reserved = {each.name: quota.memory_bytes_of(each.request) for each in configured}
+        self._reserved = {each.name: quota.memory_of(each.request, each.targets).total_bytes for each in configured}
 
     @contextlib.contextmanager
     def configured(self, owner: Peer, configured: ConfiguredCapture) -> Generator[Capture, None, None]:
@@ -174,6 +178,7 @@ class Captures:
             self._new_id(),
             owner,
             configured.request,
+            targets=configured.targets,
             terms=terms,
             spawner=self._spawner,
             closer=self._closer,
@@ -181,7 +186,7 @@ class Captures:
             policy_filters=self._policy_filters,
             starts=_UNBOUND_STARTS,
             whose=FREE,
-            grant=partial(Policy((rule,)).grant, owner, is_real=True),
+            grant=partial(Policy((rule,)).grant, owner),
             reader_group_id=configured.group_id,
             continues=True,
         )

@@ -137,7 +137,7 @@ class Revoker:
             if why is not None:
                 ended.append(Decided(capture, why))
             elif not dry_run:
-                capture.regrant(owner, partial(policy.grant, owner, is_real=True))
+                capture.regrant(owner, partial(policy.grant, owner))
         return Decision(ended, kept)
 
     def _is_unbound(self, capture: Capture) -> bool:

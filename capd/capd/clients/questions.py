@@ -17,6 +17,7 @@ from capd_protocol.messages import (
     WhoAmI,
     encode,
 )
+from capd_protocol.targets import NamedInterface
 
 Question = ListCaptures | WhoAmI | ListInterfaces | GetCapabilities | GetDriverCounters
 
@@ -52,7 +53,7 @@ async def answer(question: Question, peer: Peer, services: Services) -> Sequence
         case GetCapabilities():
             if question.monitor_mode:  # libpcap switches the radio for it
                 wish = InterfaceRequest(name=question.interface[:MAX_INTERFACE_NAME_BYTES], monitor_mode=True)
-                policy.grant(peer, wish)
+                policy.grant(peer, NamedInterface(wish))
             return [encode(await interfaces.capabilities(question, services.admission.turn_of(peer)))]
         case GetDriverCounters(interface=interface):
             return [encode(await interfaces.driver_counters(interface, services.admission.turn_of(peer)))]

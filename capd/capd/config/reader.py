@@ -35,6 +35,7 @@ from capd_protocol.messages import (
     InterfaceRequest,
     StartCapture,
 )
+from capd_protocol.targets import Target, targets_of
 
 DEFAULT_PATH = Path("/etc/capd/capd.toml")
 #: What is longer is not read. Chosen: thousands of rules.
@@ -164,6 +165,11 @@ class ConfiguredCapture:
     group_id: int
     request: StartCapture
     max_disk_bytes: int | None = None
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What its interface requests are for."""
+        return targets_of(self.request.interfaces)
 
 
 @dataclass(frozen=True)

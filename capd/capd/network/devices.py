@@ -21,7 +21,6 @@ from capd.network.links import LinkTable, find_link
 from capd.pacing.once import Once
 from capd.pacing.threads import in_thread
 from capd.pacing.turns import Turns
-from capd_protocol.arguments import ANY
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_RAW
 from capd_protocol.messages import (
     Capabilities,
@@ -33,6 +32,7 @@ from capd_protocol.messages import (
     encode,
 )
 from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link
+from capd_protocol.targets import ANY
 
 #: By the beginning of their names, as dumpcap tells them apart (Wireshark, ``capture/capture-pcap-util.c``).
 _TYPES_BY_NAME = (("bluetooth", InterfaceType.BLUETOOTH), ("usbmon", InterfaceType.USB))

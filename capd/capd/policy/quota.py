@@ -1,13 +1,14 @@
 """Quotas: captures at once, time, memory, bytes on disk. Pure: terms and requests in, decisions out."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from capd import limits
 from capd.errors import RequestRefused
 from capd.policy.rules import Terms
-from capd_protocol.arguments import MAX_INTERFACES, is_cooked_any, is_pattern
+from capd_protocol.arguments import MAX_INTERFACES
 from capd_protocol.messages import (
     DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
     MAX_SNAPLEN_BYTES,
@@ -15,6 +16,7 @@ from capd_protocol.messages import (
     FailureCode,
     StartCapture,
 )
+from capd_protocol.targets import Pattern, Target
 
 _KB = 1000
 _MIB = 1024 * 1024
@@ -64,20 +66,19 @@ def check_numbers_of_all(request: StartCapture, own: Sequence[StartCapture], of_
             raise RequestRefused(FailureCode.RESOURCES, text, argument="detach")
 
 
-def starts_of(request: StartCapture) -> int:
-    """Return for how many captures it counts where only so many may start at once."""
-    rings = [each for each in request.interfaces if not is_cooked_any(each)]
-    interfaces = MAX_INTERFACES if any(is_pattern(each.name) for each in rings) else len(request.interfaces)
+def starts_of(targets: Sequence[Target]) -> int:
+    """Return for how many captures one of these counts where only so many may start at once."""
+    interfaces = MAX_INTERFACES if any(isinstance(each, Pattern) for each in targets) else len(targets)
     return -(-interfaces // limits.INTERFACES_OF_ONE_START)
 
 
-def ring_bytes(request: StartCapture) -> int:
+def ring_bytes(targets: Sequence[Target]) -> int:
     """Return what the rings of a capture may come to take: a pattern may take in as many interfaces as there can be."""
-    several = [each for each in request.interfaces if is_pattern(each.name) and not is_cooked_any(each)]
-    named = [each for each in request.interfaces if each not in several]
-    of_named = sum(each.kernel_buffer_size_bytes or DEFAULT_KERNEL_BUFFER_SIZE_BYTES for each in named)
-    of_several = (each.kernel_buffer_size_bytes or PATTERN_KERNEL_BUFFER_SIZE_BYTES for each in several)
-    return of_named + (MAX_INTERFACES - len(named)) * max(of_several, default=0)
+    patterns = [each.request for each in targets if isinstance(each, Pattern)]
+    single = [each.request for each in targets if not isinstance(each, Pattern)]
+    of_single = sum(each.kernel_buffer_size_bytes or DEFAULT_KERNEL_BUFFER_SIZE_BYTES for each in single)
+    of_patterns = (each.kernel_buffer_size_bytes or PATTERN_KERNEL_BUFFER_SIZE_BYTES for each in patterns)
+    return of_single + (MAX_INTERFACES - len(single)) * max(of_patterns, default=0)
 
 
 def recorder_bytes(request: StartCapture) -> int:
@@ -100,16 +101,33 @@ def check_recorder(request: StartCapture, memory_bytes: int) -> None:
         raise RequestRefused(FailureCode.RESOURCES, text, argument="recorder_memory")
 
 
-def memory_bytes_of(request: StartCapture) -> int:
-    """Return what rings and recorder of a capture may take together."""
-    return ring_bytes(request) + recorder_bytes(request)
+class Memory(NamedTuple):
+    """What a capture may take.
+
+    Attributes:
+        ring_bytes: of its rings.
+        recorder_bytes: of its flight recorder.
+    """
+
+    ring_bytes: int
+    recorder_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Of both."""
+        return self.ring_bytes + self.recorder_bytes
 
 
-def check_memory(request: StartCapture, own_bytes: int, all_bytes: int, memory_bytes: int) -> None:
+def memory_of(request: StartCapture, targets: Sequence[Target]) -> Memory:
+    """Return what a capture of these targets may take."""
+    return Memory(ring_bytes(targets), recorder_bytes(request))
+
+
+def check_memory(needed: Memory, own_bytes: int, all_bytes: int, memory_bytes: int) -> None:
     """Check whether there is room for rings and recorder beside those that there are.
 
     Args:
-        request: what is asked for.
+        needed: what is asked for.
         own_bytes: what those of the same user may take.
         all_bytes: what those of everybody may, these among them.
         memory_bytes: the machine's memory.
@@ -117,7 +135,7 @@ def check_memory(request: StartCapture, own_bytes: int, all_bytes: int, memory_b
     Raises:
         RequestRefused: there is not.
     """
-    needed_bytes = memory_bytes_of(request)
+    needed_bytes = needed.total_bytes
     for share, taken_bytes, whose, advice in (
         (limits.RING_SHARE_PER_USER, own_bytes, "a user", "stop a capture"),
         (limits.RING_SHARE, all_bytes, "all users and the configuration", "try again later"),
@@ -126,7 +144,7 @@ def check_memory(request: StartCapture, own_bytes: int, all_bytes: int, memory_b
         left_bytes = allowed_bytes - taken_bytes
         if needed_bytes > left_bytes:
             what, argument = "the kernel's rings of this capture", "kernel_buffer_size"
-            if recorder_bytes(request) > ring_bytes(request):
+            if needed.recorder_bytes > needed.ring_bytes:
                 what, argument = "the recorder and the kernel's rings of this capture", "recorder_memory"
             text = (
                 f"{what} may take {needed_bytes // _MIB:,} MiB, and "

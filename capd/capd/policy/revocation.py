@@ -11,20 +11,20 @@ from typing import NamedTuple
 from capd.errors import RequestRefused
 from capd.policy.peer import Peer
 from capd.policy.rules import Grant, Policy
-from capd_protocol.messages import InterfaceRequest
+from capd_protocol.targets import Target
 
 
 class Running(NamedTuple):
     """What a capture has by now.
 
     Attributes:
-        interfaces: as they were asked for.
+        targets: what was asked for.
         attached: what is in force on each that it is on, under the name that the interface has now.
         max_duration_s: after which it ends; None: it does not.
         max_disk_bytes: what its files may take; None: anything.
     """
 
-    interfaces: Sequence[InterfaceRequest]
+    targets: Sequence[Target]
     attached: Sequence[Grant]
     max_duration_s: float | None
     max_disk_bytes: int | None
@@ -59,7 +59,7 @@ def objection(policy: Policy, owner: Peer, running: Running) -> str | None:
         if found is not None:
             return f"{granted.request.name}: {found}"
     try:
-        terms = policy.terms(owner, running.interfaces)
+        terms = policy.terms(owner, running.targets)
     except RequestRefused as refused:
         return f"{refused.failure.interface}: no rule allows what was asked for"
     if _is_beyond(running.max_duration_s, terms.max_duration_s):
@@ -71,7 +71,7 @@ def objection(policy: Policy, owner: Peer, running: Running) -> str | None:
 
 def _objection_on(policy: Policy, owner: Peer, was: Grant) -> str | None:
     try:
-        now = policy.grant(owner, was.request, is_real=True)
+        now = policy.grant(owner, was.target)
     except RequestRefused:
         return "no rule allows what was asked for"
     rule = now.rule

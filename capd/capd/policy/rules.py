@@ -7,7 +7,7 @@ daemon, are bound by none.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import takewhile
@@ -16,8 +16,8 @@ import msgspec
 
 from capd.errors import RequestRefused
 from capd.policy.peer import Peer
-from capd_protocol.arguments import ANY, is_cooked_any, is_pattern
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, InterfaceRequest, Permission
+from capd_protocol.targets import ANY, CookedAny, NamedInterface, Pattern, Target, target_of
 
 _ROOT = 0
 #: A set of characters in a pattern; a bracket right behind the first one belongs to it.
@@ -71,18 +71,15 @@ class Rule:
             return True
         return peer.has_account and (self.everybody or not self.group_ids.isdisjoint(peer.named_groups))
 
-    def covers(self, request: InterfaceRequest, *, is_real: bool = False) -> bool:
-        """Whether the interface, or any that a pattern could match, is among those of the rule.
-
-        Args:
-            request: the interface.
-            is_real: it is there, and its name no pattern, whatever it looks like.
-        """
-        if is_cooked_any(request):  # it takes in all interfaces at once: no pattern short of all of them will do
-            return any(pattern in ("*", ANY) for pattern in self.interfaces)
-        if is_pattern(request.name) and not is_real:
-            return any(_may_overlap(pattern, request.name) for pattern in self.interfaces)
-        return any(_matches(request.name, pattern) for pattern in self.interfaces)
+    def covers(self, target: Target) -> bool:
+        """Whether the interface, or any that a pattern could match, is among those of the rule."""
+        match target:
+            case NamedInterface(request):
+                return any(_matches(request.name, pattern) for pattern in self.interfaces)
+            case Pattern(request):
+                return any(_may_overlap(pattern, request.name) for pattern in self.interfaces)
+            case CookedAny():  # it takes in all interfaces at once: no pattern short of all of them will do
+                return any(pattern in ("*", ANY) for pattern in self.interfaces)
 
     def objections(self, request: InterfaceRequest) -> list[str]:
         """Return what is asked for on an interface and the rule does not allow, in words."""
@@ -114,11 +111,16 @@ class Grant:
 
     Attributes:
         rule: under which rule.
-        request: what to capture there, with nothing left open.
+        target: what to capture there, with nothing left open.
     """
 
     rule: Rule
-    request: InterfaceRequest
+    target: Target
+
+    @property
+    def request(self) -> InterfaceRequest:
+        """What is granted on it."""
+        return self.target.request
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,8 @@ class Policy:
 
     def may_capture(self, peer: Peer, interface: str) -> bool:
         """Whether some rule lets the peer capture on the interface."""
-        request = InterfaceRequest(name=interface)
-        return any(rule.covers(request) for rule in self.rules_of(peer))
+        target = target_of(InterfaceRequest(name=interface))
+        return any(rule.covers(target) for rule in self.rules_of(peer))
 
     def may_see(self, peer: Peer, owner: Peer) -> bool:
         """Whether the peer may list and stop a capture of this user: it is the same, or stands behind it.
@@ -191,30 +193,27 @@ class Policy:
             return False
         return peer.user_id == _ROOT or (not owner.is_contained and peer.user_id in (owner.user_id, owner.person_id))
 
-    def grant(self, peer: Peer, request: InterfaceRequest, *, is_real: bool = False) -> Grant:
+    def grant(self, peer: Peer, target: Target) -> Grant:
         """Grant one interface; for a pattern this says only that some interface could be.
-
-        Args:
-            peer: for whom.
-            request: what.
-            is_real: there is an interface of that name, which is no pattern, whatever it looks like.
 
         Raises:
             RequestRefused: no rule allows it; the text is for that user.
         """
-        rules = self._covering(peer, request, is_real=is_real)
+        rules = self._covering(peer, target)
+        request = target.request
         for rule in rules:
             if not rule.objections(request):
-                return Grant(rule, rule.settled(request))
+                return Grant(rule, replace(target, request=rule.settled(request)))
         objections = "; ".join(f"{', '.join(rule.objections(request))} (rule {rule.name!r})" for rule in rules)
         text = f"{peer} may capture on {request.name}, but {objections}: ask for less, or {self.advice_for(peer)}"
         raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name)
 
-    def _covering(self, peer: Peer, request: InterfaceRequest, *, is_real: bool = False) -> list[Rule]:
+    def _covering(self, peer: Peer, target: Target) -> list[Rule]:
         rules = self.rules_or_refuse(peer)
-        covering = [rule for rule in rules if rule.covers(request, is_real=is_real)]
+        covering = [rule for rule in rules if rule.covers(target)]
+        request = target.request
         name = request.name
-        if is_cooked_any(request):
+        if isinstance(target, CookedAny):
             # One rule for all interfaces at once must not take the place of an earlier one that holds on some.
             first = list(takewhile(lambda rule: rule in covering or rule.objections(request), rules))
             covering = [rule for rule in first if rule in covering]
@@ -225,7 +224,7 @@ class Policy:
             raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name, argument="interfaces")
         return covering
 
-    def terms(self, peer: Peer, requests: Iterable[InterfaceRequest]) -> Terms:
+    def terms(self, peer: Peer, targets: Iterable[Target]) -> Terms:
         """Return what holds for a capture of these interfaces.
 
         A pattern may come to match interfaces under different rules; the strictest bounds of those hold from the
@@ -235,10 +234,10 @@ class Policy:
             RequestRefused: as ``grant``.
         """
         rules: list[Rule] = []
-        for request in requests:
-            granted = self.grant(peer, request).rule
-            if is_pattern(request.name) and not is_cooked_any(request):
-                rules += [rule for rule in self._covering(peer, request) if not rule.objections(request)]
+        for target in targets:
+            granted = self.grant(peer, target).rule
+            if isinstance(target, Pattern):
+                rules += [rule for rule in self._covering(peer, target) if not rule.objections(target.request)]
             else:
                 rules.append(granted)
         return Terms(

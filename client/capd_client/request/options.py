@@ -19,7 +19,6 @@ from capd_protocol.arguments import (
     find_revocation_faults,
     find_snapshot_faults,
     is_capture_name,
-    is_pattern,
 )
 from capd_protocol.messages import (
     Conditions,
@@ -29,6 +28,7 @@ from capd_protocol.messages import (
     SnapshotCapture,
     StartCapture,
 )
+from capd_protocol.targets import Pattern, target_of
 
 _MIB = 1024 * 1024
 #: Of 2**32 - 1.
@@ -284,7 +284,7 @@ def _place(savefile: str | os.PathLike[str] | None, interfaces: Sequence[Interfa
     if savefile is None:
         what = (
             interfaces[0].name
-            if len(interfaces) == 1 and not is_pattern(interfaces[0].name)
+            if len(interfaces) == 1 and not isinstance(target_of(interfaces[0]), Pattern)
             else ("several_interfaces" if len(interfaces) == 1 else f"{len(interfaces)}_interfaces")
         )
         return Place(tempfile.gettempdir(), f"capd_{what}_{secrets.token_hex(4)}.{suffix}", is_temporary=True)
