@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from capd.filters.text import may_say_vlan
 from capd.launch import DirectoryComes, Launch, LaunchInterface
 from capd.policy.peer import Peer
 from capd.policy.rules import Terms
@@ -45,8 +46,7 @@ def launch_of(
         directory_comes=directory_comes,
         passes_files=request.pass_files and directory_comes != DirectoryComes.KEPT,
         # A filter mentions what only a live handle compiles well, or a link-layer type is asked for.
-        needs_live_handles=any("vlan" in text for text in filters)
-        or any(each.link_layer_type for each in request.interfaces),
+        needs_live_handles=any(map(may_say_vlan, filters)) or any(each.link_layer_type for each in request.interfaces),
         later_filters=filters if waits else (),
         max_disk_bytes=terms.max_disk_bytes,
         name=request.name,

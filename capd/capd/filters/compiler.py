@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from capd.filters import bpf
 from capd.filters.bounds import too_much
-from capd.filters.text import find_host_name, find_position, host_name_complaint, words
+from capd.filters.text import find_host_name, find_position, host_name_complaint, says_vlan, words
 from capd.linux.libpcap import Handle, PcapError, Status
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, from_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode
@@ -79,11 +79,6 @@ def activation_failure(interface: str, error: PcapError) -> Failure:
     """Return why libpcap did not open an interface."""
     code, text = _ACTIVATE_FAILURES.get(error.status, (FailureCode.UNSUPPORTED, "libpcap cannot open {name}: {words}"))
     return Failure(code=code, text=text.format(name=interface, words=error), interface=interface)
-
-
-def says_vlan(text: str) -> bool:
-    """Whether a filter asks for VLAN tags, which the kernel keeps aside: only a device's handle knows that."""
-    return any(word.text == "vlan" for word in words(text))
 
 
 def find_names() -> None:

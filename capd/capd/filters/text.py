@@ -94,6 +94,16 @@ def words(text: str) -> Iterator[Word]:
         yield Word(match.group(), match.start())
 
 
+def may_say_vlan(text: str) -> bool:
+    """Whether a filter could ask for VLAN tags, without taking it apart: a privileged process does no more with it."""
+    return "vlan" in text
+
+
+def says_vlan(text: str) -> bool:
+    """Whether a filter asks for VLAN tags, which the kernel keeps aside: only a device's handle knows that."""
+    return any(word.text == "vlan" for word in words(text))
+
+
 def _is_numeric(name: str) -> bool:
     if _NUMERIC.fullmatch(name):
         return True

@@ -4,7 +4,8 @@ import threading
 from functools import partial
 
 from capd.filters import bpf, cooked_filters
-from capd.filters.compiler import CaptureFailed, Compiler, FilterError, Kind, says_vlan
+from capd.filters.compiler import CaptureFailed, Compiler, FilterError, Kind
+from capd.filters.text import says_vlan
 from capd.launch import LaunchInterface
 from capd.pacing.threads import in_thread
 from capd_protocol.messages import Failure, FailureCode
