@@ -50,7 +50,7 @@ class Orders:
         if self._account.request.ring is None:
             text = f"{self._which} has a single file, and no next one: only a ring is rotated"
             raise RequestRefused(FailureCode.INVALID, text, argument="capture")
-        return await self._carried_out(lambda number: Rotate(number=number))
+        return await self._carried_out(lambda number: Rotate(number=number), limits.ORDER_TIMEOUT_S)
 
     async def flush(self) -> None:
         """Have every packet that the kernel has now written and announced.
@@ -58,7 +58,7 @@ class Orders:
         Raises:
             RequestRefused: they were not, or not in time.
         """
-        await self._carried_out(lambda number: Flush(number=number))
+        await self._carried_out(lambda number: Flush(number=number), limits.ORDER_TIMEOUT_S)
 
     async def snapshot(self, after_s: float | None) -> str:
         """Have the recorder write what it has, and what comes within so many seconds; return the complete file's name.
@@ -78,9 +78,7 @@ class Orders:
             lambda number: Snapshot(number=number, after_s=window_s), window_s + limits.SNAPSHOT_TIMEOUT_S
         )
 
-    async def _carried_out(
-        self, make: Callable[[int], NumberedOrder], timeout_s: float = limits.ORDER_TIMEOUT_S
-    ) -> str:
+    async def _carried_out(self, make: Callable[[int], NumberedOrder], timeout_s: float) -> str:
         """Give an order; return the name of the file that it was about, when it is carried out."""
         self._account.check_runs()
         number, order = next(self._numbers), _Order()
