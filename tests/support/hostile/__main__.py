@@ -22,17 +22,22 @@ from tests.support.hostile.world import world
 _SECONDS = 600.0
 _LEAST_SECONDS = 5.0
 _RATE_PPS = 50_000.0
-#: After which a worker that does not start, or end, is killed (20 and 10), a client left that says nothing (10), a list
-#: of all interfaces made anew (1), and a thread of trio's ends that has nothing to do (10).
+#: After which a worker that does not start, or end, is killed (20 and 10), a client left that says nothing, or does not
+#: read (10 and 5), an order that is not carried out is given up (10), a list of all interfaces made anew (1), and a
+#: thread of trio's ends that has nothing to do (10).
 _HASTY = {
-    "START_TIMEOUT_S": 4.0,
-    "END_TIMEOUT_S": 2.0,
-    "REQUEST_TIMEOUT_S": 2.0,
+    "START_TIMEOUT_S": 2.0,
+    "END_TIMEOUT_S": 1.0,
+    "REQUEST_TIMEOUT_S": 1.0,
+    "LAST_EVENTS_TIMEOUT_S": 1.0,
+    "ORDER_TIMEOUT_S": 1.0,
     "LIST_AGE_S": 0.1,
     "IDLE_TIMEOUT": 1.0,
 }
 #: Requests that are refused in a second: of those who may capture, of one who may not, and of all of these.
 _HASTY |= {"REFUSALS": 100.0, "REFUSALS_OF_STRANGER": 20.0, "REFUSALS_OF_STRANGERS": 100.0}
+#: The same for what one who may not capture asks, and all of these.
+_HASTY |= {"QUESTIONS_OF_STRANGER": 100.0, "QUESTIONS_OF_STRANGERS": 300.0}
 #: For what is not alice's, the daemon's log among it. Chosen: a line for each request of an hour.
 _PLACE_MIB = 2048
 #: Between two lines where there is no terminal, and between two changes of the line where there is one.
