@@ -272,10 +272,10 @@ def test_a_file_of_another_user_is_not_written_and_the_refusal_says_what_to_do(
     theirs.chmod(0o666)
     os.chown(theirs, MALLORY, MALLORY)
     with (
-        CaptureSession(interfaces=veth[1], savefile=theirs, socket_path=daemon.socket_path) as capture,
         pytest.raises(DestinationError, match=r"another user's.*remove it, or name another"),
+        CaptureSession(interfaces=veth[1], savefile=theirs, socket_path=daemon.socket_path),
     ):
-        capture.wait_started(20)
+        raise AssertionError("entered")
     assert theirs.read_text() == "of another user"
     theirs.unlink()
     own = shared / "own"

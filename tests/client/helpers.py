@@ -1,12 +1,13 @@
 """What the client's tests share: files read back, processes awaited, conditions awaited that nothing announces."""
 
+import contextlib
 import os
 import re
 import select
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def pcap_linktype_and_sizes(path: Path | str) -> tuple[int, list[int]]:
         at += pcapng.PCAP_RECORD_HEADER_SIZE_BYTES + size
     assert at == len(data)
     return linktype, sizes
+
+
+@contextlib.contextmanager
+def not_awaited(capture: CaptureSession) -> Generator[CaptureSession, None, None]:
+    """Have a capture end with the block, which begins before anybody knows whether it runs."""
+    try:
+        yield capture
+    finally:
+        capture.terminate()
 
 
 def drain(capture: CaptureSession) -> list[Event]:

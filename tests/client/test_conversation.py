@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import capd_client
 from capd_client.conversation import events
 from capd_client.conversation.capture import MAX_FILES, Conversation
 from capd_client.conversation.events import (
@@ -26,7 +27,15 @@ from capd_client.conversation.events import (
     Event,
     pair_of,
 )
-from capd_client.errors import BadFilterError, BrokenPipe, CaptureEnded, CaptureError, ChildError, InterfaceError
+from capd_client.errors import (
+    BadFilterError,
+    BrokenPipe,
+    CaptureEnded,
+    CaptureError,
+    ChildError,
+    InterfaceError,
+    InvalidArgument,
+)
 from capd_client.request.options import Place, make_request
 from capd_protocol.frames import MAX_EVENT_SIZE_BYTES, FrameDecoder
 from capd_protocol.messages import (
@@ -423,8 +432,27 @@ def test_names_are_given_as_the_savefile_was() -> None:
 
 def test_each_event_has_a_view_in_wirepys_vocabulary() -> None:
     constants = {value for name, value in vars(events).items() if name.startswith("SP_")}
-    assert set(events._PAIRS) == set(get_args(CaptureEvent))
-    assert {event_type for event_type, _ in events._PAIRS.values()} == constants
+    assert set(events.EVENTS) == set(get_args(CaptureEvent))
+    assert {spec.type for spec in events.EVENTS.values()} == constants == set(events.EventType)
+
+
+@pytest.mark.parametrize("each", events.EventType)
+def test_types_of_events_are_numbers_that_print_as_their_names(each: events.EventType) -> None:
+    assert getattr(events, each.name) is each is getattr(capd_client.CaptureSession, each.name)
+    assert (str(each), repr(each), f"{each:>20}") == (each.name, each.name, f"{each.name:>20}")
+    assert each == int(each)
+    assert events.event_type_of(int(each)) is events.event_type_of(each.name) is each
+
+
+def test_what_is_wanted_is_shown_beside_wirepys() -> None:
+    assert events.wanted_types(()) == events.WIREPYS
+    assert events.wanted_types("all") == set(events.EventType)
+    assert events.wanted_types(["SP_ENDED", events.SP_LAGGED]) == {*events.WIREPYS, events.SP_ENDED, events.SP_LAGGED}
+    assert events.wanted_types("SP_ENDED") == {*events.WIREPYS, events.SP_ENDED}
+    for wrong in ("SP_NONE", ["SP_FILE", "x"], [1], "any"):
+        with pytest.raises(InvalidArgument, match="is no event: there are SP_FILE, ") as refused:
+            events.wanted_types(wrong)
+        assert refused.value.argument == "events"
 
 
 def test_typed_events_name_files_by_their_paths() -> None:

@@ -233,8 +233,8 @@ def test_a_private_daemon_is_no_place_to_stay(user_dir: Path, lasting_veth: tupl
 
 def test_a_capture_that_does_not_start_is_refused_and_nothing_is_left(bench: Bench) -> None:
     for changes in ({"interfaces": "nowhere0"}, {"capture_filter": "host"}, {"savefile": "/proc/a"}):
-        with bench.session(name="stays", detach=True, **changes) as capture, pytest.raises(ChildError):
-            capture.wait_started(PATIENCE_S)
+        with pytest.raises(ChildError), bench.session(name="stays", detach=True, **changes):
+            raise AssertionError("entered")
     assert listed(bench) == ()
     wait_until(lambda: bench.daemon.workers() == [], "no process is left")
     assert list(bench.directory.iterdir()) == []
@@ -307,11 +307,11 @@ def test_one_that_waits_to_run_again_can_be_stopped(bench: Bench) -> None:
 def test_a_name_is_taken_while_its_capture_runs(bench: Bench) -> None:
     with staying(bench):
         for detach in (False, True):
-            with bench.session(name="stays", detach=detach, savefile=bench.directory / "b") as second:
-                with pytest.raises(NameTaken) as taken:
-                    second.wait_started(PATIENCE_S)
-                assert taken.value.failure is not None
-                assert (taken.value.failure.code, taken.value.failure.argument) == (FailureCode.NAME_TAKEN, "name")
+            second = bench.session(name="stays", detach=detach, savefile=bench.directory / "b")
+            with pytest.raises(NameTaken) as taken, second:
+                raise AssertionError("entered")
+            assert taken.value.failure is not None
+            assert (taken.value.failure.code, taken.value.failure.argument) == (FailureCode.NAME_TAKEN, "name")
         assert not (bench.directory / "b").exists()
         stop(bench, "stays")
         wait_until(lambda: listed(bench) == (), "it has ended")
@@ -638,8 +638,8 @@ def test_there_are_only_so_many_detached_captures(user_dir: Path, lasting_veth: 
     with running_daemon(user_dir, prefix=with_limits(MAX_DETACHED=1)) as daemon:
         bench = Bench(daemon, *lasting_veth, user_dir)
         with staying(bench):
-            with bench.session(name="b", detach=True) as capture, pytest.raises(ResourceError, match="stop one first"):
-                capture.wait_started(PATIENCE_S)
+            with pytest.raises(ResourceError, match="stop one first"), bench.session(name="b", detach=True):
+                raise AssertionError("entered")
             assert len(listed(bench)) == 1
         with staying(bench, name="b"):
             pass

@@ -52,11 +52,13 @@ from tests.client.helpers import (
     Watched,
     drain,
     merged,
+    not_awaited,
     of_type,
     read_complete,
     wait_for_packets,
     wait_until,
 )
+from tests.support.attack import SLOW_FILTER, beginning_worker
 from tests.support.daemon import as_user
 from tests.support.namespace import veth_pair
 from tests.support.tools import unmount
@@ -221,7 +223,7 @@ def test_a_timeout_counts_for_all_handled_events_together(bench: Bench) -> None:
 
 
 def test_waiting_for_the_start_has_a_timeout_and_an_end(bench: Bench) -> None:
-    with bench.session() as capture:
+    with not_awaited(bench.session()) as capture:
         with pytest.raises(NoEvents):
             capture.wait_started(0)
         assert (capture.capture_id, capture.end_reason) == (None, None)
@@ -294,9 +296,9 @@ def test_a_refused_capture_has_one_event_whose_handler_raises(
     bench: Bench, arguments: dict[str, str], event_type: str, error: type[ChildError], words: str
 ) -> None:
     started_s = time.monotonic()
-    with bench.session(**arguments) as capture, pytest.raises(error, match=words):
+    with not_awaited(bench.session(**arguments)) as capture, pytest.raises(error, match=words):
         collect(capture)
-    with bench.session(**arguments) as capture:
+    with not_awaited(bench.session(**arguments)) as capture:
         kind, message = capture.wait_for_event(timeout=PATIENCE_S)
         assert kind == getattr(capture, event_type)
         assert words in message
@@ -304,15 +306,17 @@ def test_a_refused_capture_has_one_event_whose_handler_raises(
         for _ in range(2):
             with pytest.raises(error, match=words):
                 capture.wait_for_event(timeout=PATIENCE_S)
-    with bench.session(**arguments) as capture, pytest.raises(error, match=words):
+    with not_awaited(bench.session(**arguments)) as capture, pytest.raises(error, match=words):
         capture.wait_started(PATIENCE_S)
+    with pytest.raises(error, match=words), bench.session(**arguments):
+        raise AssertionError("entered")
     assert time.monotonic() - started_s < 5
     assert not bench.savefile.exists()
 
 
 def test_an_own_handler_of_errors_hears_the_text_and_iteration_ends_with_the_error(bench: Bench) -> None:
     texts: list[str] = []
-    with bench.session(interfaces="nowhere0") as capture:
+    with not_awaited(bench.session(interfaces="nowhere0")) as capture:
         capture.register_eventhandler(capture.SP_ERROR_MSG, texts.append)
         started_s = time.monotonic()
         with pytest.raises(InterfaceError, match="nowhere0") as raised:
@@ -325,20 +329,19 @@ def test_an_own_handler_of_errors_hears_the_text_and_iteration_ends_with_the_err
 
 
 def test_waiting_for_the_end_of_a_refused_capture_is_short(bench: Bench) -> None:
-    with bench.session(interfaces="nowhere0") as capture:
+    with not_awaited(bench.session(interfaces="nowhere0")) as capture:
         started_s = time.monotonic()
         capture.wait(PATIENCE_S)
         assert time.monotonic() - started_s < 5
 
 
 def test_a_bad_filter_says_where_it_is_bad(bench: Bench) -> None:
-    with bench.session(capture_filter="udp and ether broccoli") as capture:
-        with pytest.raises(BadFilterError) as raised:
-            capture.wait_started(PATIENCE_S)
-        assert raised.value.interface == bench.interface
-        assert raised.value.position == len("udp and ether ")
-        assert str(raised.value).startswith("capture filter: ")
-        assert str(raised.value).endswith("(at character 15)")
+    with pytest.raises(BadFilterError) as raised, bench.session(capture_filter="udp and ether broccoli"):
+        raise AssertionError("entered")
+    assert raised.value.interface == bench.interface
+    assert raised.value.position == len("udp and ether ")
+    assert str(raised.value).startswith("capture filter: ")
+    assert str(raised.value).endswith("(at character 15)")
 
 
 def test_events_beyond_wirepy_are_not_shown_by_iteration(bench: Bench) -> None:
@@ -346,6 +349,26 @@ def test_events_beyond_wirepy_are_not_shown_by_iteration(bench: Bench) -> None:
         bench.send(6)
         kinds = {kind for kind, _ in collect(capture)}
     assert kinds == {capture.SP_FILE, capture.SP_PACKET_COUNT, capture.SP_DROPS}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "beyond"),
+    [("all", {"SP_FILE_CLOSED", "SP_FILE_DELETED", "SP_ENDED"}), (["SP_ENDED"], {"SP_ENDED"})],
+)
+def test_events_beyond_wirepy_that_were_asked_for_are(bench: Bench, wanted: Any, beyond: set[str]) -> None:
+    with bench.running(ringbuffer_packets=2, ringbuffer_files=2, max_packet_count=6, events=wanted) as capture:
+        bench.send(6)
+        kinds = {str(kind) for kind, _ in collect(capture)}
+    assert kinds == {"SP_FILE", "SP_PACKET_COUNT", "SP_DROPS", *beyond}
+
+
+def test_there_is_no_handler_for_what_is_no_event(bench: Bench) -> None:
+    with bench.running() as capture:
+        for wrong in (1, "SP_NONE"):
+            with pytest.raises(InvalidArgument, match="is no event"):
+                capture.register_eventhandler(wrong, print)
+        with pytest.raises(InvalidArgument, match="is no event"):
+            CaptureSession.attach(capture.capture_id or 0, socket_path=bench.daemon.socket_path, events=["x"])
 
 
 def test_events_beyond_wirepy_are_shown_by_wait_for_event(bench: Bench) -> None:
@@ -506,7 +529,7 @@ def test_stop_wait_and_terminate_in_any_order_and_twice(bench: Bench, order: tup
 
 def test_a_capture_may_be_stopped_while_it_starts(own_bench: Bench) -> None:
     for delay_s in (0, 0.003, 0.01, 0.03, 0.06, 0.1, 0.15):
-        with own_bench.session() as capture:
+        with not_awaited(own_bench.session()) as capture:
             # There is nothing to wait for: the moments are just different ones of the start.
             time.sleep(delay_s)
             capture.stop()
@@ -522,18 +545,58 @@ def test_a_capture_may_be_stopped_while_it_starts(own_bench: Bench) -> None:
     assert "Traceback" not in own_bench.daemon.log
 
 
-@pytest.mark.parametrize("delay_s", [0, 0.01, 0.1])
-def test_a_capture_that_is_left_while_it_starts_leaves_nothing(bench: Bench, delay_s: float) -> None:
-    with bench.session() as capture:
-        time.sleep(delay_s)
+@pytest.mark.parametrize("old", [None, b"what was there"], ids=["a new file", "an old file"])
+@pytest.mark.parametrize("delay_s", [0, 0.003, 0.006, 0.009, 0.012, 0.015, 0.1])
+def test_a_capture_that_is_left_while_it_starts_never_began_or_ended_as_any_other(
+    bench: Bench, delay_s: float, old: bytes | None
+) -> None:
+    if old is not None:
+        bench.savefile.write_bytes(old)
+    with not_awaited(bench.session()) as capture:
+        time.sleep(delay_s)  # there is nothing to wait for: the moments are just different ones of the start
         started_s = time.monotonic()
     assert time.monotonic() - started_s < 3
     assert bench.daemon.workers() == []
-    # Either it never began, or it ended as any other.
-    if capture.capture_id is None:
-        assert not bench.savefile.exists()
-    else:
+    if capture.capture_id is not None:
         assert read_complete(bench.savefile).packets == []
+    elif old is not None:
+        assert bench.savefile.read_bytes() == old
+    else:
+        assert not bench.savefile.exists()
+
+
+@pytest.mark.parametrize("arguments", [{"interfaces": "nowhere0"}, {"capture_filter": "udp port"}], ids=str)
+def test_a_refused_capture_leaves_an_old_file_as_it_is(bench: Bench, arguments: dict[str, str]) -> None:
+    bench.savefile.write_bytes(b"what was there")
+    with pytest.raises(ChildError), bench.session(**arguments):
+        raise AssertionError("entered")
+    assert bench.savefile.read_bytes() == b"what was there"
+
+
+def test_what_is_sent_in_the_block_is_captured(bench: Bench) -> None:
+    for _ in range(5):
+        with bench.session() as capture:
+            bench.send(3)
+        assert capture.capture_id is not None
+        assert len(read_complete(bench.savefile).packets) == 3
+
+
+def test_an_interrupt_while_the_block_is_entered_ends_the_capture(bench: Bench) -> None:
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    capture = bench.session(capture_filter=SLOW_FILTER)
+    beginning_worker(bench.daemon)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(KeyboardInterrupt), capture:
+            raise AssertionError("entered")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert bench.daemon.workers() == []
+    assert capture.capture_id is not None or not bench.savefile.exists()
 
 
 def test_leaving_the_block_completes_the_files_and_passes_errors_on(bench: Bench) -> None:
@@ -594,7 +657,7 @@ def test_a_session_that_is_dropped_ends_its_capture(bench: Bench) -> None:
 
 
 def test_attributes_tell_where_the_capture_stands(bench: Bench) -> None:
-    with bench.session(ringbuffer_packets=4) as capture:
+    with not_awaited(bench.session(ringbuffer_packets=4)) as capture:
         assert (capture.packetcount, capture.dropcount, capture.file_size_bytes) == (0, 0, 0)
         assert (capture.files, capture.interface_counters) == ((), ())
         assert (capture.capture_id, capture.end_reason) == (None, None)

@@ -214,16 +214,14 @@ print(*(file.name for file in index.files))
 
 def test_an_index_that_was_made_for_nothing_goes_again(tmp_path: Path, directory_fd: int) -> None:
     index = opened(directory_fd)
-    index.opened(name(0), 0)
-    index.abandon(name(0))
+    index.abandon()
     index.close()
     assert list(tmp_path.iterdir()) == []
     index = opened(directory_fd)
     index.opened(name(1), 1)
     index.close()
     index = opened(directory_fd)
-    index.opened(name(2), 2)
-    index.abandon(name(2))
+    index.abandon()
     index.close()
     index = opened(directory_fd)
     assert names(index) == [name(1)]

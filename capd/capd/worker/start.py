@@ -218,6 +218,8 @@ def _capture(
     start_ns = time.time_ns()
     report.ask(Arm(rings=tuple(plan.filter for plan in plans if isinstance(plan, Plan))))
     sources, skipped = _make_sources(plans, maker, control)
+    if control.is_gone():  # the client has left: a file that is there is not replaced for nothing
+        return
     # 8. The first file, which is announced when its header is on disk; or the memory of a recorder.
     section = pcapng.section_header(hardware=_cpu_name(), operating_system=_operating_system(), application=SOFTWARE)
     header = partial(_header, launch, sources, section)
@@ -239,9 +241,6 @@ def _capture(
         )
     for name, text in skipped:
         report.interface_skipped(name, text)
-    if control.is_gone():  # the client left before hearing of it
-        sink.abandon()
-        return
     # 9. Capture. What is announced so far goes out first: the kernel waits for grace periods when handles are closed.
     report.flush()
     maker.close_handles()

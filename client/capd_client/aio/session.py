@@ -8,7 +8,7 @@ import anyio
 
 from capd_client.aio.connection import Connection
 from capd_client.conversation.capture import Answered, Asked
-from capd_client.conversation.events import CaptureEvent, Event, pair_of
+from capd_client.conversation.events import CaptureEvent, Event, EventType, Wanted, pair_of, wanted_types
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
 from capd_client.errors import BrokenPipe, CaptureEnded
 from capd_client.request.options import CaptureArguments, Place, checked_capture, make_request
@@ -34,27 +34,34 @@ class CaptureSession(SessionBase):
     """
 
     def __init__(
-        self, *, socket_path: str | os.PathLike[str] | None = None, **arguments: Unpack[CaptureArguments]
+        self,
+        *,
+        socket_path: str | os.PathLike[str] | None = None,
+        events: Wanted = (),
+        **arguments: Unpack[CaptureArguments],
     ) -> None:
         """Prepare a capture; nothing is started yet.
 
         Args:
             socket_path: as for the blocking session.
+            events: which events beyond wirepy's iteration gives, too: ``"all"``, or some by type or name.
             **arguments: see ``capd_client.request.options.CaptureArguments``.
 
         Raises:
-            InvalidArgument: an argument is impossible.
+            InvalidArgument: an argument is impossible, or an event is none.
         """
+        shown = wanted_types(events)
         request, place = make_request(arguments)
-        self._begin(request, place, socket_path)
+        self._begin(request, place, socket_path, shown)
 
     def _begin(
         self,
         request: StartCapture | AttachCapture,
         place: Place | None,
         socket_path: str | os.PathLike[str] | None,
+        shown: frozenset[EventType],
     ) -> None:
-        super().__init__(request, place)
+        super().__init__(request, place, shown)
         self._own_place = place
         self._socket_path = socket_path
         self._connection: Connection | None = None
@@ -62,7 +69,9 @@ class CaptureSession(SessionBase):
         self._is_terminated = False
 
     @classmethod
-    def attach(cls, capture: int | str, *, socket_path: str | os.PathLike[str] | None = None) -> "CaptureSession":
+    def attach(
+        cls, capture: int | str, *, socket_path: str | os.PathLike[str] | None = None, events: Wanted = ()
+    ) -> "CaptureSession":
         """Prepare to hear of a capture that runs, whoever started it; entering the block asks for it.
 
         As with the blocking session, whose exceptions entering the block raises.
@@ -70,12 +79,14 @@ class CaptureSession(SessionBase):
         Args:
             capture: its number or name.
             socket_path: where the daemon listens.
+            events: which events beyond wirepy's iteration gives, too.
 
         Raises:
-            InvalidArgument: it is neither number nor name.
+            InvalidArgument: it is neither number nor name, or an event is none.
         """
         session = cls.__new__(cls)
-        session._begin(AttachCapture(capture=checked_capture(capture)), None, socket_path)
+        request = AttachCapture(capture=checked_capture(capture))
+        session._begin(request, None, socket_path, wanted_types(events))
         return session
 
     async def __aenter__(self) -> "CaptureSession":
@@ -92,10 +103,7 @@ class CaptureSession(SessionBase):
         self._was_entered = True
         self._connection = await Connection.open(self._ask, self._conversation.receive)
         try:
-            await self._connection.wait_for(lambda: self._conversation.is_decided or None)
-            error = self._conversation.start_error()
-            if error is not None:
-                raise error
+            await self.wait_started()
         except BaseException:
             await self.terminate()
             raise
@@ -119,6 +127,22 @@ class CaptureSession(SessionBase):
         if self._connection is None:
             raise RuntimeError("the session is not entered: use 'async with'")
         return self._connection
+
+    async def wait_started(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Wait until the capture runs; entering the block has done so.
+
+        Args:
+            timeout: at most so many seconds.
+
+        Raises:
+            ChildError: it was refused; the subclass and ``failure`` tell why.
+            BrokenPipe: the daemon went away.
+            NoEvents: neither in the time given.
+        """
+        await self._entered().wait_for(lambda: self._conversation.is_decided or None, timeout)
+        error = self._conversation.start_error()
+        if error is not None:
+            raise error
 
     async def wait_for_event(self, block: bool = True, timeout: float | None = None) -> Event:  # noqa: ASYNC109
         """Return the next event: a pair of its type, one of ``SP_…``, and its message.

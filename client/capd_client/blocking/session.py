@@ -8,7 +8,7 @@ from math import inf
 from typing import Unpack
 
 from capd_client.conversation.capture import Answered, Asked, Place
-from capd_client.conversation.events import CaptureEvent, Event, pair_of
+from capd_client.conversation.events import CaptureEvent, Event, EventType, Wanted, pair_of, wanted_types
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
 from capd_client.errors import BrokenPipe, CaptureEnded, NoEvents
 from capd_client.request.options import CaptureArguments, checked_capture, make_request
@@ -27,9 +27,10 @@ from capd_protocol.messages import (
 class CaptureSession(SessionBase):
     """A packet capture, driven by events.
 
-    The capture is asked for at once; its first event is ``SP_FILE``, when its rings are armed and its first file
-    has its header. A capture that is refused has ``SP_ERROR_MSG`` or ``SP_BAD_FILTER`` as its only event; see
-    ``wait_started`` for learning that before anything else.
+    The capture is asked for at once, and entering the ``with`` block waits until it runs. Its first event is
+    ``SP_FILE``, when its rings are armed and its first file has its header. A capture that is refused raises why when
+    the block is entered; without a block, ``wait_started`` does, or ``SP_ERROR_MSG`` or ``SP_BAD_FILTER`` is the only
+    event. Until a capture runs, a file that has its name is left as it is.
 
     The capture ends with the session: leave the ``with`` block, or call ``terminate``. With ``detach=True``, or where
     the session is attached to a capture, it goes on; ``stop`` ends it.
@@ -42,7 +43,11 @@ class CaptureSession(SessionBase):
     """
 
     def __init__(
-        self, *, socket_path: str | os.PathLike[str] | None = None, **arguments: Unpack[CaptureArguments]
+        self,
+        *,
+        socket_path: str | os.PathLike[str] | None = None,
+        events: Wanted = (),
+        **arguments: Unpack[CaptureArguments],
     ) -> None:
         """Ask for a capture.
 
@@ -50,15 +55,18 @@ class CaptureSession(SessionBase):
             socket_path: where the daemon listens; None: as the environment's ``CAPD_SOCKET`` says, or
                 ``/run/capd/capd.sock``. If nobody listens there and this process may capture by itself, it
                 gets a private daemon, which ends with the session.
+            events: which events beyond wirepy's iteration gives, too: ``"all"``, or some by type or name, such as
+                ``["SP_FILE_CLOSED", "SP_ENDED"]``.
             **arguments: see ``capd_client.request.options.CaptureArguments``.
 
         Raises:
-            InvalidArgument: an argument is impossible.
+            InvalidArgument: an argument is impossible, or an event is none.
             DestinationError: the directory of ``savefile`` cannot be entered.
             DaemonUnavailable: there is no daemon.
         """
+        shown = wanted_types(events)
         request, place = make_request(arguments)
-        self._begin(request, place, socket_path, offer_of(request, place))
+        self._begin(request, place, socket_path, offer_of(request, place), shown)
         try:
             self._wait_handed_over(_deadline(END_TIMEOUT_S))
         except NoEvents:
@@ -73,8 +81,9 @@ class CaptureSession(SessionBase):
         place: Place | None,
         socket_path: str | os.PathLike[str] | None,
         offer: Offer | None,
+        shown: frozenset[EventType],
     ) -> None:
-        super().__init__(request, place)
+        super().__init__(request, place, shown)
         #: Around the two below it. One thread receives, and all that wait hear of it.
         self._received = threading.Condition()
         self._is_receiving = False
@@ -91,7 +100,9 @@ class CaptureSession(SessionBase):
             self._receive(deadline_s)
 
     @classmethod
-    def attach(cls, capture: int | str, *, socket_path: str | os.PathLike[str] | None = None) -> "CaptureSession":
+    def attach(
+        cls, capture: int | str, *, socket_path: str | os.PathLike[str] | None = None, events: Wanted = ()
+    ) -> "CaptureSession":
         """Return a session that hears of a capture that runs, whoever started it.
 
         Its first event is the current file; the counts begin with what was captured before. Leaving the session leaves
@@ -100,16 +111,19 @@ class CaptureSession(SessionBase):
         Args:
             capture: its number or name. Of several of that name (for root), this user's own.
             socket_path: where the daemon listens.
+            events: which events beyond wirepy's iteration gives, too.
 
         Raises:
-            InvalidArgument: it is neither number nor name; or others' name, of which there are several.
+            InvalidArgument: it is neither number nor name; or others' name, of which there are several; or an event is
+                none.
             NoSuchCapture: this user can see no such capture.
             ResourceError: it waits to run again: try again later.
             DaemonUnavailable: there is no daemon.
             BrokenPipe: it went away.
         """
         session = cls.__new__(cls)
-        session._begin(AttachCapture(capture=checked_capture(capture)), None, socket_path, None)
+        request = AttachCapture(capture=checked_capture(capture))
+        session._begin(request, None, socket_path, None, wanted_types(events))
         try:
             session.wait_started(END_TIMEOUT_S)
         except BaseException:
@@ -121,6 +135,17 @@ class CaptureSession(SessionBase):
         return None if self._transport.is_closed else self._transport.files
 
     def __enter__(self) -> "CaptureSession":
+        """Wait until the capture runs: what is sent in the block is captured.
+
+        Raises:
+            ChildError: it was refused; the subclass and ``failure`` tell why.
+            BrokenPipe: the daemon went away.
+        """
+        try:
+            self.wait_started()
+        except BaseException:
+            self.terminate()
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:

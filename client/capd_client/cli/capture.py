@@ -158,10 +158,12 @@ def run(options: argparse.Namespace) -> int:
     arguments = cast(CaptureArguments, {**given, **options.conditions})
     if options.max_packet_count is not None and "max_packet_count" in options.conditions:  # -c, and -a packets
         arguments["max_packet_count"] = min(options.max_packet_count, options.conditions["max_packet_count"])
-    with CaptureSession(socket_path=options.socket, **arguments) as capture:
+    capture = CaptureSession(socket_path=options.socket, **arguments)
+    if not options.detach:
+        _stop_on_signals(capture)  # also while it starts
+    with capture:
         if options.detach:
             return _leave_running(capture, options.json)
-        _stop_on_signals(capture)
         if any(arguments.get(each.name) is not None for each in ARGUMENTS if each.part == "recorder"):
             _snapshot_on_signal(capture)
         output: _Json | _Text = _Json(capture) if options.json else _Text(capture)
@@ -178,8 +180,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _leave_running(capture: CaptureSession, as_json: bool) -> int:
-    """Wait until the capture runs, and tell how to find it again."""
-    capture.wait_started()
+    """Tell how to find a capture again that runs."""
     event = capture.next_event()
     if as_json:
         _Json(capture).show(event)

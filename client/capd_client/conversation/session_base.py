@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 from capd_client.conversation import events
 from capd_client.conversation.capture import Conversation, Place
-from capd_client.conversation.events import Event
+from capd_client.conversation.events import Event, EventType, event_type_of
 from capd_client.request.options import checked_snapshot
 from capd_client.ring.files import RingFile, Time, of_directory, of_passed_index, span_of
 from capd_client.transport.passed import CaptureFiles, FilesOnRequest
@@ -29,19 +29,6 @@ Handler = Callable[[Any], object]
 
 #: Raised where nobody handles them.
 _ERRORS = (events.SP_ERROR_MSG, events.SP_BAD_FILTER)
-#: Shown to programs that ask for them only: a program made for wirepy knows none of these.
-_BEYOND_WIREPY = (
-    events.SP_FILE_CLOSED,
-    events.SP_FILE_DELETED,
-    events.SP_INTERFACE_LOST,
-    events.SP_INTERFACE_ATTACHED,
-    events.SP_INTERFACE_SKIPPED,
-    events.SP_RECORDING,
-    events.SP_TRIGGERED,
-    events.SP_SNAPSHOT_FAILED,
-    events.SP_LAGGED,
-    events.SP_ENDED,
-)
 
 
 class SessionBase:
@@ -64,13 +51,15 @@ class SessionBase:
     SP_LAGGED = events.SP_LAGGED
     SP_ENDED = events.SP_ENDED
 
-    def __init__(self, request: StartCapture | AttachCapture, place: Place | None) -> None:
+    def __init__(self, request: StartCapture | AttachCapture, place: Place | None, shown: frozenset[EventType]) -> None:
         """Prepare.
 
         Args:
             request: what is asked for.
             place: where the files are; None: in the directory that the daemon names.
+            shown: events that iteration gives where they have no handler.
         """
+        self._shown = shown
         self._request = request
         self._place: Place = place or _PassedPlace(self._files)
         #: Leaving the session leaves the capture alone.
@@ -78,19 +67,22 @@ class SessionBase:
         self._conversation = Conversation(request, self._place)
         self._handlers: dict[int, Handler] = {}
 
-    def register_eventhandler(self, event_type: int, func: Handler) -> None:
+    def register_eventhandler(self, event_type: int | str, func: Handler) -> None:
         """Have a function called with the message of each event of a type, instead of getting these events.
 
         It is called by ``wait_for_unhandled_event`` and by iteration, in the calling thread or task; what it
         raises is raised there. One handler for each type: a further one replaces it. ``SP_ERROR_MSG`` and
-        ``SP_BAD_FILTER`` have handlers from the beginning, which raise ``ChildError`` and ``BadFilterError``;
-        the types beyond wirepy's have some that do nothing.
+        ``SP_BAD_FILTER`` have handlers from the beginning, which raise ``ChildError`` and ``BadFilterError``.
+        Events beyond wirepy's that have no handler, and were not asked for by the argument ``events``, are left out.
 
         Args:
-            event_type: one of the ``SP_…`` constants.
+            event_type: one of the ``SP_…`` constants, or its name.
             func: takes the message.
+
+        Raises:
+            InvalidArgument: there is no such event.
         """
-        self._handlers[event_type] = func
+        self._handlers[event_type_of(event_type)] = func
 
     def _handle(self, event: Event) -> bool:
         """Give an event to its handler, if it has one."""
@@ -100,7 +92,7 @@ class SessionBase:
             handler(message)
         elif event_type in _ERRORS:
             raise self._conversation.error_of(message)
-        return handler is not None or event_type in _BEYOND_WIREPY
+        return handler is not None or event_type not in self._shown
 
     @property
     def packetcount(self) -> int:

@@ -183,10 +183,6 @@ class FileSink:
     def source_changed(self, source: PacketSource, change: Change) -> None:
         """Nothing: files take what comes."""
 
-    def abandon(self) -> None:
-        """Delete the first file."""
-        self._files.abandon()
-
     def close(self, drops_total: Mapping[str, int]) -> Ending | None:
         """End the current file with its statistics."""
         try:

@@ -20,7 +20,6 @@ from capd.worker.output.retention import OVERHEAD_BLOCKS, Limits, Usage, limits_
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.output.rotation import Fill, fitting, time_left
 from capd.worker.output.savefile import (
-    DestinationError,
     KeptFile,
     SaveFile,
     WriteError,
@@ -304,7 +303,8 @@ class CaptureFiles:
 
         Raises:
             DestinationError: it cannot be created.
-            WriteError: its header, or the index, cannot be written; it is deleted again.
+            WriteError: its header, or the index, cannot be written. It is deleted again; one that was there before the
+                capture is left, empty.
         """
         file = self._open()
         try:
@@ -314,7 +314,10 @@ class CaptureFiles:
             file.write(self._header())
         except WriteError:
             file.close()
-            file.remove()
+            if file.is_new:
+                file.remove()
+            if self._index is not None:
+                self._index.deleted(file.name, None, 0)
             raise
         self._file = file
         self._packets, self._first_ns, self._last_ns = 0, None, None
@@ -458,11 +461,6 @@ class CaptureFiles:
             self._packets = 0
 
     def abandon(self) -> None:
-        """Close and delete what was made: the capture never began."""
-        if self._file is not None:
-            self._file.close()
-            with contextlib.suppress(DestinationError):
-                self._file.remove()
-            if self._index is not None:
-                self._index.abandon(self._file.name)
-            self._file = None
+        """Note that the first file could not be opened: the capture never began."""
+        if self._index is not None:
+            self._index.abandon()

@@ -46,10 +46,14 @@ def open_files(
             # Who is passed each file has it open.
             reuses=launch.file_format == "pcapng" and not launch.passes_files,
         )
-        obstacle = files.make_room_for_file()
-        if obstacle is not None:
-            raise CaptureFailed(_no_room(launch, obstacle))
-        files.open_next()
+        try:
+            obstacle = files.make_room_for_file()
+            if obstacle is not None:
+                raise CaptureFailed(_no_room(launch, obstacle))
+            files.open_next()
+        except (CaptureFailed, DestinationError, WriteError):
+            files.abandon()
+            raise
     except (DestinationError, WriteError) as error:
         text = str(error) if isinstance(error, DestinationError) else f"no room for the capture file: {error}"
         failure = Failure(code=FailureCode.DESTINATION, text=text, argument="savefile")

@@ -224,15 +224,14 @@ class RingIndex:
             if is_own(os.stat(name, dir_fd=self._directory_fd, follow_symlinks=False)):
                 os.unlink(name, dir_fd=self._directory_fd)
 
-    def abandon(self, name: str) -> None:
-        """Note that a capture never began: its first file is gone, and so is an index that was made for it."""
-        if self._is_new:
-            with contextlib.suppress(OSError):
-                for own, fd in ((self._name, self._fd), (self._lock_name, self._lock_fd)):
-                    if self._is_named(own, fd):
-                        os.unlink(own, dir_fd=self._directory_fd)
-        elif name in self._files:
-            self.deleted(name, None, 0)
+    def abandon(self) -> None:
+        """Note that the capture never began: an index that was made for it goes."""
+        if not self._is_new:
+            return
+        with contextlib.suppress(OSError):
+            for own, fd in ((self._name, self._fd), (self._lock_name, self._lock_fd)):
+                if self._is_named(own, fd):
+                    os.unlink(own, dir_fd=self._directory_fd)
 
     def close(self) -> None:
         """Let others write it."""

@@ -131,10 +131,21 @@ def _identity_of(status: os.stat_result) -> tuple[int, ...]:
 class SaveFile(KeptFile):
     """An open capture file. ``size_bytes`` and what is on disk agree after every call."""
 
-    def __init__(self, directory_fd: int, name: str, descriptor: int, status: os.stat_result) -> None:
-        """Take over a descriptor, at the file's beginning."""
+    def __init__(
+        self, directory_fd: int, name: str, descriptor: int, status: os.stat_result, *, is_new: bool = True
+    ) -> None:
+        """Take over a descriptor, at the file's beginning.
+
+        Args:
+            directory_fd: where it is.
+            name: what it is called there.
+            descriptor: open for writing.
+            status: which file it is.
+            is_new: it was made for this; not: it was there before.
+        """
         super().__init__(directory_fd, name, 0, status)
         self._fd = descriptor
+        self.is_new = is_new
 
     @property
     def disk_bytes(self) -> int:
@@ -292,7 +303,7 @@ def create_file(directory_fd: int, name: str, *, group_access: bool, exclusive: 
     except DestinationError:
         os.close(descriptor)
         raise
-    return SaveFile(directory_fd, name, descriptor, status)
+    return SaveFile(directory_fd, name, descriptor, status, is_new=False)
 
 
 def _obstacle(status: os.stat_result) -> str | None:

@@ -111,10 +111,6 @@ class Sink(Protocol):
         """Take note of what happened to a source."""
         ...
 
-    def abandon(self) -> None:
-        """Delete what was made: the capture never began."""
-        ...
-
     def close(self, drops_total: Mapping[str, int]) -> Ending | None:
         """End what is being written, well; return what failed, if something did.
 

@@ -458,9 +458,6 @@ class FlightRecorder:
         self._snapshot = None
         self._be_quiet()
 
-    def abandon(self) -> None:
-        """Nothing was made."""
-
     def close(self, drops_total: Mapping[str, int]) -> Ending | None:
         """End the snapshot that is being written with what there is, and wait until it is complete."""
         snapshot = self._snapshot
