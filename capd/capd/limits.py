@@ -193,7 +193,8 @@ SNAPSHOT_TIMEOUT_S = 300.0
 RECORDER_SHARE = 0.5
 #: A worker that was told to end must have done so by then, or it is killed.
 END_TIMEOUT_S = 10.0
-#: When it is told to stop, the daemon waits so long for captures that are ended, or killed, by these limits.
+#: When it is told to stop, the daemon waits so long for captures that are ended, or killed, by these limits; and so long
+#: it lets those wait who have a capture stopped.
 STOP_TIMEOUT_S = 18.0
 #: A client that does not read its last events by then is cut off.
 LAST_EVENTS_TIMEOUT_S = 5.0

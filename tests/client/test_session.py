@@ -630,7 +630,12 @@ def test_a_capture_that_another_program_stops_ends_well(bench: Bench) -> None:
         (listed,) = list_captures(socket_path=bench.daemon.socket_path)
         assert (listed.capture_id, listed.user_id) == (capture.capture_id, os.getuid())
         assert (listed.interfaces, listed.file_name) == ((bench.interface,), bench.savefile.name)
+        bench.send(3)
         stop_capture(capture.capture_id, socket_path=bench.daemon.socket_path)
+        # It is gone by now, and its file is complete.
+        assert list_captures(socket_path=bench.daemon.socket_path) == ()
+        assert bench.daemon.workers() == []
+        assert len(read_complete(bench.savefile).packets) == 3
         capture.wait(PATIENCE_S)
         assert capture.end_reason == EndReason.STOPPED
         with pytest.raises(ChildError, match=f"no capture {capture.capture_id}"):

@@ -214,15 +214,15 @@ def test_a_file_name_with_line_ends_makes_no_line(veth: tuple[str, str], user_di
 def test_a_refusal_quotes_a_name_on_one_line(veth: tuple[str, str], user_dir: Path) -> None:
     with (
         running_daemon(user_dir) as daemon,
+        pytest.raises(ChildError, match="stay free") as refused,
         CaptureSession(
             interfaces=veth[1],
             savefile=user_dir / "r\nx.pcapng",
             ringbuffer_duration=1,
             ringbuffer_free_space=2**31,
             socket_path=daemon.socket_path,
-        ) as capture,
-        pytest.raises(ChildError, match="stay free") as refused,
+        ),
     ):
-        capture.wait_started(20)
+        raise AssertionError("entered")
     assert r"'r\nx.pcapng'" in str(refused.value)
     assert str(refused.value).isprintable()

@@ -21,7 +21,7 @@ from capd.captures.orders import Orders
 from capd.captures.selection import Selection
 from capd.captures.subscribers import Subscriber, Subscribers
 from capd.captures.tally import Gauges
-from capd.errors import no_room, revoked
+from capd.errors import RequestRefused, no_room, revoked
 from capd.filters import bounds
 from capd.launch import Answer, NumberedOrder
 from capd.network.monitor import Monitor
@@ -40,7 +40,7 @@ from capd.supervisor.packet_rings import PacketRingMaker, PacketRings
 from capd.supervisor.policy_filters import PolicyFilters
 from capd.supervisor.spawner import Spawner
 from capd.supervisor.worker import Worker
-from capd_protocol.messages import Attached, Ended, EndReason, Message, StartCapture
+from capd_protocol.messages import Attached, Ended, EndReason, FailureCode, Message, StartCapture
 from capd_protocol.messages.interfaces import Link
 from capd_protocol.targets import Target
 
@@ -120,6 +120,8 @@ class Capture:
         #: It runs, or has failed to.
         self._is_settled = trio.Event()
         self._was_stopped = trio.Event()
+        #: It is in no list any more, and nothing is left of it.
+        self.is_over = trio.Event()
         #: Lines of the log that its traffic brings about.
         self._news = Restrained(_log, limits.CAPTURE_NEWS, f"capture {capture_id}")
 
@@ -291,6 +293,19 @@ class Capture:
         """Wait until it is told to end, but no longer than this."""
         with trio.move_on_after(timeout_s):
             await self._was_stopped.wait()
+
+    async def end(self, reason: EndReason) -> None:
+        """Have the capture end well, and wait until it has.
+
+        Raises:
+            RequestRefused: it has not in time; it is killed then.
+        """
+        self.stop(reason)
+        with trio.move_on_after(limits.STOP_TIMEOUT_S):
+            await self.is_over.wait()
+            return
+        text = f"the capture {self.capture_id} was told to end, and has not within {limits.STOP_TIMEOUT_S:g} s"
+        raise RequestRefused(FailureCode.TIMEOUT, f"{text}: 'capctl list' shows when it is gone")
 
     async def disarm(self) -> None:
         """Have nothing more received, whatever its process does. For one that was told to end."""

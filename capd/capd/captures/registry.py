@@ -205,6 +205,7 @@ class Captures:
             yield
         finally:
             del self._running[capture.capture_id]
+            capture.is_over.set()
             account = capture.account
             self.tally.add_ended(capture.metrics_name, account.counts, account.end_reason or EndReason.FAILED)
             self._note_if_all_ended()

@@ -184,7 +184,7 @@ async def carry_out(order: OrderRequest, capture: Capture) -> Message:
     """
     match order:
         case StopCapture():
-            capture.stop(EndReason.STOPPED)
+            await capture.end(EndReason.STOPPED)
             return Stopping()
         case RotateCapture():
             return Rotated(file_name=await capture.orders.rotate())

@@ -95,7 +95,7 @@ def who_am_i(*, socket_path: SocketPath = None) -> Permissions:
 
 
 def stop_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:
-    """Have a capture end; sessions that hear of it get the last events.
+    """Have a capture end, and wait until it has: its files are complete. Sessions that hear of it get the last events.
 
     Args:
         capture: its number or name. Of several of that name (for root), this user's own.
@@ -104,6 +104,7 @@ def stop_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:
     Raises:
         NoSuchCapture: this user has no such capture.
         InvalidArgument: it is neither number nor name; or others' names, of which there are several.
+        ResourceError: it has not ended within 18 seconds; it is killed then.
         DaemonUnavailable: there is no daemon.
         BrokenPipe: it does not answer.
     """

@@ -24,7 +24,10 @@ class Started(JsonMessage, frozen=True, tag="started"):
 
 
 class Stopping(JsonMessage, frozen=True, tag="stopping"):
-    """The capture was told to end; connections that hear of it carry its last events."""
+    """The capture was told to end; connections that hear of it carry its last events.
+
+    On a connection that has no part in the capture it comes when the capture has ended.
+    """
 
 
 class Rotated(JsonMessage, frozen=True, tag="rotated"):
