@@ -1,7 +1,6 @@
 """The command ``capd``: the daemon's options, or one of its other commands."""
 
 import argparse
-import grp
 import logging
 import os
 import resource
@@ -21,7 +20,8 @@ from capd.daemon import Daemon
 from capd.errors import StartError
 from capd.linux import privileges
 from capd.linux.privileges import Capability
-from capd.policy.rules import Policy, default_policy
+from capd.policy.people import find_group
+from capd.policy.rules import default_policy
 from capd.printable import escaped
 from capd.service import log, systemd
 from capd.service.listener import DEFAULT_SOCKET, listening, listening_for_containers
@@ -90,11 +90,10 @@ def _kept(monitor_mode: bool) -> set[Capability]:
     return kept | {Capability.NET_ADMIN} if monitor_mode else kept
 
 
-def _default_policy(group: str, owner_id: int | None = None) -> Policy:
-    try:
-        return default_policy(grp.getgrnam(group).gr_gid, group, owner_id)
-    except KeyError:
-        return default_policy(None, group, owner_id)
+def _default(group: str, owner_id: int | None = None) -> reader.Config:
+    """Return what holds without a configuration."""
+    group_id = find_group(group)
+    return reader.Config(default_policy(group_id, group, owner_id), awaited_group=group if group_id is None else "")
 
 
 def _configuration(arguments: argparse.Namespace) -> reader.Config:
@@ -106,8 +105,12 @@ def _configuration(arguments: argparse.Namespace) -> reader.Config:
     path = arguments.config or reader.DEFAULT_PATH
     if arguments.config is None and reader.is_absent(path):
         group = arguments.group or DEFAULT_GROUP
-        _log.info("there is no %s: the members of the group %s may capture everything", path, group)
-        return reader.Config(_default_policy(group))
+        default = _default(group)
+        if default.awaited_group:
+            _log.warning("there is no %s, and no group %s yet: until there is one, only root may capture", path, group)
+        else:
+            _log.info("there is no %s: the members of the group %s may capture everything", path, group)
+        return default
     if arguments.group is not None:
         raise reader.ConfigError([f"--group has no effect beside {path}: write a rule for the group there"])
     loaded = reader.load(path, check_config.complain_about_filter)
@@ -143,7 +146,7 @@ def _run_daemon(argv: list[str]) -> int:
             privileges.restrict_daemon(_kept(arguments.monitor_mode))
             # Without CAP_NET_RAW it answers questions, and captures for nobody.
             owner_id = os.getuid() if privileges.has_capability(Capability.NET_RAW) else None
-            own = reader.Config(_default_policy(arguments.group or DEFAULT_GROUP, owner_id))
+            own = _default(arguments.group or DEFAULT_GROUP, owner_id)
             daemon = Daemon(lambda: own, arguments.state_directory, strict_workers=arguments.strict_workers)
             trio.run(daemon.serve_one, connection)
             return 0

@@ -22,9 +22,10 @@ from capd.config.reader import Config, ConfigError
 from capd.errors import RequestRefused
 from capd.metrics.switch import Metrics
 from capd.network.monitor import Monitor
+from capd.pacing.threads import in_thread
 from capd.policy.audit import Audit
 from capd.policy.peer import NOBODY, Peer
-from capd.policy.people import People
+from capd.policy.people import People, find_group
 from capd.service import systemd
 from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import PacketRingMaker
@@ -94,6 +95,7 @@ class Daemon:
                 contained = trio.socket.from_stdlib_socket(of_containers)
                 nursery.start_soon(partial(self._server.serve, contained, is_contained=True))
                 _log.info("listening on %s for clients in containers", of_containers.getsockname())
+            nursery.start_soon(self._await_group, nursery)
             nursery.start_soon(systemd.keep_status, self._server.status)
             if watchdog_s is not None:
                 nursery.start_soon(systemd.feed_watchdog, watchdog_s)
@@ -155,6 +157,16 @@ class Daemon:
     async def _cancel_when_ended(self, scope: trio.CancelScope) -> None:
         await self._captures.wait_all_ended()
         scope.cancel()
+
+    async def _await_group(self, nursery: trio.Nursery) -> None:
+        """Let the members of the group capture once it is made, where it was not there."""
+        while group := self._configuration.awaited_group:
+            await trio.sleep(limits.GROUP_LOOK_S)
+            try:
+                if await in_thread(partial(find_group, group), abandon_on_cancel=True) is not None:
+                    self._reload(nursery)
+            except Exception as error:  # whatever a module of NSS does, or no thread
+                _log.warning("the group %s cannot be looked up now: %s", group, error)
 
     def _reload(self, nursery: trio.Nursery) -> None:
         """Take over a changed configuration for what is asked from now on; one with faults is told of, no more."""

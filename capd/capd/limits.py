@@ -43,6 +43,9 @@ DESCRIPTORS = 65_536
 ACCOUNT_AGE_S = 600.0
 #: The same for one that was not found. Chosen: one that has just been made is soon known.
 NO_ACCOUNT_AGE_S = 10.0
+#: A group whose members may capture, and which was not there when the daemon was started, is looked for so often.
+#: Chosen: as for accounts.
+GROUP_LOOK_S = 10.0
 #: Whoever connects, and is not known, waits so long for the system's accounts; then the connection is told to come
 #: later. Chosen: sssd(8) answers from its cache, or from the network, in less; clients wait longer.
 ACCOUNT_TIMEOUT_S = 5.0
@@ -193,8 +196,8 @@ SNAPSHOT_TIMEOUT_S = 300.0
 RECORDER_SHARE = 0.5
 #: A worker that was told to end must have done so by then, or it is killed.
 END_TIMEOUT_S = 10.0
-#: When it is told to stop, the daemon waits so long for captures that are ended, or killed, by these limits; and so long
-#: it lets those wait who have a capture stopped.
+#: When it is told to stop, the daemon waits so long for captures that are ended, or killed, by these limits. Whoever
+#: has a capture stopped waits no longer for it.
 STOP_TIMEOUT_S = 18.0
 #: A client that does not read its last events by then is cut off.
 LAST_EVENTS_TIMEOUT_S = 5.0

@@ -536,6 +536,25 @@ def test_without_such_a_group_only_root_may(veth: tuple[str, str], user_dir: Pat
         check_unharmed(daemon, veth, user_dir)
 
 
+def test_a_group_that_is_made_later_is_found(veth: tuple[str, str], user_dir: Path) -> None:
+    groups, where, directory = user_dir / "group", user_dir / "daemon", _private_dir(user_dir, MEMBER)
+    groups.write_text("root:x:0:\n")
+    where.mkdir()
+    own_view = (
+        *("unshare", "--mount", "--propagation", "private", "sh", "-ec"),
+        f'mount --bind "{groups}" /etc/group; exec "$@"',
+        "sh",
+    )
+    with running_daemon(where, "--group", "later", prefix=(*own_view, *with_limits(GROUP_LOOK_S=0.05))) as daemon:
+        assert "until there is one, only root may capture" in daemon.log
+        with pytest.raises(NotPermitted, match="group later"):
+            _start(MEMBER, daemon, veth[1], directory / "x.pcapng")
+        with groups.open("a") as file:  # the same file: it is what is mounted
+            file.write(f"later:x:{MEMBER.groups[0]}:\n")
+        eventually(lambda: "the configuration was read again" in daemon.log, "it is found")
+        _start(MEMBER, daemon, veth[1], directory / "x.pcapng")
+
+
 @pytest.mark.parametrize("owner_mode", [0o755, 0o500])
 def test_a_user_gets_no_file_where_the_user_may_not_write(
     daemon: Daemon, veth: tuple[str, str], user_dir: Path, owner_mode: int

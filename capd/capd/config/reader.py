@@ -181,12 +181,14 @@ class Config:
         captures: what runs without anybody asking.
         metrics: where they are served; None: nowhere.
         warnings: lines for people: what has no effect, and may be meant to.
+        awaited_group: whose members may capture, and which is not there yet; empty: all groups are there.
     """
 
     policy: Policy
     captures: tuple[ConfiguredCapture, ...] = ()
     metrics: MetricsSocket | MetricsAddress | None = None
     warnings: tuple[str, ...] = ()
+    awaited_group: str = ""
 
 
 def trusted_users(environment: Mapping[str, str], process_id: int, user_id: int) -> frozenset[int]:

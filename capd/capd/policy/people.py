@@ -12,6 +12,7 @@ to come later, and nobody else waits for them.
 import bisect
 import contextlib
 import dataclasses
+import grp
 import itertools
 import logging
 import os
@@ -142,6 +143,13 @@ def find_groups(user_id: int) -> frozenset[int]:
     except KeyError:
         return frozenset()
     return frozenset((account.pw_gid, *os.getgrouplist(account.pw_name, account.pw_gid)))
+
+
+def find_group(name: str) -> int | None:
+    """Return the id of a group; None where there is none of this name. It may take any time."""
+    with contextlib.suppress(KeyError):
+        return grp.getgrnam(name).gr_gid
+    return None
 
 
 class _Account(NamedTuple):
