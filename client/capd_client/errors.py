@@ -90,6 +90,13 @@ def _restore(kind: type[ChildError], args: tuple[object, ...], attributes: dict[
     return error
 
 
+class DaemonGone(ChildError, BrokenPipe):
+    """The daemon closed the connection without a word: it has ended, or was killed.
+
+    The files of a capture can be read up to the last event.
+    """
+
+
 class BadFilterError(ChildError):
     """The capture filter does not compile. Correct it.
 

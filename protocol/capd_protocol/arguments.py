@@ -19,7 +19,7 @@ from capd_protocol.messages import (
     Recorder,
     StartCapture,
 )
-from capd_protocol.targets import CookedAny, Pattern, Target, target_of, targets_of
+from capd_protocol.targets import DEFAULT, CookedAny, Pattern, Target, target_of, targets_of
 
 MAX_INTERFACES = 64
 #: IFNAMSIZ, less its NUL (linux/if.h).
@@ -92,6 +92,7 @@ class ArgumentSpec(NamedTuple):
         help: in a few words.
         range: of a number, with its unit.
         default: what holds where nothing is said, if that is a value. Else see the documentation.
+        unset_by_zero: 0 is the same as nothing, as in wirepy and in tcpdump.
         is_configured: it is a key of a capture in the configuration, under the same name.
         options: of ``capctl capture``.
     """
@@ -102,6 +103,7 @@ class ArgumentSpec(NamedTuple):
     help: str
     range: Range | None = None
     default: str | float | None = None
+    unset_by_zero: bool = False
     is_configured: bool = False
     options: tuple[Option, ...] = ()
 
@@ -149,7 +151,7 @@ ARGUMENTS = (
         "interfaces",
         ArgumentType.NAMES,
         "",
-        "capture on this: a name, a pattern such as 'veth*', or any; may be repeated",
+        "capture on this: a name, a pattern such as 'veth*', or any; may be repeated (the first interface that is up)",
         options=(Option("-i", "--interface", "NAME"),),
     ),
     ArgumentSpec(
@@ -165,9 +167,10 @@ ARGUMENTS = (
         "snaplen",
         _WHOLE,
         "interface.snaplen_bytes",
-        "keep at most so much of each packet",
+        "keep at most so much of each packet; 0: all of it",
         Range(1, MAX_SNAPLEN_BYTES, "bytes"),
         default=MAX_SNAPLEN_BYTES,
+        unset_by_zero=True,
         is_configured=True,
         options=(Option("-s", "--snaplen", "BYTES"),),
     ),
@@ -539,9 +542,7 @@ def _filter_faults(argument: str, what: str, text: str) -> Iterator[Fault]:
         yield Fault(argument, f"{what} has a character that is not ASCII, or a NUL")
 
 
-def _interface_faults(target: Target) -> Iterator[Fault]:
-    interface = target.request
-    yield from _name_faults(target)
+def _option_faults(interface: InterfaceRequest) -> Iterator[Fault]:
     yield from _range_faults("interface", interface)
     yield from _wifi_faults(interface)
     yield from _filter_faults("capture_filter", "the capture filter", interface.capture_filter)
@@ -629,7 +630,7 @@ def _recorder_faults(recorder: Recorder, request: StartCapture, targets: Sequenc
 
 def find_interface_faults(interface: InterfaceRequest) -> list[Fault]:
     """Return what is wrong with what is asked for on one interface."""
-    return list(_interface_faults(target_of(interface)))
+    return [*_name_faults(target_of(interface)), *_option_faults(interface)]
 
 
 def find_interval_faults(interval_s: float) -> list[Fault]:
@@ -659,8 +660,10 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
     seen: set[str] = set()
     targets = targets_of(interfaces[:MAX_INTERFACES])
     for target in targets:
-        yield from _interface_faults(target)
         name = target.request.name
+        if name != DEFAULT or len(targets) > 1:
+            yield from _name_faults(target)
+        yield from _option_faults(target.request)
         if name in seen:
             yield Fault("interfaces", f"the interface {_quoted(name)} is named twice")
         seen.add(name)

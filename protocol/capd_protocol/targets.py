@@ -11,6 +11,8 @@ from capd_protocol.messages import InterfaceRequest
 
 #: libpcap's name for all interfaces (pcap-linux.c).
 ANY = "any"
+#: Instead of a name: the interface that the daemon chooses for the user.
+DEFAULT = ""
 _WILDCARDS = "*?["
 
 

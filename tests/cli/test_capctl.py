@@ -450,7 +450,7 @@ def test_json_lines_tell_everything(bench: Bench) -> None:
     events = json_lines("\n".join(lines))
     assert [each["event"] for each in events] == ["started", *["file", "packets", "file_closed"] * 2, "ended"]
     started = events.pop(0)
-    assert started == {"event": "started", "capture_id": started["capture_id"]}
+    assert started == {"event": "started", "capture_id": started["capture_id"], "interfaces": [bench.interface]}
     assert started["capture_id"] >= 10_000
     names = sorted(str(path.relative_to(bench.directory)) for path in bench.directory.glob("a_*"))
     first, second, ended = events[:3], events[3:6], events[6]
@@ -511,7 +511,7 @@ def test_json_tells_of_interfaces_that_go_and_of_the_error(bench: Bench) -> None
     [
         (("-i", "nowhere0"), "no_such_interface", 1),
         (("-f", "udp port"), "bad_filter", 1),
-        (("-s", "0"), "invalid", 2),
+        (("-c", "0"), "invalid", 2),
         (("-b", "files:2", "-w", "a"), "invalid", 2),
     ],
 )
@@ -530,9 +530,9 @@ def test_json_tells_errors(bench: Bench, words: tuple[str, ...], code: str | Non
         (("-a", "filesize:0"), "-a filesize"),
         (("-w", "a", "-b", "duration:0"), "-b duration"),
         (("--update-interval", "9999"), "--update-interval"),
-        (("--snaplen", "0"), "--snaplen"),
-        (("--snaplen=0",), "--snaplen"),
-        (("-s0",), "-s"),
+        (("--snaplen", "-1"), "--snaplen"),
+        (("--snaplen=300000",), "--snaplen"),
+        (("-s300000",), "-s"),
         (("-a", "packets:0"), "-a packets"),
         (("--autostop", "packets:0"), "--autostop packets"),
         (("-w", "a", "-b", "packets:1", "--ring-buffer=files:0"), "--ring-buffer files"),
@@ -656,7 +656,7 @@ def test_a_detached_capture_is_left_shown_rotated_flushed_and_stopped(bench: Ben
     with subprocess.Popen(command(bench, "attach", "--json", "stays"), stdout=subprocess.PIPE, text=True) as attached:
         assert attached.stdout is not None
         first, file_event = (json.loads(attached.stdout.readline()) for _ in range(2))
-        assert first == {"event": "started", "capture_id": listed.capture_id}
+        assert first == {"event": "started", "capture_id": listed.capture_id, "interfaces": [bench.interface]}
         assert Path(file_event["path"]).name.startswith("r_00003_")
         bench.send(2)
         assert json.loads(attached.stdout.readline())["packets_total"] in (6, 7)
@@ -736,7 +736,6 @@ def test_what_is_wrong_is_told_in_a_sentence(
     [
         ((), "the following arguments are required: COMMAND"),
         (("brew",), "invalid choice: 'brew'"),
-        (("capture",), "the following arguments are required: -i/--interface"),
         (("capture", "-i", "lo", "-c", "many"), "argument -c/--count: invalid int value: 'many'"),
         (
             ("capture", "-i", "lo", "-a", "10"),

@@ -1,5 +1,6 @@
 """Every argument of a session has an effect that can be seen from outside, or is refused with a reason."""
 
+import math
 import os
 import re
 import shutil
@@ -21,17 +22,28 @@ from capd_client import (
     CaptureSession,
     ChildError,
     DiskError,
+    Interface,
     InterfaceError,
     InvalidArgument,
+    LinkLayerType,
     NameTaken,
     UnsupportedError,
     list_captures,
     stop_capture,
 )
 from capd_client.request.options import CaptureArguments, make_request
-from capd_protocol.arguments import MAX_INTERFACES
+from capd_protocol.arguments import BY_NAME, MAX_INTERFACES, ArgumentType
 from capd_protocol.formats import pcapng
-from capd_protocol.messages import Conditions, DeletionReason, EndReason, FileDeleted, Triggered, TriggerReason
+from capd_protocol.messages import (
+    Conditions,
+    DeletionReason,
+    EndReason,
+    FileDeleted,
+    StartCapture,
+    Triggered,
+    TriggerReason,
+)
+from capd_protocol.targets import DEFAULT
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, drain, of_type, pcap_linktype_and_sizes, read_complete, rings, wait_until
 from tests.support.namespace import veth_pair
@@ -90,6 +102,13 @@ def mode_of(path: str | Path) -> int:
     return stat.S_IMODE(Path(path).stat().st_mode)
 
 
+def first_of_dumpcap() -> str:
+    """Return what dumpcap captures on where nothing is named, but that it takes an interface that is down, too."""
+    listed = subprocess.run(["dumpcap", "-D"], capture_output=True, text=True, check=True, timeout=20).stdout
+    up = {each.get("ifname") for each in ip_json("link", "show", "up")}
+    return next(name for line in listed.splitlines() if (name := line.split()[1]) in up)
+
+
 # The effects ----------------------------------------------------------------------------------------------------
 
 
@@ -103,10 +122,12 @@ def interfaces(bench: Bench) -> None:
             ((name for name in both), both),
             (own, (other,)),
             ((bench.interface, own), both),
+            (Interface(other), (other,)),
+            ((), (first_of_dumpcap(),)),
         ):
             capture = captured(bench, 2, interfaces=given)
             assert read_complete(bench.savefile).names == list(names)
-            assert [each.interface for each in capture.interface_counters] == list(names)
+            assert [each.interface for each in capture.interface_counters] == list(capture.interfaces) == list(names)
         for pattern, is_in in (("othe[qr]?", False), (["any", "nothing*"], True)):
             with bench.running(interfaces=pattern) as capture:
                 (worker,) = bench.daemon.workers()
@@ -636,60 +657,52 @@ def test_none_is_the_default_of_each_argument(bench: Bench) -> None:
     assert (request.destination.group_access, request.update_interval_s) == (False, 0.1)
 
 
-NUMBER, SECONDS, TEXT, YES_OR_NO = "a whole number", "a number of seconds", "a text", "True or False"
-WRONG: dict[str, tuple[str, list[Any]]] = {
-    "capture_filter": (TEXT, [b"udp", 5]),
-    "snaplen": (NUMBER, [100.0, "100", True]),
-    "promiscuous": (YES_OR_NO, [1, "no"]),
-    "monitor_mode": (YES_OR_NO, [0]),
-    "kernel_buffer_size": (NUMBER, [1.5]),
-    "link_layer_type": (TEXT, [1]),
-    "wifi_channel": (TEXT, [2412]),
-    "max_packet_count": (NUMBER, ["7", 7.0]),
-    "autostop_duration": (SECONDS, ["1", True]),
-    "autostop_filesize": (NUMBER, [1.0]),
-    "autostop_files": (NUMBER, [1.0]),
-    "savefile": ("a path", [7, b"a.pcapng"]),
-    "group_access": (YES_OR_NO, [1]),
-    "ringbuffer_duration": (SECONDS, ["1"]),
-    "ringbuffer_filesize": (NUMBER, [1.0]),
-    "ringbuffer_packets": (NUMBER, [1.0]),
-    "ringbuffer_files": (NUMBER, [1.0]),
-    "ringbuffer_interval": (SECONDS, ["60"]),
-    "ringbuffer_total_filesize": (NUMBER, [1.0]),
-    "ringbuffer_age": (SECONDS, [True]),
-    "ringbuffer_free_space": (NUMBER, ["1"]),
-    "recorder_duration": (SECONDS, ["1", True]),
-    "recorder_memory": (NUMBER, [1.5]),
-    "recorder_after": (SECONDS, ["1"]),
-    "recorder_trigger_filter": (TEXT, [1]),
-    "recorder_trigger_rate": (NUMBER, [1.5]),
-    "recorder_trigger_link_down": (YES_OR_NO, [1]),
-    "use_pcapng": (YES_OR_NO, [1]),
-    "use_libpcap": (YES_OR_NO, ["yes"]),
-    "max_buffered_packets": (NUMBER, ["1"]),
-    "max_buffered_bytes": (NUMBER, [1.0]),
-    "separate_threads": (YES_OR_NO, [0]),
-    "wait_for_interfaces": (YES_OR_NO, [1]),
-    "pass_files": (YES_OR_NO, [1]),
-    "update_interval": (SECONDS, ["0.1"]),
-    "name": (TEXT, [1]),
-    "detach": (YES_OR_NO, [1]),
-    "interfaces": ("names", [5, [5], b"lo", [None], [CaptureInterface(name=5)]]),  # type: ignore[arg-type]
+#: What no argument of a type takes.
+WRONG_BY_TYPE: dict[ArgumentType, tuple[str, list[Any]]] = {
+    ArgumentType.TEXT: ("a text", [b"udp", 5]),
+    ArgumentType.WHOLE_NUMBER: ("a whole number", [1.5, "1.5", "-1", "", "1" * 30, True, b"1", math.inf, math.nan]),
+    ArgumentType.SECONDS: ("a number of seconds", ["1 s", "", True, b"1"]),
+    ArgumentType.YES_OR_NO: ("True or False", ["no", "", b"1"]),
+    ArgumentType.PATH: ("a path", [7, b"a.pcapng"]),
+    ArgumentType.NAMES: ("names", [5, [5], b"lo", [None], [CaptureInterface(name=5)], ""]),  # type: ignore[arg-type]
 }
 
 
 @pytest.mark.parametrize("argument", CaptureArguments.__annotations__)
 def test_a_value_of_the_wrong_kind_is_refused_by_name(argument: str) -> None:
-    words, values = WRONG[argument]
+    words, values = WRONG_BY_TYPE[BY_NAME[argument].type]
     for value in values:
         refused(argument, words, **{argument: value})
         refused(argument, argument, **{argument: value})
 
 
+def request_of(**arguments: Any) -> StartCapture:
+    return make_request({"interfaces": "lo", "savefile": "a", **arguments})[0]  # type: ignore[typeddict-item]
+
+
+def test_values_may_be_given_as_wirepys_programs_do() -> None:
+    assert request_of(snaplen="96") == request_of(snaplen=96.0) == request_of(snaplen=96)
+    assert request_of(snaplen=0) == request_of(snaplen="0") == request_of()
+    assert request_of(max_packet_count="10").autostop.packets == 10
+    assert request_of(autostop_duration="1.5").autostop.duration_s == 1.5
+    assert request_of(promiscuous=1) == request_of(promiscuous=True)
+    assert request_of(promiscuous=0) == request_of(promiscuous=False)
+    link_layer_type = LinkLayerType(1, "EN10MB", "Ethernet")
+    assert request_of(link_layer_type=link_layer_type) == request_of(link_layer_type="EN10MB")
+    own = CaptureInterface(name="lo", snaplen="60", promiscuous=0)  # type: ignore[arg-type]
+    assert request_of(interfaces=own) == request_of(snaplen=60, promiscuous=False)
+    assert request_of(interfaces=Interface("lo")) == request_of(interfaces=[Interface("lo")]) == request_of()
+
+
+def test_without_interfaces_the_daemon_chooses() -> None:
+    for nothing in (None, ()):
+        (interface,) = request_of(interfaces=nothing, snaplen=60).interfaces
+        assert (interface.name, interface.snaplen_bytes) == (DEFAULT, 60)
+
+
 RING = {"ringbuffer_packets": 5}
 OUT_OF_RANGE: list[tuple[str, str, list[Any], dict[str, Any]]] = [
-    ("snaplen", "possible are 1 to 262144 bytes", [0, -1, 262_145, 10**400], {}),
+    ("snaplen", "possible are 1 to 262144 bytes", [-1, 262_145, 10**400], {}),
     ("kernel_buffer_size", "possible are 1 to 1024 MiB", [0, 1025, 10**400], {}),
     ("max_packet_count", "possible are 1 to", [0, 2**63], {}),
     ("autostop_duration", "possible are 0.001 to", [0, -1, float("nan"), float("inf"), 10**400], {}),
@@ -705,9 +718,9 @@ OUT_OF_RANGE: list[tuple[str, str, list[Any], dict[str, Any]]] = [
     ("ringbuffer_age", "possible are 0.001 to", [0], RING),
     ("ringbuffer_free_space", "possible are 1 to", [0, -1], RING),
     ("update_interval", "possible are 0.005 to 60 seconds", [0, 0.004, 61, float("nan")], {}),
-    ("interfaces", "name at least one", [[], (), None, ""], {}),
     ("interfaces", "1 to 64", [iter(()), [f"if{n}" for n in range(MAX_INTERFACES + 1)]], {}),
-    ("interfaces", "no interface name", ["a/b", "x" * 16, [""], ".."], {}),
+    ("interfaces", "no interface name", ["a/b", "x" * 16, ".."], {}),
+    ("interfaces", "it takes names", ["", [""], ["lo", ""], [5]], {}),
     ("interfaces", "named twice", [["lo", "lo"]], {}),
     ("savefile", "at most 255", ["x" * 256], {}),
     ("savefile", "at most 234", ["x" * 235], RING),
@@ -724,11 +737,9 @@ def test_a_value_out_of_range_is_refused_with_what_is_possible(
 
 def test_an_argument_that_does_not_exist_is_refused_by_name() -> None:
     refused("snap_len", "there is no argument snap_len", snap_len=100)
-    with pytest.raises(InvalidArgument, match="interfaces is empty"):
-        CaptureSession(socket_path="/nowhere/capd.sock")
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(InvalidArgument) as raised:
-        CaptureSession(interfaces="lo", snaplen=0, update_interval=0, max_packet_count=0)
+        CaptureSession(interfaces="lo", snaplen=-1, update_interval=0, max_packet_count=0)
     assert all(name in str(raised.value) for name in ("snaplen", "update_interval", "max_packet_count"))

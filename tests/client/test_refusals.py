@@ -45,8 +45,7 @@ def test_it_is_refused_before_anybody_is_asked(tmp_path: Path, name: str) -> Non
 #: What no message can say: it has one of what the client has two words for, or the client alone knows of it.
 _UNSAID = {
     "interface: empty",
-    "interface: none",
-    "interface: nothing",
+    "interface: nothing among names",
     "interface: a number",
     "interface: a number among names",
     "interface: bytes",

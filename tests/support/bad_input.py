@@ -24,7 +24,7 @@ from capd_client import (
     UnsupportedError,
 )
 from capd_client.request.options import CaptureArguments
-from capd_protocol.arguments import MAX_FILTER_BYTES, MAX_INTERFACES, RANGES
+from capd_protocol.arguments import BY_NAME, MAX_FILTER_BYTES, MAX_INTERFACES, RANGES
 from capd_protocol.messages import FailureCode
 from tests.support.attack import User
 
@@ -130,8 +130,7 @@ INTERFACES: dict[str, Bad] = {
     "right to left": _bad_name("a\u202eb"),
     "a byte that is no UTF-8": _bad_name("lo\udcff"),
     "half a surrogate pair": _bad_name("lo\ud800"),
-    "none": Bad({"interfaces": []}, InvalidArgument, ("interfaces",), "interfaces"),
-    "nothing": Bad({"interfaces": None}, InvalidArgument, ("interfaces",), "interfaces"),
+    "nothing among names": Bad({"interfaces": [UP, ""]}, InvalidArgument, ("interfaces",), "interfaces"),
     "a number": Bad({"interfaces": 5}, InvalidArgument, ("interfaces", "5"), "interfaces"),
     "a number among names": Bad({"interfaces": [UP, 5]}, InvalidArgument, ("interfaces", "5"), "interfaces"),
     "bytes": Bad({"interfaces": [UP.encode()]}, InvalidArgument, ("interfaces",), "interfaces"),
@@ -214,7 +213,7 @@ def _numbers() -> dict[str, Bad]:
         if name.endswith(("duration", "interval", "age")):
             values += [math.nan, math.inf, -math.inf, 5e-324]
         for value in dict.fromkeys(values):
-            if least <= value <= greatest:
+            if least <= value <= greatest or (value == 0 and BY_NAME[name].unset_by_zero):
                 continue
             shown = "-" * (value < 0) + "HUGE" if abs(value) == HUGE else str(value)
             words = (name,) if abs(value) == HUGE else (name, shown)
@@ -224,10 +223,11 @@ def _numbers() -> dict[str, Bad]:
             shown = "HUGE" if value == HUGE else str(value)
             found[f"{name}={shown}"] = Bad({name: value}, InvalidArgument, (), None)
     for name, one in {
-        "snaplen": CaptureInterface(name=UP, snaplen=0),
+        "snaplen": CaptureInterface(name=UP, snaplen=-1),
         "kernel_buffer_size": CaptureInterface(name=UP, kernel_buffer_size=0),
     }.items():
-        found[f"{name}=0, of one interface"] = Bad({"interfaces": one}, InvalidArgument, (name, "0"), name)
+        value = getattr(one, name)
+        found[f"{name}={value}, of one interface"] = Bad({"interfaces": one}, InvalidArgument, (name, str(value)), name)
     return found
 
 
@@ -266,31 +266,31 @@ WRONG_TYPES: dict[str, Bad] = {
     f"{name}={value!r}": _invalid(name, repr(value), **{name: value})
     for name, value in {
         "capture_filter": 5,
-        "snaplen": "64",
+        "snaplen": "sixty",
         "promiscuous": "no",
-        "monitor_mode": 1,
+        "monitor_mode": "1",
         "kernel_buffer_size": 1.5,
         "link_layer_type": 1,
         "wifi_channel": 2412,
         "max_packet_count": True,
-        "autostop_duration": "5",
-        "autostop_filesize": 1.0,
+        "autostop_duration": "5 s",
+        "autostop_filesize": 1.5,
         "autostop_files": [1],
         "savefile": 5,
-        "group_access": 0o640,
+        "group_access": "0640",
         "ringbuffer_duration": False,
-        "ringbuffer_filesize": "1",
-        "ringbuffer_packets": 1.0,
+        "ringbuffer_filesize": "1k",
+        "ringbuffer_packets": 1.1,
         "ringbuffer_files": {},
-        "ringbuffer_interval": "1",
-        "ringbuffer_total_filesize": 1.0,
+        "ringbuffer_interval": "1s",
+        "ringbuffer_total_filesize": 0.1,
         "ringbuffer_age": True,
-        "ringbuffer_free_space": "1",
+        "ringbuffer_free_space": "-1",
         "use_pcapng": "yes",
-        "use_libpcap": 1,
-        "max_buffered_packets": "5",
-        "max_buffered_bytes": 5.0,
-        "separate_threads": 1,
+        "use_libpcap": "1",
+        "max_buffered_packets": "five",
+        "max_buffered_bytes": 5.5,
+        "separate_threads": "1",
         "wait_for_interfaces": "yes",
         "update_interval": "fast",
     }.items()

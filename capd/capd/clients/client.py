@@ -6,8 +6,10 @@ closes its side, the capture ends. One that is attached to a capture only hears 
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
+import msgspec
 import trio
 
 from capd import limits
@@ -48,6 +50,7 @@ from capd_protocol.messages import (
     WatchStatistics,
     encode,
 )
+from capd_protocol.targets import DEFAULT
 
 
 class Client:
@@ -119,9 +122,9 @@ class Client:
         """
         match request:
             case StartCapture(detached=True):
-                await self._capture_detached(request)
+                await self._capture_detached(await self._with_interface(request))
             case StartCapture():
-                await self._capture(request)
+                await self._capture(await self._with_interface(request))
             case AttachCapture():
                 await self._attach(request)
             case WatchInterfaces():
@@ -198,6 +201,24 @@ class Client:
         with trio.move_on_after(limits.REQUEST_TIMEOUT_S), contextlib.suppress(RemoteProtocolError):
             await self._connection.send(encode(DirectoryWanted()), [descriptor])
 
+    async def _with_interface(self, request: StartCapture) -> StartCapture:
+        """Return the request with an interface, where it leaves that open.
+
+        Raises:
+            RequestRefused: there is none that this client may capture on.
+            OSError: the system cannot list them.
+        """
+        if [each.name for each in request.interfaces] != [DEFAULT]:
+            return request
+        may_capture = partial(self._captures.policy.may_capture, self._peer)
+        self._captures.policy.rules_or_refuse(self._peer)
+        name = await self._monitor.interfaces.first(may_capture)
+        if name is None:
+            text = f"no interface is up that {self._peer} may capture on: 'capctl interfaces' shows which there are"
+            raise RequestRefused(FailureCode.NO_SUCH_INTERFACE, text, argument="interfaces")
+        (interface,) = request.interfaces
+        return msgspec.structs.replace(request, interfaces=(msgspec.structs.replace(interface, name=name),))
+
     async def _capture(self, request: StartCapture) -> None:
         """Capture until the end, unless it cannot be started."""
         with (
@@ -233,7 +254,8 @@ class Client:
                 return None
 
             following = self._following(capture, subscriber, end)
-            return await following.run(Started(capture_id=capture.capture_id), settled=settled)
+            names = tuple(each.name for each in capture.request.interfaces)
+            return await following.run(Started(capture.capture_id, names), settled=settled)
 
     async def _capture_detached(self, request: StartCapture) -> None:
         """Start a capture that stays, and tell of it, unless it cannot be started."""

@@ -77,6 +77,12 @@ class _Listing:
         self._namespace = os.readlink("/proc/self/ns/net")  # noqa: PTH115  # it is no path
         self._views: dict[Hashable, tuple[bytes, ...]] = {}
 
+    def first(self, may_capture: Callable[[str], bool]) -> str | None:
+        """Return the first interface that is up and may be captured on; a loopback interface only where no other is."""
+        links = (self._links[each.name] for each in self._devices if each.name in self._links)
+        allowed = [link for link in links if link.is_up and may_capture(link.name)]
+        return min(allowed, key=lambda link: link.loopback).name if allowed else None
+
     @property
     def names(self) -> set[str]:
         """Of network interfaces and of others."""
@@ -193,6 +199,21 @@ class Interfaces:
             OSError: the kernel cannot, or there is no thread for it, or no descriptor.
         """
         return (await self._listing()).view(whose, may_capture)
+
+    async def first(self, may_capture: Callable[[str], bool]) -> str | None:
+        """Return what to capture on where no interface is named, as dumpcap has it: the first in libpcap's order.
+
+        Args:
+            may_capture: whether policy lets somebody capture on an interface.
+
+        Returns:
+            The first that is up, and none of a loopback where there is another; None where there is none at all.
+
+        Raises:
+            RequestRefused: libpcap cannot tell.
+            OSError: the kernel cannot, or there is no thread for it, or no descriptor.
+        """
+        return (await self._listing()).first(may_capture)
 
     async def device_names(self) -> set[str]:
         """Return the names of all that libpcap lists, network interfaces and others.

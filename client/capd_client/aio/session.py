@@ -10,7 +10,7 @@ from capd_client.aio.connection import Connection
 from capd_client.conversation.capture import Answered, Asked
 from capd_client.conversation.events import CaptureEvent, Event, EventType, Wanted, pair_of, wanted_types
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
-from capd_client.errors import BrokenPipe, CaptureEnded
+from capd_client.errors import CaptureEnded, DaemonGone
 from capd_client.request.options import CaptureArguments, Place, checked_capture, make_request
 from capd_client.transport.connect import Transport, connect_for, offer_of
 from capd_client.transport.passed import CaptureFiles
@@ -258,7 +258,7 @@ class CaptureSession(SessionBase):
             await self._wait_answered(connection, timeout_s)
             answer = self._conversation.answer()
             if answer is None:
-                raise BrokenPipe("capd has gone away")
+                raise DaemonGone("capd has gone away")
             return answer
 
     async def _wait_answered(self, connection: Connection, timeout_s: float) -> None:

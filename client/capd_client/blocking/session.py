@@ -10,7 +10,7 @@ from typing import Unpack
 from capd_client.conversation.capture import Answered, Asked, Place
 from capd_client.conversation.events import CaptureEvent, Event, EventType, Wanted, pair_of, wanted_types
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
-from capd_client.errors import BrokenPipe, CaptureEnded, NoEvents
+from capd_client.errors import CaptureEnded, DaemonGone, NoEvents
 from capd_client.request.options import CaptureArguments, checked_capture, make_request
 from capd_client.transport.connect import Offer, connect_for, offer_of
 from capd_client.transport.passed import CaptureFiles
@@ -330,7 +330,7 @@ class CaptureSession(SessionBase):
             self._wait_answered(deadline_s)
             answer = self._conversation.answer()
             if answer is None:
-                raise BrokenPipe("capd has gone away")
+                raise DaemonGone("capd has gone away")
             return answer
 
     def _wait_answered(self, deadline_s: float) -> None:

@@ -50,7 +50,7 @@ class LiveInterfaceStats(StatisticsBase):
         self.terminate()
 
     def _receive_now(self) -> bool:
-        return self._receive(0)
+        return not self._transport.is_closed and self._receive(0)
 
     def _receive(self, timeout_s: float | None) -> bool:
         data = self._transport.receive(timeout_s)

@@ -124,7 +124,6 @@ def _add(parser: argparse.ArgumentParser, spec: ArgumentSpec, option: Option) ->
             *names,
             dest=spec.name,
             action="append" if is_list else "store",
-            required=is_list,
             type=_MADE_BY.get(spec.type, str),
             metavar=option.metavar,
             help=spec.help,
@@ -162,6 +161,8 @@ def run(options: argparse.Namespace) -> int:
     if not options.detach:
         _stop_on_signals(capture)  # also while it starts
     with capture:
+        if not options.interfaces and not options.json:
+            print(f"Interface: {printable(', '.join(capture.interfaces))}", flush=True)
         if options.detach:
             return _leave_running(capture, options.json)
         if any(arguments.get(each.name) is not None for each in ARGUMENTS if each.part == "recorder"):
@@ -260,7 +261,7 @@ class _Json:
 
     def show(self, event: CaptureEvent) -> None:
         if isinstance(event, FileOpened | Recording) and not self._is_started:
-            self._print("started", capture_id=self._capture.capture_id)
+            self._print("started", capture_id=self._capture.capture_id, interfaces=self._capture.interfaces)
             self._is_started = True
         match event:
             case FileOpened(name=path):

@@ -12,7 +12,7 @@ import msgspec
 
 from capd_client.conversation.events import CaptureEvent
 from capd_client.conversation.greeting import greeting
-from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, ChildError, error_for
+from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, ChildError, DaemonGone, error_for
 from capd_client.ring.files import RingFile
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.formats.ring_index import ring_of
@@ -81,6 +81,8 @@ class Conversation:
         #: The end was asked for, and not refused.
         self.is_stopping = False
         self.capture_id: int | None = None
+        #: As they were asked for; the default interface by its name.
+        self.interface_names: tuple[str, ...] = ()
         self.name: str | None = None
         self.failure: Failure | None = None
         self.end_reason: EndReason | None = None
@@ -161,11 +163,11 @@ class Conversation:
         return self._take_refused(Refused(failure=Failure(code=FailureCode.PROTOCOL, text=text)))
 
     def _take_started(self, started: Started) -> None:
-        self.capture_id = started.capture_id
+        self.capture_id, self.interface_names = started.capture_id, started.interfaces
 
     def _take_attached(self, attached: Attached) -> None:
         capture = attached.capture
-        self.capture_id, self.name = capture.capture_id, capture.name
+        self.capture_id, self.name, self.interface_names = capture.capture_id, capture.name, capture.interfaces
         self.ring = ring_of(capture.file_name) if attached.is_ring else None
         self.packets_total = self.packets_before = attached.packets_total
         self._closed_bytes = attached.closed_bytes_total
@@ -291,4 +293,4 @@ class Conversation:
             return error_for(self.failure)
         if self.end_reason is not None:
             return CaptureEnded(f"the capture has ended ({self.end_reason})")
-        return BrokenPipe("capd has gone away: the files up to the last event can be read")
+        return DaemonGone("capd has gone away: the files up to the last event can be read")

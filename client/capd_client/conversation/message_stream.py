@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from capd_client.conversation.greeting import greeting
-from capd_client.errors import BrokenPipe, error_for
+from capd_client.errors import BrokenPipe, DaemonGone, error_for
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import Hello, Message, Refused, Request, decode, encode
@@ -28,7 +28,7 @@ class MessageStream:
             BrokenPipe: it has gone, or cannot be understood.
         """
         if not data:
-            raise BrokenPipe("capd has gone away")
+            raise DaemonGone("capd has gone away")
         self._decoder.feed(data)
         try:
             while (frame := self._decoder.next_frame()) is not None:

@@ -192,6 +192,11 @@ class SessionBase:
         return self._conversation.size_bytes_total
 
     @property
+    def interfaces(self) -> tuple[str, ...]:
+        """Names and patterns that are captured on, the default interface by its name; empty until it has started."""
+        return self._conversation.interface_names
+
+    @property
     def capture_id(self) -> int | None:
         """The daemon's number for this capture; None until it has started."""
         return self._conversation.capture_id

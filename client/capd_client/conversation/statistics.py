@@ -68,7 +68,7 @@ class StatisticsBase:
         return tuple((name, received_dropped(counts)) for name, counts in self._state.counts.items())
 
     def __getitem__(self, interface: str) -> ReceivedDropped:
-        """Return (received, dropped) of an interface, as of the last tick that has come.
+        """Return (received, dropped) of an interface, as of the last tick that has come; also after ``terminate``.
 
         Raises:
             KeyError: it is not there.

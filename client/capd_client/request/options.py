@@ -5,9 +5,9 @@ import os
 import pwd
 import secrets
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, cast, runtime_checkable
 
 from capd_client.errors import DestinationError, InvalidArgument
 from capd_protocol.arguments import (
@@ -20,6 +20,7 @@ from capd_protocol.arguments import (
     find_snapshot_faults,
     is_capture_name,
 )
+from capd_protocol.formats.linktypes import LinkLayerType
 from capd_protocol.messages import (
     Conditions,
     Destination,
@@ -28,11 +29,13 @@ from capd_protocol.messages import (
     SnapshotCapture,
     StartCapture,
 )
-from capd_protocol.targets import Pattern, target_of
+from capd_protocol.targets import DEFAULT, Pattern, target_of
 
 _MIB = 1024 * 1024
 #: Of 2**32 - 1.
 _MAX_ID_DIGITS = 10
+#: Of 2**64 - 1.
+_MAX_DIGITS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +56,32 @@ class CaptureInterface(_InterfaceOptions):
     name: str
 
 
+#: What is captured on where nothing is named. To name the empty text is a mistake, such as that of an unset variable.
+_DEFAULT_INTERFACE = CaptureInterface(name=DEFAULT)
+
+
+@runtime_checkable
+class _HasName(Protocol):
+    """What is known by a name, such as an ``Interface``."""
+
+    @property
+    def name(self) -> str: ...
+
+
 class CaptureArguments(TypedDict, total=False):
-    """The arguments of ``CaptureSession``, all optional but ``interfaces``; None is the default of each.
+    """The arguments of ``CaptureSession``, all optional; None is the default of each.
+
+    As in wirepy, numbers may be given as text, True and False as numbers, an interface as an ``Interface``, and a
+    link-layer type as a ``LinkLayerType``.
 
     Attributes:
-        interfaces: names, or ``CaptureInterface`` objects with options of their own. A pattern such as ``veth*``, or
+        interfaces: names, or ``CaptureInterface`` objects with options of their own. Without any, the first one in the
+            order of ``Interface.list_interfaces`` that is up and may be captured on, and is no loopback; as dumpcap
+            does. A pattern such as ``veth*``, or
             ``any``, stands for all interfaces that match, also those that appear later; each is a pcapng interface
             of its own. With the link-layer type LINUX_SLL or LINUX_SLL2, ``any`` is libpcap's cooked device.
         capture_filter: in libpcap's language (pcap-filter(7)), for every interface; without host names.
-        snaplen: the most bytes kept of each packet (262144).
+        snaplen: the most bytes kept of each packet (262144); 0: the same.
         promiscuous: also packets for others (True).
         monitor_mode: all that the radio hears (False); wireless interfaces only, and only where the daemon may.
         kernel_buffer_size: ring of each interface, in MiB (32; 4 for each that a pattern matches).
@@ -111,13 +131,13 @@ class CaptureArguments(TypedDict, total=False):
             ``name``, a ``savefile``, and a daemon that stays.
     """
 
-    interfaces: str | CaptureInterface | Iterable[str | CaptureInterface]
+    interfaces: str | CaptureInterface | _HasName | Iterable[str | CaptureInterface | _HasName] | None
     capture_filter: str | None
     snaplen: int | None
     promiscuous: bool | None
     monitor_mode: bool | None
     kernel_buffer_size: int | None
-    link_layer_type: str | None
+    link_layer_type: str | LinkLayerType | None
     wifi_channel: str | None
     max_packet_count: int | None
     autostop_duration: float | None
@@ -162,15 +182,55 @@ _TYPES: dict[ArgumentType, tuple[type, ...]] = {
 }
 
 
-def _check_types(arguments: dict[str, Any]) -> None:
-    for name, value in arguments.items():
-        if name not in BY_NAME:
-            raise InvalidArgument(f"there is no argument {name}", argument=name)
-        kind = BY_NAME[name].type
-        types = _TYPES[kind]
-        wrong_bool = isinstance(value, bool) and bool not in types and object not in types
-        if value is not None and (wrong_bool or not isinstance(value, types)):
-            raise InvalidArgument(f"{name} is {value!r}; it must be {kind.value}", argument=name)
+def _whole_number(value: object) -> object:
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _seconds(value: object) -> object:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _yes_or_no(value: object) -> object:
+    return bool(value) if isinstance(value, int | float) else value  # a text such as "no" would be yes
+
+
+def _text(value: object) -> object:
+    return value.name if isinstance(value, LinkLayerType) else value
+
+
+#: What else a value may be given as: wirepy's programs have numbers as text, and what an interface has told.
+_FROM: dict[ArgumentType, Callable[[object], object]] = {
+    ArgumentType.TEXT: _text,
+    ArgumentType.WHOLE_NUMBER: _whole_number,
+    ArgumentType.SECONDS: _seconds,
+    ArgumentType.YES_OR_NO: _yes_or_no,
+}
+
+
+def _typed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with values of their types.
+
+    Raises:
+        InvalidArgument: there is no such argument, or its value is none.
+    """
+    return {name: _typed_value(name, value) for name, value in arguments.items()}
+
+
+def _typed_value(name: str, given: Any) -> Any:
+    if name not in BY_NAME:
+        raise InvalidArgument(f"there is no argument {name}", argument=name)
+    spec = BY_NAME[name]
+    value: Any = _FROM[spec.type](given) if spec.type in _FROM else given
+    types = _TYPES[spec.type]
+    wrong_bool = isinstance(value, bool) and bool not in types and object not in types
+    if value is not None and (wrong_bool or not isinstance(value, types)):
+        raise InvalidArgument(f"{name} is {given!r}; it must be {spec.type.value}", argument=name)
+    return None if spec.unset_by_zero and value == 0 else value
 
 
 def _file_format(use_pcapng: bool | None, use_libpcap: bool | None) -> Literal["pcapng", "pcap"]:
@@ -207,11 +267,11 @@ def _kernel_buffer_size_mib(arguments: CaptureArguments) -> int | None:
 
 
 def _interface_requests(arguments: CaptureArguments) -> tuple[InterfaceRequest, ...]:
-    given = arguments.get("interfaces")
-    if not given:
-        raise InvalidArgument("interfaces is empty: name at least one, such as 'eth0'", argument="interfaces")
-    if isinstance(given, str | CaptureInterface):
+    given: object = arguments.get("interfaces")
+    if isinstance(given, str | CaptureInterface | _HasName):
         given = (given,)
+    if given is None or (isinstance(given, Sized) and not given):
+        given = (_DEFAULT_INTERFACE,)
     if not isinstance(given, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # not every caller is typed
         raise InvalidArgument(f"interfaces is {given!r}; it must be names of interfaces", argument="interfaces")
     common = {name: arguments.get(name) for name in _InterfaceOptions.__dataclass_fields__}
@@ -219,16 +279,15 @@ def _interface_requests(arguments: CaptureArguments) -> tuple[InterfaceRequest, 
     return tuple(_interface_request(one, common) for one in given)
 
 
-def _interface_request(one: object, common: dict[str, Any]) -> InterfaceRequest:
-    if isinstance(one, str):
-        one = CaptureInterface(name=one)
-    name: object = one.name if isinstance(one, CaptureInterface) else None
-    if not isinstance(one, CaptureInterface) or not isinstance(name, str):
-        raise InvalidArgument(f"interfaces has {one!r}; it takes names and CaptureInterface", argument="interfaces")
-    own = {name: getattr(one, name) for name in common}
-    _check_types(own)
+def _interface_request(given: object, common: dict[str, Any]) -> InterfaceRequest:
+    name: object = given.name if isinstance(given, _HasName) else given
+    if not isinstance(name, str) or (not name and given is not _DEFAULT_INTERFACE):
+        text = f"interfaces has {given!r}; it takes names, CaptureInterface and Interface"
+        raise InvalidArgument(text, argument="interfaces")
+    one = given if isinstance(given, CaptureInterface) else CaptureInterface(name=name)
+    own = _typed({name: getattr(one, name) for name in common})
     chosen = {name: common[name] if value is None else value for name, value in own.items()}
-    return InterfaceRequest(name=one.name, **fields_of("interface", chosen))
+    return InterfaceRequest(name=name, **fields_of("interface", chosen))
 
 
 def _ring(arguments: CaptureArguments) -> Conditions | None:
@@ -305,7 +364,7 @@ def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
     Raises:
         InvalidArgument: one of them is impossible; all that is wrong with the values is in the text.
     """
-    _check_types(dict(arguments))
+    arguments = cast(CaptureArguments, _typed(arguments))
     _refuse_without_effect(arguments)
     interfaces = _interface_requests(arguments)
     file_format = _file_format(arguments.get("use_pcapng"), arguments.get("use_libpcap"))

@@ -21,6 +21,8 @@ class Started(JsonMessage, frozen=True, tag="started"):
     """The rings are armed and the first file has its header."""
 
     capture_id: int
+    #: As they were asked for; the default interface by its name.
+    interfaces: tuple[str, ...] = ()
 
 
 class Stopping(JsonMessage, frozen=True, tag="stopping"):
