@@ -19,7 +19,7 @@ from capd_client import (
     get_driver_counters,
 )
 from capd_client.transport.connect import SOCKET_VARIABLE
-from capd_protocol.messages.interfaces import InterfaceInfo, Link
+from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link
 from tests.capture.helpers import ip, kernel_setting
 from tests.client.test_private_daemon import where_run_is_empty
 from tests.interfaces.helpers import add_pair, cleaned, link_of, other_namespace, said, unique, wait_until
@@ -318,3 +318,10 @@ def test_without_a_daemon_root_has_a_private_one(monkeypatch: pytest.MonkeyPatch
     names, link_layers, children = where_run_is_empty(ask)
     assert "lo" in names
     assert (link_layers, children) == (2, [])
+
+
+@pytest.mark.parametrize("number", [*InterfaceType, 99, None])
+def test_a_kind_of_interface_is_called_as_wirepy_does(number: int | None) -> None:
+    constants = {value: name for name, value in vars(Interface).items() if name.startswith("IF_")}
+    shown = Interface("x", interface_type=number).interface_type_string
+    assert shown == constants.get(number, "IF_UNKNOWN").removeprefix("IF_")

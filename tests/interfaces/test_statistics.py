@@ -292,6 +292,17 @@ def test_it_ends_once_and_for_all(daemon: Daemon) -> None:
         stats.wait_for_tick(1)
 
 
+def test_counts_can_be_read_after_the_end(daemon: Daemon) -> None:
+    stem = unique("st")
+    with cleaned(stem):
+        add_pair(f"{stem}t", f"{stem}r")
+        with counting(daemon) as stats:
+            transmit(f"{stem}t", 10)
+            while stats[f"{stem}r"][0] < 10:
+                fresh(stats)
+    assert stats[f"{stem}r"][0] == stats.details(f"{stem}r").rx_packets == 10
+
+
 @pytest.mark.alone
 def test_intervals_are_kept(daemon: Daemon) -> None:
     with counting(daemon, 0.2) as slow, counting(daemon, 0.1) as fast:

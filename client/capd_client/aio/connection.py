@@ -111,6 +111,11 @@ class Connection:
         """Say that nothing more will be asked; what the daemon still has to say comes."""
         self._transport.leave()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``aclose`` was called."""
+        return self._transport.is_closed
+
     async def aclose(self) -> None:
         """Close the connection, and wait for a daemon of our own to end. Safe to call again."""
         try:

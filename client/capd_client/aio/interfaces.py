@@ -87,7 +87,8 @@ class LiveInterfaceStats(StatisticsBase, _Subscription):
         _Subscription.__init__(self, statistics_request(interval), socket_path, self._state)
 
     def _receive_now(self) -> bool:
-        return self._entered().receive_nowait()
+        connection = self._entered()
+        return not connection.is_closed and connection.receive_nowait()
 
     async def wait_for_tick(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # the blocking one's
         """Wait until there are fresh counts; not at all, if there have been since ``clear_tick``.

@@ -21,18 +21,6 @@ from capd_protocol.messages import (
 )
 from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link
 
-_TYPE_NAMES = {
-    InterfaceType.WIRED: "Wired",
-    InterfaceType.AIRPCAP: "AirPcap",
-    InterfaceType.PIPE: "Pipe",
-    InterfaceType.STDIN: "Standard input",
-    InterfaceType.BLUETOOTH: "Bluetooth",
-    InterfaceType.WIRELESS: "Wireless",
-    InterfaceType.DIALUP: "Dial-up",
-    InterfaceType.USB: "USB",
-    InterfaceType.VIRTUAL: "Virtual",
-}
-
 
 class Interface:
     """An interface or device that packets can be captured on.
@@ -157,8 +145,11 @@ class Interface:
 
     @property
     def interface_type_string(self) -> str:
-        """The kind of interface, in a word."""
-        return _TYPE_NAMES[InterfaceType(self.interface_type or 0)]
+        """The kind of interface, as wirepy calls it: the name of ``IF_…``, such as ``WIRED``; or ``UNKNOWN``."""
+        try:
+            return InterfaceType(self.interface_type).name if self.interface_type is not None else "UNKNOWN"
+        except ValueError:
+            return "UNKNOWN"
 
 
 def _check_name(interface: str) -> None:
