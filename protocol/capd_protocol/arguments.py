@@ -344,6 +344,7 @@ ARGUMENTS = (
         "recorder.duration_s",
         "the last so many seconds",
         Range(0.1, 86_400, "seconds"),
+        is_configured=True,
         options=_keyed(_RECORD, "duration", "SECONDS"),
     ),
     # Eight packets of the greatest size and a little more, to begin with.
@@ -354,6 +355,7 @@ ARGUMENTS = (
         "what so much memory holds",
         Range(4, 65_536, "MiB"),
         default=DEFAULT_RECORDER_BYTES // _MIB,
+        is_configured=True,
         options=_keyed(_RECORD, "memory", "MIB"),
     ),
     ArgumentSpec(
@@ -363,6 +365,7 @@ ARGUMENTS = (
         "and what comes within this time",
         Range(0, 3600, "seconds"),
         default=0.0,
+        is_configured=True,
         options=_keyed(_RECORD, "after", "SECONDS"),
     ),
     ArgumentSpec(
@@ -371,6 +374,7 @@ ARGUMENTS = (
         "recorder.trigger_filter",
         "at a packet that matches",
         default="",
+        is_configured=True,
         options=_keyed(_TRIGGER, "filter", "TEXT"),
     ),
     ArgumentSpec(
@@ -379,6 +383,7 @@ ARGUMENTS = (
         "recorder.trigger_pps",
         "at so many packets within a second",
         Range(1, 2**31 - 1, "packets a second"),
+        is_configured=True,
         options=_keyed(_TRIGGER, "rate", "N"),
     ),
     ArgumentSpec(
@@ -387,7 +392,17 @@ ARGUMENTS = (
         "recorder.trigger_link_down",
         "when an interface goes down",
         default=False,
+        is_configured=True,
         options=_keyed(_TRIGGER, "link-down"),
+    ),
+    ArgumentSpec(
+        "recorder_cool_down",
+        _SECONDS,
+        "recorder.cool_down_s",
+        "no further snapshot for so long after one",
+        Range(0.1, _LONGEST_S, "seconds"),
+        is_configured=True,
+        options=_keyed(_TRIGGER, "cool-down", "SECONDS"),
     ),
     # wirepy's two words for the format, and what is its alone.
     ArgumentSpec("use_pcapng", _YES_OR_NO, "", "write pcapng"),
@@ -617,6 +632,11 @@ def _recorder_faults(recorder: Recorder, request: StartCapture, targets: Sequenc
     if request.ring is not None:
         text = "a recorder keeps its packets in memory, a ring in files: ask for one of them"
         yield Fault("recorder_memory", text)
+    if recorder.kept is not None:
+        yield from _range_faults("ring", recorder.kept)
+        if recorder.kept.switches:
+            text = f"a recorder writes a file for each snapshot, and switches no files: leave out {SWITCHING}"
+            yield Fault("recorder_memory", text)
     if request.file_format == "pcap":
         yield Fault("use_libpcap", "a recorder writes pcapng only: leave out use_libpcap")
     for argument, name, what in _NOT_RECORDED:

@@ -20,13 +20,21 @@ from capd_client import (
     InvalidArgument,
     ResourceError,
     aio,
+    files,
     list_captures,
     snapshot_capture,
     stop_capture,
 )
 from capd_client.errors import NoEvents
 from capd_client.reading import read
-from capd_protocol.messages import FileClosed, Recording, TriggerReason
+from capd_protocol.messages import (
+    DEFAULT_COOL_DOWN_S,
+    DeletionReason,
+    FileClosed,
+    Recorder,
+    Recording,
+    TriggerReason,
+)
 from tests.capture.helpers import (
     all_events,
     capturing,
@@ -300,6 +308,7 @@ def test_a_packet_triggers_a_snapshot_also_one_that_is_not_captured(
         tmp_path / "r.pcapng",
         recorder_duration=10,
         recorder_after=0.3,
+        recorder_cool_down=1,
         recorder_trigger_filter="udp port 50001",
         capture_filter="not udp",
     ) as capture:
@@ -318,16 +327,66 @@ def test_a_packet_triggers_a_snapshot_also_one_that_is_not_captured(
         end(capture)
 
 
-def test_packets_without_end_trigger_a_snapshot_a_second_at_most(veth: tuple[str, str], user_dir: Path) -> None:
+@pytest.mark.parametrize(
+    "trigger", [{"recorder_trigger_filter": "ether[12:2] = 0x88b5"}, {"recorder_trigger_rate": 50}]
+)
+def test_a_trigger_that_stays_true_is_followed_by_a_cool_down(
+    veth: tuple[str, str], user_dir: Path, trigger: dict[str, object]
+) -> None:
     tx, rx = veth
-    arguments = {"recorder_duration": 1, "recorder_trigger_filter": "ether[12:2] = 0x88b5"}
+    arguments = {"recorder_duration": 1, **trigger}
     with running_daemon(user_dir) as daemon, recorded(daemon, rx, user_dir / "r.pcapng", **arguments) as capture:
-        send(tx, FRAMES, 250, 100)
+        send(tx, FRAMES, 300, 100)
+        capture.flush()
+        time.sleep(1.2)  # the last cool-down
         end(capture)
         events, _ = all_events(capture)
         triggered = messages(events, capture.SP_TRIGGERED)
         assert 1 <= len(triggered) <= 3
         assert daemon.log.count("a snapshot is triggered") == len(triggered)
+        # What the snapshots are about, and what came meanwhile, are all.
+        ignored = sum(messages(events, capture.SP_TRIGGERS_IGNORED))
+        assert ignored >= (2 if "recorder_trigger_rate" in trigger else 200)
+        assert ignored + len(triggered) <= 300
+
+
+def test_snapshots_are_kept_as_the_files_of_a_ring_are(daemon: Daemon, veth: tuple[str, str], tmp_path: Path) -> None:
+    tx, rx = veth
+    options = {"recorder_duration": 60, "ringbuffer_files": 2, "name": "kept"}
+    with recorded(daemon, rx, tmp_path / "r.pcapng", **options) as capture:
+        paths = []
+        for packets in (1, 2, 3, 4):
+            send(tx, FRAMES, 1)
+            paths.append(capture.snapshot())
+            assert int(capinfos(paths[-1])["Number of packets"]) == packets
+        # The index knows of them, too.
+        assert [each.path for each in files(tmp_path / "r.pcapng")] == paths[2:]
+        end(capture)
+        events, _ = all_events(capture)
+    deleted = messages(events, capture.SP_FILE_DELETED)
+    assert [(each.name, each.reason) for each in deleted] == [(path, DeletionReason.FILES) for path in paths[:2]]
+    assert sorted(map(str, tmp_path.glob("r_*"))) == paths[2:]
+
+
+def test_snapshots_have_no_more_than_all_of_them_may(daemon: Daemon, veth: tuple[str, str], tmp_path: Path) -> None:
+    tx, rx = veth
+    options = {"recorder_duration": 60, "ringbuffer_total_filesize": 25}
+    with recorded(daemon, rx, tmp_path / "r.pcapng", **options) as capture:
+        for _ in range(3):
+            send(tx, [local_frame(1000)], 4)  # so that all of them are 4, 8 and 12 kB, and the last two fit
+            last = capture.snapshot()
+        assert len(list(tmp_path.iterdir())) == 2
+        send(tx, [local_frame(1000)], 15)
+        with pytest.raises(ResourceError, match="the 25 kB for all snapshots are too few"):
+            capture.snapshot()
+        assert [str(path) for path in tmp_path.iterdir()] in ([last], [])
+        end(capture)
+
+
+def test_a_cool_down_is_as_long_as_the_window_unless_it_is_said() -> None:
+    assert Recorder(duration_s=7).effective_cool_down_s == 7
+    assert Recorder(duration_s=7, cool_down_s=2).effective_cool_down_s == 2
+    assert Recorder().effective_cool_down_s == DEFAULT_COOL_DOWN_S
 
 
 def test_so_many_packets_within_a_second_trigger_a_snapshot(
@@ -476,6 +535,9 @@ BAD = [
     ({"recorder_memory": 10**9}, "recorder_memory"),
     ({"recorder_memory": 1.5}, "recorder_memory"),
     ({"recorder_after": 1}, "recorder_after"),
+    ({"recorder_cool_down": 1}, "recorder_cool_down"),
+    ({"recorder_duration": 1, "recorder_cool_down": 0}, "recorder_cool_down"),
+    ({"recorder_duration": 1, "ringbuffer_files": 0}, "ringbuffer_files"),
     ({"recorder_trigger_rate": 5}, "recorder_trigger_rate"),
     ({"recorder_duration": 1, "recorder_after": -1}, "recorder_after"),
     ({"recorder_duration": 1, "recorder_trigger_rate": 0}, "recorder_trigger_rate"),

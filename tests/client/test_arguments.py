@@ -529,6 +529,20 @@ def recorder_trigger_link_down(bench: Bench) -> None:
         assert events[1] == (capture.SP_TRIGGERED, Triggered(reason=TriggerReason.LINK_DOWN, interface=other))
 
 
+def recorder_cool_down(bench: Bench) -> None:
+    options = {"recorder_memory": 4, "recorder_trigger_filter": "udp", "recorder_cool_down": 0.3}
+    with bench.running(**options) as capture:
+        bench.send(5)
+        ignored = None
+        while ignored is None:
+            kind, message = capture.wait_for_event(timeout=PATIENCE_S)
+            ignored = message if kind == capture.SP_TRIGGERS_IGNORED else None
+        assert 1 <= ignored <= 5
+        bench.send(1)
+        while capture.wait_for_event(timeout=PATIENCE_S)[0] != capture.SP_TRIGGERED:
+            pass
+
+
 EFFECTS: dict[str, Callable[[Bench], None]] = {
     function.__name__: function
     for function in (
@@ -560,6 +574,7 @@ EFFECTS: dict[str, Callable[[Bench], None]] = {
         recorder_trigger_filter,
         recorder_trigger_rate,
         recorder_trigger_link_down,
+        recorder_cool_down,
         use_pcapng,
         use_libpcap,
         max_buffered_packets,

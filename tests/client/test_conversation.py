@@ -33,6 +33,7 @@ from capd_client.errors import (
     CaptureEnded,
     CaptureError,
     ChildError,
+    DaemonGone,
     InterfaceError,
     InvalidArgument,
 )
@@ -342,7 +343,8 @@ def test_a_daemon_that_goes_away_breaks_the_pipe(messages: tuple[Message, ...]) 
     events_of(talk)
     talk.receive(b"")
     error = final_error(talk)
-    assert type(error) is BrokenPipe
+    assert type(error) is DaemonGone
+    assert isinstance(error, BrokenPipe)
     assert "gone away" in str(error)
     assert (talk.start_error() is None) == (STARTED in messages)
 

@@ -124,6 +124,9 @@ NUMBERS = {
     "recorder_after": Number(
         lambda s: find_faults(recorder(after_s=s)), 0, 3600, -0.001, math.nextafter(3600, math.inf)
     ),
+    "recorder_cool_down": Number(
+        lambda s: find_faults(recorder(cool_down_s=s)), 0.1, ABOUT_TEN_YEARS_S, 0.0999, MORE_S
+    ),
     "recorder_trigger_rate": Number(lambda n: find_faults(recorder(trigger_pps=n)), 1, 2**31 - 1, 0, 2**31),
     "after": Number(find_snapshot_faults, 0, 3600, -0.001, math.nextafter(3600, math.inf)),
     "update_interval": Number(
@@ -257,7 +260,11 @@ IMPOSSIBLE = {
         ["65 interfaces", "1 to 64"],
     ),
     "interface: twice": (request(interfaces=(LO, TWO[1], LO)), "interfaces", ["lo", "twice"]),
-    "interface: no name": (interface(name=""), "interfaces", ["''", "1 to 15 bytes"]),
+    "interface: no name among others": (
+        request(interfaces=(InterfaceRequest(name="lo"), InterfaceRequest(name=""))),
+        "interfaces",
+        ["''", "1 to 15 bytes"],
+    ),
     "interface: long name": (interface(name="x" * 16), "interfaces", ["x" * 16, "1 to 15 bytes"]),
     "interface: long name in bytes": (interface(name="ü" * 8), "interfaces", ["ü" * 8, "1 to 15 bytes"]),
     **{

@@ -201,6 +201,7 @@ _WITH = {
     "autostop_files": {"ringbuffer_packets": 1},
     "recorder_after": {"recorder_memory": 4},
     "recorder_trigger_rate": {"recorder_memory": 4},
+    "recorder_cool_down": {"recorder_memory": 4},
 }
 
 

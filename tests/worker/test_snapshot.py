@@ -35,7 +35,7 @@ HEADER = pcapng.section_header(hardware="h", operating_system="o", application="
 def filled(packets: int) -> Memory:
     """Return a memory with so many packets, in places of a few hundred."""
     memory = Memory(8 * MIB, inf)
-    memory.begin_segment(0.0, 0)
+    memory.begin_segment(0.0, {})
     for first in range(0, packets, 200):
         records = [
             np.frombuffer(pcapng.enhanced_packet(0, 10**18 + number, bytes(61), 61), np.uint8)

@@ -26,6 +26,7 @@ from capd_protocol.messages import (
     SnapshotFailed,
     StartCapture,
     Triggered,
+    TriggersIgnored,
 )
 
 
@@ -272,6 +273,8 @@ def log_line(message: Message) -> tuple[int, str, tuple[object, ...]] | None:
             return logging.INFO, "deleted %a (%s, %d bytes)", (name, reason, size_bytes)
         case Triggered(reason=reason, interface=interface):
             return logging.INFO, "a snapshot is triggered (%s, %s)", (reason, interface or "all")
+        case TriggersIgnored(triggers=triggers):
+            return logging.INFO, "%d triggers in the cool-down of a snapshot", (triggers,)
         case SnapshotFailed(failure=failure):
             return logging.ERROR, "a snapshot failed: %s", (failure.text,)
         case _:

@@ -22,6 +22,7 @@ from capd_protocol.messages import (
     Recording,
     SnapshotFailed,
     Triggered,
+    TriggersIgnored,
     encode,
 )
 
@@ -37,6 +38,7 @@ _DROPPED = (
     | InterfaceSkipped
     | Recording
     | SnapshotFailed
+    | TriggersIgnored
     | Triggered
 )
 

@@ -33,6 +33,7 @@ from capd_protocol.messages import (
     Conditions,
     Destination,
     InterfaceRequest,
+    Recorder,
     StartCapture,
 )
 from capd_protocol.targets import Target, targets_of
@@ -108,7 +109,12 @@ _Capture = cast(
     type[_OwnKeys],
     msgspec.defstruct(
         "_Capture",
-        [(each.name, _PYTHON_TYPES[each.type], each.default) for each in ARGUMENTS if each.is_configured],
+        [
+            # What is said of a recorder makes it one.
+            (each.name, _PYTHON_TYPES[each.type], None if each.part == "recorder" else each.default)
+            for each in ARGUMENTS
+            if each.is_configured
+        ],
         bases=(_OwnKeys,),
         kw_only=True,
     ),
@@ -426,9 +432,20 @@ class _Reader:
                 group_id = capture.group if isinstance(capture.group, int) else _group_id(capture.group)
             except KeyError:
                 self._fault((*key, "group"), f"there is no group {capture.group!r}: its files would be nobody's")
+            self._check_filter((*key, "recorder_trigger_filter"), values["recorder_trigger_filter"] or "")
+            self._check_bounds(key, request)
+            yield ConfiguredCapture(name, group_id, request, capture.max_disk_bytes)
+
+    def _check_bounds(self, key: Key, request: StartCapture) -> None:
+        """Check that the files of a capture that runs for ever do not become ever more."""
+        if request.recorder is None:
             if request.ring is None:
                 self._fault(key, f"runs for ever: give {SWITCHING}")
-            yield ConfiguredCapture(name, group_id, request, capture.max_disk_bytes)
+            return
+        kept = request.recorder.kept or Conditions()
+        if (kept.files, kept.total_kb, kept.age_s, kept.free_kb) == (None, None, None, None):
+            text = "ringbuffer_files, ringbuffer_total_filesize, ringbuffer_age or ringbuffer_free_space"
+            self._fault(key, f"writes snapshots for ever: give {text}")
 
     # Metrics ------------------------------------------------------------------------------------------------------
 
@@ -479,11 +496,14 @@ def _group_id(name: str) -> int:
 
 def _request(name: str, interfaces: Iterable[str], values: Mapping[str, Any]) -> StartCapture:
     ring = Conditions(**fields_of("ring", values))
+    kept = None if ring == Conditions() else ring
+    recorder = fields_of("recorder", values)
     options = fields_of("interface", values)
     return StartCapture(
         interfaces=tuple(InterfaceRequest(name=interface, **options) for interface in interfaces),
         destination=Destination(file_name=f"{name}.pcapng", group_access=True),
-        ring=None if ring == Conditions() else ring,
+        ring=None if recorder else kept,
+        recorder=Recorder(**recorder, kept=kept) if recorder else None,
         wait_for_interfaces=True,
         name=name,
         **fields_of("", values),

@@ -211,6 +211,7 @@ def _most_bytes(request: StartCapture) -> int | None:
         counts = [count for count in (request.ring.files, request.autostop.files) if count is not None]
         filesize_kb = request.ring.filesize_kb
     bounds = [min(counts) * (filesize_kb * _KB + _OVERSHOOT_BYTES)] if counts and filesize_kb is not None else []
-    if request.ring is not None and request.ring.total_kb is not None:
-        bounds.append(request.ring.total_kb * _KB)
+    kept = request.recorder.kept if request.recorder is not None else request.ring
+    if kept is not None and kept.total_kb is not None:
+        bounds.append(kept.total_kb * _KB)
     return min(bounds, default=None)

@@ -57,6 +57,7 @@ from capd_protocol.messages import (
     Recording,
     SnapshotFailed,
     Triggered,
+    TriggersIgnored,
 )
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ _RECEIVE_BYTES = 65536
 #: What a worker tells; for a client that does not read, these are counted, replaced or dropped.
 _NEWS = (
     *(PacketCount, Counters, FileOpened, FileClosed, FileDeleted, InterfaceAttached, InterfaceLost, InterfaceSkipped),
-    *(Recording, Triggered, SnapshotFailed),
+    *(Recording, Triggered, SnapshotFailed, TriggersIgnored),
 )
 #: These never are, so there may be only so much of them. Chosen: a failure, said twice, as long as it can be, and what
 #: was dropped on tens of thousands of interfaces.

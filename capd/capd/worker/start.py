@@ -28,10 +28,12 @@ from capd.worker.heap import keep_freed_memory
 from capd.worker.loop import WATCHDOG_S, CaptureLoop
 from capd.worker.oom import be_killed_first
 from capd.worker.output.file_sink import FileSink
-from capd.worker.output.first_file import open_files
+from capd.worker.output.first_file import index_of, open_files
 from capd.worker.output.passing import FilePasser
 from capd.worker.output.recycling import Openers
 from capd.worker.output.report import Report
+from capd.worker.output.ring_index import RingIndex
+from capd.worker.output.savefile import DestinationError, WriteError
 from capd.worker.output.sink import Sink
 from capd.worker.recorder.recorder import FlightRecorder
 from capd.worker.recorder.snapshot import SnapshotThread
@@ -39,7 +41,7 @@ from capd.worker.sources.af_packet import Plan, RingSource, SourceMaker
 from capd.worker.sources.source import drops_by_name, statistics_blocks
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.linktypes import dlt_to_linktype
-from capd_protocol.messages import Failure, FailureCode
+from capd_protocol.messages import Failure, FailureCode, Recorder
 
 
 @cache
@@ -139,8 +141,17 @@ def _make_sources(
     return sources, [(name, error.failure.text) for name, error in skipped]
 
 
-def _drops_total(sources: list[RingSource]) -> int:
-    return sum(drops_by_name(sources).values())
+def _index_of_snapshots(launch: Launch, recorder: Recorder, directory_fd: int) -> RingIndex | None:
+    """Open it, if there is one.
+
+    Raises:
+        CaptureFailed: it cannot be opened, or written.
+    """
+    try:
+        return index_of(launch, directory_fd, recorder.kept)
+    except (DestinationError, WriteError) as error:
+        failure = Failure(code=FailureCode.DESTINATION, text=str(error), argument="savefile")
+        raise CaptureFailed(failure) from error
 
 
 class _Held(NamedTuple):
@@ -237,7 +248,8 @@ def _capture(
             held.snapshot_thread,
             header=header,
             statistics=statistics,
-            drops_total=partial(_drops_total, sources),
+            drops=partial(drops_by_name, sources),
+            index=_index_of_snapshots(launch, launch.recorder, directory_fd),
         )
     for name, text in skipped:
         report.interface_skipped(name, text)

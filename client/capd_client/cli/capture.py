@@ -37,6 +37,7 @@ from capd_protocol.messages import (
     SnapshotFailed,
     Triggered,
     TriggerReason,
+    TriggersIgnored,
 )
 
 _REDRAW_S = 0.2
@@ -287,6 +288,8 @@ class _Json:
                 self._print("triggered", **msgspec.structs.asdict(event))
             case SnapshotFailed(failure=failure):
                 self._print("snapshot_failed", text=failure.text)
+            case TriggersIgnored(triggers=triggers):
+                self._print("triggers_ignored", triggers=triggers)
             case Lagged(events=events):
                 self._print("lagged", events=events)
             case Ended(reason=reason):
@@ -400,6 +403,8 @@ class _Text:
                 self._line(_triggered_line(event))
             case SnapshotFailed(failure=failure):
                 self._line(f"No snapshot: {failure.text}")
+            case TriggersIgnored(triggers=triggers):
+                self._line(f"Triggered again {count(triggers)} times meanwhile, without a further snapshot.")
             case Ended(reason=reason):
                 self._line(_summary(self._capture, reason))
             case _:

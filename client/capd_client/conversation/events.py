@@ -28,6 +28,7 @@ from capd_protocol.messages import (
     SnapshotFailed,
     Success,
     Triggered,
+    TriggersIgnored,
 )
 
 
@@ -52,6 +53,7 @@ class EventType(enum.IntEnum):
     SP_RECORDING = ord("r")
     SP_TRIGGERED = ord("t")
     SP_SNAPSHOT_FAILED = ord("s")
+    SP_TRIGGERS_IGNORED = ord("g")
     SP_LAGGED = ord("l")
     SP_ENDED = ord("z")
 
@@ -79,6 +81,7 @@ SP_INTERFACE_SKIPPED = EventType.SP_INTERFACE_SKIPPED
 SP_RECORDING = EventType.SP_RECORDING
 SP_TRIGGERED = EventType.SP_TRIGGERED
 SP_SNAPSHOT_FAILED = EventType.SP_SNAPSHOT_FAILED
+SP_TRIGGERS_IGNORED = EventType.SP_TRIGGERS_IGNORED
 SP_LAGGED = EventType.SP_LAGGED
 SP_ENDED = EventType.SP_ENDED
 
@@ -97,6 +100,7 @@ CaptureEvent = (
     | Recording
     | Triggered
     | SnapshotFailed
+    | TriggersIgnored
     | Lagged
     | Refused
     | ErrorMessage
@@ -166,6 +170,12 @@ EVENTS: dict[type[CaptureEvent], EventSpec] = {
     SnapshotFailed: EventSpec(
         SP_SNAPSHOT_FAILED, "text", "that snapshot is missing or incomplete", attrgetter("failure.text")
     ),
+    TriggersIgnored: EventSpec(
+        SP_TRIGGERS_IGNORED,
+        "number",
+        "triggers came while a snapshot was written and in the cool-down after it, and began no other",
+        attrgetter("triggers"),
+    ),
     Lagged: EventSpec(
         SP_LAGGED, "number", "the program was too slow: so many events are missing, but no count", attrgetter("events")
     ),
@@ -230,6 +240,7 @@ __all__ = [
     "SP_SNAPSHOT_FAILED",
     "SP_SUCCESS",
     "SP_TRIGGERED",
+    "SP_TRIGGERS_IGNORED",
     "BadFilter",
     "CaptureEvent",
     "Drops",
@@ -251,5 +262,6 @@ __all__ = [
     "SnapshotFailed",
     "Success",
     "Triggered",
+    "TriggersIgnored",
     "pair_of",
 ]

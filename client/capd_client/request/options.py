@@ -45,7 +45,7 @@ class _InterfaceOptions:
     promiscuous: bool | None = None
     monitor_mode: bool | None = None
     kernel_buffer_size: int | None = None
-    link_layer_type: str | None = None
+    link_layer_type: str | LinkLayerType | None = None
     wifi_channel: str | None = None
 
 
@@ -98,7 +98,8 @@ class CaptureArguments(TypedDict, total=False):
         ringbuffer_filesize: next file when one has so many kB.
         ringbuffer_packets: next file after so many packets.
         ringbuffer_interval: next file whenever the wall clock shows a multiple of so many seconds (in UTC).
-        ringbuffer_files: keep so many files, delete the oldest of this capture.
+        ringbuffer_files: keep so many files, delete the oldest of this capture. This and the next three hold for the
+            snapshots of a recorder, too.
         ringbuffer_total_filesize: keep so many kB in all files together, delete the oldest of this capture.
         ringbuffer_age: delete a complete file when its last packet is so many seconds old, or when it was closed so
             long ago, if it has no packets.
@@ -113,7 +114,8 @@ class CaptureArguments(TypedDict, total=False):
             not.
         recorder_trigger_rate: so many packets within a second, of all interfaces, trigger one.
         recorder_trigger_link_down: an interface that goes down or away, or loses its link, triggers one (False).
-            While a snapshot is written, and for a second after, nothing triggers another one.
+        recorder_cool_down: while a snapshot is written, and for so many seconds after one that was triggered, nothing
+            triggers another one (``recorder_duration``, or 60). What would have is counted: ``SP_TRIGGERS_IGNORED``.
         use_pcapng: write pcapng (True).
         use_libpcap: write pcap with nanosecond timestamps (False); one interface only.
         max_buffered_packets: refused: packets wait only in the kernel's ring, whose bound is in bytes.
@@ -159,6 +161,7 @@ class CaptureArguments(TypedDict, total=False):
     recorder_trigger_filter: str | None
     recorder_trigger_rate: int | None
     recorder_trigger_link_down: bool | None
+    recorder_cool_down: float | None
     use_pcapng: bool | None
     use_libpcap: bool | None
     max_buffered_packets: int | None
@@ -310,7 +313,8 @@ def _recorder(arguments: CaptureArguments) -> Recorder | None:
     if arguments.get("savefile") is None:
         text = "a recorder needs a savefile, which its snapshots are named after"
         raise InvalidArgument(text, argument="savefile")
-    return Recorder(**fields_of("recorder", arguments))
+    kept = Conditions(**fields_of("ring", arguments))
+    return Recorder(**fields_of("recorder", arguments), kept=None if kept == Conditions() else kept)
 
 
 @dataclass(frozen=True)
@@ -367,6 +371,7 @@ def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
     arguments = cast(CaptureArguments, _typed(arguments))
     _refuse_without_effect(arguments)
     interfaces = _interface_requests(arguments)
+    recorder = _recorder(arguments)
     file_format = _file_format(arguments.get("use_pcapng"), arguments.get("use_libpcap"))
     place = _place(arguments.get("savefile"), interfaces, file_format)
     request = StartCapture(
@@ -375,8 +380,8 @@ def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
             file_name=place.file_name, exclusive=place.is_temporary, **fields_of("destination", arguments)
         ),
         file_format=file_format,
-        ring=_ring(arguments),
-        recorder=_recorder(arguments),
+        ring=_ring(arguments) if recorder is None else None,
+        recorder=recorder,
         autostop=Conditions(**fields_of("autostop", arguments)),
         **fields_of("", arguments),
     )

@@ -31,6 +31,7 @@ from capd_protocol.messages.events import (
     Statistics,
     Triggered,
     TriggerReason,
+    TriggersIgnored,
 )
 from capd_protocol.messages.failures import Failure, FailureCode
 from capd_protocol.messages.replies import (
@@ -55,6 +56,7 @@ from capd_protocol.messages.replies import (
     Watching,
 )
 from capd_protocol.messages.requests import (
+    DEFAULT_COOL_DOWN_S,
     DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
     DEFAULT_RECORDER_BYTES,
     MAX_SNAPLEN_BYTES,
@@ -82,6 +84,7 @@ from capd_protocol.messages.requests import (
 )
 
 __all__ = [
+    "DEFAULT_COOL_DOWN_S",
     "DEFAULT_KERNEL_BUFFER_SIZE_BYTES",
     "DEFAULT_RECORDER_BYTES",
     "MAX_SNAPLEN_BYTES",
@@ -153,6 +156,7 @@ __all__ = [
     "Success",
     "TriggerReason",
     "Triggered",
+    "TriggersIgnored",
     "Unknown",
     "WatchInterfaces",
     "WatchStatistics",

@@ -114,6 +114,13 @@ class Triggered(JsonMessage, frozen=True, tag="triggered"):
     interface: str | None = None
 
 
+class TriggersIgnored(JsonMessage, frozen=True, tag="triggers_ignored"):
+    """While a triggered snapshot was written, and in the cool-down after it, triggers came that began no other."""
+
+    #: Packets that match the filter, seconds with too many packets, links that went down.
+    triggers: int
+
+
 class SnapshotFailed(JsonMessage, frozen=True, tag="snapshot_failed"):
     """What was triggered was not written, or not all of it; the recorder goes on."""
 
@@ -193,6 +200,7 @@ Event = (
     | Recording
     | Triggered
     | SnapshotFailed
+    | TriggersIgnored
     | Lagged
     | Failed
     | Ended

@@ -13,6 +13,8 @@ DEFAULT_KERNEL_BUFFER_SIZE_BYTES = 32 * 1024 * 1024
 PATTERN_KERNEL_BUFFER_SIZE_BYTES = 4 * 1024 * 1024
 #: What a recorder keeps. Chosen: half a second of a full gigabit, or minutes of what most interfaces carry.
 DEFAULT_RECORDER_BYTES = 64 * 1024 * 1024
+#: After a snapshot that was triggered, where only the memory bounds what a recorder keeps. Chosen: a snapshot a minute.
+DEFAULT_COOL_DOWN_S = 60.0
 #: Of why a capture is revoked. Chosen: a sentence, which may name an interface and a rule.
 MAX_WHY_CHARACTERS = 200
 
@@ -90,6 +92,18 @@ class Recorder(JsonMessage, frozen=True):
     trigger_pps: int | None = None
     #: An interface does that goes down, loses its link, or goes away.
     trigger_link_down: bool = False
+    #: After a snapshot that was triggered, nothing triggers another one for so long; None: as long as ``duration_s``,
+    #: or DEFAULT_COOL_DOWN_S.
+    cool_down_s: float | None = None
+    #: Which snapshots to keep: files, total_kb, age_s and free_kb of it. None: all.
+    kept: Conditions | None = None
+
+    @property
+    def effective_cool_down_s(self) -> float:
+        """What holds where nothing is said, too."""
+        if self.cool_down_s is not None:
+            return self.cool_down_s
+        return DEFAULT_COOL_DOWN_S if self.duration_s is None else self.duration_s
 
 
 class StartCapture(JsonMessage, frozen=True, tag="start"):

@@ -73,6 +73,7 @@ class CompleteFiles:
         index: RingIndex | None = None,
         continues: bool = False,
         reuses: bool = False,
+        keeps_all: bool = False,
     ) -> None:
         """Take in those of earlier runs.
 
@@ -87,12 +88,14 @@ class CompleteFiles:
             continues: whether the files that the index knows are of this ring: the oldest are deleted first,
                 numbers go on.
             reuses: whether a new file may be written over the oldest one, where nobody has that open.
+            keeps_all: nothing is deleted: what is beyond a limit is not written.
         """
         self._directory_fd = directory_fd
         self._open_file = open_file
         self._report = report
         self._index = index
         self._limits = limits_of(ring, max_disk_bytes)
+        self._keeps_all = keeps_all
         self._held = HeldFiles() if self._limits.free_bytes is not None else None
         self._files: deque[_Complete] = deque()
         self.size_bytes = 0
@@ -177,7 +180,7 @@ class CompleteFiles:
             )
             if reason == DeletionReason.FREE_SPACE and self._free_held():
                 continue
-            if reason is None or oldest_age_ns is None:
+            if reason is None or oldest_age_ns is None or self._keeps_all:
                 break
             is_freed = self._delete_oldest(reason)
             if reason == DeletionReason.FREE_SPACE and is_freed:

@@ -41,7 +41,7 @@ def open_files(
             statistics=statistics,
             report=report,
             max_disk_bytes=launch.max_disk_bytes,
-            index=_open_index(launch, directory_fd),
+            index=index_of(launch, directory_fd, launch.ring),
             continues=launch.continues,
             # Who is passed each file has it open.
             reuses=launch.file_format == "pcapng" and not launch.passes_files,
@@ -61,14 +61,19 @@ def open_files(
     return files
 
 
-def _open_index(launch: Launch, directory_fd: int) -> RingIndex | None:
-    """Open the index of a ring that has a name.
+def index_of(launch: Launch, directory_fd: int, kept: Conditions | None) -> RingIndex | None:
+    """Open the index of a ring, or of snapshots, of a capture that has a name.
+
+    Args:
+        launch: of this capture.
+        directory_fd: where the index is.
+        kept: what is kept of the files; None: there is nothing to keep an index of.
 
     Raises:
         DestinationError: it cannot be opened, or another capture writes this ring.
         WriteError: it cannot be written.
     """
-    if launch.ring is None or launch.name is None:
+    if kept is None or launch.name is None:
         return None
     destination = launch.destination
     return RingIndex(directory_fd, destination.file_name, group_access=destination.group_access)

@@ -33,6 +33,7 @@ from capd_protocol.messages import (
     Recording,
     SnapshotFailed,
     Triggered,
+    TriggersIgnored,
     encode,
 )
 
@@ -105,7 +106,7 @@ class Report:
         """Tell that an interface cannot be in the capture."""
         self._send(encode(InterfaceSkipped(interface=name, text=text)))
 
-    def recording(self, recording: Recording | Triggered | SnapshotFailed) -> None:
+    def recording(self, recording: Recording | Triggered | SnapshotFailed | TriggersIgnored) -> None:
         """Tell what a recorder does."""
         self._send(encode(recording))
 

@@ -7,7 +7,7 @@ nobody sets: a packet is stamped before it is written, so that all before a plac
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
@@ -65,13 +65,13 @@ class Segment(SaveFile):
         #: How many parts of a snapshot are still to be copied from it.
         self.pins = 0
         self._most_bytes = 0
-        self.begin(0)
+        self.begin({})
 
-    def begin(self, drops_before: int) -> None:
+    def begin(self, drops_before: Mapping[str, int]) -> None:
         """Begin anew: what was in it is written over, in the same pages."""
         self._most_bytes = self.memory_bytes
         self.size_bytes = 0
-        #: Dropped by the kernel until then.
+        #: Until then, by interface.
         self.drops_before = drops_before
         self.packets = 0
         self.began_s = inf
@@ -149,7 +149,7 @@ class Memory:
             and now_s - current.began_s < self._duration_s / _PARTS
         )
 
-    def begin_segment(self, now_s: float, drops_total: int) -> None:
+    def begin_segment(self, now_s: float, drops_total: Mapping[str, int]) -> None:
         """Go on in another segment; the oldest ones go where they are too old, or there is no room beside them.
 
         Raises:

@@ -4,8 +4,12 @@ A snapshot is written when it is asked for, or something happens (``triggers``).
 window, and what comes until its end: what is there is given to its thread at once, what comes as soon as a segment is
 full. Parts that are not copied yet stay where they are; the memory may take twice as much for it, and then the snapshot
 is given up.
+
+A snapshot that was triggered is followed by a cool-down, in which nothing triggers another one. Snapshots are kept as
+the files of a ring are (``complete_files``).
 """
 
+import contextlib
 import os
 import select
 import time
@@ -17,16 +21,20 @@ from capd.filters.compiler import CaptureFailed
 from capd.launch import Answer, Launch, Rotate
 from capd.launch import Snapshot as SnapshotOrder
 from capd.printable import quoted
+from capd.worker.output.complete_files import CompleteFiles, OpenFile
 from capd.worker.output.report import Report
-from capd.worker.output.savefile import DestinationError, SaveFile, WriteError, bytes_left, create_ring_file
+from capd.worker.output.ring_index import RingIndex
+from capd.worker.output.savefile import DestinationError, SaveFile, WriteError, create_ring_file
 from capd.worker.output.sink import Change, Ending
 from capd.worker.packets.merge import Slice
 from capd.worker.recorder.memory import Memory, Part
 from capd.worker.recorder.snapshot import SnapshotThread, SnapshotWriter
 from capd.worker.recorder.triggers import Trigger, Triggers
 from capd.worker.sources.source import PacketSource
-from capd_protocol.formats.ring_index import number_of, ring_file_name
+from capd_protocol.formats.ring_index import FileWasClosed, number_of, ring_file_name
 from capd_protocol.messages import (
+    Conditions,
+    DeletionReason,
     EndReason,
     Failure,
     FailureCode,
@@ -35,12 +43,13 @@ from capd_protocol.messages import (
     Recording,
     SnapshotFailed,
     Triggered,
+    TriggersIgnored,
 )
 
 #: Kept beyond the time that was asked for: who asks means the time before asking, and the order is under way for some
 #: milliseconds. Chosen: what that takes on a busy machine.
 _UNDER_WAY_S = 0.1
-#: After a snapshot nothing triggers the next one for so long.
+#: After a snapshot that was asked for nothing triggers the next one for so long.
 _QUIET_S = 1.0
 #: How often it is looked whether the end of a window has been written: nobody wakes a worker for it.
 _LOOK_S = 0.005
@@ -62,12 +71,13 @@ class _Snapshot:
     writer: SnapshotWriter
     #: When it is looked whether the window is over, by the monotonic clock; at first, when it ends.
     look_s: float
-    drops_before: int
+    #: By interface.
+    drops_before: Mapping[str, int]
     #: Of the current segment, what was passed on: bytes and packets.
     sent: tuple[int, int]
     #: Of all that was passed on.
     size_bytes: int
-    is_opened: bool = False
+    file: SaveFile | None = None
     first_ns: int | None = None
     last_ns: int | None = None
     packets: int = 0
@@ -92,7 +102,8 @@ class FlightRecorder:
         *,
         header: Callable[[], bytes],
         statistics: Callable[[], bytes],
-        drops_total: Callable[[], int],
+        drops: Callable[[], Mapping[str, int]],
+        index: RingIndex | None,
     ) -> None:
         """Begin to record, and tell that it runs; no file is opened yet.
 
@@ -104,7 +115,8 @@ class FlightRecorder:
             thread: what a snapshot's has to know.
             header: returns what a file begins with.
             statistics: returns what a file ends with, counted when it is called.
-            drops_total: returns what the kernel has dropped since the beginning.
+            drops: returns what was dropped since the beginning, by interface.
+            index: of the snapshots, if they have one.
 
         Raises:
             CaptureFailed: snapshots could not be written there.
@@ -115,25 +127,33 @@ class FlightRecorder:
         self._wish = wish
         self._directory_fd = directory_fd
         self._destination = launch.destination
-        self._max_disk_bytes = launch.max_disk_bytes
         self._report = report
         self._header = header
         self._statistics = statistics
-        self._drops_total = drops_total
+        self._drops = drops
+        self._index = index
         self._kept_s = inf if wish.duration_s is None else wish.duration_s + _UNDER_WAY_S
         self._memory = Memory(wish.memory_bytes, self._kept_s)
         self._thread = thread
         self._snapshot: _Snapshot | None = None
-        self._complete_bytes = 0
-        self._left_bytes = 0
-        if launch.max_disk_bytes is not None:
-            self._left_bytes = bytes_left(directory_fd, launch.destination.file_name)
+        self._max_disk_bytes = launch.max_disk_bytes
+        self._complete = CompleteFiles(
+            directory_fd=directory_fd,
+            file_name=launch.destination.file_name,
+            ring=wish.kept or Conditions(),
+            max_disk_bytes=launch.max_disk_bytes,
+            open_file=self._open_file,
+            report=report,
+            index=index,
+            continues=launch.continues,
+            keeps_all=wish.kept is None,
+        )
         self._triggers: Triggers | None = None
         self._has_written_until: Callable[[int], bool] = lambda _: True
         self._note_written: Callable[[Slice], None] = lambda _: None
         #: When triggers are looked at again.
         self._listen_s = inf
-        self._number = 0
+        self._number = self._complete.last_number
         self.opened_total = 0
         report.recording(Recording(memory_bytes=wish.memory_bytes, duration_s=wish.duration_s))
 
@@ -163,7 +183,7 @@ class FlightRecorder:
             case Change.GONE:
                 self._triggers.remove(source)
             case Change.DOWN:
-                self._on_trigger(self._triggers.went_down(source.name))
+                self._on_trigger(self._triggers.went_down(source))
 
     def on_event(self, descriptor: int, event: int) -> bool:
         """Take an event of the snapshot's thread, or of a trigger."""
@@ -178,15 +198,17 @@ class FlightRecorder:
 
     @property
     def deadline_s(self) -> float:
-        """When triggers, or the end of a snapshot's window, are looked at."""
-        deadline_s = min(self._listen_s, self._triggers.next_look_s if self._triggers is not None else inf)
+        """When triggers, the end of a snapshot's window, or what may be kept, are looked at."""
+        deadline_s = min(self._listen_s, self._complete.next_look_s)
+        if self._triggers is not None:
+            deadline_s = min(deadline_s, self._triggers.next_look_s)
         snapshot = self._snapshot
         if snapshot is not None and not snapshot.is_ending:
             deadline_s = min(deadline_s, snapshot.look_s)
         return deadline_s
 
     def on_time(self, now_s: float) -> Ending | None:
-        """Look at triggers, and end the snapshot whose window is over."""
+        """Look at triggers, end the snapshot whose window is over, and delete what is not to be kept."""
         if now_s < self.deadline_s:
             return None
         self._end_if_over()
@@ -194,9 +216,19 @@ class FlightRecorder:
         if self._triggers is not None:
             if now_s >= self._listen_s:
                 self._listen_s = inf
-                self._triggers.listen(now_s)
+                self._listen(self._triggers, now_s)
             self._on_trigger(self._triggers.look(now_s))
+        if now_s >= self._complete.next_look_s:
+            try:
+                self._complete.keep_limits()
+            except DestinationError as error:
+                return Ending(EndReason.FAILED, Failure(code=FailureCode.DESTINATION, text=str(error)))
         return None
+
+    def _listen(self, triggers: Triggers, now_s: float) -> None:
+        ignored = triggers.listen(now_s)
+        if ignored:
+            self._report.recording(TriggersIgnored(triggers=ignored))
 
     # Packets ------------------------------------------------------------------------------------------------------
 
@@ -208,7 +240,15 @@ class FlightRecorder:
     @property
     def disk_bytes(self) -> int:
         """What all snapshots take now."""
-        return self._complete_bytes + self.size_bytes
+        return self._complete.size_bytes + self.size_bytes
+
+    def _open_file(self) -> OpenFile:
+        snapshot = self._snapshot
+        if snapshot is None:
+            return OpenFile(0, 0, 0)
+        written_bytes = snapshot.writer.size_bytes
+        rest_bytes = max(snapshot.size_bytes - written_bytes, 0)
+        return OpenFile(1, written_bytes, rest_bytes + len(self._statistics()))
 
     def write(self, records: Slice) -> Ending | None:
         """Take records into memory; the oldest ones there go for them."""
@@ -238,7 +278,7 @@ class FlightRecorder:
         now_s = time.monotonic()
         if not self._memory.has_room(size_bytes, now_s):
             self._pass_on()
-            self._memory.begin_segment(now_s, self._drops_total())
+            self._memory.begin_segment(now_s, self._drops())
             if self._snapshot is not None:
                 self._snapshot.sent = 0, 0
             if self._snapshot is not None and self._memory.total_bytes > _MOST_MEMORY * self._wish.memory_bytes:
@@ -281,12 +321,13 @@ class FlightRecorder:
         failure = self._begin_snapshot(self._wish.after_s, None)
         if failure is not None:
             self._report.recording(SnapshotFailed(failure=failure))
-            self._be_quiet()
+            self._be_quiet(self._wish.effective_cool_down_s)
 
-    def _be_quiet(self) -> None:
+    def _be_quiet(self, quiet_s: float) -> None:
         if self._triggers is not None:
-            self._triggers.ignore()
-            self._listen_s = time.monotonic() + _QUIET_S
+            now_s = time.monotonic()
+            self._triggers.ignore(now_s)
+            self._listen_s = now_s + quiet_s
 
     def _begin_snapshot(self, after_s: float, order: SnapshotOrder | None) -> Failure | None:
         """Open a file and pass on what it begins with; return why not, if it cannot be."""
@@ -295,8 +336,9 @@ class FlightRecorder:
         parts = list(self._memory.since(start_s))
         header = self._header()
         size_bytes = len(header) + sum(part.end - part.start for part in parts)
-        if not self._is_allowed(size_bytes):
-            return self._no_room(size_bytes)
+        failure = self._make_room_for(size_bytes, more_files=1)
+        if failure is not None:
+            return failure
         number, opened = self._number + 1, time.localtime()
         name = ring_file_name(self._destination.file_name, number, opened)
         try:
@@ -305,7 +347,7 @@ class FlightRecorder:
             text = "this user has as many processes and threads as it may have: end some, and ask again"
             return Failure(code=FailureCode.RESOURCES, text=text)
         self.opened_total += 1
-        drops_before = parts[0].segment.drops_before if parts else self._drops_total()
+        drops_before = parts[0].segment.drops_before if parts else self._drops()
         current = self._memory.current
         snapshot = _Snapshot(
             name=name,
@@ -321,7 +363,7 @@ class FlightRecorder:
         for part in parts:
             self._append(snapshot, part)
         if self._triggers is not None:
-            self._triggers.ignore()
+            self._triggers.ignore(now_s)
         self._listen_s = inf
         return None
 
@@ -331,18 +373,29 @@ class FlightRecorder:
             self._directory_fd, destination.file_name, number, opened, group_access=destination.group_access
         )
 
-    def _is_allowed(self, size_bytes: int) -> bool:
-        """Whether a snapshot of this size, and its end, are within what policy allows on the disk."""
-        if self._max_disk_bytes is None:
-            return True
-        used_bytes = self._left_bytes + self._complete_bytes
-        return used_bytes + size_bytes + len(self._statistics()) <= self._max_disk_bytes
+    def _make_room_for(self, size_bytes: int, *, more_files: int = 0) -> Failure | None:
+        """Delete what must go for so much more of a snapshot; return why it may not be written, if it may not."""
+        if not self._complete.is_limited:
+            return None
+        more_bytes = size_bytes + (len(self._statistics()) if more_files else 0)
+        try:
+            obstacle = self._complete.make_room(more_bytes=more_bytes, more_files=more_files)
+        except DestinationError as error:
+            return Failure(code=FailureCode.DESTINATION, text=str(error))
+        return None if obstacle is None else self._no_room(obstacle, size_bytes)
 
-    def _no_room(self, size_bytes: int) -> Failure:
-        left_bytes = max((self._max_disk_bytes or 0) - self._left_bytes - self._complete_bytes, 0)
+    def _no_room(self, obstacle: DeletionReason, size_bytes: int) -> Failure:
+        kept = self._wish.kept or Conditions()
+        if obstacle == DeletionReason.FREE_SPACE:
+            text = f"less than the {kept.free_kb or 0:,} kB that shall stay free would be free: make room there"
+            return Failure(code=FailureCode.DISK, text=text)
+        if obstacle == DeletionReason.TOTAL:
+            text = f"the {kept.total_kb or 0:,} kB for all snapshots are too few for this one: let it keep less"
+            return Failure(code=FailureCode.RESOURCES, text=text)
         text = (
-            f"policy allows {self._max_disk_bytes:,} bytes on disk, of which earlier snapshots leave {left_bytes:,}, "
-            f"and this one takes {size_bytes:,}: delete some and start the recorder anew, or let it keep less"
+            f"policy allows {self._max_disk_bytes:,} bytes on disk, of which earlier snapshots leave "
+            f"{self._complete.policy_bytes_left:,}, and this one takes {size_bytes:,}: delete some and start the "
+            "recorder anew, or let it keep less"
         )
         return Failure(code=FailureCode.RESOURCES, text=text)
 
@@ -352,10 +405,10 @@ class FlightRecorder:
 
     def _may_take(self, snapshot: _Snapshot, size_bytes: int) -> bool:
         """Count so many bytes more to a snapshot; one that would become too large is given up."""
-        snapshot.size_bytes += size_bytes
-        if self._is_allowed(snapshot.size_bytes):
+        failure = self._make_room_for(size_bytes)
+        if failure is None:
+            snapshot.size_bytes += size_bytes
             return True
-        failure = self._no_room(snapshot.size_bytes)
         self._give_up(failure.code, f"{failure.text}; what is in it is whole")
         return False
 
@@ -417,9 +470,12 @@ class FlightRecorder:
     def _note_opened(self, snapshot: _Snapshot) -> None:
         opened = snapshot.writer.take_opened()
         if opened is not None:
-            snapshot.is_opened = True
+            snapshot.file = opened
             snapshot.name = opened.name
             self._number = number_of(self._destination.file_name, opened.name) or 0
+            if self._index is not None:
+                with contextlib.suppress(WriteError):  # no room for it: the snapshot itself says so
+                    self._index.opened(opened.name, opened.inode)
             self._report.file_opened(opened)
 
     def _count(self, snapshot: _Snapshot, packets: int, last_ns: int) -> None:
@@ -439,24 +495,44 @@ class FlightRecorder:
         if not writer.is_whole and snapshot.failure is None:
             text = "the snapshot could not be ended: what was told of it is readable: see the daemon's log"
             snapshot.failure = Failure(code=FailureCode.DISK, text=text)
-        if snapshot.is_opened:
-            self._complete_bytes += writer.size_bytes
-            self._report.file_closed(
-                FileClosed(
-                    name=snapshot.name,
-                    packets=snapshot.packets,
-                    size_bytes=writer.size_bytes,
-                    first_timestamp_ns=snapshot.first_ns if snapshot.packets else None,
-                    last_timestamp_ns=snapshot.last_ns,
-                    drops=self._drops_total() - snapshot.drops_before,
-                )
-            )
+        if snapshot.file is not None:
+            self._complete_snapshot(snapshot, snapshot.file)
         if snapshot.order is not None:
             self._report.answer(Answer(number=snapshot.order.number, failure=snapshot.failure, file_name=snapshot.name))
         elif snapshot.failure is not None:
             self._report.recording(SnapshotFailed(failure=snapshot.failure))
         self._snapshot = None
-        self._be_quiet()
+        self._be_quiet(self._wish.effective_cool_down_s if snapshot.order is None else _QUIET_S)
+
+    def _complete_snapshot(self, snapshot: _Snapshot, file: SaveFile) -> None:
+        """Announce a file that is closed, and keep it as long as it may be."""
+        closed_ns = time.time_ns()
+        before = snapshot.drops_before
+        drops = {name: total - before.get(name, 0) for name, total in self._drops().items()}
+        first_ns = snapshot.first_ns if snapshot.packets else None
+        self._complete.add(file, closed_ns if snapshot.last_ns is None else snapshot.last_ns)
+        self._report.file_closed(
+            FileClosed(
+                name=snapshot.name,
+                packets=snapshot.packets,
+                size_bytes=file.size_bytes,
+                first_timestamp_ns=first_ns,
+                last_timestamp_ns=snapshot.last_ns,
+                drops=sum(drops.values()),
+            )
+        )
+        if self._index is not None:
+            closed = FileWasClosed(
+                name=snapshot.name,
+                closed_ns=closed_ns,
+                size_bytes=file.size_bytes,
+                packets=snapshot.packets,
+                first_timestamp_ns=first_ns,
+                last_timestamp_ns=snapshot.last_ns,
+                drops=drops,
+            )
+            with contextlib.suppress(WriteError):
+                self._index.closed(closed)
 
     def close(self, drops_total: Mapping[str, int]) -> Ending | None:
         """End the snapshot that is being written with what there is, and wait until it is complete."""

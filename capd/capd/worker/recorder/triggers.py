@@ -1,7 +1,8 @@
 """Triggers of a flight recorder: a filter, a packet rate, a link that goes down.
 
 A filter has a packet socket of its own beside the ring, with nothing but the kernel's filter to say when it becomes
-readable. It is bound to the same interface, behind the same policy, and its packets are never looked at.
+readable. It is bound to the same interface, behind the same policy, and its packets are never looked at. While triggers
+are ignored, the kernel goes on counting them.
 """
 
 import fcntl
@@ -27,6 +28,9 @@ _IFREQ = struct.Struct("=16sh22x")
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 #: What is taken from a socket that was not listened to: all that its memory holds, several times over.
 _MOST_WAITING = 64
+#: struct tpacket_stats (linux/if_packet.h): packets that have passed the filter, dropped ones among them, and those.
+_STATISTICS = struct.Struct("=II")
+_SOL_PACKET, _PACKET_STATISTICS = 263, 6
 
 
 class Trigger(NamedTuple):
@@ -68,7 +72,7 @@ def is_running(interface_index: int) -> bool:
 
 
 class Triggers:
-    """All of a recorder. They are looked at only between ``listen`` and ``ignore``."""
+    """All of a recorder. What comes between ``ignore`` and ``listen`` is counted, and no more."""
 
     def __init__(self, wish: Recorder, sources: Sequence[PacketSource], epoll: select.epoll) -> None:
         self._sources = sources
@@ -80,6 +84,8 @@ class Triggers:
         #: By descriptor, of those that are bound.
         self._sockets: dict[int, tuple[socket.socket, str]] = {}
         self._is_listening = False
+        #: What was not looked at since ``ignore``, but for packets, which the kernel counts.
+        self._ignored = 0
         self.next_look_s = inf
 
     # Packets ------------------------------------------------------------------------------------------------------
@@ -111,52 +117,88 @@ class Triggers:
             return None
         return Trigger(TriggerReason.FILTER, name)
 
-    def listen(self, now_s: float) -> None:
-        """Begin to look at them; what has come before does not count."""
+    def listen(self, now_s: float) -> int:
+        """Begin to look at them; return how many have come since ``ignore``."""
         if self._is_listening:
-            return
+            return 0
         self._is_listening = True
+        ignored, self._ignored = self._ignored, 0
         for packet_socket, _ in self._sockets.values():
             drain(packet_socket)
+            ignored += _count_since(packet_socket)
             self._epoll.register(packet_socket, select.EPOLLIN)
+        self._begin_to_look(now_s)
+        return ignored
+
+    def ignore(self, now_s: float) -> None:
+        """Only count them from now on. What waits in the sockets then is bounded by their memory."""
+        if not self._is_listening:
+            return
+        self._is_listening = False
+        packets = 0
+        for packet_socket, _ in self._sockets.values():
+            self._epoll.unregister(packet_socket)
+            packets += _count_since(packet_socket)
+        self._ignored = max(packets - 1, 0)  # all but the one that was heeded
+        self._begin_to_look(now_s)
+
+    def _begin_to_look(self, now_s: float) -> None:
+        """Look at rate and links from now on; what has come before does not count."""
         if self._rate is not None:
             self._rate.forget()
         if self._watches_links:
             self._was_running = {source.interface_index: is_running(source.interface_index) for source in self._sources}
         self.next_look_s = inf if self._rate is None and not self._watches_links else now_s
 
-    def ignore(self) -> None:
-        """Look at none of them any more. What waits in the sockets then is bounded by their memory."""
-        if self._is_listening:
-            self._is_listening = False
-            self.next_look_s = inf
-            for packet_socket, _ in self._sockets.values():
-                self._epoll.unregister(packet_socket)
-
     # Rate and links -----------------------------------------------------------------------------------------------
 
     def look(self, now_s: float) -> Trigger | None:
-        """Return what has happened since the last look; at ``next_look_s``."""
-        if not self._is_listening or now_s < self.next_look_s:
+        """Return what has happened since the last look, unless it is ignored; at ``next_look_s``."""
+        if now_s < self.next_look_s:
             return None
         self.next_look_s = now_s + LOOK_S
-        if self._rate is not None:
-            received = sum(source.statistics().received_total for source in self._sources)
-            if self._rate.is_reached(now_s, received):
-                return Trigger(TriggerReason.RATE, None)
-        if self._watches_links:
-            for source in self._sources:
-                index = source.interface_index
-                was_running, self._was_running[index] = self._was_running.get(index, False), is_running(index)
-                if was_running and not self._was_running[index]:
-                    return Trigger(TriggerReason.LINK_DOWN, source.name)
+        return self._heeded(self._reached_rate(now_s) or self._lost_link())
+
+    def _reached_rate(self, now_s: float) -> Trigger | None:
+        if self._rate is None:
+            return None
+        received = sum(source.statistics().received_total for source in self._sources)
+        if not self._rate.is_reached(now_s, received):
+            return None
+        self._rate.forget()  # the same packets are no second trigger
+        return Trigger(TriggerReason.RATE, None)
+
+    def _lost_link(self) -> Trigger | None:
+        if not self._watches_links:
+            return None
+        for source in self._sources:
+            index = source.interface_index
+            was_running, self._was_running[index] = self._was_running.get(index, False), is_running(index)
+            if was_running and not self._was_running[index]:
+                return Trigger(TriggerReason.LINK_DOWN, source.name)
         return None
 
-    def went_down(self, name: str) -> Trigger | None:
-        """Return what it means that the kernel has told of an interface that is down or gone."""
-        if not self._is_listening or not self._watches_links:
+    def went_down(self, source: PacketSource) -> Trigger | None:
+        """Return what it means that the kernel reports an interface that is down or gone, unless it is ignored."""
+        if not self._watches_links:
             return None
-        return Trigger(TriggerReason.LINK_DOWN, name)
+        self._was_running[source.interface_index] = False  # which is no second trigger
+        return self._heeded(Trigger(TriggerReason.LINK_DOWN, source.name))
+
+    def _heeded(self, trigger: Trigger | None) -> Trigger | None:
+        if trigger is None or self._is_listening:
+            return trigger
+        self._ignored += 1
+        return None
+
+
+def _count_since(packet_socket: socket.socket) -> int:
+    """Return how many packets have passed a socket's filter since this was asked last."""
+    try:
+        packets, _ = _STATISTICS.unpack(packet_socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size))
+    except OSError:  # an error of the socket, such as that its interface is down, which is reported elsewhere
+        return 0
+    return int(packets)
 
 
 def drain(packet_socket: socket.socket) -> None:
