@@ -67,7 +67,7 @@ _UNSAID = {
 } | {name for name in BY_CLIENT if name.startswith("type: ")}
 #: Numbers that JSON has not, or that are too large for one with a fraction; and what is no Unicode.
 _NO_MESSAGE = re.compile(
-    r"number: .*=-?(nan|inf)|number: (.*_(duration|age|interval|after))=-?HUGE"
+    r"number: .*=-?(nan|inf)|number: (.*_(duration|age|interval|after|cool_down))=-?HUGE"
     "|interface: (a byte that is no UTF-8|half a surrogate pair)|filter: half a surrogate pair|destination: no UTF-8"
 )
 _CAN_BE_SAID = [name for name, bad in BY_CLIENT.items() if bad.kind is InvalidArgument and name not in _UNSAID]
