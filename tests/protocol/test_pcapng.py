@@ -145,10 +145,10 @@ BLOCKS = {
         None,
     ),
     "statistics": Row(
-        "00000005 00000064 00000002 17979CFE 3D85CD15"
+        "00000005 00000058 00000002 17979CFE 3D85CD15"
         " 0002 0008 00000001 00000002 0003 0008 00000003 00000004"
-        " 0004 0008 000000010000000A 0005 0008 0000000000000003 0007 0008 0000000000000003"
-        " 0008 0008 0000000100000007 0000 0000 00000064",
+        " 0004 0008 000000010000000A 0005 0008 0000000000000003"
+        " 0008 0008 0000000100000007 0000 0000 00000058",
         lambda order: InterfaceStatistics(
             2,
             TIME_NS,
@@ -158,7 +158,6 @@ BLOCKS = {
                     3: "00000003 00000004",
                     4: "000000010000000A",
                     5: "0000000000000003",
-                    7: "0000000000000003",
                     8: "0000000100000007",
                 },
                 order,
@@ -343,6 +342,7 @@ MALFORMED = {
     "section: only its magic": "0A0D0D0A 00000010 1A2B3C4D 00000010",
     "section: empty": "0A0D0D0A 0000000C 0000000C",
     "section: another major version": "0A0D0D0A 0000001C 1A2B3C4D 0002 0000 FFFFFFFFFFFFFFFF 0000001C",
+    "section: another minor version": "0A0D0D0A 0000001C 1A2B3C4D 0001 0001 FFFFFFFFFFFFFFFF 0000001C",
     "interface: too short": "00000001 00000010 0001 0000 00000010",
     "interface: empty": "00000001 0000000C 0000000C",
     "interface: long option": "00000001 0000001C 0001 0000 00000000 0002 0005 =65746830 0000001C",
@@ -507,18 +507,18 @@ def test_tshark_reads_the_packets(written: Path) -> None:
 
 # Wireshark dissects capture files themselves: every field and option, as its developers read the format.
 DISSECTED = {
-    "pcapng.block.length": "92 120 40 76 48 32 76 100 100",
+    "pcapng.block.length": "92 120 40 76 48 32 76 88 88",
     "pcapng.section_header.version.major": "1",
     "pcapng.section_header.version.minor": "0",
     "pcapng.section_header.section_length": "-1",
-    "pcapng.options.option.code": "1 2 3 4 0 2 3 6 8 9 11 12 15 0 2 9 0 2 3 4 5 7 8 0 2 3 4 5 7 8 0",
+    "pcapng.options.option.code": "1 2 3 4 0 2 3 6 8 9 11 12 15 0 2 9 0 2 3 4 5 8 0 2 3 4 5 8 0",
     "pcapng.options.option.data.mac": "02:00:00:00:00:01",
     "pcapng.options.option.data.interface.speed": "10000000000",
     "pcapng.options.option.data.interface.timestamp_resolution.value": "9 9",
     "pcapng.options.option.data.interface.filter.type": "0",
     "pcapng.options.option.data.interface.received": f"{2**40 + 6} 1",
     "pcapng.options.option.data.interface.dropped": "3 0",
-    "pcapng.options.option.data.interface.dropped_by_os": "3 0",
+    "pcapng.options.option.data.interface.dropped_by_os": "",
     "pcapng.options.option.data.interface.delivered_to_user": f"{2**40 + 3} 1",
     "pcapng.interface_description.link_type": "1 113",
     "pcapng.interface_description.snap_length": "262144 96",

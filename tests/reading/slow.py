@@ -3,8 +3,8 @@
 import struct
 from typing import NamedTuple
 
-MAX_RECORD_BYTES = 16 * 1024 * 1024
-_SECTION, _INTERFACE, _OLD, _SIMPLE, _STATISTICS, _ENHANCED = 0x0A0D0D0A, 1, 2, 3, 5, 6
+MAX_RECORD_BYTES = 128 * 1024 * 1024 + 128 * 1024
+_INTERFACE, _OLD, _SIMPLE, _ENHANCED = 1, 2, 3, 6
 
 
 #: Timestamp as the file has it, interface, captured and original size, and the packet.
@@ -44,8 +44,6 @@ def read_pcapng(data: bytes) -> Found:
         interfaces = len(snaplens) - first
         if kind == _INTERFACE:
             snaplens.append(struct.unpack_from(order + "I", data, at + 12)[0])
-        elif kind == _STATISTICS and struct.unpack_from(order + "I", data, at + 8)[0] >= interfaces:
-            return Found(rows, at, True)
         elif kind in {_ENHANCED, _OLD, _SIMPLE}:
             header = 12 if kind == _SIMPLE else 28
             if length < header + 4 or not interfaces:

@@ -1,7 +1,7 @@
 """The packets of a span out of several files, in time order. Opens only files that may have some."""
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +61,7 @@ class Extraction:
         """Give a file's packets of the span, sorted."""
         batches: list[Batch] = []
         columns: list[tuple[npt.NDArray[np.int64], ...]] = []
-        interfaces: tuple[FileInterface, ...] = ()
+        interfaces: Sequence[FileInterface] = ()
         try:
             with file.open() as opened, read(opened) as reader:
                 try:

@@ -5,15 +5,15 @@ was in a file that is gone, or is left out on purpose, and is told of.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, Literal, Self
 
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents, StreamOverrun
 from capd_client.reading.event_source import AsyncEventSource, EventSource
+from capd_client.reading.file import File, FileGone, Piece, open_passed
 from capd_client.reading.gap import Gap
-from capd_client.reading.model import Batch, FileInterface
-from capd_client.reading.reader import File, FileGone, Piece, open_passed
+from capd_client.reading.model import Batch, FileInterface, Interfaces
 from capd_protocol.messages import FileClosed, FileOpened, Lagged
 
 Overflow = Literal["wait", "drop_oldest", "disconnect"]
@@ -59,7 +59,7 @@ class LiveFiles:
         self._waiting: deque[Batch | memoryview] = deque()
         self._told_packets = 0
         self._has_lagged = False
-        self.interfaces: tuple[FileInterface, ...] = ()
+        self.interfaces: Sequence[FileInterface] = ()
 
     def take(self, event: CaptureEvent) -> None:
         """Learn of an event."""
@@ -137,7 +137,7 @@ class LiveFiles:
         packets = sum(len(batch.offsets) for batch in piece.batches)
         part.read += packets
         self._told_packets += packets
-        self.interfaces = tuple(part.file.interfaces) if part.file is not None else ()
+        self.interfaces = Interfaces(part.file.interfaces if part.file is not None else [])
         if self._as_bytes:
             return piece.data
         self._waiting.extend(piece.batches)
@@ -210,7 +210,7 @@ class Stream:
         return self._items
 
     @property
-    def interfaces(self) -> tuple[FileInterface, ...]:
+    def interfaces(self) -> Sequence[FileInterface]:
         """What the interface ids of the last batch mean."""
         return self._files.interfaces
 
@@ -267,7 +267,7 @@ class AsyncStream:
         return self
 
     @property
-    def interfaces(self) -> tuple[FileInterface, ...]:
+    def interfaces(self) -> Sequence[FileInterface]:
         """What the interface ids of the last batch mean."""
         return self._files.interfaces
 

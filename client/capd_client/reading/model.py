@@ -1,6 +1,7 @@
 """What a capture file says: interfaces, packets one by one, packets in batches."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ class FileStatistics(NamedTuple):
 
     Attributes:
         received: packets that passed the filter, the lost ones among them.
-        drops: packets lost for lack of room in the interface or the operating system.
+        drops: packets lost for lack of room, in the interface and in the operating system together.
         delivered: packets that were handed on.
         start_ns: when the capture began, since 1970-01-01 00:00 UTC.
         end_ns: when it ended, since the same moment.
@@ -34,6 +35,7 @@ class FileInterface(NamedTuple):
         units_per_s: the resolution of its timestamps, such as 10**9.
         capture_filter: what was captured; None where the file does not say.
         statistics: the latest ones that were read; None before.
+        is_swapped: written on a machine of the other byte order, in which some link types' headers are too.
     """
 
     name: str | None
@@ -42,6 +44,24 @@ class FileInterface(NamedTuple):
     units_per_s: int
     capture_filter: str | None = None
     statistics: FileStatistics | None = None
+    is_swapped: bool = False
+
+
+class Interfaces(Sequence[FileInterface]):
+    """The interfaces of a file that is being read, without a copy of them at each look."""
+
+    def __init__(self, interfaces: list[FileInterface]) -> None:
+        self._interfaces = interfaces
+
+    @overload
+    def __getitem__(self, place: int) -> FileInterface: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[FileInterface]: ...
+    def __getitem__(self, place: int | slice) -> FileInterface | list[FileInterface]:
+        return self._interfaces[place]
+
+    def __len__(self) -> int:
+        return len(self._interfaces)
 
 
 class Packet(NamedTuple):

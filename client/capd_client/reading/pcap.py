@@ -2,23 +2,50 @@
 
 import struct
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
 from capd_client.reading.model import Batch, FileInterface
-from capd_client.reading.record_offsets import MAX_RECORD_BYTES, U8, Damage, follow_records, headers
+from capd_client.reading.record_offsets import (
+    MAX_RECORD_BYTES,
+    U8,
+    Damage,
+    RecordLayout,
+    captured_size,
+    follow_records,
+    headers,
+)
 from capd_protocol.formats.pcapng import PCAP_HEADER_SIZE_BYTES, PCAP_NANOSECOND_MAGIC, PCAP_RECORD_HEADER_SIZE_BYTES
 
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 _MICROSECOND_MAGIC = 0xA1B2C3D4
-#: From the file's first four bytes: byte order, units of a second.
+#: Of Linux in the nineties, by Kuznetzov: interface index, protocol, and packet type stand behind the lengths.
+_MODIFIED_MAGIC = 0xA1B2CD34
+_MODIFIED_RECORD_HEADER_SIZE_BYTES = PCAP_RECORD_HEADER_SIZE_BYTES + 8
+
+
+class _Format(NamedTuple):
+    order: str
+    units_per_s: int
+    record_header_bytes: int
+
+
+#: From the file's first four bytes.
 FORMATS = {
-    struct.pack(order + "I", magic): (order, units_per_s)
+    struct.pack(order + "I", magic): _Format(order, units_per_s, header_bytes)
     for order in "<>"
-    for magic, units_per_s in ((_MICROSECOND_MAGIC, 10**6), (PCAP_NANOSECOND_MAGIC, 10**9))
+    for magic, units_per_s, header_bytes in (
+        (_MICROSECOND_MAGIC, 10**6, PCAP_RECORD_HEADER_SIZE_BYTES),
+        (PCAP_NANOSECOND_MAGIC, 10**9, PCAP_RECORD_HEADER_SIZE_BYTES),
+        (_MODIFIED_MAGIC, 10**6, _MODIFIED_RECORD_HEADER_SIZE_BYTES),
+    )
 }
-#: Above it stand the length of the frame check sequence, and flags.
-_LINKTYPE_MASK = 0x03FFFFFF
+#: By minor version, where a record's captured size stands. It came behind the original one before 2.3, whose writers
+#: did not agree; as libpcap has it.
+_CAPTURED_AT = {0: (12,), 1: (12,), 2: (12,), 3: (8, 12), 4: (8,)}
+#: Above it stand the length of the frame check sequence, and what is reserved.
+_LINKTYPE_MASK = 0xFFFF
 
 
 class PcapParser:
@@ -26,34 +53,56 @@ class PcapParser:
 
     def __init__(self, magic: bytes) -> None:
         self.interfaces: list[FileInterface] = []
-        self._order, self._units_per_s = FORMATS[magic]
+        self.names: list[str | None] = [None]
+        self._order, self._units_per_s, record_header_bytes = FORMATS[magic]
+        self._layout = RecordLayout(record_header_bytes, _CAPTURED_AT[4])
+
+    def record_bytes(self, data: U8, begin: int) -> int:
+        """Return how long what stands at an offset is, as far as can be known; as ``PcapngParser.record_bytes``."""
+        if not self.interfaces:
+            return PCAP_HEADER_SIZE_BYTES
+        header_bytes = self._layout.header_bytes
+        if len(data) - begin < header_bytes:
+            return header_bytes
+        return header_bytes + captured_size(data, begin, self._order, self._layout)
 
     def parse(self, data: U8, begin: int) -> tuple[list[Batch], int]:
         """Read the header, if it was not yet, and the records that are whole; as ``PcapngParser.parse``."""
-        header_bytes = 0
+        before = 0
         if not self.interfaces:
-            header_bytes = PCAP_HEADER_SIZE_BYTES
             if len(data) - begin < PCAP_HEADER_SIZE_BYTES:
                 return [], begin
-            major, _, _, _, snaplen, network = struct.unpack_from(self._order + "HHIIII", data.data, begin + 4)
-            if major != 2:
-                raise Damage(4, f"pcap of version {major}; only 2 is known")
-            self.interfaces.append(FileInterface(None, network & _LINKTYPE_MASK, snaplen, self._units_per_s))
-        begin += header_bytes
+            self._read_header(data, begin)
+            before = PCAP_HEADER_SIZE_BYTES
+        begin += before
         records = data[begin:]
-        positions = follow_records(records, self._order, MAX_RECORD_BYTES - PCAP_RECORD_HEADER_SIZE_BYTES)
+        header_bytes, sizes_at = self._layout
+        limit_bytes = MAX_RECORD_BYTES - header_bytes
+        positions = follow_records(records, self._order, self._layout, limit_bytes)
         if not len(positions):
-            if len(records) >= 12:
-                (captured,) = struct.unpack_from(self._order + "I", records.data, 8)
-                if captured > MAX_RECORD_BYTES - PCAP_RECORD_HEADER_SIZE_BYTES:
-                    raise Damage(header_bytes, f"a packet of {captured} bytes")
+            if len(records) >= PCAP_RECORD_HEADER_SIZE_BYTES:
+                captured = captured_size(records, 0, self._order, self._layout)
+                if captured > limit_bytes:
+                    raise Damage(before, f"a packet of {captured} bytes")
             return [], begin
         fields = headers(records, positions, PCAP_RECORD_HEADER_SIZE_BYTES)
         if self._order != _NATIVE:
             fields = fields.byteswap()
         seconds, fractions = fields[:, 0].astype(np.int64), fields[:, 1].astype(np.int64)
         timestamps_ns = seconds * 10**9 + fractions * (10**9 // self._units_per_s)
-        offsets = positions + (begin + PCAP_RECORD_HEADER_SIZE_BYTES)
+        captured_sizes = np.minimum.reduce([fields[:, at // 4] for at in sizes_at])
+        # The other one, whichever that is.
+        original_sizes = fields[:, 2] ^ fields[:, 3] ^ captured_sizes
+        offsets = positions + (begin + header_bytes)
         ids = np.zeros(len(positions), np.uint32)
-        batch = Batch(timestamps_ns, ids, fields[:, 2].copy(), fields[:, 3].copy(), offsets, data)
-        return [batch], int(offsets[-1]) + int(fields[-1, 2])
+        batch = Batch(timestamps_ns, ids, captured_sizes, original_sizes, offsets, data)
+        return [batch], int(offsets[-1]) + int(captured_sizes[-1])
+
+    def _read_header(self, data: U8, begin: int) -> None:
+        major, minor, _, _, snaplen, network = struct.unpack_from(self._order + "HHIIII", data.data, begin + 4)
+        if major != 2 or minor not in _CAPTURED_AT:
+            raise Damage(4, f"pcap of version {major}.{minor}; only 2.0 to 2.4 are known")
+        self._layout = self._layout._replace(sizes_at=_CAPTURED_AT[minor])
+        is_swapped = self._order != _NATIVE
+        linktype = network & _LINKTYPE_MASK
+        self.interfaces.append(FileInterface(None, linktype, snaplen, self._units_per_s, is_swapped=is_swapped))

@@ -2,7 +2,6 @@
 
 import struct
 import sys
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +23,10 @@ _PACKET_BLOCK = 2
 _SIMPLE_PACKET_BLOCK = 3
 #: Type, length, original length.
 _SIMPLE_HEADER_SIZE_BYTES = 12
+#: Of an interface description: type, length, link type, and this.
+_SNAPLEN_WORD = 3
+#: Type, length, and of a section header the byte-order magic, without which its length means nothing.
+_MIN_BLOCK_BYTES = 12
 U64 = npt.NDArray[np.uint64]
 _MAX_NS = 2**63 - 1
 #: Which half of 64 bits in memory is the upper one.
@@ -36,24 +39,32 @@ class _Clock(NamedTuple):
     units_per_s: int
     offset_s: int
 
-    def to_ns(self, units: U64) -> I64:
-        """Convert, exactly (rounded down), and to the nearest time that 64 bits can say."""
-        factor, rest = divmod(10**9, self.units_per_s)
-        if not rest and not self.offset_s and int(units.max(initial=0)) <= _MAX_NS // factor:
-            return (units * np.uint64(factor)).view(np.int64)
-        exact = (each * 10**9 // self.units_per_s + self.offset_s * 10**9 for each in units.tolist())
-        return np.array([max(-_MAX_NS, min(each, _MAX_NS)) for each in exact], np.int64)
-
 
 class PcapngParser:
     """Knows what the file has said so far: byte order and interfaces."""
 
     def __init__(self) -> None:
         self.interfaces: list[FileInterface] = []
+        #: What packets have of them.
+        self.names: list[str | None] = []
         self._clocks: list[_Clock] = []
+        self._different_clocks: set[_Clock] = set()
         #: Where the interfaces of this section begin.
         self._section_begin = 0
         self._is_swapped = False
+
+    def record_bytes(self, data: U8, begin: int) -> int:
+        """Return how long the block at an offset is, as far as can be known: it is not whole with less.
+
+        Raises:
+            Damage: it is a section header, and damaged.
+        """
+        start = data[begin : begin + _MIN_BLOCK_BYTES]
+        if len(start) < _MIN_BLOCK_BYTES:
+            return _MIN_BLOCK_BYTES
+        block_type, length, magic = start.view(np.uint32)
+        is_swapped = _is_swapped(int(magic)) if block_type == SECTION_HEADER_BLOCK else self._is_swapped
+        return max(_MIN_BLOCK_BYTES, int(length.byteswap() if is_swapped else length))
 
     def parse(self, data: U8, begin: int) -> tuple[list[Batch], int]:
         """Read the blocks that are whole.
@@ -80,99 +91,116 @@ class PcapngParser:
             check_block(words)
             return [], begin
         types = headers[:, 0]
-        end = int(positions[-1]) * 4 + int(headers[-1, 1])
-        changes = np.flatnonzero((types == SECTION_HEADER_BLOCK) | (types == INTERFACE_DESCRIPTION_BLOCK))
-        borders = [0, *changes[changes > 0].tolist(), len(positions)]
-        batches: list[Batch] = []
-        for first, last in pairwise(borders):
-            batch, stop = self._parse_stretch(data, begin, positions[first:last], headers[first:last])
-            if len(batch.offsets):
-                batches.append(batch)
-            if stop is not None:
-                end = stop
-                break
-        return batches, begin + end
-
-    def _parse_stretch(self, data: U8, begin: int, positions: I64, headers: U32) -> tuple[Batch, int | None]:
-        """Read blocks of which only the first may change how the others are read; also tell where one is broken."""
-        stop: int | None = None
-        types = headers[:, 0]
         is_packet = (types == ENHANCED_PACKET_BLOCK) | (types == _SIMPLE_PACKET_BLOCK) | (types == _PACKET_BLOCK)
-        if not is_packet.all():
-            stop = self._parse_others(data[begin:], positions[~is_packet], headers[~is_packet])
-            if stop is not None:
-                is_packet &= positions < stop // 4
-            positions, headers = positions[is_packet], headers[is_packet]
-        headers, header_sizes, is_right = self._as_enhanced(headers)
+        which = slice(None) if is_packet.all() else np.flatnonzero(is_packet)
+        numbers = np.arange(len(types))[which]
+        # Counted before any of them is read: what is wrong ends the reading of all that is behind it.
+        scopes = self._scopes(types)
+        fields, header_sizes, is_right = self._as_enhanced(headers, which, scopes)
+        stop = len(types)
         if not is_right.all():
             wrong = int(np.argmin(is_right))
-            stop = int(positions[wrong]) * 4
+            stop = int(numbers[wrong])
             if stop == 0:
-                raise Damage(0, self._complaint(headers[wrong]))
-            positions, headers, header_sizes = positions[:wrong], headers[:wrong], header_sizes[:wrong]
-        ids = headers[:, 2] + np.uint32(self._section_begin)
-        units = np.empty(len(headers), np.uint64)
+                raise Damage(0, _complaint(fields[wrong], int(scopes.ends[0] - scopes.section_begins[0])))
+        others = np.flatnonzero(~is_packet[:stop])
+        stop = self._read_others(data[begin:], positions, headers, others, stop)
+        count = int(np.searchsorted(numbers, stop))
+        fields, header_sizes = fields[:count], header_sizes[:count]
+        end = int(positions[-1]) * 4 + int(headers[-1, 1]) if stop == len(types) else int(positions[stop]) * 4
+        if not count:
+            return [], begin + end
+        ids = fields[:, 2] + scopes.section_begins[which][:count]
+        units = np.empty(count, np.uint64)
         halves = units.view(np.uint32).reshape(-1, 2)
-        halves[:, _HIGH], halves[:, 1 - _HIGH] = headers[:, 3], headers[:, 4]
-        offsets = positions * 4
+        halves[:, _HIGH], halves[:, 1 - _HIGH] = fields[:, 3], fields[:, 4]
+        offsets = positions[which][:count] * 4
         offsets += header_sizes
         offsets += begin
-        batch = Batch(self._to_ns(units, ids), ids, headers[:, 5].copy(), headers[:, 6].copy(), offsets, data)
-        return batch, stop
+        batch = Batch(self._to_ns(units, ids), ids, fields[:, 5].copy(), fields[:, 6].copy(), offsets, data)
+        return [batch], begin + end
 
-    def _as_enhanced(self, headers: U32) -> tuple[U32, I64, npt.NDArray[np.bool_]]:
+    def _scopes(self, types: U32) -> "_Scopes":
+        """Return which interfaces each of some blocks can be about."""
+        is_section, is_description = types == SECTION_HEADER_BLOCK, types == INTERFACE_DESCRIPTION_BLOCK
+        if not is_section.any() and not is_description.any():
+            here = np.array([self._section_begin, len(self.interfaces)], np.uint32)
+            return _Scopes(*(np.broadcast_to(each, len(types)) for each in here))
+        ends = np.uint32(len(self.interfaces)) + np.cumsum(is_description, dtype=np.uint32)
+        begins = np.maximum.accumulate(np.where(is_section, ends, np.uint32(self._section_begin)))
+        return _Scopes(begins, ends)
+
+    def _as_enhanced(
+        self, headers: U32, which: slice | I64, scopes: "_Scopes"
+    ) -> tuple[U32, I64, npt.NDArray[np.bool_]]:
         """Return the headers of packets as those of enhanced blocks, their true sizes, and which of them can be."""
-        interfaces = len(self.interfaces) - self._section_begin
-        types, lengths = headers[:, 0], headers[:, 1]
+        fields = headers[which]
+        types, lengths = fields[:, 0], fields[:, 1]
+        interfaces = scopes.ends[which] - scopes.section_begins[which]
         if (types == ENHANCED_PACKET_BLOCK).all() and lengths.min(initial=32) >= 32:
             # The usual case, for which the rest would take as long again.
-            header_sizes = np.broadcast_to(np.int64(PACKET_BLOCK_HEADER_SIZE_BYTES), len(headers))
-            return headers, header_sizes, (headers[:, 5] <= lengths - np.uint32(32)) & (headers[:, 2] < interfaces)
+            header_sizes = np.broadcast_to(np.int64(PACKET_BLOCK_HEADER_SIZE_BYTES), len(fields))
+            return fields, header_sizes, (fields[:, 5] <= lengths - np.uint32(32)) & (fields[:, 2] < interfaces)
         is_simple = types == _SIMPLE_PACKET_BLOCK
         header_sizes = np.where(is_simple, _SIMPLE_HEADER_SIZE_BYTES, PACKET_BLOCK_HEADER_SIZE_BYTES)
         room = lengths.astype(np.int64) - header_sizes - 4
-        fields = headers.copy()
+        fields = fields.copy()
         old = types == _PACKET_BLOCK
         is_little = (sys.byteorder == "little") != self._is_swapped
         fields[old, 2] = fields[old, 2] & 0xFFFF if is_little else fields[old, 2] >> 16
-        if is_simple.any() and interfaces:
-            snaplen = self.interfaces[self._section_begin].snaplen_bytes or 0xFFFFFFFF
-            fields[is_simple, 6] = headers[is_simple, 2]
-            fields[is_simple, 5] = np.minimum(fields[is_simple, 6], snaplen)
-        fields[is_simple, 2:5] = 0
+        if is_simple.any():
+            fields[is_simple, 6] = fields[is_simple, 2]
+            fields[is_simple, 5] = np.minimum(fields[is_simple, 6], self._snaplens(headers, which, scopes)[is_simple])
+            fields[is_simple, 2:5] = 0
         return fields, header_sizes, (room >= 0) & (fields[:, 5] <= room) & (fields[:, 2] < interfaces)
 
-    def _complaint(self, fields: U32) -> str:
-        if fields[2] >= len(self.interfaces) - self._section_begin:
-            return f"a packet of interface {fields[2]}, which is not described"
-        return f"a packet of {fields[5]} bytes, which is longer than its block"
+    def _snaplens(self, headers: U32, which: slice | I64, scopes: "_Scopes") -> U32:
+        """Return how much is kept of the simple packets of each section: what its first interface keeps."""
+        described = headers[np.flatnonzero(headers[:, 0] == INTERFACE_DESCRIPTION_BLOCK), _SNAPLEN_WORD]
+        sections, places = np.unique(scopes.section_begins[which], return_inverse=True)
+        known = len(self.interfaces)
+        snaplens: list[int] = []
+        for first in sections.tolist():
+            if first < known:
+                snaplens.append(self.interfaces[first].snaplen_bytes)
+            else:
+                snaplens.append(int(described[first - known]) if first - known < len(described) else 0)
+        return np.array([each or 0xFFFFFFFF for each in snaplens], np.uint32)[places]
 
     def _to_ns(self, units: U64, ids: U32) -> I64:
-        clocks = self._clocks[self._section_begin :]
-        if clocks and clocks.count(clocks[0]) == len(clocks):
-            return clocks[0].to_ns(units)
+        if len(self._different_clocks) == 1:
+            (clock,) = self._different_clocks
+            return _to_ns(units, clock.units_per_s, np.int64(clock.offset_s))
+        # By resolution, of which there are at most 256, however many interfaces there are.
+        used, places = np.unique(ids, return_inverse=True)
+        clocks = [self._clocks[each] for each in used.tolist()]
+        resolutions = list({each.units_per_s for each in clocks})
+        kinds = np.array([resolutions.index(each.units_per_s) for each in clocks], np.uint16)[places]
+        offsets_s = np.array([each.offset_s for each in clocks], np.int64)[places]
         result = np.empty(len(units), np.int64)
-        for each in range(self._section_begin, len(self._clocks)):
-            mine = ids == each
-            result[mine] = self._clocks[each].to_ns(units[mine])
+        for kind, units_per_s in enumerate(resolutions):
+            mine = kinds == kind
+            result[mine] = _to_ns(units[mine], units_per_s, offsets_s[mine])
         return result
 
-    def _parse_others(self, data: U8, positions: I64, headers: U32) -> int | None:
-        """Read blocks that are no packets; return the offset of one that is broken."""
-        for position, block_type, length in zip(
-            positions.tolist(), headers[:, 0].tolist(), headers[:, 1].tolist(), strict=True
-        ):
-            at = int(position) * 4
-            try:
-                self._parse_other(block_type, data[at + 8 : at + length - 4].data)
-            except (pcapng.MalformedFileError, struct.error) as error:
-                if at == 0:
-                    raise Damage(0, str(error)) from error
-                return at
-        return None
-
-    def _parse_other(self, block_type: int, body: memoryview) -> None:
+    def _read_others(self, data: U8, positions: I64, headers: U32, others: I64, stop: int) -> int:
+        """Read blocks that are no packets, in their order; return the number of one that ends what can be read."""
+        memory = data.data
         order = ">" if (sys.byteorder == "little") == self._is_swapped else "<"
+        rows = zip(others.tolist(), positions[others].tolist(), headers[others, :3].tolist(), strict=True)
+        for number, position, (block_type, length, magic) in rows:
+            if block_type == SECTION_HEADER_BLOCK and magic != BYTE_ORDER_MAGIC:
+                return int(number)  # of another byte order, or damaged
+            at = position * 4
+            try:
+                self._read_other(block_type, memory[at + 8 : at + length - 4], order)
+            except pcapng.MalformedFileError as error:
+                if number == 0:
+                    raise Damage(0, str(error)) from error
+                return int(number)
+        return stop
+
+    def _read_other(self, block_type: int, body: memoryview, order: str) -> None:
         match block_type:
             case pcapng.SECTION_HEADER_BLOCK:
                 pcapng.read_body(block_type, body, order)  # for its complaints
@@ -189,48 +217,101 @@ class PcapngParser:
                 pass
 
     def _describe(self, block: pcapng.InterfaceDescription, order: str) -> None:
-        options = dict(block.options)
-        resolution = options.get(pcapng.IF_TSRESOL, b"\x06")[0]
-        units_per_s = int(2 ** (resolution & 0x7F)) if resolution & 0x80 else int(10**resolution)
-        offset_s = options.get(pcapng.IF_TSOFFSET)
-        self._clocks.append(_Clock(units_per_s, struct.unpack(order + "q", offset_s)[0] if offset_s else 0))
-        name, text = options.get(pcapng.IF_NAME), options.get(pcapng.IF_FILTER, b"")
+        options = _Options(block.options, order)
+        resolution = options.number(pcapng.IF_TSRESOL, "B")
+        clock = _Clock(
+            10**6 if resolution is None else (2 if resolution & 0x80 else 10) ** (resolution & 0x7F),
+            options.number(pcapng.IF_TSOFFSET, "q") or 0,
+        )
+        self._clocks.append(clock)
+        self._different_clocks.add(clock)
+        name = options.text(pcapng.IF_NAME)
+        self.names.append(name)
         self.interfaces.append(
             FileInterface(
-                name.decode("utf-8", "surrogateescape") if name else None,
+                name,
                 block.linktype,
                 block.snaplen_bytes,
-                units_per_s,
+                clock.units_per_s,
                 # 0 says that libpcap's language follows; of the others, none is text.
-                text[1:].decode("utf-8", "replace") if text[:1] == b"\0" else None,
+                options.text(pcapng.IF_FILTER, b"\0"),
+                is_swapped=self._is_swapped,
             )
         )
 
     def _count(self, block: pcapng.InterfaceStatistics, order: str) -> None:
         place = self._section_begin + block.interface_id
         if place >= len(self.interfaces):
-            raise pcapng.MalformedFileError(f"statistics of interface {block.interface_id}, which is not described")
-        options = dict(block.options)
-
-        def number(code: int) -> int | None:
-            return struct.unpack(order + "Q", options[code])[0] if code in options else None
-
-        def time_ns(code: int) -> int | None:
-            if code not in options:
-                return None
-            high, low = struct.unpack(order + "II", options[code])
-            return int(self._clocks[place].to_ns(np.array([high << 32 | low], np.uint64))[0])
-
-        drops = [each for each in (number(pcapng.ISB_IFDROP), number(pcapng.ISB_OSDROP)) if each is not None]
+            return  # as Wireshark and libpcap do: the packets are whole without them
+        options = _Options(block.options, order)
+        drops = [options.number(code, "Q") for code in (pcapng.ISB_IFDROP, pcapng.ISB_OSDROP)]
+        known_drops = [each for each in drops if each is not None]
         statistics = FileStatistics(
-            number(pcapng.ISB_IFRECV),
-            # Writers that know only one number say it twice.
-            max(drops, default=None),
-            number(pcapng.ISB_USRDELIV),
-            time_ns(pcapng.ISB_STARTTIME),
-            time_ns(pcapng.ISB_ENDTIME),
+            options.number(pcapng.ISB_IFRECV, "Q"),
+            sum(known_drops) if known_drops else None,
+            options.number(pcapng.ISB_USRDELIV, "Q"),
+            self._time_ns(options, pcapng.ISB_STARTTIME, place),
+            self._time_ns(options, pcapng.ISB_ENDTIME, place),
         )
         self.interfaces[place] = self.interfaces[place]._replace(statistics=statistics)
+
+    def _time_ns(self, options: "_Options", code: int, place: int) -> int | None:
+        halves = options.numbers(code, "II")
+        if halves is None:
+            return None
+        clock = self._clocks[place]
+        units = np.array([halves[0] << 32 | halves[1]], np.uint64)
+        return int(_to_ns(units, clock.units_per_s, np.int64(clock.offset_s))[0])
+
+
+class _Scopes(NamedTuple):
+    """Which interfaces there are where each block stands: places in the file's list, from the section's first on."""
+
+    section_begins: U32
+    ends: U32
+
+
+class _Options:
+    """A block's options by their codes. One of a length that its code does not have is none, as in Wireshark."""
+
+    def __init__(self, options: tuple[pcapng.Option, ...], order: str) -> None:
+        # The first of several counts.
+        self._values = dict(reversed(options))
+        self._order = order
+
+    def numbers(self, code: int, layout: str) -> tuple[int, ...] | None:
+        """Return numbers laid out as ``struct`` says; None where the option is missing."""
+        value = self._values.get(code)
+        if value is None or len(value) != struct.calcsize(self._order + layout):
+            return None
+        return struct.unpack(self._order + layout, value)
+
+    def number(self, code: int, layout: str) -> int | None:
+        """Return one number; None where the option is missing."""
+        found = self.numbers(code, layout)
+        return None if found is None else found[0]
+
+    def text(self, code: int, begin: bytes = b"") -> str | None:
+        """Return a text that ends at its first NUL, from behind what it must begin with; None for an empty one."""
+        value = self._values.get(code, b"")
+        text = value.removeprefix(begin).split(b"\0", 1)[0] if value.startswith(begin) else b""
+        return text.decode("utf-8", "surrogateescape") or None
+
+
+def _to_ns(units: U64, units_per_s: int, offsets_s: np.int64 | I64) -> I64:
+    """Convert, exactly (rounded down), and to the nearest time that 64 bits can say."""
+    factor, rest = divmod(10**9, units_per_s)
+    if not rest and not offsets_s.any() and int(units.max(initial=0)) <= _MAX_NS // factor:
+        return (units * np.uint64(factor)).view(np.int64)
+    pairs = zip(units.tolist(), np.broadcast_to(offsets_s, len(units)).tolist(), strict=True)
+    exact = (each * 10**9 // units_per_s + offset_s * 10**9 for each, offset_s in pairs)
+    return np.array([max(-_MAX_NS, min(each, _MAX_NS)) for each in exact], np.int64)
+
+
+def _complaint(fields: U32, interfaces: int) -> str:
+    if fields[2] >= interfaces:
+        return f"a packet of interface {fields[2]}, which is not described"
+    return f"a packet of {fields[5]} bytes, which is longer than its block"
 
 
 def _is_swapped(magic: int) -> bool:

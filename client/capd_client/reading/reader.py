@@ -1,163 +1,25 @@
-"""Files, growing files and running captures, as packets and batches. Maps what the pure modules look at."""
+"""Files, growing files, pipes and running captures, as packets and batches."""
 
-import errno
 import itertools
-import mmap
 import os
+import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, NoReturn, Self, cast
-
-import numpy as np
+from typing import BinaryIO, Self, cast
 
 from capd_client.errors import CaptureEnded, CaptureError, ReadError
 from capd_client.reading.event_source import EventSource
-from capd_client.reading.model import Batch, FileInterface, Packet
-from capd_client.reading.pcap import FORMATS, PcapParser
-from capd_client.reading.pcapng import PcapngParser
-from capd_client.reading.record_offsets import U8, Damage
-from capd_protocol.formats.pcapng import SECTION_HEADER_BLOCK
+from capd_client.reading.file import File, open_passed
+from capd_client.reading.model import Batch, FileInterface, Interfaces, Packet
+from capd_client.reading.pipe import Pipe
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
 
 Source = str | os.PathLike[str] | int | BinaryIO
 
-#: Mapped at once to begin with, so that the first packets, and few new ones, cost little.
-_SMALL_WINDOW_BYTES = 64 * 1024
-#: And where there is more. Chosen: 4 MiB was slower by a tenth, 16 MiB no faster.
-_LARGE_WINDOW_BYTES = 8 * 1024 * 1024
 #: How often a file that is followed is looked at. inotify would tell sooner, but not of every file system.
 _POLL_S = 0.05
-#: What a ring does to a file whose room it needs, however many have it open.
-_GONE = "deleted by its ring and cut to free its room"
-
-
-class FileGone(ReadError):
-    """The file was deleted, and nothing is left in it: a ring needed its room."""
-
-
-class Piece(NamedTuple):
-    """Some records of a file that follow one another.
-
-    Attributes:
-        data: their bytes, in the mapped file.
-        batches: the packets among them.
-    """
-
-    data: memoryview
-    batches: tuple[Batch, ...]
-
-
-class File:
-    """A capture file, read from its beginning as far as it is whole."""
-
-    def __init__(self, descriptor: int, name: str) -> None:
-        self.descriptor = descriptor
-        self.name = name
-        self.at = 0
-        self._size_at_close = 0
-        self._size_at_open = os.fstat(descriptor).st_size
-        self._parser: PcapngParser | PcapParser | None = None
-
-    @property
-    def interfaces(self) -> list[FileInterface]:
-        """What the file has described so far."""
-        return self._parser.interfaces if self._parser is not None else []
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it was not closed."""
-        return self.descriptor >= 0
-
-    def size_bytes(self) -> int:
-        """Return its size now, or when it was closed."""
-        return os.fstat(self.descriptor).st_size if self.is_open else self._size_at_close
-
-    def rest_bytes(self) -> int:
-        """Return how much is there and was not given."""
-        return max(0, self.size_bytes() - self.at)
-
-    def batches(self) -> Iterator[Batch]:
-        """Give the packets that are there and were not given yet."""
-        for _, _, batches in self._windows():
-            yield from batches
-
-    def pieces(self) -> Iterator[Piece]:
-        """Give what is there and was not given yet, with its bytes."""
-        for window, begin, batches in self._windows():
-            yield Piece(window.data[begin:], tuple(batches))
-
-    def _windows(self) -> Iterator[tuple[U8, int, Iterable[Batch]]]:
-        """Give parts of the file from where records begin to where the last whole one ends."""
-        window_bytes = _SMALL_WINDOW_BYTES
-        while self.is_open:
-            size = self.size_bytes()
-            self._check_is_whole(size)
-            if size == self.at:
-                return
-            begin = self.at % mmap.ALLOCATIONGRANULARITY
-            length = min(begin + window_bytes, size - self.at + begin)
-            try:
-                window = self._map(self.at - begin, length)
-                parser = self._parser or self._recognize(window, begin)
-                if parser is None:
-                    return
-                self._parser = parser
-                batches, end = parser.parse(window, begin)
-            except Damage as error:
-                self.fail(self.at + error.offset_bytes, str(error))
-            is_last = self.at - begin + length == size
-            read_bytes = end - begin
-            self.at += read_bytes
-            yield window[:end], begin, batches
-            if not read_bytes:
-                if is_last:
-                    return
-                window_bytes *= 2  # for one large record; a parser complains about what is too large
-            elif read_bytes >= window_bytes // 2:
-                window_bytes = min(window_bytes * 4, _LARGE_WINDOW_BYTES)
-            else:
-                window_bytes = _SMALL_WINDOW_BYTES  # a new section ended it: there may be many
-
-    def _map(self, offset: int, length: int) -> U8:
-        try:
-            # Populated at once, rather than by a page fault for each few pages.
-            mapped = mmap.mmap(
-                self.descriptor, length, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ, offset=offset
-            )
-        except (OSError, ValueError) as error:  # no regular file; or cut since it was looked at
-            self._check_is_whole(self.size_bytes())
-            self.fail(offset, f"the file cannot be mapped: {error}")
-        return np.frombuffer(mapped, np.uint8)
-
-    def _recognize(self, window: U8, begin: int) -> PcapngParser | PcapParser | None:
-        magic = window[begin : begin + 4].tobytes()
-        if magic in FORMATS:
-            return PcapParser(magic)
-        if magic == SECTION_HEADER_BLOCK.to_bytes(4, "little"):  # the same in both orders
-            return PcapngParser()
-        if len(magic) == 4:
-            raise Damage(0, "neither pcapng nor pcap")
-        return None
-
-    def _check_is_whole(self, size: int) -> None:
-        """Raise what is wrong where bytes are gone that were there."""
-        if size < max(self.at, self._size_at_open) and not os.fstat(self.descriptor).st_nlink:
-            raise FileGone(self.name, self.at, f"the file was {_GONE} while it was read")
-        if size < self.at:
-            self.fail(self.at, f"the file was cut to {size} bytes while it was read")
-
-    def fail(self, offset: int, text: str) -> NoReturn:
-        """Raise what is wrong at a place."""
-        raise ReadError(self.name, offset, text)
-
-    def close(self) -> None:
-        """Close it; what was given stays valid."""
-        if self.descriptor >= 0:
-            self._size_at_close = self.size_bytes()
-            os.close(self.descriptor)
-            self.descriptor = -1
 
 
 class Reader:
@@ -201,9 +63,9 @@ class Reader:
         return self._batches
 
     @property
-    def interfaces(self) -> tuple[FileInterface, ...]:
-        """The interfaces so far, of all sections; of a session the current file's."""
-        return tuple(self._file.interfaces) if self._file is not None else ()
+    def interfaces(self) -> Sequence[FileInterface]:
+        """The interfaces so far, of all sections; of a session the current file's. Grows as the file is read."""
+        return Interfaces(self._file.interfaces if self._file is not None else [])
 
     @property
     def rest_bytes(self) -> int:
@@ -225,7 +87,7 @@ class Reader:
         raise NotImplementedError
 
     def _packets_of(self, batch: Batch) -> Iterator[Packet]:
-        names = [each.name for each in self._file.interfaces] if self._file is not None else []
+        names = self._file.names if self._file is not None else []
         ids = batch.interface_ids.tolist()
         ends = batch.offsets + batch.captured_sizes
         rows = zip(
@@ -247,22 +109,30 @@ class FileReader(Reader):
         super().__init__()
         self._follow = follow
         self._path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-        if isinstance(source, str | os.PathLike):
-            try:
+        name = self._path or str(getattr(source, "name", f"descriptor {source}"))
+        try:
+            if isinstance(source, str | os.PathLike):
                 descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise ReadError(os.fspath(source), 0, f"the file cannot be opened: {error.strerror}") from error
-            self._file = File(descriptor, os.fspath(source))
-        else:
-            number = source if isinstance(source, int) else source.fileno()
-            self._file = File(os.dup(number), str(getattr(source, "name", f"descriptor {number}")))
+            else:
+                descriptor = os.dup(source if isinstance(source, int) else source.fileno())
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # the latter: a NUL in the path; a file that is closed, or only in memory
+            text = (isinstance(error, OSError) and error.strerror) or str(error)
+            raise ReadError(name, 0, f"the file cannot be opened: {text}") from error
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            os.close(descriptor)
+            raise ReadError(name, 0, "it is a directory")
+        self._file = (File if stat.S_ISREG(mode) else Pipe)(descriptor, name)
 
     def _read(self) -> Iterator[Batch]:
         file = self._file
         while file is not None and file.is_open:
             is_there = self._is_there(file)
             yield from file.batches()
-            if not self._follow:
+            if not self._follow or not file.can_grow:
                 return
             if not is_there:
                 file.fail(file.at, "the file was deleted or replaced while it was followed")
@@ -314,15 +184,3 @@ class SessionReader(Reader):
             return open_passed(self._session.open_file, path)
         except OSError as error:
             raise ReadError(path, 0, f"the file cannot be opened: {error.strerror}") from error
-
-
-def open_passed(open_file: Callable[[str], BinaryIO], path: str) -> File:
-    """Open a file of a session.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    with open_file(path) as opened:
-        if not os.fstat(opened.fileno()).st_size:  # when it was told of, there was a header in it
-            raise FileNotFoundError(errno.ENOENT, f"it was {_GONE}", path)
-        return File(os.dup(opened.fileno()), path)

@@ -4,18 +4,20 @@ Pure: arrays in, positions out. What is not whole, or damaged, ends a chain; ``c
 """
 
 import struct
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from capd_protocol.formats.pcapng import ENHANCED_PACKET_BLOCK, PCAP_RECORD_HEADER_SIZE_BYTES
+from capd_protocol.formats.pcapng import ENHANCED_PACKET_BLOCK
 
 U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 
-#: A longer record is damage, not one that is still being written. As libpcap and Wireshark have it for blocks.
-MAX_RECORD_BYTES = 16 * 1024 * 1024
+#: A longer record is damage, not one that is still being written. A D-Bus message has up to 128 MiB, as libpcap and
+#: Wireshark have it; libpcap leaves as much room for the options of its block.
+MAX_RECORD_BYTES = 128 * 1024 * 1024 + 128 * 1024
 
 #: Chains are followed side by side from places so far apart. Chosen: less takes longer to search for the places, and
 #: with fewer lanes each step is dearer.
@@ -32,6 +34,10 @@ _STEPS_AT_ONCE = 4
 _MIN_PACKET_WORDS = 32 // 4
 #: Type, length, length again.
 _MIN_BLOCK_BYTES = 12
+
+
+#: As ``struct`` calls it, and as ``int`` does.
+_WORDS: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 
 
 class Damage(Exception):
@@ -164,22 +170,38 @@ def _guess_blocks(words: U32) -> I64:
     return guesses
 
 
-def follow_records(data: U8, order: str, limit_bytes: int) -> I64:
+class RecordLayout(NamedTuple):
+    """How pcap records begin.
+
+    Attributes:
+        header_bytes: what stands before the packet.
+        sizes_at: offsets of the packet's captured size; of two it is the smaller one.
+    """
+
+    header_bytes: int
+    sizes_at: tuple[int, ...]
+
+
+def follow_records(data: U8, order: str, layout: RecordLayout, limit_bytes: int) -> I64:
     """Return the offsets of the pcap records that are whole.
 
     Args:
         data: of a file, from the beginning of a record.
         order: "<" or ">".
+        layout: of the file's records.
         limit_bytes: a record that claims more ends the chain.
     """
+    header, size = layout.header_bytes, len(data)
     unpack = struct.Struct(order + "I").unpack_from
-    header, size = PCAP_RECORD_HEADER_SIZE_BYTES, len(data)
+    first, *more = layout.sizes_at
     positions: list[int] = []
     parts: list[I64] = []
     at = run = last = 0
     view = data.data
     while at + header <= size:
-        (captured,) = unpack(view, at + 8)
+        (captured,) = unpack(view, at + first)
+        for each in more:
+            captured = min(captured, *unpack(view, at + each))
         if captured > limit_bytes or at + header + captured > size:
             break
         positions.append(at)
@@ -190,24 +212,30 @@ def follow_records(data: U8, order: str, limit_bytes: int) -> I64:
         if run == _WORTH_GUESSING:
             # Most traffic comes in runs of one size: guess, check, go on.
             run = 0
-            count = _run_length(data, at, step, order)
+            count = _run_length(data, at, step, order, layout)
             parts += [np.array(positions, np.int64), np.arange(count, dtype=np.int64) * step + at]
             positions = []
             at += count * step
     return np.concatenate([*parts, np.array(positions, np.int64)])
 
 
+def captured_size(data: U8, at: int, order: str, layout: RecordLayout) -> int:
+    """Return the captured size of a pcap record's packet."""
+    return min(int.from_bytes(data[at + each : at + each + 4].tobytes(), _WORDS[order]) for each in layout.sizes_at)
+
+
 #: Shorter runs are cheaper one by one (about 0.15 µs each) than guessed (about 5 µs).
 _WORTH_GUESSING = 64
 
 
-def _run_length(data: U8, at: int, step: int, order: str) -> int:
+def _run_length(data: U8, at: int, step: int, order: str, layout: RecordLayout) -> int:
     """Return how many records of one size, in bytes, follow one another."""
     count = (len(data) - at) // step
     if not count:
         return 0
-    sizes = np.ndarray((count,), np.dtype(order + "u4"), data.data, at + 8, (step,))
-    wrong = np.flatnonzero(sizes != step - PCAP_RECORD_HEADER_SIZE_BYTES)
+    u32 = np.dtype(order + "u4")
+    sizes = [np.ndarray((count,), u32, data.data, at + each, (step,)) for each in layout.sizes_at]
+    wrong = np.flatnonzero(np.minimum.reduce(sizes) != step - layout.header_bytes)
     return int(wrong[0]) if len(wrong) else count
 
 

@@ -104,8 +104,9 @@ def interface_description(
     hardware: str = "",
     mac_address: bytes | None = None,
     speed_bits_per_s: int | None = None,
+    offset_s: int = 0,
 ) -> bytes:
-    """An interface description block; timestamps of its packets and statistics are nanoseconds."""
+    """An interface description block; timestamps of its packets and statistics are nanoseconds since ``offset_s``."""
     options = [*_text(IF_NAME, name), *_text(IF_DESCRIPTION, description)]
     if mac_address is not None and len(mac_address) == 6:
         options.append((IF_MACADDR, mac_address))
@@ -114,8 +115,11 @@ def interface_description(
     options.append((IF_TSRESOL, bytes((NANOSECONDS,))))
     if capture_filter:
         # Its first byte says that a libpcap expression follows.
-        options.append((IF_FILTER, b"\0" + capture_filter.encode()[: _MAX_OPTION_BYTES - 1]))
-    options += [*_text(IF_OS, operating_system), *_text(IF_HARDWARE, hardware)]
+        options.append((IF_FILTER, b"\0" + capture_filter.encode("utf-8", "surrogateescape")[: _MAX_OPTION_BYTES - 1]))
+    options += _text(IF_OS, operating_system)
+    if offset_s:
+        options.append((IF_TSOFFSET, struct.pack("=q", offset_s)))
+    options += _text(IF_HARDWARE, hardware)
     return _block(INTERFACE_DESCRIPTION_BLOCK, struct.pack("=HHI", linktype, 0, snaplen_bytes) + _options(options))
 
 
@@ -150,7 +154,8 @@ def interface_statistics(
         dropped: of these, the ones that the operating system lost.
         delivered: packets that were written.
     """
-    counts = ((ISB_IFRECV, received), (ISB_IFDROP, dropped), (ISB_OSDROP, dropped), (ISB_USRDELIV, delivered))
+    # Readers add isb_osdrop to isb_ifdrop, which is the one that dumpcap writes and Wireshark shows.
+    counts = ((ISB_IFRECV, received), (ISB_IFDROP, dropped), (ISB_USRDELIV, delivered))
     options = [
         (ISB_STARTTIME, _timestamp(start_ns)),
         (ISB_ENDTIME, _timestamp(end_ns)),
@@ -230,6 +235,10 @@ def _read_options(body: memoryview, order: str) -> tuple[Option, ...]:
     return tuple(options)
 
 
+#: Of a section that can be read, (1, 2) being only another name for (1, 0).
+_VERSIONS = ((1, 0), (1, 2))
+
+
 def read_body(block_type: int, body: memoryview, order: str) -> Block:
     """Read what is between a block's two lengths.
 
@@ -240,13 +249,20 @@ def read_body(block_type: int, body: memoryview, order: str) -> Block:
 
     Raises:
         MalformedFileError: it breaks the format.
-        struct.error: it is too short for its type.
     """
+    try:
+        return _read_body(block_type, body, order)
+    except struct.error as error:
+        text = f"a block of type {block_type:#x} with {len(body)} bytes between its lengths, too few for its type"
+        raise MalformedFileError(text) from error
+
+
+def _read_body(block_type: int, body: memoryview, order: str) -> Block:
     match block_type:
         case 0x0A0D0D0A:
-            _, major, _, _ = struct.unpack_from(order + "IHHq", body)
-            if major != 1:
-                raise MalformedFileError(f"a section of format version {major}; only 1 is known")
+            _, *version, _ = struct.unpack_from(order + "IHHq", body)
+            if tuple(version) not in _VERSIONS:
+                raise MalformedFileError("a section of format version {}.{}; only 1.0 is known".format(*version))
             return SectionHeader(order, _read_options(body[16:], order))
         case 1:
             linktype, _, snaplen = struct.unpack_from(order + "HHI", body)
@@ -288,6 +304,6 @@ def read_blocks(data: bytes | memoryview) -> Iterator[Block]:
             raise MalformedFileError(f"the block at byte {at} ends with another length")
         try:
             yield read_body(block_type, view[at + 8 : at + length - 4], order)
-        except struct.error as error:
-            raise MalformedFileError(f"the block at byte {at} is too short for its type") from error
+        except MalformedFileError as error:
+            raise MalformedFileError(f"at byte {at}: {error}") from error
         at += length

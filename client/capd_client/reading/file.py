@@ -1,0 +1,195 @@
+"""A capture file, finished or growing, in parts with the packets in them. Maps what the pure modules look at."""
+
+import errno
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, NamedTuple, NoReturn
+
+import numpy as np
+
+from capd_client.errors import ReadError
+from capd_client.reading.model import Batch, FileInterface
+from capd_client.reading.pcap import FORMATS, PcapParser
+from capd_client.reading.pcapng import PcapngParser
+from capd_client.reading.record_offsets import U8, Damage
+from capd_protocol.formats.pcapng import SECTION_HEADER_BLOCK
+
+Parser = PcapngParser | PcapParser
+
+#: Mapped at once to begin with, so that the first packets, and few new ones, cost little.
+_SMALL_WINDOW_BYTES = 64 * 1024
+#: Where every byte of more than is read would be for nothing.
+_LEAST_WINDOW_BYTES = 4 * 1024
+#: And where there is more. Chosen: 4 MiB was slower by a tenth, 16 MiB no faster.
+_LARGE_WINDOW_BYTES = 8 * 1024 * 1024
+#: What other files begin with that people take for capture files.
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"\xfd7zX": "xz",
+    b"BZh": "bzip2",
+}
+#: What a ring does to a file whose room it needs, however many have it open.
+_GONE = "deleted by its ring and cut to free its room"
+
+
+class FileGone(ReadError):
+    """The file was deleted, and nothing is left in it: a ring needed its room."""
+
+
+class Piece(NamedTuple):
+    """Some records of a file that follow one another.
+
+    Attributes:
+        data: their bytes, in the mapped file.
+        batches: the packets among them.
+    """
+
+    data: memoryview
+    batches: tuple[Batch, ...]
+
+
+class File:
+    """A capture file, read from its beginning as far as it is whole."""
+
+    #: Whether there may be more behind its end, later.
+    can_grow = True
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        """Take over an open descriptor of a regular file."""
+        self.descriptor = descriptor
+        self.name = name
+        self.at = 0
+        self._size_at_close = 0
+        self._size_at_open = os.fstat(descriptor).st_size
+        self._parser: Parser | None = None
+
+    @property
+    def interfaces(self) -> list[FileInterface]:
+        """What the file has described so far."""
+        return self._parser.interfaces if self._parser is not None else []
+
+    @property
+    def names(self) -> list[str | None]:
+        """Of these interfaces, the names."""
+        return self._parser.names if self._parser is not None else []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return self.descriptor >= 0
+
+    def size_bytes(self) -> int:
+        """Return its size now, or when it was closed."""
+        return os.fstat(self.descriptor).st_size if self.is_open else self._size_at_close
+
+    def rest_bytes(self) -> int:
+        """Return how much is there and was not given."""
+        return max(0, self.size_bytes() - self.at)
+
+    def batches(self) -> Iterator[Batch]:
+        """Give the packets that are there and were not given yet."""
+        for _, _, batches in self._windows():
+            yield from batches
+
+    def pieces(self) -> Iterator[Piece]:
+        """Give what is there and was not given yet, with its bytes."""
+        for window, begin, batches in self._windows():
+            yield Piece(window.data[begin:], tuple(batches))
+
+    def _windows(self) -> Iterator[tuple[U8, int, Iterable[Batch]]]:
+        """Give parts of the file from where records begin to where the last whole one ends."""
+        window_bytes = _SMALL_WINDOW_BYTES
+        while self.is_open:
+            size = self.size_bytes()
+            self._check_is_whole(size)
+            if size == self.at:
+                return
+            begin = self.at % mmap.ALLOCATIONGRANULARITY
+            length = min(begin + window_bytes, size - self.at + begin)
+            try:
+                window = self._map(self.at - begin, length)
+                parser = self.parser_for(window, begin)
+                if parser is None:
+                    return
+                batches, end = parser.parse(window, begin)
+            except Damage as error:
+                self.fail(self.at + error.offset_bytes, str(error))
+            is_last = self.at - begin + length == size
+            read_bytes = end - begin
+            self.at += read_bytes
+            yield window[:end], begin, batches
+            if not read_bytes:
+                if is_last:
+                    return
+                window_bytes *= 2  # for one large record; a parser complains about what is too large
+            elif read_bytes >= window_bytes // 2:
+                window_bytes = min(window_bytes * 4, _LARGE_WINDOW_BYTES)
+            else:
+                window_bytes = _LEAST_WINDOW_BYTES  # a section of the other byte order ended it: there may be many
+
+    def _map(self, offset: int, length: int) -> U8:
+        try:
+            # Populated at once, rather than by a page fault for each few pages.
+            mapped = mmap.mmap(
+                self.descriptor, length, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ, offset=offset
+            )
+        except (OSError, ValueError) as error:  # no regular file; or cut since it was looked at
+            self._check_is_whole(self.size_bytes())
+            self.fail(offset, f"the file cannot be mapped: {error}")
+        return np.frombuffer(mapped, np.uint8)
+
+    def parser_for(self, window: U8, begin: int) -> Parser | None:
+        """Return what reads this file, from its first bytes; None where these are too few to tell.
+
+        Raises:
+            Damage: nothing does.
+        """
+        if self._parser is None:
+            self._parser = _recognize(window[begin : begin + 4].tobytes())
+        return self._parser
+
+    def _check_is_whole(self, size: int) -> None:
+        """Raise what is wrong where bytes are gone that were there."""
+        if size < max(self.at, self._size_at_open) and not os.fstat(self.descriptor).st_nlink:
+            raise FileGone(self.name, self.at, f"the file was {_GONE} while it was read")
+        if size < self.at:
+            self.fail(self.at, f"the file was cut to {size} bytes while it was read")
+
+    def fail(self, offset: int, text: str) -> NoReturn:
+        """Raise what is wrong at a place."""
+        raise ReadError(self.name, offset, text)
+
+    def close(self) -> None:
+        """Close it; what was given stays valid."""
+        if self.descriptor >= 0:
+            self._size_at_close = self.size_bytes()
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def _recognize(magic: bytes) -> Parser | None:
+    if magic in FORMATS:
+        return PcapParser(magic)
+    if magic == SECTION_HEADER_BLOCK.to_bytes(4, "little"):  # the same in both orders
+        return PcapngParser()
+    for begin, name in _COMPRESSED.items():
+        if magic.startswith(begin):
+            raise Damage(0, f"compressed with {name}: it must be decompressed first, such as by a pipe")
+    if len(magic) == 4:
+        raise Damage(0, "neither pcapng nor pcap")
+    return None
+
+
+def open_passed(open_file: Callable[[str], BinaryIO], path: str) -> File:
+    """Open a file of a session.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with open_file(path) as opened:
+        if not os.fstat(opened.fileno()).st_size:  # when it was told of, there was a header in it
+            raise FileNotFoundError(errno.ENOENT, f"it was {_GONE}", path)
+        return File(os.dup(opened.fileno()), path)
