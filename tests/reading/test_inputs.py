@@ -6,13 +6,14 @@ Each is made in both byte orders, and what is right is written out beside it.
 import struct
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from capd_client import ReadError, read
-from capd_client.reading.model import FileStatistics
+from capd_client.reading.model import FileStatistics, Packet
 from tests.reading.test_reading import ORDERS, block, packet, section
 
 MICROSECOND, NANOSECOND, MODIFIED = 0xA1B2C3D4, 0xA1B23C4D, 0xA1B2CD34
@@ -87,6 +88,16 @@ def old_pcap(order: str, magic: int = MICROSECOND, *, minor: int = 4, network: i
         data += struct.pack(order + "4I", 0, fraction, *sizes)
         data += bytes(8 if magic == MODIFIED else 0) + FRAME[:captured]
     return data + behind
+
+
+def pcap_2_3(order: str, minor: int) -> bytes:
+    """Return a file that says 2.3, and is written as a version before or behind it."""
+    data = old_pcap(order, minor=minor)
+    return data[:6] + struct.pack(order + "H", 3) + data[8:]
+
+
+def compressed(_: str, magic: str) -> bytes:
+    return bytes.fromhex(magic) + bytes(60)
 
 
 PCAPNG = {
@@ -165,14 +176,9 @@ PCAPNG = {
     ),
 }
 PCAP = {
-    **{f"2.{minor}": Case(lambda o, m=minor: old_pcap(o, minor=m), [WHOLE, CUT]) for minor in range(5)},
-    **{
-        f"2.3, as in {minor}": Case(
-            lambda o, m=minor: old_pcap(o, minor=m)[:6] + struct.pack(o + "H", 3) + old_pcap(o, minor=m)[8:],
-            [WHOLE, CUT],
-        )
-        for minor in (2, 4)
-    },
+    **{f"2.{minor}": Case(partial(old_pcap, minor=minor), [WHOLE, CUT]) for minor in range(5)},
+    "2.3, as before": Case(partial(pcap_2_3, minor=2), [WHOLE, CUT]),
+    "2.3, as behind": Case(partial(pcap_2_3, minor=4), [WHOLE, CUT]),
     "2.5": Case(lambda o: old_pcap(o, minor=5), [], error="pcap of version 2.5", error_at=4, as_wireshark=False),
     "nanoseconds": Case(lambda o: old_pcap(o, NANOSECOND), [WHOLE, CUT], 7),
     "modified": Case(lambda o: old_pcap(o, MODIFIED), [WHOLE, CUT]),
@@ -186,7 +192,7 @@ PCAP = {
     ),
     **{
         f"compressed with {name}": Case(
-            lambda _, m=magic: bytes.fromhex(m) + bytes(60), [], error=f"compressed with {name}", as_wireshark=False
+            partial(compressed, magic=magic), [], error=f"compressed with {name}", as_wireshark=False
         )
         for name, magic in {
             "gzip": "1f8b0800",
@@ -206,7 +212,7 @@ def test_every_input(tmp_path: Path, name: str, order: str) -> None:
     case = CASES[name]
     path = tmp_path / "a"
     path.write_bytes(case.make(order))
-    packets = []
+    packets: list[Packet] = []
     error = None
     with read(path) as reader:
         try:
