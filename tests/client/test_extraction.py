@@ -137,6 +137,16 @@ def test_a_torn_record_at_the_end_of_an_open_file_is_no_fault(tmp_path: Path) ->
     assert extraction.faults == []
 
 
+def test_a_torn_record_at_the_end_of_a_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    data = pcapng_bytes([Frame(T, "eth0", b"1"), Frame(T + 1, "eth0", b"2")], ["eth0"])
+    path.write_bytes(data[:-6])
+    extraction = Extraction(files(path), EVERYTHING)
+    assert [bytes(each.data) for each in extraction] == [b"1"]
+    (fault,) = extraction.faults
+    assert (fault.offset_bytes, fault.text) == (len(data) - 36, "the last record is not whole (30 bytes)")
+
+
 # Filters ----------------------------------------------------------------------------------------------------------
 
 FRAMES = build_frames((64, 128, 600)) + build_frames((64,), vlan=7)

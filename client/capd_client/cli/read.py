@@ -5,9 +5,9 @@ import json
 import sys
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from capd_client.cli.text import count
+from capd_client.cli.text import count, count_of
 from capd_client.errors import InvalidArgument
 from capd_client.reading import read
 
@@ -15,13 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from capd_client.reading.model import FileInterface, Packet
+    from capd_client.reading.reader import Reader
+
+#: What names standard input.
+STANDARD_INPUT = "-"
+#: All that is whole was shown, but the last record is not.
+EXIT_CUT = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``capctl read``."""
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("file", nargs="+", metavar="FILE", help="pcapng or pcap")
+    add("file", nargs="+", metavar="FILE", help="pcapng or pcap; - is standard input")
     add("-n", "--count", type=int, metavar="N", help="at most so many packets of each file")
     add("--info", action="store_true", help="print interfaces, time span, packets, bytes and drops instead")
     add("--follow", action="store_true", help="wait for more (one file)")
@@ -33,9 +39,28 @@ def run(options: argparse.Namespace) -> int:
     """Print packets, or what the files are."""
     if options.count is not None and options.count < 0:
         raise InvalidArgument(f"{options.count} packets", argument="count")
-    for path in options.file:
-        (_info if options.info else _packets)(path, options)
-    return 0
+    show = _info if options.info else _packets
+    return max([show(path, options) for path in options.file])
+
+
+def source_of(path: str) -> "str | BinaryIO":
+    """Return what is read: ``-`` is standard input.
+
+    Raises:
+        InvalidArgument: that is a terminal.
+    """
+    if path != STANDARD_INPUT:
+        return path
+    if sys.stdin.isatty():
+        raise InvalidArgument("standard input is a terminal: name a file, or have a program write into capctl")
+    return sys.stdin.buffer
+
+
+def _is_whole(path: str, reader: "Reader") -> bool:
+    """Whether nothing is left of a file that was read; say so where something is."""
+    if reader.rest_bytes:
+        print(f"capctl: {path}: the last record is not whole ({reader.rest_bytes} bytes)", file=sys.stderr)
+    return not reader.rest_bytes
 
 
 def _time(timestamp_ns: int, utc: bool) -> str:
@@ -57,19 +82,19 @@ def line_of(packet: "Packet", interfaces: "Sequence[FileInterface]", options: ar
     return f"{_time(packet.timestamp_ns, options.utc)} {name}{to_text(found)}"
 
 
-def _packets(path: str, options: argparse.Namespace) -> None:
-    with read(path, follow=options.follow) as reader:
+def _packets(path: str, options: argparse.Namespace) -> int:
+    with read(source_of(path), follow=options.follow) as reader:
         for packet in islice(reader, options.count):
             print(line_of(packet, reader.interfaces, options), flush=options.follow)
-        if options.count is None and reader.rest_bytes:
-            print(f"capctl: {path}: the last record is not whole ({reader.rest_bytes} bytes)", file=sys.stderr)
+        is_done = options.count is not None or _is_whole(path, reader)
+    return 0 if is_done else EXIT_CUT
 
 
-def _info(path: str, options: argparse.Namespace) -> None:
+def _info(path: str, options: argparse.Namespace) -> int:
     packets = size_bytes = 0
     first_ns: int | None = None
     last_ns: int | None = None
-    with read(path) as reader:
+    with read(source_of(path)) as reader:
         for batch in reader.batches():
             packets += len(batch.offsets)
             size_bytes += int(batch.original_sizes.sum(dtype="u8"))
@@ -80,12 +105,13 @@ def _info(path: str, options: argparse.Namespace) -> None:
             {**each._asdict(), "statistics": each.statistics._asdict() if each.statistics else None}
             for each in reader.interfaces
         ]
+        status = 0 if _is_whole(path, reader) else EXIT_CUT
     if options.json:
-        fields = {"file": path, "packets": packets, "original_bytes": size_bytes}
+        fields = {"file": path, "packets": packets, "original_bytes": size_bytes, "rest_bytes": reader.rest_bytes}
         fields |= {"first_timestamp_ns": first_ns, "last_timestamp_ns": last_ns}
         print(json.dumps({**fields, "interfaces": interfaces}))
-        return
-    print(f"{path}: {count(packets)} packets, {count(size_bytes)} bytes")
+        return status
+    print(f"{path}: {count_of(packets, 'packet')}, {count_of(size_bytes, 'byte')}")
     if first_ns is not None and last_ns is not None:
         first, last = _time(first_ns, options.utc), _time(last_ns, options.utc)
         print(f"  {first} to {last}, {(last_ns - first_ns) / 1e9:.6f} s")
@@ -95,3 +121,4 @@ def _info(path: str, options: argparse.Namespace) -> None:
         what = f", filter {each['capture_filter']!r}" if each["capture_filter"] else ""
         snaplen = f", snaplen {each['snaplen_bytes']}" if each["snaplen_bytes"] else ""
         print(f"  {each['name'] or number}: linktype {each['linktype']}{snaplen}{what}{lost}")
+    return status

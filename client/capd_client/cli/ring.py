@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from capd_client.blocking.session import CaptureSession
 from capd_client.cli import read
-from capd_client.cli.text import count, printable, si, table, width_of
+from capd_client.cli.text import count, count_of, printable, si, table, width_of
 from capd_client.errors import DestinationError, InvalidArgument
-from capd_client.ring.files import RingFile, of_path, span_of
+from capd_client.ring.files import RingFile, of_input, of_path, span_of
 from capd_protocol.arguments import is_capture_name
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.ring_index import index_name
@@ -72,6 +72,8 @@ def _add_ring_and_span(parser: argparse.ArgumentParser) -> None:
 
 def _files_of(word: str, socket_path: str | None) -> tuple[RingFile, ...]:
     """Return the files of the ring that is meant: where there is no such path, of a capture of that name or number."""
+    if word == read.STANDARD_INPUT:
+        return (of_input(sys.stdin.buffer),)
     is_number = word.isascii() and word.isdecimal()
     is_there = any(map(os.path.lexists, (word, index_name(word))))
     if is_there or not (is_number or is_capture_name(word)):
@@ -86,6 +88,8 @@ def _files_of(word: str, socket_path: str | None) -> tuple[RingFile, ...]:
 
 def run_files(options: argparse.Namespace) -> int:
     """Show the files of rings that may have packets of a span."""
+    if read.STANDARD_INPUT in options.ring:
+        raise InvalidArgument("standard input is no ring: name a path, or a capture that runs")
     span = span_of(options.start, options.end)
     found = [file for ring in options.ring for file in _files_of(ring, options.socket) if file.may_have(span)]
     if options.json:
@@ -157,7 +161,7 @@ def run_extract(options: argparse.Namespace) -> int:
     if not packets:
         print("capctl: there are no such packets in this span", file=sys.stderr)
     elif options.write not in (None, "-"):
-        print(f"{printable(options.write)}: {count(packets)} packets")
+        print(f"{printable(options.write)}: {count_of(packets, 'packet')}")
     return 0 if packets and not extraction.faults else EXIT_NOTHING
 
 

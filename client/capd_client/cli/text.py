@@ -26,6 +26,11 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def count_of(value: int, noun: str) -> str:
+    """Return how many there are of something: ``1 packet``, ``1,234 packets``."""
+    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """Return a text as a terminal may get it: what others have called their files shall not steer it."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)

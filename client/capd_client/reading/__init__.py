@@ -4,7 +4,7 @@
 """
 
 import os
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from capd_client.reading.event_source import EventSource
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from capd_client.reading.reader import Reader
 
 
-def read(source: "str | os.PathLike[str] | int | BinaryIO | EventSource", *, follow: bool = False) -> "Reader":
+def read(source: "str | os.PathLike[str] | int | IO[bytes] | EventSource", *, follow: bool = False) -> "Reader":
     """Read the packets of a capture file, or of a capture that runs.
 
     pcapng and pcap, in both byte orders and with timestamps of any resolution. A record that is not whole yet is not
@@ -25,17 +25,19 @@ def read(source: "str | os.PathLike[str] | int | BinaryIO | EventSource", *, fol
                 print(packet.timestamp_ns, packet.interface, len(packet.data))
 
     Args:
-        source: a path; a regular file's descriptor or binary file, of which the beginning is read and which may be
-            closed afterwards; or a running session, whose events the reader takes: it follows the capture from file
-            to file until it ends.
-        follow: wait for more at the end of a file, until it is deleted or replaced. A session is always followed.
+        source: a path; a descriptor or binary file, which may be closed afterwards; or a running session, whose events
+            the reader takes: it follows the capture from file to file until it ends. A regular file is read from its
+            beginning. A pipe, a socket or a device is read from where it is, as it comes: each packet is given as soon
+            as it is whole, until those who write have closed it.
+        follow: wait for more at the end of a file, until it is deleted or replaced. A session is always followed, and a
+            pipe has no more behind its end.
 
     Returns:
         An iterator of ``model.Packet``, and a context manager that closes the file; see ``reader.Reader``.
 
     Raises:
-        ReadError: the file cannot be opened. While reading: it is damaged, was cut, or, followed, was deleted; or a
-            session's files were missed.
+        ReadError: the file cannot be opened, or is a directory. While reading: it is no capture file, is compressed or
+            damaged, was cut, or, followed, was deleted; or a session's files were missed.
         CaptureError: while reading from a session: the capture failed, or the daemon went away.
     """
     from capd_client.reading.reader import FileReader, SessionReader  # noqa: PLC0415  # numpy

@@ -72,6 +72,9 @@ class Extraction:
                             columns.append(found)
                 finally:
                     interfaces = reader.interfaces
+                if file.is_complete and reader.rest_bytes:
+                    text = f"the last record is not whole ({reader.rest_bytes} bytes)"
+                    self.faults.append(ReadError(file.path, reader.at_bytes, text))
         except ReadError as error:
             self.faults.append(ReadError(file.path, error.offset_bytes, error.text))
         ids = [self._interface_id(interface) for interface in interfaces]

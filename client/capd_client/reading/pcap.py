@@ -64,26 +64,24 @@ class PcapParser:
         header_bytes = self._layout.header_bytes
         if len(data) - begin < header_bytes:
             return header_bytes
-        return header_bytes + captured_size(data, begin, self._order, self._layout)
+        captured = captured_size(data, begin, self._order, self._layout)
+        if captured > MAX_RECORD_BYTES - header_bytes:
+            raise Damage(0, f"a packet of {captured} bytes")
+        return header_bytes + captured
 
     def parse(self, data: U8, begin: int) -> tuple[list[Batch], int]:
         """Read the header, if it was not yet, and the records that are whole; as ``PcapngParser.parse``."""
-        before = 0
         if not self.interfaces:
             if len(data) - begin < PCAP_HEADER_SIZE_BYTES:
                 return [], begin
             self._read_header(data, begin)
-            before = PCAP_HEADER_SIZE_BYTES
-        begin += before
+            # What is wrong behind it is so at its own offset.
+            return [], begin + PCAP_HEADER_SIZE_BYTES
         records = data[begin:]
         header_bytes, sizes_at = self._layout
-        limit_bytes = MAX_RECORD_BYTES - header_bytes
-        positions = follow_records(records, self._order, self._layout, limit_bytes)
+        positions = follow_records(records, self._order, self._layout, MAX_RECORD_BYTES - header_bytes)
         if not len(positions):
-            if len(records) >= PCAP_RECORD_HEADER_SIZE_BYTES:
-                captured = captured_size(records, 0, self._order, self._layout)
-                if captured > limit_bytes:
-                    raise Damage(before, f"a packet of {captured} bytes")
+            self.record_bytes(data, begin)  # for its complaint
             return [], begin
         fields = headers(records, positions, PCAP_RECORD_HEADER_SIZE_BYTES)
         if self._order != _NATIVE:

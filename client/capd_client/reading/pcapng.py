@@ -57,14 +57,17 @@ class PcapngParser:
         """Return how long the block at an offset is, as far as can be known: it is not whole with less.
 
         Raises:
-            Damage: it is a section header, and damaged.
+            Damage: no block begins there.
         """
         start = data[begin : begin + _MIN_BLOCK_BYTES]
         if len(start) < _MIN_BLOCK_BYTES:
             return _MIN_BLOCK_BYTES
-        block_type, length, magic = start.view(np.uint32)
-        is_swapped = _is_swapped(int(magic)) if block_type == SECTION_HEADER_BLOCK else self._is_swapped
-        return max(_MIN_BLOCK_BYTES, int(length.byteswap() if is_swapped else length))
+        words = start.view(np.uint32)
+        is_swapped = _is_swapped(int(words[2])) if words[0] == SECTION_HEADER_BLOCK else self._is_swapped
+        if is_swapped:
+            words = words.byteswap()
+        check_block(words)
+        return int(words[1])
 
     def parse(self, data: U8, begin: int) -> tuple[list[Batch], int]:
         """Read the blocks that are whole.

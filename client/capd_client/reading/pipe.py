@@ -54,16 +54,14 @@ class Pipe(File):
                 try:
                     parser = self.parser_for(window, begin)
                     if parser is None:
-                        break
+                        return
                     batches, stop = parser.parse(window, begin)
-                    wanted_bytes = parser.record_bytes(window, stop)
+                    self.at += stop - begin
+                    yield window[:stop], begin, batches
+                    begin = stop
+                    wanted_bytes = parser.record_bytes(window, begin)
                 except Damage as error:
                     self.fail(self.at + error.offset_bytes, str(error))
-                self.at += stop - begin
-                yield window[:stop], begin, batches
-                if stop == begin:
-                    break
-                begin = stop
 
     def _receive(self, room: U8) -> int:
         """Wait for some bytes; return how many have come, 0 at the end."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Self, cast
+from typing import IO, Self, cast
 
 from capd_client.errors import CaptureEnded, CaptureError, ReadError
 from capd_client.reading.event_source import EventSource
@@ -16,7 +16,7 @@ from capd_client.reading.model import Batch, FileInterface, Interfaces, Packet
 from capd_client.reading.pipe import Pipe
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
 
-Source = str | os.PathLike[str] | int | BinaryIO
+Source = str | os.PathLike[str] | int | IO[bytes]
 
 #: How often a file that is followed is looked at. inotify would tell sooner, but not of every file system.
 _POLL_S = 0.05
@@ -74,6 +74,11 @@ class Reader:
         After ``close`` as it was then.
         """
         return self._file.rest_bytes() if self._file is not None else 0
+
+    @property
+    def at_bytes(self) -> int:
+        """How many bytes were read, of the current file."""
+        return self._file.at if self._file is not None else 0
 
     def close(self) -> None:
         """Close the file; packets and batches that were given stay valid. Safe to call again.

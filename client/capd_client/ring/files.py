@@ -21,6 +21,8 @@ from capd_protocol.formats.ring_index import MAX_INDEX_BYTES, Contents, IndexedF
 Time = str | float | datetime
 
 _NS = 1_000_000_000
+#: That a packet can have: in 1677.
+_EARLIEST_NS = -(2**63)
 #: A packet may be written so long after it came: a worker that is kept from working for longer is ended.
 _BEHIND_NS = 60 * _NS
 
@@ -64,8 +66,10 @@ class RingFile:
     drops: dict[str, int] = field(default_factory=dict[str, int])
     opened_ns: int | None = None
     closed_ns: int | None = None
-    #: Where it is opened, and as which file; None: by its path.
-    _place: "tuple[_Directory | _Passed, str, int] | None" = field(default=None, compare=False, repr=False)
+    #: Where it is opened, and as which file, if there may be others; None: by its path.
+    _place: "tuple[_Directory | _Passed | _Given, str, int | None] | None" = field(
+        default=None, compare=False, repr=False
+    )
 
     def may_have(self, span: Span) -> bool:
         """Whether it may have packets of a span; for certain, where it is known which packets it has."""
@@ -80,7 +84,7 @@ class RingFile:
         """No packet in it is older."""
         if self.first_timestamp_ns is not None:
             return self.first_timestamp_ns
-        return 0 if self.opened_ns is None else self.opened_ns - _BEHIND_NS
+        return _EARLIEST_NS if self.opened_ns is None else self.opened_ns - _BEHIND_NS
 
     def open(self) -> BinaryIO:
         """Open it for reading.
@@ -95,7 +99,7 @@ class RingFile:
             descriptor = directory.open(name)
         except OSError as error:
             raise ReadError(self.path, 0, f"the file cannot be opened: {error.strerror}") from error
-        if os.fstat(descriptor).st_ino != inode:
+        if inode is not None and os.fstat(descriptor).st_ino != inode:
             os.close(descriptor)
             raise ReadError(self.path, 0, "the file was deleted, and another one has its name")
         return open(descriptor, "rb")  # noqa: PTH123  # the caller closes it
@@ -140,6 +144,17 @@ class _Passed:
         if descriptor is None:
             raise FileNotFoundError(errno.ENOENT, "the capture does not pass it", name)
         return descriptor
+
+
+class _Given:
+    """A file that is open already."""
+
+    def __init__(self, opened: BinaryIO) -> None:
+        self._opened = opened
+
+    def open(self, _name: str) -> int:
+        """Return a descriptor of its own."""
+        return os.dup(self._opened.fileno())
 
 
 class HasRingFiles(Protocol):
@@ -222,6 +237,11 @@ def of_path(path: str | os.PathLike[str]) -> tuple[RingFile, ...]:
         text = f"there is no file, and no {index_name(given.name)}, which a ring has whose capture has a name"
         raise ReadError(str(path), 0, text) from error
     return (RingFile(str(path), status.st_size, is_complete=True, closed_ns=None),)
+
+
+def of_input(opened: BinaryIO) -> RingFile:
+    """Return what is open already as a file; it stays open."""
+    return RingFile(str(opened.name), 0, is_complete=True, _place=(_Given(opened), "", None))
 
 
 def of_directory(descriptor: int, path: str, file_name: str) -> tuple[RingFile, ...] | None:
