@@ -23,7 +23,6 @@ from capd_protocol.formats.ring_index import index_name
 
 if TYPE_CHECKING:
     from capd_client.reading.extraction import Extraction
-    from capd_client.reading.model import Packet
 
 #: What messages call an argument, to what it is called here.
 OPTIONS = {"start": "--from", "end": "--to", "overwrite": "--overwrite", "write": "-w", "json": "--json"}
@@ -34,6 +33,9 @@ _TIME_AGO = re.compile(r"-\d[\d.dhms]*")
 #: A daemon answers at once.
 _ATTACH_TIMEOUT_S = 30.0
 _WRITTEN_AT_ONCE_BYTES = 1024 * 1024
+#: Timestamps in files are not negative: where there are some before 1970, all count from before the earliest one that a
+#: ``Packet`` can have.
+_BEFORE_1970_S = -(2**63) // 10**9
 
 
 def add_files_arguments(parser: argparse.ArgumentParser) -> None:
@@ -204,12 +206,13 @@ def _write_file(extraction: "Extraction", path: str, overwrite: bool) -> int:
 
 def _write(extraction: "Extraction", file: BinaryIO) -> int:
     """Write packets as pcapng; nothing, if there are none. Return how many."""
-    packets = 0
+    packets = described = begin_s = 0
     waiting = bytearray()
-    described = 0
     for packet in extraction:
-        if not packets:
+        if not packets or packet.timestamp_ns < begin_s * 10**9:
+            begin_s = 0 if packet.timestamp_ns >= 0 else _BEFORE_1970_S
             waiting += pcapng.section_header(application="capctl")
+            described = 0
         for interface in extraction.interfaces[described:]:
             described += 1
             waiting += pcapng.interface_description(
@@ -217,8 +220,14 @@ def _write(extraction: "Extraction", file: BinaryIO) -> int:
                 snaplen_bytes=interface.snaplen_bytes,
                 name=interface.name or "",
                 capture_filter=interface.capture_filter or "",
+                offset_s=begin_s,
             )
-        waiting += _record(packet)
+        waiting += pcapng.enhanced_packet(
+            packet.interface_id,
+            packet.timestamp_ns - begin_s * 10**9,
+            bytes(packet.data),
+            packet.original_size_bytes,
+        )
         packets += 1
         if len(waiting) >= _WRITTEN_AT_ONCE_BYTES:
             file.write(waiting)
@@ -226,12 +235,6 @@ def _write(extraction: "Extraction", file: BinaryIO) -> int:
     file.write(waiting)
     file.flush()
     return packets
-
-
-def _record(packet: "Packet") -> bytes:
-    return pcapng.enhanced_packet(
-        packet.interface_id, packet.timestamp_ns, bytes(packet.data), packet.original_size_bytes
-    )
 
 
 # Priority ---------------------------------------------------------------------------------------------------------

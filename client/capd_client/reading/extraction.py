@@ -34,7 +34,7 @@ class Extraction:
         self._files = sorted((file for file in files if file.may_have(span)), key=lambda file: file.earliest_ns)
         self._span = span
         self._filter_text = capture_filter
-        self._filters: dict[int, PacketFilter] = {}
+        self._filters: dict[tuple[int, bool], PacketFilter] = {}
         self._interface_ids: dict[FileInterface, int] = {}
         #: Those of the files that were opened so far; equal ones of several files are one.
         self.interfaces: list[FileInterface] = []
@@ -87,7 +87,7 @@ class Extraction:
             table = table[:, np.argsort(timestamps, kind="stable")]
         data = [batch.data.data for batch in batches]
         addresses = [int(batch.data.ctypes.data) for batch in batches]
-        filters = [self._filter_for(interface.linktype) for interface in interfaces]
+        filters = [self._filter_for(interface) for interface in interfaces]
         names = [interface.name for interface in interfaces]
         for at in range(0, table.shape[1], _ROWS_AT_ONCE):
             rows: list[list[int]] = table[:, at : at + _ROWS_AT_ONCE].tolist()
@@ -118,12 +118,13 @@ class Extraction:
         )
         return tuple(each[mask].astype(np.int64) for each in fields)
 
-    def _filter_for(self, linktype: int) -> Callable[[int, int, int], bool] | None:
+    def _filter_for(self, interface: FileInterface) -> Callable[[int, int, int], bool] | None:
         if self._filter_text is None:
             return None
-        if linktype not in self._filters:
-            self._filters[linktype] = PacketFilter(self._filter_text, linktype)
-        return self._filters[linktype].matches
+        kind = interface.linktype, interface.is_swapped
+        if kind not in self._filters:
+            self._filters[kind] = PacketFilter(self._filter_text, interface.linktype, is_swapped=interface.is_swapped)
+        return self._filters[kind].matches
 
     def _interface_id(self, interface: FileInterface) -> int:
         # Timestamps have been converted, and statistics are of whole captures.

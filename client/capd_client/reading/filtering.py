@@ -3,13 +3,19 @@
 import ctypes
 import ctypes.util
 import functools
+import struct
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from capd_client.errors import BadFilterError, UnsupportedError
-from capd_protocol.formats.linktypes import linktype_to_dlt
+from capd_protocol.formats import pcapng
 from capd_protocol.messages import MAX_SNAPLEN_BYTES
 
 _NETMASK_UNKNOWN = 0xFFFFFFFF
+#: PCAP_ERRBUF_SIZE
+_ERROR_BYTES = 256
 
 
 class _Program(ctypes.Structure):
@@ -35,7 +41,9 @@ def _library() -> ctypes.CDLL:
     except OSError as error:
         raise UnsupportedError(f"filters need libpcap, which is not installed: {error}") from error
     signatures: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
-        ("pcap_open_dead", ctypes.c_void_p, (ctypes.c_int, ctypes.c_int)),
+        # Of the C library, which it needs: its file is that of libpcap's own.
+        ("fmemopen", ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)),
+        ("pcap_fopen_offline", ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_char_p)),
         (
             "pcap_compile",
             ctypes.c_int,
@@ -52,15 +60,38 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+@contextmanager
+def _empty_file(linktype: int, is_swapped: bool) -> Generator[int, None, None]:
+    """Give a handle of libpcap for a file without packets.
+
+    For a file it compiles otherwise than for a capture here: some headers have numbers of the system that wrote them.
+    """
+    library = _library()
+    order = "<" if (sys.byteorder == "little") != is_swapped else ">"
+    header = struct.pack(order + "IHHiIII", pcapng.PCAP_NANOSECOND_MAGIC, 2, 4, 0, 0, MAX_SNAPLEN_BYTES, linktype)
+    contents = ctypes.create_string_buffer(header, len(header))
+    file = library.fmemopen(contents, len(header), b"r")
+    message = ctypes.create_string_buffer(_ERROR_BYTES)
+    handle = library.pcap_fopen_offline(file, message) if file else None
+    if not handle:
+        text = message.value.decode(errors="replace")
+        raise UnsupportedError(f"libpcap compiles no filter for link type {linktype}: {text}")
+    try:
+        yield handle
+    finally:
+        library.pcap_close(handle)  # and the file
+
+
 class PacketFilter:
     """A filter for packets of one link-layer type; see pcap-filter(7)."""
 
-    def __init__(self, text: str, linktype: int) -> None:
+    def __init__(self, text: str, linktype: int, *, is_swapped: bool = False) -> None:
         """Compile a filter.
 
         Args:
             text: in libpcap's language.
             linktype: LINKTYPE_ number of the packets.
+            is_swapped: whether they are of a file of the other byte order.
 
         Raises:
             BadFilterError: it does not compile for this type.
@@ -70,17 +101,12 @@ class PacketFilter:
         self._match = library.pcap_offline_filter
         self._free = library.pcap_freecode
         self._program: _Program | None = None
-        handle = library.pcap_open_dead(linktype_to_dlt(linktype), MAX_SNAPLEN_BYTES)
-        if not handle:
-            raise UnsupportedError("libpcap gives no handle to compile a filter with")
+        if "\0" in text:
+            raise BadFilterError("it has a NUL")
         program = _Program()
-        try:
-            if "\0" in text:
-                raise BadFilterError("it has a NUL")
+        with _empty_file(linktype, is_swapped) as handle:
             if library.pcap_compile(handle, program, text.encode(), 1, _NETMASK_UNKNOWN) != 0:
                 raise BadFilterError(library.pcap_geterr(handle).decode(errors="replace"))
-        finally:
-            library.pcap_close(handle)
         self._program = program
         self._header = _Header()
 
