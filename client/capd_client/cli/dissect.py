@@ -57,6 +57,8 @@ def to_text(found: Found) -> str:
     source, target = _with_port(found, "src"), _with_port(found, "dst")
     ends = f"{source} > {target}: " if source and target else ""
     text = f"{vlans}{found['protocol']} {ends}{found['info']}"
+    if text.isprintable():  # nearly always, and a character at a time takes longer than all else
+        return text
     return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
 
 

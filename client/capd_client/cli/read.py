@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -65,8 +66,14 @@ def _is_whole(path: str, reader: "Reader") -> bool:
 
 def _time(timestamp_ns: int, utc: bool) -> str:
     seconds, rest_ns = divmod(timestamp_ns, 10**9)
+    return f"{_clock(seconds, utc)}.{rest_ns // 1000:06}"
+
+
+@lru_cache(maxsize=16)
+def _clock(seconds: int, utc: bool) -> str:
+    """Return a time of the day, for all packets of a second."""
     moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{(moment if utc else moment.astimezone()):%H:%M:%S}.{rest_ns // 1000:06}"
+    return f"{moment if utc else moment.astimezone():%H:%M:%S}"
 
 
 def line_of(packet: "Packet", interfaces: "Sequence[FileInterface]", options: argparse.Namespace) -> str:
@@ -84,8 +91,9 @@ def line_of(packet: "Packet", interfaces: "Sequence[FileInterface]", options: ar
 
 def _packets(path: str, options: argparse.Namespace) -> int:
     with read(source_of(path), follow=options.follow) as reader:
+        interfaces = reader.interfaces
         for packet in islice(reader, options.count):
-            print(line_of(packet, reader.interfaces, options), flush=options.follow)
+            print(line_of(packet, interfaces, options), flush=options.follow)
         is_done = options.count is not None or _is_whole(path, reader)
     return 0 if is_done else EXIT_CUT
 

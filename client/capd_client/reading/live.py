@@ -137,7 +137,7 @@ class LiveFiles:
         packets = sum(len(batch.offsets) for batch in piece.batches)
         part.read += packets
         self._told_packets += packets
-        self.interfaces = Interfaces(part.file.interfaces if part.file is not None else [])
+        self.interfaces = Interfaces(part.file) if part.file is not None else ()
         if self._as_bytes:
             return piece.data
         self._waiting.extend(piece.batches)

@@ -1,7 +1,7 @@
 """What a capture file says: interfaces, packets one by one, packets in batches."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, overload
+from typing import NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -47,21 +47,30 @@ class FileInterface(NamedTuple):
     is_swapped: bool = False
 
 
+class HasInterfaces(Protocol):
+    """A file that is being read."""
+
+    @property
+    def interfaces(self) -> list[FileInterface]:
+        """What it has described so far."""
+        ...
+
+
 class Interfaces(Sequence[FileInterface]):
     """The interfaces of a file that is being read, without a copy of them at each look."""
 
-    def __init__(self, interfaces: list[FileInterface]) -> None:
-        self._interfaces = interfaces
+    def __init__(self, file: HasInterfaces) -> None:
+        self._file = file
 
     @overload
     def __getitem__(self, place: int) -> FileInterface: ...
     @overload
     def __getitem__(self, place: slice) -> list[FileInterface]: ...
     def __getitem__(self, place: int | slice) -> FileInterface | list[FileInterface]:
-        return self._interfaces[place]
+        return self._file.interfaces[place]
 
     def __len__(self) -> int:
-        return len(self._interfaces)
+        return len(self._file.interfaces)
 
 
 class Packet(NamedTuple):

@@ -65,7 +65,7 @@ class Reader:
     @property
     def interfaces(self) -> Sequence[FileInterface]:
         """The interfaces so far, of all sections; of a session the current file's. Grows as the file is read."""
-        return Interfaces(self._file.interfaces if self._file is not None else [])
+        return Interfaces(self._file) if self._file is not None else ()
 
     @property
     def rest_bytes(self) -> int:
