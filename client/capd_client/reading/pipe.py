@@ -38,10 +38,10 @@ class Pipe(File):
         begin = end = 0
         wanted_bytes = _MAGIC_BYTES
         while self.is_open:
-            if len(buffer) - end < _READ_BYTES or begin + wanted_bytes > len(buffer):
-                # What was given stays where it is.
+            if len(buffer) - end < _READ_BYTES:
+                # What was given stays where it is. A long record gets room as it comes, whatever it announces.
                 rest = buffer[begin:end]
-                buffer = np.empty(max(_BUFFER_BYTES, wanted_bytes + _READ_BYTES), np.uint8)
+                buffer = np.empty(max(_BUFFER_BYTES, 2 * len(rest)), np.uint8)
                 buffer[: len(rest)] = rest
                 begin, end = 0, len(rest)
             came_bytes = self._receive(buffer[end:])

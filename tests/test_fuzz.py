@@ -1,0 +1,41 @@
+"""Inputs that are nearly right do no decoder any harm; for longer: ``python -m tests.support.fuzz``."""
+
+import struct
+
+import pytest
+
+from capd_protocol.errors import RemoteProtocolError
+from tests.support import fuzz
+
+#: Seconds of each, more or less.
+EXECUTIONS = {"captures": 1500, "messages": 4000, "launch": 2000, "index": 1000}
+
+
+@pytest.mark.parametrize("name", fuzz.DECODERS)
+def test_no_input_is_more_than_a_typed_error(name: str) -> None:
+    executions, findings = fuzz.fuzz(name, 1, lambda done: done >= EXECUTIONS[name])
+    assert executions == EXECUTIONS[name]
+    assert findings == []
+
+
+@pytest.mark.parametrize("name", fuzz.DECODERS)
+def test_what_is_right_is_decoded(name: str) -> None:
+    # Else every input would be refused at its beginning.
+    decoder = fuzz.DECODERS[name]
+    accepted = 0
+    for seed in decoder.seeds():
+        try:
+            decoder.run(seed)
+        except decoder.errors:
+            continue
+        accepted += 1
+    assert accepted
+
+
+def test_a_decoder_that_trips_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = fuzz.DECODERS["messages"]._replace(
+        run=lambda data: struct.unpack("I", data), errors=(RemoteProtocolError,)
+    )
+    monkeypatch.setitem(fuzz.DECODERS, "messages", broken)
+    _, findings = fuzz.fuzz("messages", 1, lambda done: done >= 3)
+    assert [each.what.partition("(")[0] for each in findings] == ["error"]
