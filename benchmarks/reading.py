@@ -1,6 +1,7 @@
 """What reading capture files costs: ``capd_client.read`` beside programs that only go through a file."""
 
 import shutil
+import struct
 import subprocess
 import time
 from collections.abc import Callable
@@ -35,12 +36,14 @@ class FileReader:
         packets: of its file.
         read: goes through a file, and returns how many packets it found; None: it does not tell.
         program: without it this one is not measured; None: it is a library, and always there.
+        write: makes the file of so many packets; None: packets of the IMIX, of one interface.
     """
 
     name: str
     packets: int
     read: Callable[[Path], int | None]
     program: str | None = None
+    write: Callable[[Path, int], None] | None = None
 
     def is_installed(self) -> bool:
         """Whether it can be measured here."""
@@ -79,6 +82,47 @@ def _with(*command: str) -> Callable[[Path], None]:
     return run
 
 
+def _interface(number: int) -> bytes:
+    return pcapng.interface_description(linktype=1, snaplen_bytes=0, name=f"eth{number}")
+
+
+def _packet(number: int, interface_id: int) -> bytes:
+    return pcapng.enhanced_packet(interface_id, _TIME_NS + number * 1000, bytes(_SMALL_BYTES), _SMALL_BYTES)
+
+
+def _write_interfaces(path: Path, packets: int) -> None:
+    """Write as many interfaces as packets, each with one."""
+    with path.open("wb") as file:
+        file.write(pcapng.section_header())
+        file.writelines(_interface(number) + _packet(number, number) for number in range(packets))
+
+
+def _write_sections(path: Path, packets: int) -> None:
+    """Write as many sections as packets, each with one."""
+    with path.open("wb") as file:
+        file.write(pcapng.section_header())
+        file.writelines(pcapng.section_header() + _interface(0) + _packet(number, 0) for number in range(packets))
+
+
+def _write_merged(path: Path, packets: int) -> None:
+    """Write what a merger of many files leaves: packets of all interfaces in turn, of two resolutions."""
+    with path.open("wb") as file:
+        file.write(pcapng.section_header())
+        for number in range(_MERGED):
+            description = bytearray(_interface(number))
+            if number % 2:
+                at = description.index(struct.pack("=HH", pcapng.IF_TSRESOL, 1)) + 4
+                description[at] = _MICROSECONDS
+            file.write(description)
+        file.writelines(_packet(number, number % _MERGED) for number in range(packets))
+
+
+#: Packets of files whose interfaces or sections are what takes time; of such files the interfaces; of such packets the
+#: bytes; and if_tsresol of every other interface.
+_MANY_INTERFACES, _MANY_SECTIONS, _MERGED_PACKETS = 70_000, 20_000, 300_000
+_MERGED = 757
+_SMALL_BYTES = 60
+_MICROSECONDS = 6
 _TCPDUMP = FileReader("tcpdump", _MANY, _with("tcpdump", "-r", "FILE", "-w", "/dev/null"), "tcpdump")
 _DPKT = FileReader("dpkt", _SOME, _with_dpkt)
 #: By case: the first is capd's.
@@ -95,6 +139,17 @@ READING_CASES = {
         _DPKT,
         FileReader("tshark", _FEW, _with("tshark", "-n", "-r", "FILE"), "tshark"),
     ),
+    **{
+        name: (
+            FileReader("capd", packets, _one_by_one, write=write),
+            FileReader("capinfos", packets, _with("capinfos", "-c", "FILE"), "capinfos", write),
+        )
+        for name, packets, write in (
+            ("read-interfaces", _MANY_INTERFACES, _write_interfaces),
+            ("read-sections", _MANY_SECTIONS, _write_sections),
+            ("read-merged", _MERGED_PACKETS, _write_merged),
+        )
+    },
 }
 
 
@@ -125,8 +180,9 @@ def measure_reading(reader: FileReader, place: Place, packets: int | None = None
     wanted = min(packets or reader.packets, reader.packets)
     with new_directory(place.tmpfs) as directory:
         path, empty = directory / "packets", directory / "empty"
-        write_file(path, wanted)
-        write_file(empty, 0)
+        write = reader.write or write_file
+        write(path, wanted)
+        write(empty, 0)
         reader.read(empty)
         start_s, _ = _timed(reader, empty)
         taken_s, found = _timed(reader, path)
