@@ -61,7 +61,7 @@ class File:
         """Take over an open descriptor of a regular file."""
         self.descriptor = descriptor
         self.name = name
-        self.at = 0
+        self.at: int = 0
         self._size_at_close = 0
         self._size_at_open = os.fstat(descriptor).st_size
         self._parser: Parser | None = None

@@ -163,7 +163,8 @@ class PcapngParser:
         sections, places = np.unique(scopes.section_begins[which], return_inverse=True)
         known = len(self.interfaces)
         snaplens: list[int] = []
-        for first in sections.tolist():
+        firsts: list[int] = sections.tolist()
+        for first in firsts:
             if first < known:
                 snaplens.append(self.interfaces[first].snaplen_bytes)
             else:
@@ -176,7 +177,8 @@ class PcapngParser:
             return _to_ns(units, clock.units_per_s, np.int64(clock.offset_s))
         # By resolution, of which there are at most 256, however many interfaces there are.
         used, places = np.unique(ids, return_inverse=True)
-        clocks = [self._clocks[each] for each in used.tolist()]
+        of_used: list[int] = used.tolist()
+        clocks = [self._clocks[each] for each in of_used]
         resolutions = list({each.units_per_s for each in clocks})
         kinds = np.array([resolutions.index(each.units_per_s) for each in clocks], np.uint16)[places]
         offsets_s = np.array([each.offset_s for each in clocks], np.int64)[places]
