@@ -18,18 +18,12 @@ def test_no_input_is_more_than_a_typed_error(name: str) -> None:
     assert findings == []
 
 
-@pytest.mark.parametrize("name", fuzz.DECODERS)
+@pytest.mark.parametrize("name", [name for name in fuzz.DECODERS if name != "captures"])
 def test_what_is_right_is_decoded(name: str) -> None:
-    # Else every input would be refused at its beginning.
+    # Else every input would be refused at its beginning. Of captures there are expectations elsewhere.
     decoder = fuzz.DECODERS[name]
-    accepted = 0
     for seed in decoder.seeds():
-        try:
-            decoder.run(seed)
-        except decoder.errors:
-            continue
-        accepted += 1
-    assert accepted
+        decoder.run(seed)
 
 
 def test_a_decoder_that_trips_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

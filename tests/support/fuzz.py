@@ -23,9 +23,9 @@ from capd_client.cli.ring import _write
 from capd_client.reading.extraction import Extraction
 from capd_client.ring.files import RingFile, Span
 from capd_protocol.errors import RemoteProtocolError
-from capd_protocol.formats.ring_index import read_index
-from capd_protocol.frames import Frame, FrameDecoder, encode_frame
-from capd_protocol.messages import decode
+from capd_protocol.formats.ring_index import FileWasClosed, FileWasDeleted, FileWasOpened, Line, encode_line, read_index
+from capd_protocol.frames import Frame, FrameDecoder
+from capd_protocol.messages import decode, encode
 
 #: For one input of some kilobytes; on a busy machine there is little that takes a hundredth of it.
 BOUND_S = 2.0
@@ -195,16 +195,15 @@ def _decode_frames(data: bytes, decode_one: Callable[[Frame], object]) -> None:
 
 
 def _messages() -> Sequence[bytes]:
-    texts = (
-        b'{"type":"hello","protocol":1,"software":"x"}',
-        b'{"type":"start_capture","interfaces":[{"name":"eth0","snaplen_bytes":64}],"ring":{"packets":5}}',
-        b'{"type":"packets","n":[1,2,[3,{"a":1e9}]],"t":"\\u00fc\\ud800"}',
-    )
-    dumpcap = ((b"F", b"/x.pcapng\0"), (b"P", b"12\0"), (b"D", b"67:eth0\0"), (b"B", b"0:syntax error\0"), (b"S", b""))
-    nested = encode_frame(ord("E"), encode_frame(ord("E"), b"one\0") + encode_frame(ord("E"), b"two\0"))
-    frames = [encode_frame(ord(kind), payload) for kind, payload in dumpcap] + [nested]
-    frames += [encode_frame(kind, text) for kind in b"HRVQrechs{" for text in texts]
-    return [b"".join(frames), *frames]
+    from tests.protocol.test_messages import DUMPCAP, OURS  # noqa: PLC0415  # pytest, else not needed
+
+    return [encode(row[0]) for row in DUMPCAP] + [encode(row[0]) for row in OURS]
+
+
+def _controls() -> Sequence[bytes]:
+    from tests.daemon.test_launch import EACH  # noqa: PLC0415  # pytest, else not needed
+
+    return [launch.encode(each) for each in EACH]
 
 
 def _frame_records(data: bytes) -> list[int]:
@@ -216,17 +215,19 @@ def _frame_records(data: bytes) -> list[int]:
 
 
 def _frame_fields(data: bytes, begin: int) -> list[tuple[int, int]]:
-    return [(begin, 1), (begin + 1, 3), (begin + 3, 1), *((begin + 4 + at, 1) for at in range(min(64, len(data))))]
+    end = begin + 4 + int.from_bytes(data[begin + 1 : begin + 4], "big")
+    return [(begin, 1), (begin + 1, 3), (begin + 3, 1), *((at, 1) for at in range(begin + 4, min(end, len(data))))]
 
 
 def _lines() -> Sequence[bytes]:
     name = "a_00001_20260131235959.pcapng"
-    return [
-        f'{{"type":"FileWasOpened","name":"{name}","device":1,"inode":2,"opened_ns":3}}\n'
-        f'{{"type":"FileWasClosed","name":"{name}","closed_ns":4,"size_bytes":5,"packets":6,"first_timestamp_ns":7,'
-        f'"last_timestamp_ns":8,"drops":{{"eth0":9}}}}\n'
-        f'{{"type":"FileWasDeleted","name":"{name}","deleted_ns":10,"reason":null,"size_bytes":5}}\n'.encode()
-    ]
+    opened = FileWasOpened(name=name, device=1, inode=2, opened_ns=3)
+    closed = FileWasClosed(
+        name=name, closed_ns=4, size_bytes=5, packets=6, first_timestamp_ns=7, last_timestamp_ns=8, drops={"eth0": 9}
+    )
+    deleted = FileWasDeleted(name=name, deleted_ns=10, reason=None, size_bytes=5)
+    files: list[list[Line]] = [[opened, closed], [opened, closed, deleted, opened]]
+    return [b"".join(map(encode_line, lines)) for lines in files]
 
 
 def _line_records(data: bytes) -> list[int]:
@@ -246,7 +247,7 @@ DECODERS = {
     "launch": Decoder(
         lambda data: _decode_frames(data, launch.decode),
         (RemoteProtocolError,),
-        _messages,
+        _controls,
         _frame_records,
         _frame_fields,
     ),
