@@ -197,7 +197,7 @@ def _decode_frames(data: bytes, decode_one: Callable[[Frame], object]) -> None:
 def _messages() -> Sequence[bytes]:
     from tests.protocol.test_messages import DUMPCAP, OURS  # noqa: PLC0415  # pytest, else not needed
 
-    return [encode(row[0]) for row in DUMPCAP] + [encode(row[0]) for row in OURS]
+    return [row[1] for row in DUMPCAP] + [encode(row[0]) for row in OURS]
 
 
 def _controls() -> Sequence[bytes]:
