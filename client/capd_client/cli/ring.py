@@ -33,9 +33,8 @@ _TIME_AGO = re.compile(r"-\d[\d.dhms]*")
 #: A daemon answers at once.
 _ATTACH_TIMEOUT_S = 30.0
 _WRITTEN_AT_ONCE_BYTES = 1024 * 1024
-#: Timestamps in files are not negative: where there are some before 1970, all count from before the earliest one that a
-#: ``Packet`` can have.
-_BEFORE_1970_S = -(2**63) // 10**9
+#: That there can be in a section.
+_TIMESTAMPS = 2**64
 
 
 def add_files_arguments(parser: argparse.ArgumentParser) -> None:
@@ -209,8 +208,9 @@ def _write(extraction: "Extraction", file: BinaryIO) -> int:
     packets = described = begin_s = 0
     waiting = bytearray()
     for packet in extraction:
-        if not packets or packet.timestamp_ns < begin_s * 10**9:
-            begin_s = 0 if packet.timestamp_ns >= 0 else _BEFORE_1970_S
+        if not packets or not 0 <= packet.timestamp_ns - begin_s * 10**9 < _TIMESTAMPS:
+            # They are not negative in a file: where one is, all of its section count from there.
+            begin_s = min(0, packet.timestamp_ns // 10**9)
             waiting += pcapng.section_header(application="capctl")
             described = 0
         for interface in extraction.interfaces[described:]:
