@@ -22,7 +22,7 @@ from capd.linux import privileges
 from capd.linux.privileges import Capability
 from capd.policy.people import find_group
 from capd.policy.rules import default_policy
-from capd.printable import escaped
+from capd.printable import show
 from capd.service import log, systemd
 from capd.service.listener import DEFAULT_SOCKET, listening, listening_for_containers
 from capd.service.systemd import ServiceManagerError
@@ -161,7 +161,7 @@ def _run_daemon(argv: list[str]) -> int:
             trio.run(daemon.serve, listener, of_containers, passed.kept, passed.useless)
     except (StartError, ServiceManagerError, privileges.PrivilegeError, reader.ConfigError) as error:
         faults = error.faults if isinstance(error, reader.ConfigError) else (str(error),)
-        print("capd:", "\n".join(map(escaped, faults)), file=sys.stderr)  # noqa: T201  # not as a record: it is refused
+        show(f"capd: {faults[0]}", *faults[1:], is_error=True)  # not as a record: it is refused
         return 1
     return 0
 

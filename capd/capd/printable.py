@@ -1,25 +1,17 @@
-"""Escaping of others' text, such as names of files: for logs, terminals and sentences.
-
-What is not printable (``str.isprintable``: control characters, line ends, escape sequences, and what changes the
-direction of text or has no width) stands there as Python writes it in a literal.
-"""
+"""What is printed where there is no log: lines and tracebacks, with others' text in them escaped."""
 
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
 
-
-def escaped(text: str) -> str:
-    r"""Return a text on one line, with ``\n``, ``\x1b`` and the like for what is not printable."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+from capd_protocol.text import escaped
 
 
-def quoted(name: str) -> str:
-    """Return a name as it is, or, if something in it is not printable, in quotes and escaped."""
-    return name if name.isprintable() else repr(name)
+def show(*lines: str, is_error: bool = False) -> None:
+    """Print lines to standard output, or to standard error."""
+    for line in lines:
+        print(escaped(line), file=sys.stderr if is_error else sys.stdout, flush=is_error)
 
 
 def traceback_of(error: BaseException) -> str:
@@ -29,7 +21,7 @@ def traceback_of(error: BaseException) -> str:
 
 def print_traceback(error: BaseException) -> None:
     """Print an exception's traceback to standard error."""
-    print(traceback_of(error), file=sys.stderr, flush=True)  # noqa: T201  # where there is no log
+    show(*traceback_of(error).split("\n"), is_error=True)
 
 
 def escape_uncaught() -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from capd.printable import escaped, quoted, traceback_of
+from capd.printable import traceback_of
 from capd.service.log import Formatter
 from capd_client import CaptureSession, ChildError
 from capd_protocol.formats.ring_index import ring_file_name
+from capd_protocol.text import escaped, quoted
 from tests.capture.helpers import capturing, local_frame, until
 from tests.support.daemon import running_daemon
 from tests.support.traffic import send

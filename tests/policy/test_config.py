@@ -250,7 +250,7 @@ def test_check_config_compiles_filters_too(tmp_path: Path, capsys: pytest.Captur
     path = tmp_path / "capd.toml"
     path.write_text(WHOLE)
     assert check_config([os.fspath(path)]) == 0
-    assert capsys.readouterr().out == f"{path}: nothing wrong (2 rules, 1 captures)\n"
+    assert capsys.readouterr().out == f"{path}: nothing wrong (2 rules, 1 capture)\n"
     path.write_text(WHOLE.replace("udp port 53", "udp port"))
     assert check_config([os.fspath(path)]) == 1
     first, second = capsys.readouterr().err.splitlines()

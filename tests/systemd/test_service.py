@@ -385,7 +385,7 @@ def test_policy_holds_after_a_reload_and_faults_change_nothing(service: Machine)
     configuration = service.path("/etc/capd/capd.toml")
     try:
         configuration.write_text(CONFIGURATION)
-        assert "nothing wrong (1 rules, 1 captures)" in service.run(CAPD, "check-config")
+        assert "nothing wrong (1 rule, 1 capture)" in service.run(CAPD, "check-config")
         service.run("systemctl", "reload", "capd.service")
         eventually(lambda: "the configuration was read again" in journal(service), "it is read")
         for _ in range(2):

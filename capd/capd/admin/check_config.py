@@ -1,16 +1,16 @@
 """``capd check-config``: what is wrong with a configuration, before the daemon sees it."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from capd.config import reader
 from capd.filters.text import find_host_name, host_name_complaint
 from capd.linux.libpcap import Handle, PcapError
 from capd.metrics import switch
-from capd.printable import escaped
+from capd.printable import show
 from capd_protocol.formats.linktypes import DLT_EN10MB, from_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES
+from capd_protocol.text import counted
 
 
 def main(argv: list[str]) -> int:
@@ -23,17 +23,17 @@ def main(argv: list[str]) -> int:
     path = parser.parse_args(argv).path
     try:
         if path == reader.DEFAULT_PATH and reader.is_absent(path):
-            print(f"there is no {path}: without one, the members of a group may capture everything")  # noqa: T201
+            show(f"there is no {path}: without one, the members of a group may capture everything")
             return 0
         checked = reader.load(path, complain_about_filter)
     except reader.ConfigError as error:
-        print("\n".join(map(escaped, error.faults)), file=sys.stderr)  # noqa: T201
+        show(*error.faults, is_error=True)
         return 1
-    for warning in checked.warnings:
-        print(escaped(warning), file=sys.stderr)  # noqa: T201
+    show(*checked.warnings, is_error=True)
     if checked.metrics is not None and (obstacle := switch.complaint(checked.metrics)) is not None:
-        print(f"{path}: metrics cannot be served at {checked.metrics}: {obstacle} (warning)", file=sys.stderr)  # noqa: T201
-    print(f"{path}: nothing wrong ({len(checked.policy.rules)} rules, {len(checked.captures)} captures)")  # noqa: T201
+        show(f"{path}: metrics cannot be served at {checked.metrics}: {obstacle} (warning)", is_error=True)
+    rules, captures = counted(len(checked.policy.rules), "rule"), counted(len(checked.captures), "capture")
+    show(f"{path}: nothing wrong ({rules}, {captures})")
     return 0
 
 

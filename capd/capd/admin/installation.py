@@ -21,6 +21,7 @@ from pathlib import Path
 
 from capd.admin import placement
 from capd.linux import libpcap, trust
+from capd.printable import show
 from capd.version import SOFTWARE
 
 _MARK = "# Made by 'capd install-service'; 'capd uninstall-service' removes it.\n"
@@ -126,7 +127,7 @@ def print_imports() -> None:
     # proc(5): the sixth field is the file's name, of a library say.
     mapped = (line.split(maxsplit=5)[5:] for line in Path("/proc/self/maps").read_text().splitlines())
     places += [name for (name,) in filter(None, mapped) if name.startswith("/") and not name.endswith(" (deleted)")]
-    print(*dict.fromkeys(places), sep="\0", end="")
+    sys.stdout.buffer.write(b"\0".join(map(os.fsencode, dict.fromkeys(places))))
 
 
 def _imports_of(python: Path) -> list[Path]:
@@ -319,9 +320,9 @@ def _command(
     options = parser.parse_args(words)
     os.umask(_UMASK)
     try:
-        print(*command(options), sep="\n")
+        show(*command(options))
     except (InstallationError, placement.PlacementError) as error:
-        print(f"capd: {error}", file=sys.stderr)
+        show(*f"capd: {error}".split("\n"), is_error=True)  # what systemctl says may be several lines
         return 1
     return 0
 

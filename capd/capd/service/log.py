@@ -5,7 +5,8 @@ import sys
 import threading
 from types import TracebackType
 
-from capd.printable import escaped, traceback_of
+from capd.printable import traceback_of
+from capd_protocol.text import escaped
 
 _log = logging.getLogger(__name__)
 

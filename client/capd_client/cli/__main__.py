@@ -4,7 +4,6 @@ Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there 
 """
 
 import argparse
-import json
 import os
 import pwd
 import signal
@@ -12,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
+from typing import NoReturn
 
 import msgspec
 
@@ -25,7 +25,8 @@ from capd_client.blocking.questions import (
     who_am_i,
 )
 from capd_client.cli import capture, interfaces, read, ring
-from capd_client.cli.text import count, printable, shorten, si, table, width_of
+from capd_client.cli.output import complain, show, show_json, show_script
+from capd_client.cli.text import count, shorten, si, table, width_of
 from capd_client.conversation.greeting import software_version
 from capd_client.errors import (
     BrokenPipe,
@@ -36,6 +37,7 @@ from capd_client.errors import (
     InvalidArgument,
 )
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, CaptureSummary, FailureCode, Permission, RevokedCapture
+from capd_protocol.text import counted, escaped
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -64,10 +66,10 @@ def _list(options: argparse.Namespace) -> int:
     captures = list_captures(socket_path=options.socket)
     if options.json:
         for each in captures:
-            print(json.dumps(msgspec.structs.asdict(each)))
+            show_json(msgspec.structs.asdict(each))
         return 0
     if not captures:
-        print("No capture runs.")
+        show("No capture runs.")
         return 0
     # A column that few need takes no room from the others.
     names = ("NAME",) if any(each.name for each in captures) else ()
@@ -87,7 +89,7 @@ def _list(options: argparse.Namespace) -> int:
     header = ("ID", *names, "USER", "SINCE", "PACKETS", "DROPPED", "INTERFACES", "FILE")
     right = frozenset(map(header.index, ("ID", "PACKETS", "DROPPED")))
     flexible = frozenset(map(header.index, (*names, "INTERFACES", "FILE")))
-    print("\n".join(table(header, rows, right, width_of(sys.stdout), flexible)))
+    show(*table(header, rows, right, width_of(sys.stdout), flexible))
     return 0
 
 
@@ -98,7 +100,7 @@ def _on_each(options: argparse.Namespace) -> int:
         try:
             result = options.action(each, socket_path=options.socket)
             if result is not None:
-                print(printable(result))
+                show(result)
         except ChildError as error:
             _tell(error, as_json=False)
             status = EXIT_FAILED
@@ -111,16 +113,16 @@ def _revoke(options: argparse.Namespace) -> int:
     if options.json:
         for outcome, captures in (("would_end" if options.dry_run else "ended", ended), ("kept", kept)):
             for each in captures:
-                print(json.dumps({"outcome": outcome, **msgspec.structs.asdict(each)}))
+                show_json({"outcome": outcome, **msgspec.structs.asdict(each)})
     else:
         if ended:
-            print("\n".join(_revoked_table(ended)))
+            show(*_revoked_table(ended))
         verb = "would end" if options.dry_run else "ended"
-        print(f"{_captures(len(ended))} {verb}." if ended else f"No capture {verb}.")
+        show(f"{counted(len(ended), 'capture')} {verb}." if ended else f"No capture {verb}.")
     if kept:
         numbers = ", ".join(f"{each.capture_id} ({_owner(each)})" for each in kept)
         text = f"kept, since it is not known which groups their users have now: {numbers}: try again, or use --user"
-        print(f"capctl: {printable(text)}", file=sys.stderr)
+        complain(text)
     return EXIT_FAILED if kept else 0
 
 
@@ -131,12 +133,8 @@ def _revoked_table(captures: Sequence[RevokedCapture]) -> list[str]:
     return table(("CAPTURE", "NAME", "USER", "WHY"), rows, frozenset({0}), width, frozenset({3}))
 
 
-def _captures(number: int) -> str:
-    return "1 capture" if number == 1 else f"{number} captures"
-
-
 def _snapshot(options: argparse.Namespace) -> int:
-    print(printable(snapshot_capture(options.capture, after=options.after, socket_path=options.socket)))
+    show(snapshot_capture(options.capture, after=options.after, socket_path=options.socket))
     return 0
 
 
@@ -146,17 +144,17 @@ def _whoami(options: argparse.Namespace) -> int:
     if options.json:
         fields = msgspec.to_builtins(me)
         del fields["type"]
-        print(json.dumps(fields))
+        show_json(fields)
         return status
     name = f"user {me.user_id} of a container" if me.is_contained else _user_name(me.user_id)
     if not me.permissions:
-        print(f"{name} may not capture here: {me.advice}.")
+        show(f"{name} may not capture here: {me.advice}.")
         return status
-    print(f"{name} may capture")
+    show(f"{name} may capture")
     for each in me.permissions:
-        print("\n".join(_permission_lines(each)))
+        show(*_permission_lines(each))
     if len(me.permissions) > 1:
-        print("On each interface the first of these that allows what is asked for holds.")
+        show("On each interface the first of these that allows what is asked for holds.")
     return 0
 
 
@@ -178,7 +176,10 @@ def _account(user_id: int) -> str:
 
 def _permission_lines(each: Permission) -> list[str]:
     bounds = [
-        (each.max_snaplen_bytes < MAX_SNAPLEN_BYTES, f"the first {count(each.max_snaplen_bytes)} bytes of a packet"),
+        (
+            each.max_snaplen_bytes < MAX_SNAPLEN_BYTES,
+            f"the first {counted(each.max_snaplen_bytes, 'byte')} of a packet",
+        ),
         (not each.promiscuous, "not in promiscuous mode"),
         (each.monitor_mode, "in monitor mode too"),
         (each.max_captures is not None, f"up to {each.max_captures} at once"),
@@ -207,7 +208,7 @@ _ACTIONS: tuple[tuple[str, Callable[..., str | None], str, str], ...] = (
 def _completion(options: argparse.Namespace) -> int:
     from capd_client.cli import completion  # noqa: PLC0415  # click takes a while, which others need not
 
-    print(completion.script(options.shell, _parser()), end="")
+    show_script(completion.script(options.shell, _parser()))
     return 0
 
 
@@ -216,8 +217,15 @@ def _help(_options: argparse.Namespace) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Escapes what was typed in what it prints about it: a script may have taken it from anywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="capctl",
         description="Capture packets through the capd daemon.",
         epilog=_EXIT_TEXT,
@@ -312,11 +320,11 @@ def _tell(error: CaptureError, as_json: bool, words: Sequence[str] = ()) -> None
     text = capture.in_options(str(error), words)
     if as_json:
         code = failure.code if failure else next((code for kind, code in _CODES if isinstance(error, kind)), None)
-        print(json.dumps({"event": "error", "code": code, "text": text}), flush=True)
+        show_json({"event": "error", "code": code, "text": text}, flush=True)
     argument = error.argument if isinstance(error, InvalidArgument) else None
     option = argument and (_OPTIONS.get(argument) or capture.option_for(argument, words))
     known = f" (option {option})" if option and option not in text else ""
-    print(f"capctl: {printable(text)}{known}", file=sys.stderr)
+    complain(f"{text}{known}")
 
 
 def _open_standard_streams() -> None:
@@ -355,7 +363,7 @@ def main(argv: list[str] | None = None) -> int:
         # may be flushed there at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # then whoever read it has had enough
-            print(f"capctl: the output cannot be written: {error.strerror}", file=sys.stderr)
+            complain(f"the output cannot be written: {error.strerror}")
         return EXIT_FAILED
 
 

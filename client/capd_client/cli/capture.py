@@ -1,7 +1,6 @@
 """``capctl capture``: a capture as a person types it."""
 
 import argparse
-import json
 import re
 import signal
 import sys
@@ -13,7 +12,8 @@ from typing import Any, cast
 import msgspec
 
 from capd_client.blocking.session import CaptureSession
-from capd_client.cli.text import count, printable, shorten, si, width_of
+from capd_client.cli.output import complain, draw, show, show_json
+from capd_client.cli.text import count, shorten, si, width_of
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents
 from capd_client.request.options import CaptureArguments, checked_capture
@@ -39,6 +39,7 @@ from capd_protocol.messages import (
     TriggerReason,
     TriggersIgnored,
 )
+from capd_protocol.text import counted, escaped
 
 _REDRAW_S = 0.2
 #: The capture ended, and nobody here wanted it to.
@@ -163,7 +164,7 @@ def run(options: argparse.Namespace) -> int:
         _stop_on_signals(capture)  # also while it starts
     with capture:
         if not options.interfaces and not options.json:
-            print(f"Interface: {printable(', '.join(capture.interfaces))}", flush=True)
+            show(f"Interface: {', '.join(capture.interfaces)}", flush=True)
         if options.detach:
             return _leave_running(capture, options.json)
         if any(arguments.get(each.name) is not None for each in ARGUMENTS if each.part == "recorder"):
@@ -174,7 +175,7 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:  # the second Ctrl-C: no more patience
             capture.abandon()
             output.close()
-            print("capctl: not waited for: capd completes the files by itself", file=sys.stderr)
+            complain("not waited for: capd completes the files by itself")
             raise
         finally:
             output.close()
@@ -188,10 +189,10 @@ def _leave_running(capture: CaptureSession, as_json: bool) -> int:
         _Json(capture).show(event)
         return 0
     if isinstance(event, Recording):
-        print(_recording_line(event))
+        show(_recording_line(event))
     elif isinstance(event, FileOpened):
-        print(f"File: {printable(event.name)}")
-    print(f"The capture {capture.name} goes on as number {capture.capture_id}: 'capctl stop {capture.name}' ends it.")
+        show(f"File: {event.name}")
+    show(f"The capture {capture.name} goes on as number {capture.capture_id}: 'capctl stop {capture.name}' ends it.")
     return 0
 
 
@@ -224,7 +225,7 @@ def _snapshot_on_signal(capture: CaptureSession) -> None:
         try:
             capture.snapshot()  # its file is told of by events
         except CaptureError as error:
-            print(f"capctl: no snapshot: {printable(str(error))}", file=sys.stderr)
+            complain(f"no snapshot: {error}")
         finally:
             is_taking.release()
 
@@ -232,7 +233,7 @@ def _snapshot_on_signal(capture: CaptureSession) -> None:
         if is_taking.acquire(blocking=False):
             threading.Thread(target=take, daemon=True).start()
         else:
-            print("capctl: no snapshot: one is being written already", file=sys.stderr)
+            complain("no snapshot: one is being written already")
 
     signal.signal(signal.SIGUSR1, begin)
 
@@ -299,7 +300,7 @@ class _Json:
                 pass  # drops: told with the end, for each interface
 
     def _print(self, event: str, **fields: object) -> None:
-        print(json.dumps({"event": event, **fields}), flush=True)
+        show_json({"event": event, **fields}, flush=True)
 
     def tick(self) -> None:
         """Nothing came."""
@@ -385,11 +386,11 @@ class _Text:
         match event:
             case FileOpened(name=path):
                 self._file = path
-                self._line(f"File: {printable(path)}")
+                self._line(f"File: {path}")
             case FileClosed():
                 self._line(_closed_line(event))
             case FileDeleted(name=path, reason=reason):
-                self._line(f"  deleted: {printable(path)} ({_DELETIONS[reason]})")
+                self._line(f"  deleted: {path} ({_DELETIONS[reason]})")
             case InterfaceLost(interface=interface):
                 self._line(f"The interface {interface} is gone.")
             case InterfaceAttached(interface=interface):
@@ -406,7 +407,7 @@ class _Text:
             case TriggersIgnored(triggers=triggers):
                 self._line(f"Triggered again {count(triggers)} times meanwhile, without a further snapshot.")
             case Ended(reason=reason):
-                self._line(_summary(self._capture, reason))
+                self._line(*_summary(self._capture, reason))
             case _:
                 pass
         self._draw()
@@ -415,13 +416,13 @@ class _Text:
         """Nothing came: the rate falls."""
         self._draw()
 
-    def _line(self, text: str) -> None:
+    def _line(self, *lines: str) -> None:
         self._erase()
-        print(text, flush=True)
+        show(*lines, flush=True)
 
     def _erase(self) -> None:
         if self._is_drawn:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            draw("")
             self._is_drawn = False
 
     def _draw(self) -> None:
@@ -436,15 +437,15 @@ class _Text:
         elif self._is_drawn:
             return
         state = (
-            f"{count(self._capture.packetcount)} packets  {si(self._capture.size_bytes_total, 'B')}  "
+            f"{counted(self._capture.packetcount, 'packet')}  {si(self._capture.size_bytes_total, 'B')}  "
             f"{count(self._capture.dropcount)} dropped  {si(self._rate, '/s')}  "
         )
         # The line is on standard error, which may be a terminal where standard output is none; and the terminal
         # itself writes ^C behind it.
         width = max((width_of(sys.stderr) or 0) - 3, 0)
-        name = printable(self._file.rpartition("/")[2])
+        name = escaped(self._file.rpartition("/")[2])
         line = state + shorten(name, max(width - len(state), 0))
-        print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
+        draw(line[:width])
         self._is_drawn = True
 
     def close(self) -> None:
@@ -476,11 +477,11 @@ def _closed_line(closed: FileClosed) -> str:
     if closed.first_timestamp_ns is not None and closed.last_timestamp_ns is not None:
         span = f", {(closed.last_timestamp_ns - closed.first_timestamp_ns) / 1e9:.3f} s"
     drops = f", {count(closed.drops)} dropped" if closed.drops else ""
-    return f"  complete: {count(closed.packets)} packets, {si(closed.size_bytes, 'B')}{span}{drops}"
+    return f"  complete: {counted(closed.packets, 'packet')}, {si(closed.size_bytes, 'B')}{span}{drops}"
 
 
-def _summary(capture: CaptureSession, reason: EndReason) -> str:
-    lines = [f"{count(capture.packetcount)} packets captured ({_ENDINGS.get(reason, reason)})"]
+def _summary(capture: CaptureSession, reason: EndReason) -> list[str]:
+    lines = [f"{counted(capture.packetcount, 'packet')} captured ({_ENDINGS.get(reason, reason)})"]
     for each in capture.interface_counters:
         percent = 100 * each.drops_total / each.received_total if each.received_total else 0.0
         lines.append(
@@ -488,4 +489,4 @@ def _summary(capture: CaptureSession, reason: EndReason) -> str:
             f"({percent:.1f} %) of {count(each.received_total)}"
             + (f", {count(each.excess_total)} came after the end" if each.excess_total else "")
         )
-    return "\n".join(lines)
+    return lines

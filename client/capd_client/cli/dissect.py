@@ -12,6 +12,8 @@ from typing import Any
 
 import dpkt as untyped_dpkt
 
+from capd_protocol.text import counted
+
 #: For DNS only. It has no types, and those that can be inferred from its source are wrong.
 dpkt: Any = untyped_dpkt
 
@@ -52,14 +54,11 @@ def dissect(data: bytes, linktype: int) -> Found:
 
 
 def to_text(found: Found) -> str:
-    """Return what ``dissect`` found as text without a line break."""
+    """Return what ``dissect`` found as text; what a packet says in it stands there as it came."""
     vlans = "".join(f"vlan {each}, " for each in found.get("vlans", ()))
     source, target = _with_port(found, "src"), _with_port(found, "dst")
     ends = f"{source} > {target}: " if source and target else ""
-    text = f"{vlans}{found['protocol']} {ends}{found['info']}"
-    if text.isprintable():  # nearly always, and a character at a time takes longer than all else
-        return text
-    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
+    return f"{vlans}{found['protocol']} {ends}{found['info']}"
 
 
 def _with_port(found: Found, side: str) -> str:
@@ -217,4 +216,4 @@ def _dns(data: bytes) -> str | None:
         names = ", ".join(each.name for each in message.qd)
     except Exception:  # dpkt raises whatever a packet makes it trip over; then it is UDP to port 53
         return None
-    return f"DNS {'response' if message.qr else 'query'} {names}, {len(message.an)} answers"
+    return f"DNS {'response' if message.qr else 'query'} {names}, {counted(len(message.an), 'answer')}"

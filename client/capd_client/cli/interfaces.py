@@ -1,7 +1,6 @@
 """``capctl interfaces``, ``linktypes``, ``stats`` and ``watch``: what there is to capture on, and what passes."""
 
 import argparse
-import json
 import shutil
 import signal
 import sys
@@ -14,9 +13,11 @@ import msgspec
 
 from capd_client.blocking.interfaces import Interface, InterfaceWatcher, get_capabilities
 from capd_client.blocking.statistics import LiveInterfaceStats
+from capd_client.cli.output import show, show_json, show_screen
 from capd_client.cli.text import count, shorten, si, table, width_of
 from capd_client.conversation.interface_picture import InterfaceChanged
 from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts
+from capd_protocol.text import escaped
 
 _HISTORY = 12
 _BARS = "▁▂▃▄▅▆▇█"
@@ -64,11 +65,11 @@ def _interfaces(options: argparse.Namespace) -> int:
     if options.json:
         for each in found:
             fields = msgspec.to_builtins(each.info)
-            print(json.dumps({**fields, "friendly_name": each.friendly_name}))
+            show_json({**fields, "friendly_name": each.friendly_name})
         return 0
     rows = [_row(each, {o.info.link.index: o.name for o in found if o.info and o.info.link}) for each in found]
     header = ("#", "NAME", "STATE", "KIND", "MAC", "ADDRESSES")
-    print("\n".join(table(header, rows, frozenset((0,)), width_of(sys.stdout), flexible=frozenset((3, 5)))))
+    show(*table(header, rows, frozenset((0,)), width_of(sys.stdout), flexible=frozenset((3, 5))))
     return 0
 
 
@@ -92,12 +93,12 @@ def _linktypes(options: argparse.Namespace) -> int:
     if options.json:
         fields = msgspec.to_builtins(found)
         del fields["type"]
-        print(json.dumps(fields))
+        show_json(fields)
         return 0
     rows = [(str(each.dlt), each.name, each.description) for each in found.link_layers]
-    print("\n".join(table(("DLT", "NAME", "DESCRIPTION"), rows, right=frozenset((0,)))))
-    print(f"Monitor mode: {'yes' if found.can_rfmon else 'no'}")
-    print("Timestamps: " + ", ".join(each.name for each in found.timestamp_types))
+    show(*table(("DLT", "NAME", "DESCRIPTION"), rows, right=frozenset((0,))))
+    show(f"Monitor mode: {'yes' if found.can_rfmon else 'no'}")
+    show("Timestamps: " + ", ".join(each.name for each in found.timestamp_types))
     return 0
 
 
@@ -143,22 +144,22 @@ def _stats(options: argparse.Namespace) -> int:
                 counts = {name: stats.details(name) for name in stats.interfaces}
                 now = rates.update(counts)
                 if options.json:
-                    print(_stats_json(counts), flush=True)
+                    show_json(_stats_json(counts), flush=True)
                 else:
                     _print_stats(counts, now, rates, is_live=is_live and not options.once)
                 if options.once:
                     break
         except KeyboardInterrupt:
             if is_live:
-                print()
+                show()
     return 0
 
 
-def _stats_json(counts: dict[str, InterfaceCounts]) -> str:
+def _stats_json(counts: dict[str, InterfaceCounts]) -> dict[str, object]:
     interfaces = {name: msgspec.structs.asdict(each) for name, each in counts.items()}
     for each in interfaces.values():
         del each["name"]
-    return json.dumps({"timestamp_ns": time.time_ns(), "source": "rtnl_link_stats64", "interfaces": interfaces})
+    return {"timestamp_ns": time.time_ns(), "source": "rtnl_link_stats64", "interfaces": interfaces}
 
 
 def _print_stats(
@@ -166,7 +167,7 @@ def _print_stats(
 ) -> None:
     rows = [
         (
-            shorten(name, 15),
+            shorten(escaped(name), 15),
             count(each.rx_packets + each.tx_packets),
             count(each.rx_dropped + each.rx_missed_errors),
             si(now[name][0], "/s"),
@@ -179,9 +180,9 @@ def _print_stats(
     lines = table(header, rows, frozenset((1, 2, 3, 4)), width_of(sys.stdout), flexible=frozenset((5,)))
     if is_live:
         # A screen's worth, from the top left corner on.
-        print("\x1b[H\x1b[2J" + "\n".join(lines[: shutil.get_terminal_size().lines - 1]), flush=True)
+        show_screen(lines[: shutil.get_terminal_size().lines - 1])
     else:
-        print("\n".join(lines), flush=True)
+        show(*lines, flush=True)
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -190,24 +191,25 @@ def _watch(options: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             for changed in watcher:
-                line = _change_json(changed) if options.json else _change_line(changed)
+                if options.json:
+                    show_json(_change_json(changed), flush=True)
+                    continue
+                line = escaped(_change_line(changed))
                 # The terminal itself may write ^C behind it.
-                print(line[: (width_of(sys.stdout) or 0) - 2] if is_live else line, flush=True)
+                show(line[: (width_of(sys.stdout) or 0) - 2] if is_live else line, flush=True)
         except KeyboardInterrupt:
             if is_live:
-                print()
+                show()
     return 0
 
 
-def _change_json(changed: InterfaceChanged) -> str:
-    return json.dumps(
-        {
-            "timestamp_ns": time.time_ns(),
-            "change": changed.change,
-            "former_name": changed.former_name,
-            "link": msgspec.to_builtins(changed.link),
-        }
-    )
+def _change_json(changed: InterfaceChanged) -> dict[str, object]:
+    return {
+        "timestamp_ns": time.time_ns(),
+        "change": changed.change,
+        "former_name": changed.former_name,
+        "link": msgspec.to_builtins(changed.link),
+    }
 
 
 def _change_line(changed: InterfaceChanged) -> str:

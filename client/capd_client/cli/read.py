@@ -8,9 +8,11 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
-from capd_client.cli.text import count, count_of
+from capd_client.cli.output import complain, show, show_json
+from capd_client.cli.text import count
 from capd_client.errors import InvalidArgument
 from capd_client.reading import read
+from capd_protocol.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +62,7 @@ def source_of(path: str) -> "str | BinaryIO":
 def _is_whole(path: str, reader: "Reader") -> bool:
     """Whether nothing is left of a file that was read; say so where something is."""
     if reader.rest_bytes:
-        print(f"capctl: {path}: the last record is not whole ({reader.rest_bytes} bytes)", file=sys.stderr)
+        complain(f"{path}: the last record is not whole ({counted(reader.rest_bytes, 'byte')})")
     return not reader.rest_bytes
 
 
@@ -93,7 +95,7 @@ def _packets(path: str, options: argparse.Namespace) -> int:
     with read(source_of(path), follow=options.follow) as reader:
         interfaces = reader.interfaces
         for packet in islice(reader, options.count):
-            print(line_of(packet, interfaces, options), flush=options.follow)
+            show(line_of(packet, interfaces, options), flush=options.follow)
         is_done = options.count is not None or _is_whole(path, reader)
     return 0 if is_done else EXIT_CUT
 
@@ -117,16 +119,16 @@ def _info(path: str, options: argparse.Namespace) -> int:
     if options.json:
         fields = {"file": path, "packets": packets, "original_bytes": size_bytes, "rest_bytes": reader.rest_bytes}
         fields |= {"first_timestamp_ns": first_ns, "last_timestamp_ns": last_ns}
-        print(json.dumps({**fields, "interfaces": interfaces}))
+        show_json({**fields, "interfaces": interfaces})
         return status
-    print(f"{path}: {count_of(packets, 'packet')}, {count_of(size_bytes, 'byte')}")
+    show(f"{path}: {counted(packets, 'packet')}, {counted(size_bytes, 'byte')}")
     if first_ns is not None and last_ns is not None:
         first, last = _time(first_ns, options.utc), _time(last_ns, options.utc)
-        print(f"  {first} to {last}, {(last_ns - first_ns) / 1e9:.6f} s")
+        show(f"  {first} to {last}, {(last_ns - first_ns) / 1e9:.6f} s")
     for number, each in enumerate(interfaces):
         drops = (each["statistics"] or {}).get("drops")
         lost = "" if drops is None else f", {count(drops)} dropped"
         what = f", filter {each['capture_filter']!r}" if each["capture_filter"] else ""
         snaplen = f", snaplen {each['snaplen_bytes']}" if each["snaplen_bytes"] else ""
-        print(f"  {each['name'] or number}: linktype {each['linktype']}{snaplen}{what}{lost}")
+        show(f"  {each['name'] or number}: linktype {each['linktype']}{snaplen}{what}{lost}")
     return status

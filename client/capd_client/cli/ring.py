@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import ctypes
-import json
 import os
 import platform
 import re
@@ -14,12 +13,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from capd_client.blocking.session import CaptureSession
 from capd_client.cli import read
-from capd_client.cli.text import count, count_of, printable, si, table, width_of
+from capd_client.cli.output import complain, show, show_json
+from capd_client.cli.text import count, si, table, width_of
 from capd_client.errors import DestinationError, InvalidArgument
 from capd_client.ring.files import RingFile, of_input, of_path, span_of
 from capd_protocol.arguments import is_capture_name
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.ring_index import index_name
+from capd_protocol.text import counted
 
 if TYPE_CHECKING:
     from capd_client.reading.extraction import Extraction
@@ -95,13 +96,13 @@ def run_files(options: argparse.Namespace) -> int:
     found = [file for ring in options.ring for file in _files_of(ring, options.socket) if file.may_have(span)]
     if options.json:
         for file in found:
-            print(json.dumps(_json_of(file)))
+            show_json(_json_of(file))
     elif found:
         rows = [_row_of(file, options.utc) for file in found]
         header = ("FIRST", "LAST", "PACKETS", "DROPPED", "SIZE", "FILE")
-        print("\n".join(table(header, rows, frozenset((2, 3, 4)), width_of(sys.stdout), frozenset((5,)))))
+        show(*table(header, rows, frozenset((2, 3, 4)), width_of(sys.stdout), frozenset((5,))))
     if not found:
-        print("capctl: no file has packets of this span", file=sys.stderr)
+        complain("no file has packets of this span")
     return 0 if found else EXIT_NOTHING
 
 
@@ -158,18 +159,18 @@ def run_extract(options: argparse.Namespace) -> int:
     else:
         packets = _write_file(extraction, options.write, options.overwrite)
     for fault in extraction.faults:
-        print(f"capctl: {printable(str(fault))}", file=sys.stderr)
+        complain(str(fault))
     if not packets:
-        print("capctl: there are no such packets in this span", file=sys.stderr)
+        complain("there are no such packets in this span")
     elif options.write not in (None, "-"):
-        print(f"{printable(options.write)}: {count_of(packets, 'packet')}")
+        show(f"{options.write}: {counted(packets, 'packet')}")
     return 0 if packets and not extraction.faults else EXIT_NOTHING
 
 
 def _print(extraction: "Extraction", options: argparse.Namespace) -> int:
     packets = 0
     for packet in extraction:
-        print(read.line_of(packet, extraction.interfaces, options))
+        show(read.line_of(packet, extraction.interfaces, options))
         packets += 1
     return packets
 

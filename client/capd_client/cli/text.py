@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import TextIO
 
+from capd_protocol.text import escaped
+
 #: Where a terminal does not tell its width, as one behind a serial line.
 _USUAL_COLUMNS = 80
 
@@ -24,16 +26,6 @@ def si(value: float, unit: str = "") -> str:
 def count(value: int) -> str:
     """Return a whole number with its thousands apart: ``1,234,567``."""
     return f"{value:,}"
-
-
-def count_of(value: int, noun: str) -> str:
-    """Return how many there are of something: ``1 packet``, ``1,234 packets``."""
-    return f"{count(value)} {noun}{'' if value == 1 else 's'}"
-
-
-def printable(text: str) -> str:
-    """Return a text as a terminal may get it: what others have called their files shall not steer it."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
 def shorten(text: str, width: int) -> str:
@@ -67,7 +59,7 @@ def table(
         width: lines are not longer.
         flexible: indexes of the columns whose cells are shortened for it, the widest first.
     """
-    everything = [[printable(cell) for cell in row] for row in (header, *rows)]
+    everything = [[escaped(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in everything) for i in range(len(header))]
     if width is not None:
         for _ in range(sum(widths) + 2 * (len(widths) - 1) - width):

@@ -13,6 +13,7 @@ from capd_protocol.messages.dumpcap import BadFilter, Drops, ErrorMessage, FileO
 from capd_protocol.messages.events import Event
 from capd_protocol.messages.replies import Reply
 from capd_protocol.messages.requests import Request
+from capd_protocol.text import escaped
 
 Message = (
     FileOpened | PacketCount | Drops | ErrorMessage | BadFilter | Success | Hello | Request | Reply | Event | Unknown
@@ -137,5 +138,5 @@ def decode(frame: Frame) -> Message:
     # msgspec's own and UnicodeError are ValueErrors too; JSON nested too deep is a RecursionError.
     except (ValueError, RecursionError) as error:
         # It may quote what was sent, and goes into logs: no line ends, no escape sequences.
-        reason = str(error)[:_MAX_REASON_CHARACTERS].encode("unicode_escape").decode("ascii")
+        reason = escaped(str(error)[:_MAX_REASON_CHARACTERS])
         raise RemoteProtocolError(f"message {chr(frame.indicator)!r}: {reason}") from error

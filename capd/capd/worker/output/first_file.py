@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from capd.filters.compiler import CaptureFailed
 from capd.launch import Launch
-from capd.printable import quoted
 from capd.worker.output.files import CaptureFiles
 from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.output.savefile import DestinationError, WriteError
 from capd_protocol.messages import Conditions, DeletionReason, Failure, FailureCode
+from capd_protocol.text import quoted
 
 
 def open_files(

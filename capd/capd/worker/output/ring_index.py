@@ -14,7 +14,6 @@ import os
 import stat
 import time
 
-from capd.printable import quoted
 from capd.worker.output.savefile import DestinationError, WriteError, is_own, write_at
 from capd_protocol.formats.ring_index import (
     MAX_INDEX_BYTES,
@@ -30,6 +29,7 @@ from capd_protocol.formats.ring_index import (
     read_index,
 )
 from capd_protocol.messages import DeletionReason
+from capd_protocol.text import quoted
 
 #: A worker whose daemon was killed ends its capture by itself; the next one may be there before it has. Chosen: twice
 #: the time that it may take for its last packets.

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from capd.linux import libc
-from capd.printable import quoted
 from capd.worker.packets.arrays import U64
 from capd_protocol.formats.ring_index import number_of, ring_file_name
+from capd_protocol.text import quoted
 
 #: The kernel's limit of vectors in one call (UIO_MAXIOV, linux/uio.h).
 _VECTORS_AT_ONCE = 1024

@@ -20,7 +20,6 @@ from math import inf
 from capd.filters.compiler import CaptureFailed
 from capd.launch import Answer, Launch, Rotate
 from capd.launch import Snapshot as SnapshotOrder
-from capd.printable import quoted
 from capd.worker.output.complete_files import CompleteFiles, OpenFile
 from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex
@@ -45,6 +44,7 @@ from capd_protocol.messages import (
     Triggered,
     TriggersIgnored,
 )
+from capd_protocol.text import quoted
 
 #: Kept beyond the time that was asked for: who asks means the time before asking, and the order is under way for some
 #: milliseconds. Chosen: what that takes on a busy machine.

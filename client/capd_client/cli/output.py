@@ -1,0 +1,58 @@
+"""Standard output and standard error of ``capctl``: nothing is printed but through these functions.
+
+What files, packets, other users and libpcap have called things is escaped here, so that it can neither steer a terminal
+nor look like a line of ours. All functions take whole lines, and so a line end in one is no line end.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+
+from capd_protocol.text import escaped
+
+#: ECMA-48: to the first column and erase to the right; home and erase all.
+_ERASE_LINE = "\r\x1b[K"
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
+
+
+def show(*lines: str, flush: bool = False) -> None:
+    """Print lines, by default with as many others as the stream takes at once."""
+    for line in lines:
+        print(escaped(line))
+    if flush:
+        sys.stdout.flush()
+
+
+def show_json(fields: Mapping[str, object], *, flush: bool = False) -> None:
+    """Print an object as a line of JSON."""
+    show(json.dumps(fields), flush=flush)
+
+
+def show_screen(lines: Iterable[str]) -> None:
+    """Print lines from the top of a screen that is empty otherwise."""
+    print(_CLEAR_SCREEN, end="")
+    show(*lines, flush=True)
+
+
+def show_script(text: str) -> None:
+    """Print what another program is to read as it is, of which nothing comes from anybody else."""
+    print(text, end="")
+
+
+def complain(text: str) -> None:
+    """Print to standard error what went wrong."""
+    _print_error(f"capctl: {escaped(text)}\n")
+
+
+def draw(line: str) -> None:
+    """Print a line to standard error in place of the one that was drawn before; an empty one erases it."""
+    _print_error(_ERASE_LINE + escaped(line))
+
+
+def _print_error(text: str) -> None:
+    """Print to standard error, unless whoever read it has left: then the exit status has to do."""
+    try:
+        print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # nor may what is left be flushed at exit
