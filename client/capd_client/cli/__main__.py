@@ -42,6 +42,8 @@ from capd_protocol.text import counted, escaped
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NO_DAEMON = 3
+#: As a shell has it.
+_INTERRUPTED = 128 + signal.SIGINT
 _EXIT_TEXT = (
     "Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon; 130 ended by Ctrl-C."
 )
@@ -357,7 +359,7 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return _INTERRUPTED
     except OSError as error:
         # The client's own are CaptureErrors: this is our output, and a capture has ended with its session. Nothing
         # may be flushed there at exit.
@@ -382,5 +384,17 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
         return EXIT_FAILED
 
 
+def run() -> int:
+    """Run the command that was typed, in a process of its own: Ctrl-C ends it quietly, however early or late it is."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # until here, where there was nothing to clear up
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return main()
+    except KeyboardInterrupt:  # before it is caught there, or behind
+        return _INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())
