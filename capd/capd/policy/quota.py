@@ -17,6 +17,7 @@ from capd_protocol.messages import (
     StartCapture,
 )
 from capd_protocol.targets import Pattern, Target
+from capd_protocol.text import counted
 
 _KB = 1000
 _MIB = 1024 * 1024
@@ -36,7 +37,7 @@ def check_number(terms: Terms, running: Sequence[Terms]) -> None:
     for rule in terms.rules:
         at_once = sum(rule.name in (each.name for each in other.rules) for other in running)
         if rule.max_captures is not None and at_once >= rule.max_captures:
-            text = f"policy allows {rule.max_captures} captures at once (rule {rule.name!r}): stop one first"
+            text = f"policy allows {counted(rule.max_captures, 'capture')} at once (rule {rule.name!r}): stop one first"
             raise RequestRefused(FailureCode.RESOURCES, text)
 
 
