@@ -16,7 +16,7 @@ from capd_client.cli import __main__ as capctl
 from capd_client.cli import ring
 
 #: What the command sets handlers of.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)

@@ -340,7 +340,7 @@ def test_a_failure_leaves_no_line_behind(bench: Bench) -> None:
 # capture, stopped -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_capture_well(bench: Bench, number: signal.Signals) -> None:
     with started(capture_command(bench, "-w", "a.pcapng"), bench.directory) as (process, _):
         bench.send(6)

@@ -215,6 +215,8 @@ def _stop_on_signals(capture: CaptureSession) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else nohup(1) has asked for a capture that goes on
+        signal.signal(signal.SIGHUP, stop)
 
 
 def _snapshot_on_signal(capture: CaptureSession) -> None:
