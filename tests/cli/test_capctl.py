@@ -203,6 +203,12 @@ def test_other_options_reach_the_capture(bench: Bench) -> None:
     assert lines[-1] == f"  {bench.interface}: 0 written, 0 dropped (0.0 %) of 0"
 
 
+def test_a_snaplen_of_zero_is_the_whole_packet(bench: Bench) -> None:
+    captured(bench, 1, "-w", "a.pcapng", "-c", "1", "-s", "0", size_bytes=1000)
+    (packet,) = read_complete(bench.directory / "a.pcapng").packets
+    assert len(packet) == 1000
+
+
 def test_several_interfaces_are_given_one_by_one(bench: Bench) -> None:
     with veth_pair("more0", "more1"):
         status, lines, errors = captured(bench, 3, "-i", "more1", "-w", "a.pcapng", "-c", "3")
