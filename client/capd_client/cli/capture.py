@@ -157,8 +157,6 @@ def run(options: argparse.Namespace) -> int:
     """Capture until the end, a limit, or Ctrl-C."""
     given = {spec.name: getattr(options, spec.name, None) for spec in ARGUMENTS}
     arguments = cast(CaptureArguments, {**given, **options.conditions})
-    if options.snaplen == 0:  # the whole packet, as dumpcap and tcpdump have it
-        arguments["snaplen"] = None
     if options.max_packet_count is not None and "max_packet_count" in options.conditions:  # -c, and -a packets
         arguments["max_packet_count"] = min(options.max_packet_count, options.conditions["max_packet_count"])
     capture = CaptureSession(socket_path=options.socket, **arguments)
