@@ -114,6 +114,14 @@ def _itself(event: CaptureEvent) -> CaptureEvent:
     return event
 
 
+def _nothing(_event: CaptureEvent) -> None:
+    return None
+
+
+def _skipped(event: InterfaceSkipped) -> str:
+    return f"{event.interface}: {event.text}"
+
+
 class EventSpec(NamedTuple):
     """What an event is in wirepy's vocabulary.
 
@@ -152,7 +160,7 @@ EVENTS: dict[type[CaptureEvent], EventSpec] = {
         "the capture was refused or has failed; raised as `ChildError`",
         attrgetter("failure.text"),
     ),
-    Success: EventSpec(SP_SUCCESS, "nothing", "wirepy's; does not occur during a capture", lambda _: None),
+    Success: EventSpec(SP_SUCCESS, "nothing", "wirepy's; does not occur during a capture", _nothing),
     FileClosed: EventSpec(SP_FILE_CLOSED, "`FileClosed`", "a file is complete", _itself),
     FileDeleted: EventSpec(SP_FILE_DELETED, "`FileDeleted`", "the ring has deleted its oldest file, and why", _itself),
     InterfaceLost: EventSpec(SP_INTERFACE_LOST, "name", "an interface has disappeared", attrgetter("interface")),
@@ -163,7 +171,7 @@ EVENTS: dict[type[CaptureEvent], EventSpec] = {
         SP_INTERFACE_SKIPPED,
         "text",
         "an interface that matches is not captured, and why",
-        lambda event: f"{event.interface}: {event.text}",
+        _skipped,
     ),
     Recording: EventSpec(SP_RECORDING, "`Recording`", "a flight recorder runs, and has no file yet", _itself),
     Triggered: EventSpec(SP_TRIGGERED, "`Triggered`", "a trigger starts a snapshot", _itself),
