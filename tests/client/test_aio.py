@@ -286,7 +286,7 @@ def test_a_refused_capture_raises_on_entering(
 def test_an_impossible_argument_is_refused_before_entering(bench: Bench, backend: str) -> None:
     async def main() -> None:
         with pytest.raises(InvalidArgument, match="snaplen"):
-            make(bench, snaplen=0)
+            make(bench, snaplen=-1)
 
     run(backend, main)
 

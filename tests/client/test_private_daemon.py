@@ -164,7 +164,7 @@ def test_a_private_daemon_that_is_killed_breaks_the_pipe(lasting_veth: tuple[str
         os.kill(program.daemon, signal.SIGKILL)
         errors = program.process.communicate(timeout=PATIENCE_S)[1]
         worker.wait_ended()
-    assert "BrokenPipe: capd has gone away" in errors
+    assert "DaemonGone: capd has gone away" in errors
 
 
 @pytest.mark.long

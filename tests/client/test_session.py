@@ -28,6 +28,7 @@ from capd_client import (
     CaptureError,
     CaptureSession,
     ChildError,
+    DaemonGone,
     DaemonUnavailable,
     DestinationError,
     DiskError,
@@ -90,7 +91,7 @@ def test_constants_have_the_values_of_wirepy(session_class: type[CaptureSession 
     }
     own = {
         *("SP_FILE_CLOSED", "SP_FILE_DELETED", "SP_LAGGED", "SP_ENDED"),
-        *("SP_RECORDING", "SP_TRIGGERED", "SP_SNAPSHOT_FAILED"),
+        *("SP_RECORDING", "SP_TRIGGERED", "SP_SNAPSHOT_FAILED", "SP_TRIGGERS_IGNORED"),
         *("SP_INTERFACE_LOST", "SP_INTERFACE_ATTACHED", "SP_INTERFACE_SKIPPED"),
     }
     constants = {name: getattr(session_class, name) for name in dir(session_class) if name.startswith("SP_")}
@@ -108,7 +109,9 @@ def test_exceptions_have_the_family_of_wirepy() -> None:
     assert issubclass(InvalidArgument, ValueError)
     everything = {getattr(capd_client, name) for name in capd_client.__all__}
     errors = {each for each in everything if isinstance(each, type) and issubclass(each, Exception)}
-    assert len(errors) == 18
+    assert issubclass(DaemonGone, BrokenPipe)
+    assert issubclass(DaemonGone, ChildError)
+    assert len(errors) == 19
     assert all(issubclass(error, CaptureError) for error in errors)
 
 
@@ -741,7 +744,7 @@ def _outcome(arguments: dict[str, Any]) -> tuple[str, str]:
         (0, {"interfaces": "nowhere0"}, InterfaceError, "there is no interface nowhere0"),
         (0, {"interfaces": "lo"}, InterfaceError, "lo is down"),
         (0, {"capture_filter": "nonsense"}, BadFilterError, "nonsense"),
-        (0, {"snaplen": 0}, InvalidArgument, "snaplen"),
+        (0, {"snaplen": -1}, InvalidArgument, "snaplen"),
         (0, {"link_layer_type": "IEEE802_11"}, UnsupportedError, "it has"),
         (0, {"savefile": "/nowhere/a.pcapng"}, DestinationError, "/nowhere"),
         (0, {"savefile": "/proc/a.pcapng"}, DestinationError, "a.pcapng"),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from capd import limits
-from capd_client import BrokenPipe, CaptureEnded, CaptureSession, ChildError, ResourceError, list_captures
+from capd_client import BrokenPipe, CaptureEnded, CaptureSession, ChildError, DaemonGone, ResourceError, list_captures
 from capd_protocol.messages import (
     CaptureList,
     EndReason,
@@ -214,7 +214,7 @@ def test_a_killed_daemon_takes_its_workers_along_and_they_end_well(
         daemon.process.wait()
         for session in sessions:
             _, error = _rest(session)
-            assert type(error) is BrokenPipe
+            assert type(error) is DaemonGone
             session.terminate()
         await_end(workers)
     assert promiscuity_of(veth[1]) == 0

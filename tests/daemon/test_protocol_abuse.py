@@ -488,9 +488,9 @@ def test_a_client_that_vanishes_while_the_worker_begins_leaves_nothing(
         os.kill(worker, signal.SIGSTOP)
         before = descriptors()
         client.close()
-        eventually(lambda: descriptors() < before, "the daemon's turning away")
-        # It gets as far as its first file, and learns there that nobody wants it any more.
-        os.kill(worker, signal.SIGCONT)
+        # It is told to end, and killed since it does not.
+        eventually(lambda: descriptors() < before, "its end")
+        await_end([worker])
 
 
 @pytest.mark.parametrize("reads", ["Started", "the first count"])

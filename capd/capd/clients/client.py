@@ -241,8 +241,8 @@ class Client:
                     failure = failure_of(violation)
                     self._captures.tally.add_refused(failure.code)
                     subscriber.put(Refused(failure=failure))
-                if capture.account.is_started:
-                    capture.stop(EndReason.CLIENT_LEFT)
+                if capture.account.has_worker:
+                    capture.stop(EndReason.CLIENT_LEFT)  # which may have its file already
                 else:
                     nursery.cancel_scope.cancel()  # there is nobody to tell
 
