@@ -19,7 +19,7 @@ from capd.worker.output.retention import OVERHEAD_BLOCKS, Limits, Usage, limits_
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.output.savefile import KeptFile, WriteError, bytes_left, is_own
 from capd_protocol.formats.ring_index import FileWasClosed, number_of
-from capd_protocol.messages import Conditions, DeletionReason, FileDeleted
+from capd_protocol.messages import Conditions, DeletionReason, FileClosed, FileDeleted
 
 #: How often free space is looked at while nothing is written. Chosen: others may fill a disk within seconds.
 _LOOK_S = 1.0
@@ -48,6 +48,22 @@ class OpenFile(NamedTuple):
     files: int
     size_bytes: int
     reserved_bytes: int
+
+
+class Contents(NamedTuple):
+    """What is in a file that is closed.
+
+    Attributes:
+        packets: how many.
+        first_ns: when the earliest of them came; None: there is none.
+        last_ns: when the latest did.
+        drops: meanwhile, by interface.
+    """
+
+    packets: int
+    first_ns: int | None
+    last_ns: int | None
+    drops: dict[str, int]
 
 
 class _Complete(NamedTuple):
@@ -151,16 +167,42 @@ class CompleteFiles:
             found.append(_Complete(kept, ended_ns))
         return found
 
-    def add(self, file: KeptFile, ended_ns: int) -> None:
-        """Take in a file that was closed.
+    def add(self, file: KeptFile, contents: Contents, closed_ns: int) -> None:
+        """Take in a file that was closed, announce it, and note it in the index.
 
         Args:
             file: this one.
-            ended_ns: when its last packet came, or when it was closed, if it has none.
+            contents: what is in it.
+            closed_ns: when that was.
+
+        Raises:
+            WriteError: it is not in the index.
         """
-        self._files.append(_Complete(file, ended_ns))
+        self._files.append(_Complete(file, closed_ns if contents.last_ns is None else contents.last_ns))
         self.size_bytes += file.size_bytes
         self._set_next_look()
+        self._report.file_closed(
+            FileClosed(
+                name=file.name,
+                packets=contents.packets,
+                size_bytes=file.size_bytes,
+                first_timestamp_ns=contents.first_ns,
+                last_timestamp_ns=contents.last_ns,
+                drops=sum(contents.drops.values()),
+            )
+        )
+        if self._index is not None:
+            self._index.closed(
+                FileWasClosed(
+                    name=file.name,
+                    closed_ns=closed_ns,
+                    size_bytes=file.size_bytes,
+                    packets=contents.packets,
+                    first_timestamp_ns=contents.first_ns,
+                    last_timestamp_ns=contents.last_ns,
+                    drops=contents.drops,
+                )
+            )
 
     def look_again(self) -> None:
         """Look at the limits before anything more is written."""

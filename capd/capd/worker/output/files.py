@@ -6,7 +6,7 @@ A file begins with the section and all interfaces and ends with statistics of ea
 import time
 from collections.abc import Callable, Mapping
 
-from capd.worker.output.complete_files import CompleteFiles, OpenFile
+from capd.worker.output.complete_files import CompleteFiles, Contents, OpenFile
 from capd.worker.output.recycling import reuse
 from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex
@@ -19,8 +19,8 @@ from capd.worker.output.savefile import (
 )
 from capd.worker.packets.arrays import U64
 from capd.worker.packets.merge import Slice
-from capd_protocol.formats.ring_index import FileWasClosed, number_of, ring_file_name
-from capd_protocol.messages import Conditions, DeletionReason, Destination, FileClosed
+from capd_protocol.formats.ring_index import number_of, ring_file_name
+from capd_protocol.messages import Conditions, DeletionReason, Destination
 
 
 class CaptureFiles:
@@ -288,29 +288,7 @@ class CaptureFiles:
             file.write(self._statistics())
         finally:
             file.close()
-            self._complete.add(file, closed_ns if self._last_ns is None else self._last_ns)
-            self._report.file_closed(
-                FileClosed(
-                    name=file.name,
-                    packets=self._packets,
-                    size_bytes=file.size_bytes,
-                    first_timestamp_ns=self._first_ns,
-                    last_timestamp_ns=self._last_ns,
-                    drops=sum(drops.values()),
-                )
-            )
-            if self._index is not None:
-                self._index.closed(
-                    FileWasClosed(
-                        name=file.name,
-                        closed_ns=closed_ns,
-                        size_bytes=file.size_bytes,
-                        packets=self._packets,
-                        first_timestamp_ns=self._first_ns,
-                        last_timestamp_ns=self._last_ns,
-                        drops=drops,
-                    )
-                )
+            self._complete.add(file, Contents(self._packets, self._first_ns, self._last_ns, drops), closed_ns)
             self._packets = 0
 
     def abandon(self) -> None:

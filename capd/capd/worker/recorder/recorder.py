@@ -20,7 +20,7 @@ from math import inf
 from capd.filters.compiler import CaptureFailed
 from capd.launch import Answer, Launch, Rotate
 from capd.launch import Snapshot as SnapshotOrder
-from capd.worker.output.complete_files import CompleteFiles, OpenFile
+from capd.worker.output.complete_files import CompleteFiles, Contents, OpenFile
 from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.output.savefile import DestinationError, SaveFile, WriteError, create_ring_file
@@ -30,14 +30,13 @@ from capd.worker.recorder.memory import Memory, Part
 from capd.worker.recorder.snapshot import SnapshotThread, SnapshotWriter
 from capd.worker.recorder.triggers import Trigger, Triggers
 from capd.worker.sources.source import PacketSource
-from capd_protocol.formats.ring_index import FileWasClosed, number_of, ring_file_name
+from capd_protocol.formats.ring_index import number_of, ring_file_name
 from capd_protocol.messages import (
     Conditions,
     DeletionReason,
     EndReason,
     Failure,
     FailureCode,
-    FileClosed,
     Recorder,
     Recording,
     SnapshotFailed,
@@ -506,33 +505,11 @@ class FlightRecorder:
 
     def _complete_snapshot(self, snapshot: _Snapshot, file: SaveFile) -> None:
         """Announce a file that is closed, and keep it as long as it may be."""
-        closed_ns = time.time_ns()
         before = snapshot.drops_before
         drops = {name: total - before.get(name, 0) for name, total in self._drops().items()}
         first_ns = snapshot.first_ns if snapshot.packets else None
-        self._complete.add(file, closed_ns if snapshot.last_ns is None else snapshot.last_ns)
-        self._report.file_closed(
-            FileClosed(
-                name=snapshot.name,
-                packets=snapshot.packets,
-                size_bytes=file.size_bytes,
-                first_timestamp_ns=first_ns,
-                last_timestamp_ns=snapshot.last_ns,
-                drops=sum(drops.values()),
-            )
-        )
-        if self._index is not None:
-            closed = FileWasClosed(
-                name=snapshot.name,
-                closed_ns=closed_ns,
-                size_bytes=file.size_bytes,
-                packets=snapshot.packets,
-                first_timestamp_ns=first_ns,
-                last_timestamp_ns=snapshot.last_ns,
-                drops=drops,
-            )
-            with contextlib.suppress(WriteError):
-                self._index.closed(closed)
+        with contextlib.suppress(WriteError):  # no room in the index: the snapshot itself is whole
+            self._complete.add(file, Contents(snapshot.packets, first_ns, snapshot.last_ns, drops), time.time_ns())
 
     def close(self, drops_total: Mapping[str, int]) -> Ending | None:
         """End the snapshot that is being written with what there is, and wait until it is complete."""
