@@ -30,7 +30,7 @@ class FileInterface(NamedTuple):
 
     Attributes:
         name: as the file says; None where it does not, as in pcap.
-        linktype: LINKTYPE_ number, what packets begin with.
+        linktype: ``LINKTYPE_`` number, what packets begin with.
         snaplen_bytes: no packet was kept longer; 0: no limit is known.
         units_per_s: the resolution of its timestamps, such as 10**9.
         capture_filter: what was captured; None where the file does not say.

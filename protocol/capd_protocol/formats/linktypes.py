@@ -35,7 +35,7 @@ class LinkLayerType:
     """A kind of link-layer header.
 
     Attributes:
-        dlt: Its DLT_ number on Linux.
+        dlt: Its ``DLT_`` number on Linux.
         name: Its name without the ``DLT_`` prefix, such as ``EN10MB``; for a number libpcap has no
             name for, ``DLT_`` and the number, such as ``DLT_4711``.
         description: A few words for people, such as ``Ethernet``; for a number libpcap has no

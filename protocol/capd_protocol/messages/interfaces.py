@@ -31,7 +31,7 @@ class Link(JsonMessage, frozen=True):
     #: As ``ip link`` shows it, in lower case: up, down, lowerlayerdown, unknown …
     state: str
     mtu: int
-    #: ARPHRD_… (linux/if_arp.h).
+    #: ``ARPHRD_…`` (linux/if_arp.h).
     hardware_type: int
     mac_address: str | None = None
     #: Of a virtual interface: veth, bridge, vlan, tun …
