@@ -85,6 +85,8 @@ ss iproute2
 systemctl systemd
 tcpdump tcpdump
 tshark tshark
+/etc/protocols netbase
+/etc/services netbase
 /lib/systemd/system/dbus.service dbus
 /lib/systemd/systemd systemd
 PROGRAMS
