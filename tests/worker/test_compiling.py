@@ -63,21 +63,39 @@ def test_a_filter_that_takes_too_long_ends_its_process_by_a_signal_of_its_own() 
     assert bounds.TIME_S / 2 < taken_s < bounds.TIME_S + 1  # two clocks that need not agree
 
 
-def test_the_bound_is_not_one_that_the_user_can_lift() -> None:
+def forked_as_user(function: Callable[[], object]) -> int:
+    """Run a function in a child that is an ordinary user's, and ends with 1 where it raises; return its number."""
     child = os.fork()
-    if child == 0:
+    if child:
+        return child
+    try:
         os.setresuid(4711, 4711, 4711)
-        plan(PORTS)
+        function()
         os._exit(0)
-    other = os.fork()
-    if other == 0:
-        os.setresuid(4711, 4711, 4711)
+    finally:
+        os._exit(1)  # what is raised may not go on as a second pytest
+
+
+def test_the_bound_is_not_one_that_the_user_can_lift() -> None:
+    is_ready, say_ready = os.pipe()
+
+    def compile_it() -> None:
+        os.write(say_ready, b"r")
+        plan(PORTS)
+
+    child = forked_as_user(compile_it)
+
+    def lift_it() -> None:
+        os.read(is_ready, 1)  # before it has become the user's, nobody but root may
         deadline_s = time.monotonic() + 1
         while time.monotonic() < deadline_s:
             for which in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
                 resource.prlimit(child, which, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             time.sleep(0.05)
-        os._exit(0)
+
+    other = forked_as_user(lift_it)
+    os.close(is_ready)
+    os.close(say_ready)
     assert os.waitpid(other, 0)[1] == 0
     _, status, usage = os.wait4(child, 0)
     assert os.waitstatus_to_exitcode(status) == -bounds.TIME_IS_UP
