@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.filters.text import Word, find_host_name, find_position, words
+from capd.filters.text import Word, find_host_name, find_position, host_name_complaint, words
 
 DLT_EN10MB = 1
 DLT_RAW = 12
@@ -94,6 +94,7 @@ WORDS = [
     ("host a-b.c_d-", ["host", "a-b.c_d", "-"]),
     (r"ip proto \icmp", ["ip", "proto", r"\icmp"]),
     (r"host \tcp)", ["host", r"\tcp", ")"]),
+    ("host _a_b_ or __", ["host", "_a_b_", "or", "__"]),
 ]
 
 
@@ -256,6 +257,26 @@ def test_what_is_no_host_name_is_not_taken_for_one_on_a_wireless_interface(text:
     assert Libpcap(DLT_IEEE802_11).complain(text) is None
 
 
+# To libpcap a name neither begins nor ends with "_": it looks up what is left of some, and refuses the others.
+UNDERSCORED = [
+    ("_foo_bar", "_foo_bar"),
+    ("host _foo", "_foo"),
+    ("host foo_", "foo_"),
+    ("src host _dmarc.example", "_dmarc.example"),
+    ("host a_b_", "a_b_"),
+    ("tcp and host __", "__"),
+    ("tcp_", "tcp_"),
+    ("host 1.2.3.4_", "1.2.3.4_"),
+]
+
+
+@pytest.mark.parametrize(("text", "name"), UNDERSCORED)
+def test_a_name_keeps_the_underscores_that_libpcap_does_not_take(ethernet: Libpcap, text: str, name: str) -> None:
+    assert find_host_name(text) == Word(name, text.rindex(name))
+    assert repr(name) in host_name_complaint(Word(name, 0))
+    assert ethernet.complain(text) is not None
+
+
 HALF_ADDRESSES = [
     "abc:def",
     "abc:1",
@@ -283,6 +304,7 @@ VOCABULARY = [
     *"udp icmp arp rarp proto protochain portrange mask gateway broadcast multicast len less greater vlan mpls".split(),
     *"llc rr i type subtype dir wlan addr1 link fddi tr ppp slip radio sctp igmp decnet atalk iso stp l1 on".split(),
     *"ifname inbound ifindex 0 tcp-syn tcp-foo icmp-echo icmp6-echo && || != << / : a:b:c abc:def".split(),
+    *"_foo foo_ _".split(),
     *"a-b.c-d.e-f deadbeefcafe a.b.c.d.e.f 1.2 eth0 in pass $1 lane geneve pppoes byte action reason tcpflags".split(),
 ]
 

@@ -21,7 +21,8 @@ _WORD = re.compile(
     r"""
     \\[^\s!()]+                                  # an escaped keyword: a name
     | [0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*   # IPv6 and MAC addresses
-    | [A-Za-z0-9](?:[-_.A-Za-z0-9]*[.A-Za-z0-9])?  # keywords, numbers, names
+    # Keywords, numbers, names. Libpcap leaves "_" out where a name begins or ends; a message shows the name whole.
+    | [A-Za-z0-9_](?:[-_.A-Za-z0-9]*[._A-Za-z0-9])?
     | >= | <= | != | == | << | >> | && | \|\|
     | \S
     """,
@@ -125,7 +126,7 @@ def find_host_name(text: str) -> Word | None:
             names_are_hosts = True
         elif name in _OPERATORS or name in _OTHER_KEYWORDS or name in _CONSTANTS or _is_numeric(name):
             continue
-        elif names_are_hosts and (name[0].isalnum() or (name[0] in ":\\" and len(name) > 1)):
+        elif names_are_hosts and (name[0].isalnum() or name[0] == "_" or (name[0] in ":\\" and len(name) > 1)):
             return word
     return None
 
