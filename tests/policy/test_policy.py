@@ -122,7 +122,7 @@ def test_whom_no_rule_names_may_nothing() -> None:
     with pytest.raises(RequestRefused, match="user 1001 may not capture here: ask netops"):
         policy.grant(BOB, asked())
     assert policy.rules_of(BOB) == ()
-    assert policy.permissions(BOB) == ()
+    assert policy.permissions(BOB, monitor_mode=True) == ()
     assert not policy.may_capture(BOB, "eth0")
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import assert_never
 
 from capd.clients.services import Services
+from capd.linux.privileges import Capability, has_capability
 from capd.policy.peer import Peer
 from capd_protocol.arguments import MAX_INTERFACE_NAME_BYTES
 from capd_protocol.messages import (
@@ -42,7 +43,7 @@ async def answer(question: Question, peer: Peer, services: Services) -> Sequence
             permissions = Permissions(
                 user_id=peer.user_id,
                 group_ids=tuple(dict.fromkeys((peer.group_id, *peer.groups))),
-                permissions=policy.permissions(peer),
+                permissions=policy.permissions(peer, monitor_mode=has_capability(Capability.NET_ADMIN)),
                 advice=policy.advice_for(peer),
                 is_contained=peer.is_contained,
             )

@@ -246,8 +246,13 @@ class Policy:
             min((rule.max_disk_bytes for rule in rules if rule.max_disk_bytes is not None), default=None),
         )
 
-    def permissions(self, peer: Peer) -> tuple[Permission, ...]:
-        """Return what the peer may do, rule by rule."""
+    def permissions(self, peer: Peer, *, monitor_mode: bool) -> tuple[Permission, ...]:
+        """Return what the peer may do, rule by rule.
+
+        Args:
+            peer: who asks.
+            monitor_mode: whether this daemon can do that at all.
+        """
         return tuple(
             Permission(
                 rule=rule.name,
@@ -255,7 +260,7 @@ class Policy:
                 filter=rule.filter,
                 max_snaplen_bytes=rule.max_snaplen_bytes,
                 promiscuous=rule.promiscuous,
-                monitor_mode=rule.monitor_mode,
+                monitor_mode=rule.monitor_mode and monitor_mode,
                 max_captures=rule.max_captures,
                 max_disk_bytes=rule.max_disk_bytes,
                 max_duration_s=rule.max_duration_s,
