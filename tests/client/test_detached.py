@@ -34,6 +34,7 @@ from capd_client import (
     InvalidArgument,
     NameTaken,
     NoSuchCapture,
+    NotPermitted,
     ResourceError,
     aio,
     flush_capture,
@@ -398,13 +399,16 @@ def test_who_may_read_a_capture_of_the_configuration_may_attach_and_no_more(
                 with capture.open_file(path) as file:
                     assert file.read(4) == b"\n\r\r\n"
                 for act in (capture.rotate, capture.flush):
-                    with pytest.raises(NoSuchCapture, match="of yours"):
+                    with pytest.raises(NotPermitted, match="one of the configuration: only root may"):
                         act()
                 capture.stop()
-                with pytest.raises(NoSuchCapture, match="of yours"):
+                with pytest.raises(NotPermitted, match="one of the configuration: only root may"):
                     list(capture)
-            with pytest.raises(NoSuchCapture):
-                rotate_capture("dns", socket_path=daemon.socket_path)
+            for act_on in (rotate_capture, stop_capture, flush_capture):
+                with pytest.raises(NotPermitted, match="dns is one of the configuration: only root may"):
+                    act_on("dns", socket_path=daemon.socket_path)
+            with pytest.raises(NoSuchCapture, match="no capture dsn of yours"):
+                rotate_capture("dsn", socket_path=daemon.socket_path)
 
         as_user(look, ALICE, ALICE, (GROUP_ID,))
         with pytest.raises(NoSuchCapture):

@@ -271,19 +271,23 @@ class Captures:
         Args:
             peer: who asks.
             number_or_name: of the capture.
-            to_control: those that the peer can only see do not count.
+            to_control: seeing it is not enough.
 
         Raises:
-            RequestRefused: the peer can see no such capture, or several.
+            RequestRefused: the peer can see no such capture, or several, or can only see it.
         """
-        visible = [each for each in self.visible_to(peer) if not to_control or self.may_control(peer, each)]
+        visible = self.visible_to(peer)
         if isinstance(number_or_name, int):
-            found = [each for each in visible if each.capture_id == number_or_name]
+            seen = [each for each in visible if each.capture_id == number_or_name]
         else:
             named = [each for each in visible if each.name == number_or_name]
-            found = [each for each in named if _is_same_user(each.owner, peer)] or named
+            seen = [each for each in named if _is_same_user(each.owner, peer)] or named
+        found = [each for each in seen if not to_control or self.may_control(peer, each)]
         if len(found) == 1:
             return found[0]
+        if seen and not found:  # who may see a capture without being its owner reads its files
+            text = f"the capture {number_or_name} is one of the configuration: only root may do that, you may read it"
+            raise RequestRefused(FailureCode.NOT_PERMITTED, text, argument="capture")
         if found:
             text = f"several users have a capture {number_or_name}: use its number, as the list shows it"
             raise RequestRefused(FailureCode.INVALID, text, argument="capture")
