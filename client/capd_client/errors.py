@@ -47,7 +47,8 @@ class ReadError(CaptureError):
         self.text = text
 
     def __str__(self) -> str:
-        return f"{self.file}: at byte {self.offset_bytes}: {self.text}"
+        where = f"at byte {self.offset_bytes}: " if self.offset_bytes else ""
+        return f"{self.file or repr(self.file)}: {where}{self.text}"
 
 
 class StreamOverrun(CaptureError):

@@ -12,17 +12,20 @@ import pytest
 from capd_client import CaptureSession, list_captures, stop_capture
 from capd_client.cli.dissect import dissect, to_text
 from capd_protocol.formats import pcapng
+from capd_protocol.formats.ring_index import FileWasClosed
 from tests.cli.calling import called
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, wait_until
-from tests.support.rings import Frame, opened_files, write_ring
-from tests.support.tools import capinfos, tshark_fields
+from tests.support.daemon import as_user
+from tests.support.rings import Frame, append_to_index, opened_files, write_ring
+from tests.support.tools import capinfos, packets_of, tshark_fields
 from tests.support.traffic import build_frames
 
 CAPCTL = (sys.executable, "-m", "capd_client.cli")
 T = 1_769_857_200 * 10**9  # 2026-01-31 11:00 UTC
 UDP = build_frames((64,))[0]
 SECOND_NS = 10**9
+ALICE = 4321
 
 
 @pytest.fixture
@@ -68,6 +71,40 @@ def test_one_that_is_being_written_is_shown_as_such(tmp_path: Path) -> None:
     assert "?" in listed.stdout
 
 
+def test_an_empty_file_is_one_of_the_files_but_of_no_span(tmp_path: Path) -> None:
+    _, empty = write_ring(tmp_path / "a.pcapng", [[Frame(T, "eth0", UDP)], []], ["eth0"])
+    listed = called("files", tmp_path / "a.pcapng", "--utc")
+    assert (listed.returncode, len(listed.stdout.splitlines())) == (0, 3)
+    assert listed.stdout.splitlines()[2].split() == ["-", "-", "0", "0", str(empty.stat().st_size), "B", str(empty)]
+    assert str(empty) not in called("files", tmp_path / "a.pcapng", "--from", "2026-01-01").stdout
+
+
+@pytest.mark.parametrize("cut_bytes", [0, 5])
+def test_of_one_whose_writer_was_killed_is_shown_what_can_be_read(tmp_path: Path, cut_bytes: int) -> None:
+    frames = [Frame(T + number * SECOND_NS, "eth0", UDP) for number in range(5)]
+    (cut,) = write_ring(tmp_path / "a.pcapng", [frames], ["eth0"], last_is_open=True)
+    os.truncate(cut, cut.stat().st_size - cut_bytes)
+    size_bytes = cut.stat().st_size
+    unknown = FileWasClosed(
+        name=cut.name,
+        closed_ns=T + 5 * SECOND_NS,
+        size_bytes=size_bytes,
+        packets=None,
+        first_timestamp_ns=None,
+        last_timestamp_ns=None,
+        drops={},
+    )
+    append_to_index(tmp_path / "a.pcapng", unknown)
+    listed = called("files", tmp_path / "a.pcapng", "--utc")
+    packets, last = (4, "11:00:03.000") if cut_bytes else (5, "11:00:04.000")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    row = ["2026-01-31", "11:00:00.000", "2026-01-31", last, str(packets), "?", str(size_bytes), "B", str(cut)]
+    assert listed.stdout.splitlines()[1].split() == [*row, "(not", "closed)"]
+    assert json.loads(called("files", tmp_path / "a.pcapng", "--json").stdout)["packets"] == packets
+    if not cut_bytes:
+        assert packets_of(cut) == packets
+
+
 @pytest.mark.parametrize("command", ["files", "extract"])
 @pytest.mark.parametrize(
     ("words", "status", "said"),
@@ -97,6 +134,67 @@ def test_times_ago_are_no_options(tmp_path: Path) -> None:
         found = called("extract", *words, tmp_path / "a.pcapng")
         assert (found.returncode, found.stderr) == (0, "")
         assert len(found.stdout.splitlines()) == packets
+
+
+# Paths ------------------------------------------------------------------------------------------------------------
+
+ODD_PATHS = [
+    ("", "''", {"read": "there is no such file", "*": "it is a directory: name a file in it"}),
+    (
+        "./nowhere.pcapng",
+        "./nowhere.pcapng",
+        {"read": "there is no such file", "*": "there is no file, and no "},
+    ),
+    ("nowhere/a.pcapng", "nowhere/a.pcapng", {"read": "there is no such file", "*": "there is no such directory"}),
+    ("dir", "dir", {"*": "it is a directory: name a file in it"}),
+    ("dir/", "dir/", {"*": "it is a directory: name a file in it"}),
+    ("file/a.pcapng", "file/a.pcapng", {"*": "what should be its directory is a file"}),
+    ("loop/a.pcapng", "loop/a.pcapng", {"*": "its links lead in a circle"}),
+    ("roots.pcapng", "roots.pcapng", {"*": "you may not read it: it is root's"}),
+    ("ring.pcapng", "ring.pcapng.index", {"read": "", "*": "you may not read it: it is root's"}),
+    ("closed/a.pcapng", "closed/a.pcapng", {"*": "you may not enter its directory"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "shown", "expected"),
+    [
+        (command, path, shown, expected)
+        for command in ("read", "files", "extract")
+        for path, shown, said in ODD_PATHS
+        if (expected := said.get(command, said["*"]))
+    ],
+)
+def test_what_is_no_file_of_yours_is_told_in_a_sentence(
+    user_dir: Path, command: str, path: str, shown: str, expected: str
+) -> None:
+    (user_dir / "dir").mkdir()
+    (user_dir / "closed").mkdir(mode=0o700)
+    (user_dir / "file").write_bytes(b"")
+    (user_dir / "loop").symlink_to("loop")
+    for name in ("roots.pcapng", "ring.pcapng.index"):
+        (user_dir / name).write_bytes(pcapng.section_header(application="test"))
+        (user_dir / name).chmod(0o600)
+    told = as_user(lambda: called(command, path, cwd=user_dir), ALICE)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr.replace(".index: you may not enter", ": you may not enter").startswith(
+        f"capctl: {shown}: {expected}"
+    )
+    assert told.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["files", "extract"])
+def test_neither_a_file_nor_a_capture_is_told_as_both(bench: Bench, tmp_path: Path, command: str) -> None:
+    there = called("--socket", bench.daemon.socket_path, command, "nothing", cwd=tmp_path)
+    assert (there.returncode, there.stderr) == (
+        1,
+        "capctl: there is no file nothing here, and there is no capture nothing\n",
+    )
+    gone = called("--socket", tmp_path / "none", command, "nothing", cwd=tmp_path)
+    assert gone.returncode == 3
+    assert gone.stderr.startswith(
+        "capctl: there is no file nothing here, and for a capture of that name there is no capd"
+    )
 
 
 # By name ----------------------------------------------------------------------------------------------------------

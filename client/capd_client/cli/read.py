@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
@@ -17,7 +18,7 @@ from capd_protocol.text import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from capd_client.reading.model import FileInterface, Packet
+    from capd_client.reading.model import Batch, FileInterface, Packet
     from capd_client.reading.reader import Reader
 
 #: What names standard input.
@@ -100,17 +101,30 @@ def _packets(path: str, options: argparse.Namespace) -> int:
     return 0 if is_done else EXIT_CUT
 
 
-def _info(path: str, options: argparse.Namespace) -> int:
-    packets = size_bytes = 0
+@dataclass
+class Counted:
+    """What is in a file, as far as it was read."""
+
+    packets: int = 0
+    original_bytes: int = 0
     first_ns: int | None = None
     last_ns: int | None = None
+
+    def add(self, batch: "Batch") -> None:
+        """Count the packets of a batch, too."""
+        self.packets += len(batch.offsets)
+        self.original_bytes += int(batch.original_sizes.sum(dtype="u8"))
+        early, late = int(batch.timestamps_ns.min()), int(batch.timestamps_ns.max())
+        self.first_ns = early if self.first_ns is None else min(self.first_ns, early)
+        self.last_ns = late if self.last_ns is None else max(self.last_ns, late)
+
+
+def _info(path: str, options: argparse.Namespace) -> int:
+    found = Counted()
     with read(source_of(path)) as reader:
         for batch in reader.batches():
-            packets += len(batch.offsets)
-            size_bytes += int(batch.original_sizes.sum(dtype="u8"))
-            early, late = int(batch.timestamps_ns.min()), int(batch.timestamps_ns.max())
-            first_ns = early if first_ns is None else min(first_ns, early)
-            last_ns = late if last_ns is None else max(last_ns, late)
+            found.add(batch)
+        packets, size_bytes, first_ns, last_ns = astuple(found)
         interfaces = [
             {**each._asdict(), "statistics": each.statistics._asdict() if each.statistics else None}
             for each in reader.interfaces

@@ -7,15 +7,17 @@ import os
 import platform
 import re
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from capd_client import reading
 from capd_client.blocking.session import CaptureSession
 from capd_client.cli import read
 from capd_client.cli.output import complain, show, show_json
 from capd_client.cli.text import count, si, table, width_of
-from capd_client.errors import DestinationError, InvalidArgument
+from capd_client.errors import DaemonUnavailable, DestinationError, InvalidArgument, NoSuchCapture, ReadError
 from capd_client.ring.files import RingFile, of_input, of_path, span_of
 from capd_protocol.arguments import is_capture_name
 from capd_protocol.formats import pcapng
@@ -80,9 +82,14 @@ def _files_of(word: str, socket_path: str | None) -> tuple[RingFile, ...]:
     is_there = any(map(os.path.lexists, (word, index_name(word))))
     if is_there or not (is_number or is_capture_name(word)):
         return of_path(word)
-    with CaptureSession.attach(int(word) if is_number else word, socket_path=socket_path) as capture:
-        capture.wait_started(_ATTACH_TIMEOUT_S)
-        return capture.ring_files()
+    try:
+        with CaptureSession.attach(int(word) if is_number else word, socket_path=socket_path) as capture:
+            capture.wait_started(_ATTACH_TIMEOUT_S)
+            return capture.ring_files()
+    except NoSuchCapture as error:
+        raise NoSuchCapture(f"there is no file {word} here, and {error}", error.failure) from error
+    except DaemonUnavailable as error:
+        raise DaemonUnavailable(f"there is no file {word} here, and for a capture of that name {error}") from error
 
 
 # Files ------------------------------------------------------------------------------------------------------------
@@ -94,16 +101,45 @@ def run_files(options: argparse.Namespace) -> int:
         raise InvalidArgument("standard input is no ring: name a path, or a capture that runs")
     span = span_of(options.start, options.end)
     found = [file for ring in options.ring for file in _files_of(ring, options.socket) if file.may_have(span)]
+    faults: list[ReadError] = []
+    looked_into = [(file, _looked_into(file, faults)) for file in found]
+    shown = [(file, known) for file, known in looked_into if known is not None]
+    for fault in faults:
+        complain(str(fault))
     if options.json:
-        for file in found:
-            show_json(_json_of(file))
-    elif found:
-        rows = [_row_of(file, options.utc) for file in found]
+        for _, known in shown:
+            show_json(_json_of(known))
+    elif shown:
+        rows = [_row_of(file, known, options.utc) for file, known in shown]
         header = ("FIRST", "LAST", "PACKETS", "DROPPED", "SIZE", "FILE")
         show(*table(header, rows, frozenset((2, 3, 4)), width_of(sys.stdout), frozenset((5,))))
     if not found:
         complain("no file has packets of this span")
-    return 0 if found else EXIT_NOTHING
+    return 0 if shown and not faults else EXIT_NOTHING
+
+
+def _looked_into(file: RingFile, faults: list[ReadError]) -> RingFile | None:
+    """Return a file with what is in it, read from it where no index says that; None of what is no capture file.
+
+    Its writer was killed, or it is the file of no ring. One that is being written is left as it is.
+    """
+    if file.packets is not None or not file.is_complete:
+        return file
+    counted_in = read.Counted()
+    try:
+        with file.open() as opened, reading.read(opened) as reader:
+            for batch in reader.batches():
+                counted_in.add(batch)
+    except ReadError as error:
+        faults.append(ReadError(file.path, error.offset_bytes, error.text))
+        if file.opened_ns is None:
+            return None
+    return replace(
+        file,
+        packets=counted_in.packets,
+        first_timestamp_ns=counted_in.first_ns,
+        last_timestamp_ns=counted_in.last_ns,
+    )
 
 
 def _json_of(file: RingFile) -> dict[str, object]:
@@ -120,12 +156,15 @@ def _json_of(file: RingFile) -> dict[str, object]:
     }
 
 
-def _row_of(file: RingFile, utc: bool) -> tuple[str, ...]:
-    packets = "?" if file.packets is None else count(file.packets)
+def _row_of(file: RingFile, known: RingFile, utc: bool) -> tuple[str, ...]:
+    """Return a row on a file; ``known`` has what was read from it, too."""
+    packets = "?" if known.packets is None else count(known.packets)
     dropped = "?" if file.packets is None else count(sum(file.drops.values()))
-    first, last = (_shown(each, utc) for each in (file.first_timestamp_ns, file.last_timestamp_ns))
+    first, last = (_shown(each, utc) for each in (known.first_timestamp_ns, known.last_timestamp_ns))
     last = last if file.is_complete else "(being written)"
-    return first, last, packets, dropped, si(file.size_bytes, "B"), file.path
+    was_cut = file.is_complete and file.packets is None and file.opened_ns is not None
+    mark = " (not closed)" if was_cut else ""
+    return first, last, packets, dropped, si(file.size_bytes, "B"), f"{file.path}{mark}"
 
 
 def _shown(timestamp_ns: int | None, utc: bool) -> str:
@@ -160,9 +199,9 @@ def run_extract(options: argparse.Namespace) -> int:
         packets = _write_file(extraction, options.write, options.overwrite)
     for fault in extraction.faults:
         complain(str(fault))
-    if not packets:
+    if not packets and not extraction.faults:  # else nobody knows
         complain("there are no such packets in this span")
-    elif options.write not in (None, "-"):
+    if packets and options.write not in (None, "-"):
         show(f"{options.write}: {counted(packets, 'packet')}")
     return 0 if packets and not extraction.faults else EXIT_NOTHING
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 from capd_client.errors import CaptureEnded, CaptureError, ReadError
+from capd_client.obstacles import IS_DIRECTORY, obstacle
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.file import File, open_passed
 from capd_client.reading.model import Batch, FileInterface, Interfaces, Packet
@@ -114,7 +115,7 @@ class FileReader(Reader):
         super().__init__()
         self._follow = follow
         self._path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-        name = self._path or str(getattr(source, "name", f"descriptor {source}"))
+        name = str(getattr(source, "name", f"descriptor {source}")) if self._path is None else self._path
         try:
             if isinstance(source, str | os.PathLike):
                 descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
@@ -124,12 +125,12 @@ class FileReader(Reader):
             OSError,
             ValueError,
         ) as error:  # the latter: a NUL in the path; a file that is closed, or only in memory
-            text = (isinstance(error, OSError) and error.strerror) or str(error)
-            raise ReadError(name, 0, f"the file cannot be opened: {text}") from error
+            text = obstacle(name, error) if isinstance(error, OSError) else f"the file cannot be opened: {error}"
+            raise ReadError(name, 0, text) from error
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             os.close(descriptor)
-            raise ReadError(name, 0, "it is a directory")
+            raise ReadError(name, 0, IS_DIRECTORY)
         self._file = (File if stat.S_ISREG(mode) else Pipe)(descriptor, name)
 
     def _read(self) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from capd_client.errors import InvalidArgument, ReadError
+from capd_client.obstacles import IS_DIRECTORY, obstacle
 from capd_client.ring.times import parse_time
 from capd_client.transport.passed import CaptureFiles, open_regular
 from capd_protocol.formats.ring_index import MAX_INDEX_BYTES, Contents, IndexedFile, index_name, read_index
@@ -72,7 +73,12 @@ class RingFile:
     )
 
     def may_have(self, span: Span) -> bool:
-        """Whether it may have packets of a span; for certain, where it is known which packets it has."""
+        """Whether it may have packets of a span; for certain, where it is known which packets it has.
+
+        An empty file has none of any span, but of all time it is one of the files.
+        """
+        if span == Span():
+            return True
         if self.packets == 0 and self.is_complete:
             return False
         if self.first_timestamp_ns is not None:
@@ -98,7 +104,7 @@ class RingFile:
             directory, name, inode = self._place
             descriptor = directory.open(name)
         except OSError as error:
-            raise ReadError(self.path, 0, f"the file cannot be opened: {error.strerror}") from error
+            raise ReadError(self.path, 0, obstacle(self.path, error)) from error
         if inode is not None and os.fstat(descriptor).st_ino != inode:
             os.close(descriptor)
             raise ReadError(self.path, 0, "the file was deleted, and another one has its name")
@@ -174,7 +180,7 @@ def files(
         source: the path that was given for the ring, such as ``dns.pcapng``, whose index lies beside its files; the
             path of a capture file; or a session.
         start: only those with packets of that time or later.
-        end: only those with packets before that time.
+        end: only those with packets before that time. With neither, also those without packets.
 
     Raises:
         InvalidArgument: a time is none, or the span ends before it begins.
@@ -227,15 +233,20 @@ def of_path(path: str | os.PathLike[str]) -> tuple[RingFile, ...]:
     try:
         descriptor = os.open(given.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise ReadError(str(path), 0, f"its directory cannot be opened: {error.strerror}") from error
+        text = "there is no such directory" if isinstance(error, FileNotFoundError) else obstacle(path, error)
+        raise ReadError(str(path), 0, text) from error
     found = of_directory(descriptor, os.fspath(given.parent), given.name)
     if found is not None:
         return found
     try:
         status = given.stat()
-    except OSError as error:
+    except FileNotFoundError as error:
         text = f"there is no file, and no {index_name(given.name)}, which a ring has whose capture has a name"
         raise ReadError(str(path), 0, text) from error
+    except OSError as error:
+        raise ReadError(str(path), 0, obstacle(path, error)) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise ReadError(str(path), 0, IS_DIRECTORY)
     return (RingFile(str(path), status.st_size, is_complete=True, closed_ns=None),)
 
 
@@ -262,7 +273,8 @@ def of_directory(descriptor: int, path: str, file_name: str) -> tuple[RingFile, 
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ReadError(directory.path_of(name), 0, f"the index cannot be opened: {error.strerror}") from error
+        shown = directory.path_of(name)
+        raise ReadError(shown, 0, obstacle(shown, error)) from error
     contents, device = _read_index(opened, directory.path_of(name), file_name)
     return tuple(_present(directory, contents.files, device))
 
