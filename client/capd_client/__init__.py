@@ -1,8 +1,12 @@
 """Capture packets without being root: drives the capd daemon, with the vocabulary of dumpcap and wirepy.
 
 ``CaptureSession``, ``LiveInterfaceStats`` and ``InterfaceWatcher`` block; ``capd_client.aio`` has the same for programs
-on trio and asyncio. ``read`` gives the packets.
+on trio and asyncio. ``read`` gives the packets. Events are in ``events``. What these take, return, give or raise can
+be named from here too.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from capd_client.blocking.interfaces import Interface, InterfaceWatcher, get_capabilities, get_driver_counters
 from capd_client.blocking.questions import (
@@ -18,7 +22,9 @@ from capd_client.blocking.questions import (
 from capd_client.blocking.session import CaptureSession
 from capd_client.blocking.statistics import LiveInterfaceStats
 from capd_client.conversation import events
+from capd_client.conversation.events import CaptureEvent, EventType
 from capd_client.conversation.interface_picture import InterfaceChanged
+from capd_client.conversation.statistics import ReceivedDropped
 from capd_client.errors import (
     BadFilterError,
     BrokenPipe,
@@ -42,41 +48,131 @@ from capd_client.errors import (
     UnsupportedError,
 )
 from capd_client.reading import read, stream
-from capd_client.reading.gap import Gap
-from capd_client.request.options import CaptureInterface
-from capd_client.ring.files import RingFile, files
+from capd_client.reading.event_source import EventSource
+from capd_client.reading.gap import Gap, Overflow
+from capd_client.request.options import CaptureArguments, CaptureInterface, HasName
+from capd_client.ring.files import HasRingFiles, RingFile, Span, Time, files
+from capd_client.transport.connect import SocketPath
 from capd_protocol.formats.linktypes import LinkLayerType
+from capd_protocol.messages import (
+    Capabilities,
+    CaptureSummary,
+    DeletionReason,
+    EndReason,
+    Failure,
+    FailureCode,
+    FileClosed,
+    FileDeleted,
+    InterfaceCounters,
+    Permission,
+    Permissions,
+    RevokedCapture,
+    TriggerReason,
+)
+from capd_protocol.messages.interfaces import (
+    InterfaceChange,
+    InterfaceCounts,
+    InterfaceInfo,
+    InterfaceType,
+    Link,
+    LinkLayer,
+    TimestampType,
+)
+
+if TYPE_CHECKING:
+    from capd_client.reading.live import Stream
+    from capd_client.reading.model import Batch, FileInterface, FileStatistics, Packet
+    from capd_client.reading.reader import Reader
+else:
+    #: Where the others are: their modules import numpy, which not every program of a client needs.
+    _LATER = {
+        "Batch": "capd_client.reading.model",
+        "FileInterface": "capd_client.reading.model",
+        "FileStatistics": "capd_client.reading.model",
+        "Packet": "capd_client.reading.model",
+        "Reader": "capd_client.reading.reader",
+        "Stream": "capd_client.reading.live",
+    }
+
+    def __getattr__(name: str) -> object:
+        """Import what is used for the first time."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
+        return found
+
+    def __dir__() -> list[str]:
+        """Return also what is imported later."""
+        return sorted({*globals(), *_LATER})
+
 
 __all__ = [
     "BadFilterError",
+    "Batch",
     "BrokenPipe",
+    "Capabilities",
+    "CaptureArguments",
     "CaptureEnded",
     "CaptureError",
+    "CaptureEvent",
     "CaptureInterface",
     "CaptureSession",
+    "CaptureSummary",
     "ChildError",
     "DaemonGone",
     "DaemonUnavailable",
+    "DeletionReason",
     "DestinationError",
     "DiskError",
     "DumpcapError",
+    "EndReason",
+    "EventSource",
+    "EventType",
+    "Failure",
+    "FailureCode",
+    "FileClosed",
+    "FileDeleted",
+    "FileInterface",
+    "FileStatistics",
     "Gap",
+    "HasName",
+    "HasRingFiles",
     "Interface",
+    "InterfaceChange",
     "InterfaceChanged",
+    "InterfaceCounters",
+    "InterfaceCounts",
     "InterfaceError",
+    "InterfaceInfo",
+    "InterfaceType",
     "InterfaceWatcher",
     "InvalidArgument",
+    "Link",
+    "LinkLayer",
     "LinkLayerType",
     "LiveInterfaceStats",
     "NameTaken",
     "NoEvents",
     "NoSuchCapture",
     "NotPermitted",
+    "Overflow",
+    "Packet",
+    "Permission",
+    "Permissions",
     "ReadError",
+    "Reader",
+    "ReceivedDropped",
     "ResourceError",
     "Revocation",
+    "RevokedCapture",
     "RingFile",
+    "SocketPath",
+    "Span",
+    "Stream",
     "StreamOverrun",
+    "Time",
+    "TimestampType",
+    "TriggerReason",
     "UnsupportedError",
     "events",
     "files",

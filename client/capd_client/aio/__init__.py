@@ -5,6 +5,6 @@ The same arguments, events, handlers and attributes as the blocking classes of t
 
 from capd_client.aio.interfaces import InterfaceWatcher, LiveInterfaceStats
 from capd_client.aio.session import CaptureSession
-from capd_client.aio.stream import stream
+from capd_client.aio.stream import Stream, stream
 
-__all__ = ["CaptureSession", "InterfaceWatcher", "LiveInterfaceStats", "stream"]
+__all__ = ["CaptureSession", "InterfaceWatcher", "LiveInterfaceStats", "Stream", "stream"]

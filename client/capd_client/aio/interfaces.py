@@ -135,6 +135,10 @@ class InterfaceWatcher(_Subscription):
         """The interfaces as of the last change that was received, by name."""
         return self._picture.by_name()
 
+    def __repr__(self) -> str:
+        """Return how many interfaces there are."""
+        return f"<InterfaceWatcher of {len(self.interfaces)} interfaces>"
+
     async def wait_for_change(self, timeout: float | None = None) -> InterfaceChanged:  # noqa: ASYNC109  # as elsewhere
         """Return the next change. After cancellation none is lost.
 

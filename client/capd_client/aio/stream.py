@@ -1,30 +1,144 @@
 """Live streams of packets, for trio and asyncio."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, cast, overload
 
 from capd_client.aio.session import CaptureSession
+from capd_client.errors import CaptureEnded, CaptureError, NoEvents
 from capd_client.reading import DEFAULT_BEHIND_BYTES
+from capd_client.reading.gap import Gap, Overflow
 
 if TYPE_CHECKING:
-    from capd_client.reading.live import AsyncStream, Overflow
+    from capd_client.reading.live import LiveFiles
+    from capd_client.reading.model import Batch, FileInterface
+
+#: What a stream gives.
+Item_co = TypeVar("Item_co", bound="Batch | memoryview | Gap", covariant=True)
 
 
+@overload
 def stream(
     session: CaptureSession,
     *,
-    overflow: "Overflow" = "drop_oldest",
+    overflow: Overflow = "drop_oldest",
+    max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
+    as_bytes: Literal[False] = False,
+) -> "Stream[Batch | Gap]": ...
+@overload
+def stream(
+    session: CaptureSession,
+    *,
+    overflow: Overflow = "drop_oldest",
+    max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
+    as_bytes: Literal[True],
+) -> "Stream[memoryview | Gap]": ...
+@overload
+def stream(
+    session: CaptureSession,
+    *,
+    overflow: Overflow = "drop_oldest",
+    max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
+    as_bytes: bool,
+) -> "Stream[Batch | memoryview | Gap]": ...
+def stream(
+    session: CaptureSession,
+    *,
+    overflow: Overflow = "drop_oldest",
     max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
     as_bytes: bool = False,
-) -> "AsyncStream":
+) -> "Stream[Batch | memoryview | Gap]":
     """Give the packets of a capture that runs as they come: ``capd_client.stream``, for ``async for``.
+
+    Example:
+        async with CaptureSession(interfaces="eth0", savefile="live.pcapng") as capture, stream(capture) as packets:
+            async for item in packets:
+                print(item)
 
     Args:
         session: entered; the stream takes its events.
         overflow: as for ``capd_client.stream``.
         max_behind_bytes: as for ``capd_client.stream``.
         as_bytes: as for ``capd_client.stream``.
+
+    Returns:
+        An asynchronous iterator of ``Batch`` (with ``as_bytes``, of ``memoryview``) and of ``Gap``.
     """
-    from capd_client.reading.live import AsyncStream, LiveFiles  # noqa: PLC0415  # numpy
+    from capd_client.reading.live import LiveFiles  # noqa: PLC0415  # numpy
 
     files = LiveFiles(session.open_file, max_behind_bytes=max_behind_bytes, overflow=overflow, as_bytes=as_bytes)
-    return AsyncStream(session, files)
+    return Stream(session, files)
+
+
+class Stream(Generic[Item_co]):
+    """A live stream; see ``stream``. An asynchronous iterator, and a context manager that closes its files.
+
+    ``Stream[Batch | Gap]``, or with ``as_bytes=True`` ``Stream[memoryview | Gap]``.
+    """
+
+    def __init__(self, session: CaptureSession, files: "LiveFiles") -> None:
+        self._session = session
+        self._files = files
+        self._error: CaptureError | None = None
+        self._is_over = False
+
+    def __repr__(self) -> str:
+        """Return whose packets it gives, and how far behind it is."""
+        return f"<Stream of {self._session!r}, {self.behind_bytes:,} bytes behind>"
+
+    async def __aenter__(self) -> Self:
+        """Return the stream; leaving the block closes its files."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._files.close()
+
+    def __aiter__(self) -> Self:
+        """Iterate until the capture has ended.
+
+        Raises:
+            StreamOverrun: the reader is too far behind, with ``overflow="disconnect"``.
+            ReadError: a file is damaged, or was cut.
+            CaptureError: the capture failed, or the daemon went away; all that was written was given.
+        """
+        return self
+
+    @property
+    def interfaces(self) -> "Sequence[FileInterface]":
+        """What the interface ids of the last batch mean."""
+        return self._files.interfaces
+
+    @property
+    def behind_bytes(self) -> int:
+        """How many bytes were announced and not given."""
+        return self._files.behind_bytes
+
+    async def __anext__(self) -> Item_co:
+        """Return what comes next. After cancellation nothing is lost."""
+        while not self._is_over:
+            await self._take(block=False)
+            item = self._files.next_item()
+            if item is not None:
+                # What ``files`` gives is what ``stream`` has made them for: its overloads tell which.
+                return cast("Item_co", item)
+            if self._error is None:
+                await self._take(block=True)
+                continue
+            self._is_over = True
+            gap = self._files.last_gap(self._session.packetcount - self._session.packetcount_before)
+            if gap is not None:
+                return cast("Item_co", gap)
+        if isinstance(self._error, CaptureEnded) or self._error is None:
+            raise StopAsyncIteration
+        error, self._error = self._error, None
+        raise error
+
+    async def _take(self, *, block: bool) -> None:
+        while self._error is None:
+            try:
+                self._files.take(await self._session.next_event(block=block))
+            except NoEvents:
+                return
+            except CaptureError as ended:
+                self._error = ended
+            if block:
+                return

@@ -74,6 +74,7 @@ class Interface:
         return self.name
 
     def __repr__(self) -> str:
+        """Return its name, and what it is."""
         return f"<Interface {self.name}>"
 
     @classmethod
@@ -230,6 +231,10 @@ class InterfaceWatcher:
     def interfaces(self) -> dict[str, Link]:
         """The interfaces as of the last change that was received, by name."""
         return self._picture.by_name()
+
+    def __repr__(self) -> str:
+        """Return how many interfaces there are."""
+        return f"<InterfaceWatcher of {len(self.interfaces)} interfaces>"
 
     def _receive(self, timeout_s: float | None) -> None:
         data = self._transport.receive(timeout_s)

@@ -271,5 +271,6 @@ __all__ = [
     "Success",
     "Triggered",
     "TriggersIgnored",
+    "Wanted",
     "pair_of",
 ]

@@ -25,6 +25,9 @@ END_TIMEOUT_S = 30.0
 #: The same for a snapshot, beyond the time that it covers.
 SNAPSHOT_TIMEOUT_S = 330.0
 
+#: In a session's repr. Chosen: it stays a line.
+_SHOWN_INTERFACES = 3
+
 Handler = Callable[[Any], object]
 
 #: Raised where nobody handles them.
@@ -67,6 +70,16 @@ class SessionBase:
         self._stays = isinstance(request, AttachCapture) or request.detached
         self._conversation = Conversation(request, self._place)
         self._handlers: dict[int, Handler] = {}
+
+    def __repr__(self) -> str:
+        """Return which capture it is, on what, and where it stands."""
+        state = "not started" if self.capture_id is None else "running"
+        if self.end_reason is not None:
+            state = f"ended: {self.end_reason}"
+        number = "" if self.capture_id is None else f" {self.capture_id}"
+        name = f" {self.name}" if self.name else ""
+        shown = ", ".join(self.interfaces[:_SHOWN_INTERFACES]) + (", …" if self.interfaces[_SHOWN_INTERFACES:] else "")
+        return f"<CaptureSession{number}{name} on [{shown}], {state}, {self.packetcount:,} packets>"
 
     def register_eventhandler(self, event_type: int | str, func: Handler) -> None:
         """Have a function called with the message of each event of a type, instead of getting these events.

@@ -56,6 +56,10 @@ class StatisticsBase:
         self._state = StatisticsState()
         self._ticks_cleared = 0
 
+    def __repr__(self) -> str:
+        """Return of how many interfaces, and how many ticks have come."""
+        return f"<LiveInterfaceStats of {len(self)} interfaces, {self._state.ticks_total} ticks>"
+
     def _receive_now(self) -> bool:
         """Receive what has come already; return whether anything had."""
         raise NotImplementedError

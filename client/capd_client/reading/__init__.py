@@ -4,12 +4,14 @@
 """
 
 import os
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal, overload
 
 from capd_client.reading.event_source import EventSource
+from capd_client.reading.gap import Gap, Overflow
 
 if TYPE_CHECKING:
-    from capd_client.reading.live import Overflow, Stream
+    from capd_client.reading.live import Stream
+    from capd_client.reading.model import Batch
     from capd_client.reading.reader import Reader
 
 
@@ -33,7 +35,7 @@ def read(source: "str | os.PathLike[str] | int | IO[bytes] | EventSource", *, fo
             pipe has no more behind its end.
 
     Returns:
-        An iterator of ``model.Packet``, and a context manager that closes the file; see ``reader.Reader``.
+        An iterator of ``Packet``, and a context manager that closes the file; see ``Reader``.
 
     Raises:
         ReadError: the file cannot be opened, or is a directory. While reading: it is no capture file, is compressed or
@@ -49,13 +51,37 @@ def read(source: "str | os.PathLike[str] | int | IO[bytes] | EventSource", *, fo
 DEFAULT_BEHIND_BYTES = 64 * 1024 * 1024
 
 
+@overload
 def stream(
     session: EventSource,
     *,
-    overflow: "Overflow" = "drop_oldest",
+    overflow: Overflow = "drop_oldest",
+    max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
+    as_bytes: Literal[False] = False,
+) -> "Stream[Batch | Gap]": ...
+@overload
+def stream(
+    session: EventSource,
+    *,
+    overflow: Overflow = "drop_oldest",
+    max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
+    as_bytes: Literal[True],
+) -> "Stream[memoryview | Gap]": ...
+@overload
+def stream(
+    session: EventSource,
+    *,
+    overflow: Overflow = "drop_oldest",
+    max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
+    as_bytes: bool,
+) -> "Stream[Batch | memoryview | Gap]": ...
+def stream(
+    session: EventSource,
+    *,
+    overflow: Overflow = "drop_oldest",
     max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
     as_bytes: bool = False,
-) -> "Stream":
+) -> "Stream[Batch | memoryview | Gap]":
     """Give the packets of a capture that runs as they come, about an ``update_interval`` behind.
 
     They come from the capture's files, which both sides have in memory: nothing is sent, and a reader that is slow
@@ -63,7 +89,7 @@ def stream(
     has deleted it; with ``pass_files=True`` none is missed for that, as long as the stream is read.
 
     Example:
-        ring = {"savefile": "/dev/shm/live.pcapng", "ringbuffer_filesize": 10_000, "ringbuffer_files": 3}
+        ring: CaptureArguments = {"savefile": "live.pcapng", "ringbuffer_filesize": 10_000, "ringbuffer_files": 3}
         with CaptureSession(interfaces="eth0", pass_files=True, **ring) as capture, stream(capture) as packets:
             for item in packets:
                 if isinstance(item, Gap):
@@ -82,8 +108,8 @@ def stream(
             beginning; only whole files are left out then.
 
     Returns:
-        An iterator of ``model.Batch`` (or ``memoryview``) and of ``Gap``, with the number of packets that are in
-        the capture and are not given; see ``live.Stream``.
+        An iterator of ``Batch`` (with ``as_bytes``, of ``memoryview``) and of ``Gap``, with the number of packets that
+        are in the capture and are not given; see ``Stream``.
     """
     from capd_client.reading.live import LiveFiles, Stream  # noqa: PLC0415  # numpy
 

@@ -5,7 +5,10 @@ from typing import BinaryIO, Protocol, runtime_checkable
 from capd_client.conversation.events import CaptureEvent
 
 
-class _HasFiles(Protocol):
+@runtime_checkable
+class EventSource(Protocol):
+    """A session that blocks."""
+
     @property
     def packetcount(self) -> int:
         """Packets in the files so far."""
@@ -20,19 +23,6 @@ class _HasFiles(Protocol):
         """Open one of the capture's files."""
         ...
 
-
-@runtime_checkable
-class EventSource(_HasFiles, Protocol):
-    """A session that blocks."""
-
     def next_event(self, block: bool = True, timeout: float | None = None) -> CaptureEvent:
-        """Return the next event."""
-        ...
-
-
-class AsyncEventSource(_HasFiles, Protocol):
-    """A session on trio or asyncio."""
-
-    async def next_event(self, block: bool = True) -> CaptureEvent:
         """Return the next event."""
         ...

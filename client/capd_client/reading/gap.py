@@ -1,6 +1,9 @@
-"""Gaps in a live stream."""
+"""Gaps in a live stream, and what is done about a reader that is too slow."""
 
 from typing import Literal, NamedTuple
+
+#: What happens where the reader of a stream is further behind than it may be; see ``stream``.
+Overflow = Literal["wait", "drop_oldest", "disconnect"]
 
 
 class Gap(NamedTuple):

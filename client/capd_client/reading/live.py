@@ -6,17 +6,18 @@ was in a file that is gone, or is left out on purpose, and is told of.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, Literal, Self
+from typing import BinaryIO, Generic, Self, TypeVar, cast
 
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents, StreamOverrun
-from capd_client.reading.event_source import AsyncEventSource, EventSource
+from capd_client.reading.event_source import EventSource
 from capd_client.reading.file import File, FileGone, Piece, open_passed
-from capd_client.reading.gap import Gap
+from capd_client.reading.gap import Gap, Overflow
 from capd_client.reading.model import Batch, FileInterface, Interfaces
 from capd_protocol.messages import FileClosed, FileOpened, Lagged
 
-Overflow = Literal["wait", "drop_oldest", "disconnect"]
+#: What a stream gives.
+Item_co = TypeVar("Item_co", bound=Batch | memoryview | Gap, covariant=True)
 
 #: Files that are held open while they wait to be read; a ring cannot take these away. Chosen: far below the usual 1024
 #: descriptors, and with the default bound enough for files of 1 MB.
@@ -185,21 +186,30 @@ class LiveFiles:
             self._end_first()
 
 
-class Stream:
-    """A live stream, blocking; see ``capd_client.stream``. An iterator, and a context manager that closes its files."""
+class Stream(Generic[Item_co]):
+    """A live stream, blocking; see ``capd_client.stream``. An iterator, and a context manager that closes its files.
+
+    ``Stream[Batch | Gap]``, or with ``as_bytes=True`` ``Stream[memoryview | Gap]``.
+    """
 
     def __init__(self, session: EventSource, files: LiveFiles) -> None:
         self._session = session
         self._files = files
-        self._items = self._read()
+        # What ``files`` gives is what ``stream`` has made them for: its overloads tell which.
+        self._items = cast("Iterator[Item_co]", self._read())
+
+    def __repr__(self) -> str:
+        """Return whose packets it gives, and how far behind it is."""
+        return f"<Stream of {self._session!r}, {self.behind_bytes:,} bytes behind>"
 
     def __enter__(self) -> Self:
+        """Return the stream; leaving the block closes its files."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._files.close()
 
-    def __iter__(self) -> "Iterator[Batch | memoryview | Gap]":
+    def __iter__(self) -> Iterator[Item_co]:
         """Iterate until the capture has ended.
 
         Raises:
@@ -245,63 +255,3 @@ class Stream:
                 if isinstance(error, CaptureEnded):
                     return
                 raise error
-
-
-class AsyncStream:
-    """The same for trio and asyncio; see ``capd_client.aio.stream``."""
-
-    def __init__(self, session: AsyncEventSource, files: LiveFiles) -> None:
-        self._session = session
-        self._files = files
-        self._error: CaptureError | None = None
-        self._is_over = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self._files.close()
-
-    def __aiter__(self) -> Self:
-        """Iterate until the capture has ended; raises what ``Stream`` raises."""
-        return self
-
-    @property
-    def interfaces(self) -> Sequence[FileInterface]:
-        """What the interface ids of the last batch mean."""
-        return self._files.interfaces
-
-    @property
-    def behind_bytes(self) -> int:
-        """How much was announced and not given."""
-        return self._files.behind_bytes
-
-    async def __anext__(self) -> "Batch | memoryview | Gap":
-        """Return what comes next. After cancellation nothing is lost."""
-        while not self._is_over:
-            await self._take(block=False)
-            item = self._files.next_item()
-            if item is not None:
-                return item
-            if self._error is None:
-                await self._take(block=True)
-                continue
-            self._is_over = True
-            gap = self._files.last_gap(self._session.packetcount - self._session.packetcount_before)
-            if gap is not None:
-                return gap
-        if isinstance(self._error, CaptureEnded) or self._error is None:
-            raise StopAsyncIteration
-        error, self._error = self._error, None
-        raise error
-
-    async def _take(self, *, block: bool) -> None:
-        while self._error is None:
-            try:
-                self._files.take(await self._session.next_event(block=block))
-            except NoEvents:
-                return
-            except CaptureError as ended:
-                self._error = ended
-            if block:
-                return

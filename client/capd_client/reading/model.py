@@ -1,10 +1,13 @@
 """What a capture file says: interfaces, packets one by one, packets in batches."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from capd_protocol.times import datetime_of, time_text
 
 
 class FileStatistics(NamedTuple):
@@ -23,6 +26,24 @@ class FileStatistics(NamedTuple):
     delivered: int | None
     start_ns: int | None
     end_ns: int | None
+
+    @property
+    def start(self) -> datetime | None:
+        """``start_ns`` as a datetime in UTC, which keeps only microseconds.
+
+        Raises:
+            OverflowError: the file says a time after the year 9999.
+        """
+        return datetime_of(self.start_ns)
+
+    @property
+    def end(self) -> datetime | None:
+        """``end_ns`` as a datetime in UTC, which keeps only microseconds.
+
+        Raises:
+            OverflowError: the file says a time after the year 9999.
+        """
+        return datetime_of(self.end_ns)
 
 
 class FileInterface(NamedTuple):
@@ -90,6 +111,16 @@ class Packet(NamedTuple):
     original_size_bytes: int
     data: memoryview
 
+    @property
+    def timestamp(self) -> datetime:
+        """``timestamp_ns`` as a datetime in UTC, which keeps only microseconds."""
+        return datetime_of(self.timestamp_ns)
+
+    def __repr__(self) -> str:
+        """Return when, where and how long it is; its bytes are in ``data``."""
+        sizes = f"{len(self.data)} of {self.original_size_bytes} bytes"
+        return f"<Packet {time_text(self.timestamp_ns)} {self.interface or self.interface_id}, {sizes}>"
+
 
 class Batch(NamedTuple):
     """Packets that follow one another; arrays with an element for each.
@@ -110,3 +141,16 @@ class Batch(NamedTuple):
     original_sizes: npt.NDArray[np.uint32]
     offsets: npt.NDArray[np.int64]
     data: npt.NDArray[np.uint8]
+
+    @property
+    def timestamps(self) -> npt.NDArray[np.datetime64]:
+        """``timestamps_ns`` as numpy's datetimes, ``datetime64[ns]`` in UTC, which keep the nanoseconds; no copy."""
+        return self.timestamps_ns.view("datetime64[ns]")
+
+    def __repr__(self) -> str:
+        """Return how many packets these are, and of when."""
+        span = ""
+        if len(self.timestamps_ns):
+            first_ns, last_ns = int(self.timestamps_ns[0]), int(self.timestamps_ns[-1])
+            span = f", {time_text(first_ns)} to {time_text(last_ns)}"
+        return f"<Batch of {len(self.timestamps_ns)} packets{span}>"

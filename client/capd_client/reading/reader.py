@@ -41,7 +41,15 @@ class Reader:
         self._batches = self._read()
         self._packets = itertools.chain.from_iterable(map(self._packets_of, self._batches))
 
+    def __repr__(self) -> str:
+        """Return what is read, and how far."""
+        if self._file is None:
+            return "<Reader of no file yet>"
+        state = "" if self._file.is_open else ", closed"
+        return f"<Reader of {self._file.name!r}, at byte {self.at_bytes:,}{state}>"
+
     def __enter__(self) -> Self:
+        """Return the reader; leaving the block closes it."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:

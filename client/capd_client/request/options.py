@@ -61,11 +61,13 @@ _DEFAULT_INTERFACE = CaptureInterface(name=DEFAULT)
 
 
 @runtime_checkable
-class _HasName(Protocol):
+class HasName(Protocol):
     """What is known by a name, such as an ``Interface``."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the interface is called."""
+        ...
 
 
 class CaptureArguments(TypedDict, total=False):
@@ -133,7 +135,7 @@ class CaptureArguments(TypedDict, total=False):
             ``name``, a ``savefile``, and a daemon that stays.
     """
 
-    interfaces: str | CaptureInterface | _HasName | Iterable[str | CaptureInterface | _HasName] | None
+    interfaces: str | CaptureInterface | HasName | Iterable[str | CaptureInterface | HasName] | None
     capture_filter: str | None
     snaplen: int | None
     promiscuous: bool | None
@@ -271,7 +273,7 @@ def _kernel_buffer_size_mib(arguments: CaptureArguments) -> int | None:
 
 def _interface_requests(arguments: CaptureArguments) -> tuple[InterfaceRequest, ...]:
     given: object = arguments.get("interfaces")
-    if isinstance(given, str | CaptureInterface | _HasName):
+    if isinstance(given, str | CaptureInterface | HasName):
         given = (given,)
     if given is None or (isinstance(given, Sized) and not given):
         given = (_DEFAULT_INTERFACE,)
@@ -283,7 +285,7 @@ def _interface_requests(arguments: CaptureArguments) -> tuple[InterfaceRequest, 
 
 
 def _interface_request(given: object, common: dict[str, Any]) -> InterfaceRequest:
-    name: object = given.name if isinstance(given, _HasName) else given
+    name: object = given.name if isinstance(given, HasName) else given
     if not isinstance(name, str) or (not name and given is not _DEFAULT_INTERFACE):
         text = f"interfaces has {given!r}; it takes names, CaptureInterface and Interface"
         raise InvalidArgument(text, argument="interfaces")

@@ -16,6 +16,7 @@ from capd_client.obstacles import IS_DIRECTORY, obstacle
 from capd_client.ring.times import parse_time
 from capd_client.transport.passed import CaptureFiles, open_regular
 from capd_protocol.formats.ring_index import MAX_INDEX_BYTES, Contents, IndexedFile, index_name, read_index
+from capd_protocol.times import datetime_of
 
 #: A time as a person writes it (``capd_client.ring.times``), seconds since 1970, or a datetime, which without a zone is
 #: in local time.
@@ -30,10 +31,25 @@ _BEHIND_NS = 60 * _NS
 
 @dataclass(frozen=True)
 class Span:
-    """From a time on, and until before another one; None: without an end on that side."""
+    """From a time on, and until before another one.
+
+    Attributes:
+        start_ns: the first nanosecond of it, since 1970-01-01 00:00 UTC; None: there is no beginning.
+        end_ns: the first nanosecond after it, since the same moment; None: there is no end.
+    """
 
     start_ns: int | None = None
     end_ns: int | None = None
+
+    @property
+    def start(self) -> datetime | None:
+        """``start_ns`` as a datetime in UTC, which keeps only microseconds."""
+        return datetime_of(self.start_ns)
+
+    @property
+    def end(self) -> datetime | None:
+        """``end_ns`` as a datetime in UTC, which keeps only microseconds."""
+        return datetime_of(self.end_ns)
 
     def overlaps(self, first_ns: int, last_ns: int | None) -> bool:
         """Whether it has a part of what lasts from the first to the last nanosecond, None being the present."""
@@ -51,11 +67,12 @@ class RingFile:
         size_bytes: as of now.
         is_complete: nothing will be added.
         packets: how many it has; None where nobody knows: it is being written, or its writer was killed.
-        first_timestamp_ns: of its packets, the earliest; None where there are none, or nobody knows.
+        first_timestamp_ns: of its packets, the earliest, since 1970-01-01 00:00 UTC; None where there are
+            none, or nobody knows.
         last_timestamp_ns: of its packets, the latest; None where there are none, or nobody knows.
         drops: packets that were dropped meanwhile, by interface; empty where nobody knows.
-        opened_ns: when it was opened; None where that is not known.
-        closed_ns: when it was closed, or last written to.
+        opened_ns: when it was opened, since 1970-01-01 00:00 UTC; None where that is not known.
+        closed_ns: when it was closed, since the same moment; None while it is written, and where that is not known.
     """
 
     path: str
@@ -72,6 +89,12 @@ class RingFile:
         default=None, compare=False, repr=False
     )
 
+    def __repr__(self) -> str:
+        """Return where it is, and how much is in it."""
+        packets = "" if self.packets is None else f", {self.packets:,} packets"
+        state = "" if self.is_complete else ", being written"
+        return f"<RingFile {self.path!r}, {self.size_bytes:,} bytes{packets}{state}>"
+
     def may_have(self, span: Span) -> bool:
         """Whether it may have packets of a span; for certain, where it is known which packets it has.
 
@@ -86,8 +109,33 @@ class RingFile:
         return span.overlaps(self.earliest_ns, None if self.closed_ns is None else self.closed_ns + _BEHIND_NS)
 
     @property
+    def first_timestamp(self) -> datetime | None:
+        """``first_timestamp_ns`` as a datetime in UTC, which keeps only microseconds."""
+        return datetime_of(self.first_timestamp_ns)
+
+    @property
+    def last_timestamp(self) -> datetime | None:
+        """``last_timestamp_ns`` as a datetime in UTC, which keeps only microseconds."""
+        return datetime_of(self.last_timestamp_ns)
+
+    @property
+    def opened(self) -> datetime | None:
+        """``opened_ns`` as a datetime in UTC, which keeps only microseconds."""
+        return datetime_of(self.opened_ns)
+
+    @property
+    def closed(self) -> datetime | None:
+        """``closed_ns`` as a datetime in UTC, which keeps only microseconds."""
+        return datetime_of(self.closed_ns)
+
+    @property
+    def earliest(self) -> datetime:
+        """``earliest_ns`` as a datetime in UTC, which keeps only microseconds."""
+        return datetime_of(self.earliest_ns)
+
+    @property
     def earliest_ns(self) -> int:
-        """No packet in it is older."""
+        """No packet in it is older: nanoseconds since 1970-01-01 00:00 UTC."""
         if self.first_timestamp_ns is not None:
             return self.first_timestamp_ns
         return _EARLIEST_NS if self.opened_ns is None else self.opened_ns - _BEHIND_NS

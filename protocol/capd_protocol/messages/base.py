@@ -23,7 +23,7 @@ class Indicator(enum.IntEnum):
     EVENT = ord("e")  #: ours: what dumpcap has no word for
 
 
-class JsonMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class JsonMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, repr_omit_defaults=True):
     """A message, or part of one, that travels as a JSON object."""
 
 

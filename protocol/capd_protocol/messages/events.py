@@ -1,10 +1,12 @@
 """Events: what the daemon sends of a capture, or of interfaces, that dumpcap has no word for."""
 
 import enum
+from datetime import datetime
 
 from capd_protocol.messages.base import JsonMessage
 from capd_protocol.messages.failures import Failure
 from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts, Link
+from capd_protocol.times import datetime_of
 
 
 class InterfaceCounters(JsonMessage, frozen=True):
@@ -52,6 +54,16 @@ class FileClosed(JsonMessage, frozen=True, tag="file_closed"):
     last_timestamp_ns: int | None
     #: Dropped while it was the current file, all interfaces.
     drops: int
+
+    @property
+    def first_timestamp(self) -> datetime | None:
+        """``first_timestamp_ns`` as a datetime in UTC, which keeps only microseconds."""
+        return datetime_of(self.first_timestamp_ns)
+
+    @property
+    def last_timestamp(self) -> datetime | None:
+        """``last_timestamp_ns`` as a datetime in UTC, which keeps only microseconds."""
+        return datetime_of(self.last_timestamp_ns)
 
 
 class DeletionReason(enum.StrEnum):

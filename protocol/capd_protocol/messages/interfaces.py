@@ -97,7 +97,7 @@ class InterfaceChange(enum.StrEnum):
     CHANGED = "changed"
 
 
-class InterfaceCounts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class InterfaceCounts(msgspec.Struct, frozen=True, array_like=True, kw_only=True, repr_omit_defaults=True):
     """What the kernel has counted on one interface (struct rtnl_link_stats64), since a beginning."""
 
     name: str

@@ -1,10 +1,12 @@
 """Replies: one answer of the daemon to each request."""
 
+from datetime import datetime
 from typing import Literal
 
 from capd_protocol.messages.base import JsonMessage
 from capd_protocol.messages.failures import Failure
 from capd_protocol.messages.interfaces import InterfaceInfo, LinkLayer, TimestampType
+from capd_protocol.times import datetime_of
 
 
 class DirectoryWanted(JsonMessage, frozen=True, tag="directory_wanted"):
@@ -68,6 +70,11 @@ class CaptureSummary(JsonMessage, frozen=True):
     name: str | None = None
     #: Whether ``user_id`` is that of a container's user, which says nothing about this machine's.
     is_contained: bool = False
+
+    @property
+    def started(self) -> datetime:
+        """``started_ns`` as a datetime in UTC, which keeps only microseconds."""
+        return datetime_of(self.started_ns)
 
 
 class Attached(JsonMessage, frozen=True, tag="attached"):
