@@ -8,10 +8,11 @@ be named from here too.
 import importlib
 from typing import TYPE_CHECKING
 
-from capd_client.blocking.interfaces import Interface, InterfaceWatcher, get_capabilities, get_driver_counters
+from capd_client.blocking.interfaces import Interface, InterfaceWatcher
 from capd_client.blocking.questions import (
-    Revocation,
     flush_capture,
+    get_capabilities,
+    get_driver_counters,
     list_captures,
     revoke_captures,
     rotate_capture,
@@ -24,6 +25,7 @@ from capd_client.blocking.statistics import LiveInterfaceStats
 from capd_client.conversation import events
 from capd_client.conversation.events import CaptureEvent, EventType
 from capd_client.conversation.interface_picture import InterfaceChanged
+from capd_client.conversation.questions import Revocation
 from capd_client.conversation.statistics import ReceivedDropped
 from capd_client.errors import (
     BadFilterError,

@@ -126,7 +126,11 @@ class InterfaceWatcher(_Subscription):
     """
 
     def __init__(self, *, socket_path: SocketPath = None) -> None:
-        """Prepare to watch; nothing is asked for yet."""
+        """Prepare to watch; nothing is asked for yet.
+
+        Args:
+            socket_path: where the daemon listens; None: as for ``CaptureSession``.
+        """
         self._picture = Picture()
         super().__init__(WatchInterfaces(), socket_path, self._picture)
 

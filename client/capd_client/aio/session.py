@@ -11,7 +11,7 @@ from capd_client.conversation.capture import Answered, Asked
 from capd_client.conversation.events import CaptureEvent, Event, EventType, Wanted, pair_of, wanted_types
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
 from capd_client.errors import CaptureEnded, DaemonGone
-from capd_client.request.options import CaptureArguments, Place, checked_capture, make_request
+from capd_client.request.options import CaptureArguments, Place, checked_capture, make_request, shows_arguments
 from capd_client.transport.connect import Transport, connect_for, offer_of
 from capd_client.transport.passed import CaptureFiles
 from capd_protocol.messages import AttachCapture, FlushCapture, RotateCapture, Rotated, SnapshotTaken, StartCapture
@@ -33,6 +33,7 @@ class CaptureSession(SessionBase):
                     print(f"{message} new packets, {capture.packetcount} in all")
     """
 
+    @shows_arguments
     def __init__(
         self,
         *,
@@ -45,7 +46,7 @@ class CaptureSession(SessionBase):
         Args:
             socket_path: as for the blocking session.
             events: which events beyond wirepy's iteration gives, too: ``"all"``, or some by type or name.
-            **arguments: see ``capd_client.request.options.CaptureArguments``.
+            **arguments: see ``capd_client.CaptureArguments``.
 
         Raises:
             InvalidArgument: an argument is impossible, or an event is none.

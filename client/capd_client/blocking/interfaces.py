@@ -4,17 +4,13 @@ import time
 from collections.abc import Iterator
 from functools import cached_property
 
-from capd_client.blocking.questions import ask
+from capd_client.blocking.questions import ask, get_capabilities
 from capd_client.conversation.interface_picture import InterfaceChanged, Picture
 from capd_client.conversation.message_stream import MessageStream
-from capd_client.errors import BrokenPipe, InterfaceError, NoEvents
+from capd_client.errors import BrokenPipe, NoEvents
 from capd_client.transport.connect import SocketPath, connect_and_send
 from capd_protocol.formats.linktypes import LinkLayerType
 from capd_protocol.messages import (
-    Capabilities,
-    DriverCounters,
-    GetCapabilities,
-    GetDriverCounters,
     InterfaceList,
     ListInterfaces,
     WatchInterfaces,
@@ -33,7 +29,7 @@ class Interface:
         interface_type: one of ``IF_…``.
         addresses: IPv4 and IPv6 addresses, as text.
         loopback: whether it is the loopback interface.
-        info: all that the daemon knows.
+        info: all that the daemon knows; None where it was made by its name alone.
     """
 
     IF_WIRED = int(InterfaceType.WIRED)
@@ -59,6 +55,19 @@ class Interface:
         info: InterfaceInfo | None = None,
         socket_path: SocketPath = None,
     ) -> None:
+        """Describe an interface, as wirepy does; ``list_interfaces`` gives all that there are.
+
+        Args:
+            name: as the attribute, and so the next ones.
+            number: see there.
+            vendor_name: see there.
+            friendly_name: see there.
+            interface_type: see there.
+            addresses: see there.
+            loopback: see there.
+            info: see there.
+            socket_path: where the daemon listens that is asked for ``capabilities``.
+        """
         self.name = name
         self.number = number
         self.vendor_name = vendor_name
@@ -80,6 +89,9 @@ class Interface:
     @classmethod
     def list_interfaces(cls, *, socket_path: SocketPath = None) -> list["Interface"]:
         """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
+
+        Args:
+            socket_path: where the daemon listens; None: as for ``CaptureSession``.
 
         Raises:
             ChildError: the daemon cannot tell.
@@ -153,46 +165,6 @@ class Interface:
             return "UNKNOWN"
 
 
-def _check_name(interface: str) -> None:
-    """Refuse what is no text, and so no name that can be asked about.
-
-    Raises:
-        InterfaceError: it has half a surrogate pair, which also stands for a byte that is no UTF-8.
-    """
-    try:
-        interface.encode()
-    except UnicodeEncodeError as error:
-        text = f"there is no interface {interface[:64]!r}: 'capctl interfaces' shows which there are"
-        raise InterfaceError(text) from error
-
-
-def get_capabilities(interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None) -> Capabilities:
-    """Return all that libpcap says of an interface, its sources of timestamps too.
-
-    Raises:
-        ChildError: as ``Interface.get_interface_capabilities``.
-    """
-    _check_name(interface)
-    request = GetCapabilities(interface=interface, monitor_mode=monitor_mode)
-    reply = next(ask(request, socket_path, may_start=True))
-    if not isinstance(reply, Capabilities):
-        raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
-    return reply
-
-
-def get_driver_counters(interface: str, *, socket_path: SocketPath = None) -> dict[str, int]:
-    """Return the counters that an interface's driver keeps (``ethtool -S``), by its own names.
-
-    Raises:
-        InterfaceError: there is no such interface.
-    """
-    _check_name(interface)
-    reply = next(ask(GetDriverCounters(interface=interface), socket_path, may_start=True))
-    if not isinstance(reply, DriverCounters):
-        raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
-    return reply.counters
-
-
 class InterfaceWatcher:
     """Tells what happens to interfaces, and which there are.
 
@@ -207,6 +179,9 @@ class InterfaceWatcher:
 
     def __init__(self, *, socket_path: SocketPath = None) -> None:
         """Begin to watch.
+
+        Args:
+            socket_path: where the daemon listens; None: as for ``CaptureSession``.
 
         Raises:
             DaemonUnavailable: there is no daemon at ``socket_path``.

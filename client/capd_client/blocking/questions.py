@@ -1,42 +1,32 @@
-"""Requests that are no capture: asked on a connection of their own, answered, or followed as long as one likes."""
+"""Requests that are no capture: asked on a connection of their own, and answered."""
 
 import time
 from collections.abc import Iterator
-from typing import NamedTuple, TypeVar
 
 from capd_client.conversation.message_stream import MessageStream
-from capd_client.conversation.session_base import SNAPSHOT_TIMEOUT_S
-from capd_client.errors import BrokenPipe
-from capd_client.request.options import checked_capture, checked_snapshot, checked_user
-from capd_client.transport.connect import SocketPath, connect_and_send
-from capd_protocol.arguments import RANGES
-from capd_protocol.messages import (
-    CaptureList,
-    CaptureSummary,
-    FlushCapture,
-    Flushed,
-    ListCaptures,
-    Message,
-    Permissions,
-    Request,
-    RevokeCaptures,
-    Revoked,
-    RevokedCapture,
-    RotateCapture,
-    Rotated,
-    SnapshotTaken,
-    StopCapture,
-    Stopping,
-    WhoAmI,
+from capd_client.conversation.questions import (
+    REPLY_TIMEOUT_S,
+    Answer,
+    Question,
+    Replies,
+    Revocation,
+    capabilities_of,
+    capture_flushed,
+    capture_rotated,
+    capture_stopped,
+    captures_listed,
+    captures_revoked,
+    driver_counters_of,
+    late,
+    snapshot_taken,
+    who_asks,
 )
-
-_Expected = TypeVar("_Expected", bound=Message)
-
-_REPLY_TIMEOUT_S = 30.0
+from capd_client.transport.connect import SocketPath, connect_and_send
+from capd_protocol.messages import Capabilities, CaptureSummary, Message, Permissions, Request
 
 
 def ask(
-    request: Request, socket_path: SocketPath, *, may_start: bool = False, timeout_s: float = _REPLY_TIMEOUT_S
+    request: Request, socket_path: SocketPath, *, may_start: bool = False, timeout_s: float = REPLY_TIMEOUT_S
 ) -> Iterator[Message]:
     """Ask, and yield the messages of the answer; whoever asks knows which one is the last.
 
@@ -52,7 +42,7 @@ def ask(
         while True:
             data = transport.receive(max(0, deadline_s - time.monotonic()))
             if data is None:
-                raise BrokenPipe(f"capd did not answer within {timeout_s:g} s")
+                raise late(timeout_s)
             yield from stream.receive(data)
     finally:
         transport.close()
@@ -61,37 +51,36 @@ def ask(
 def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ...]:
     """Return the captures of this user that run now, oldest first; for root, everybody's.
 
+    Args:
+        socket_path: where the daemon listens; None: as for ``CaptureSession``.
+
     Raises:
         DaemonUnavailable: there is no daemon.
         BrokenPipe: it does not answer.
     """
-    found: list[CaptureSummary] = []
-    for reply in ask(ListCaptures(), socket_path):
-        if not isinstance(reply, CaptureList):
-            raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
-        found += reply.captures
-        if reply.is_last:
+    return _answer_to(captures_listed(), socket_path)
+
+
+def _answer_to(question: Question[Answer], socket_path: SocketPath) -> Answer:
+    replies = Replies(question)
+    for message in ask(question.request, socket_path, may_start=question.may_start, timeout_s=question.timeout_s):
+        replies.take(message)
+        if replies.is_complete:
             break
-    return tuple(found)
-
-
-def _ask_one(
-    request: Request, expected: type[_Expected], socket_path: SocketPath, timeout_s: float = _REPLY_TIMEOUT_S
-) -> _Expected:
-    reply = next(ask(request, socket_path, timeout_s=timeout_s))
-    if not isinstance(reply, expected):
-        raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
-    return reply
+    return replies.answer()
 
 
 def who_am_i(*, socket_path: SocketPath = None) -> Permissions:
     """Return who this process is to the daemon, and what policy lets it do.
 
+    Args:
+        socket_path: where the daemon listens; None: as for ``CaptureSession``.
+
     Raises:
         DaemonUnavailable: there is no daemon.
         BrokenPipe: it does not answer.
     """
-    return _ask_one(WhoAmI(), Permissions, socket_path)
+    return _answer_to(who_asks(), socket_path)
 
 
 def stop_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:
@@ -108,19 +97,7 @@ def stop_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:
         DaemonUnavailable: there is no daemon.
         BrokenPipe: it does not answer.
     """
-    _ask_one(StopCapture(capture=checked_capture(capture)), Stopping, socket_path)
-
-
-class Revocation(NamedTuple):
-    """What has come of a revocation; captures of which nothing is said run on.
-
-    Attributes:
-        ended: what was revoked, or would be, oldest first; with ``capture_id``, ``user_id``, ``name`` and ``why``.
-        kept: captures of users whose groups are not known now, so that nobody can tell, oldest first.
-    """
-
-    ended: tuple[RevokedCapture, ...]
-    kept: tuple[RevokedCapture, ...]
+    _answer_to(capture_stopped(capture), socket_path)
 
 
 def revoke_captures(
@@ -145,17 +122,7 @@ def revoke_captures(
         ResourceError: it is stopping.
         BrokenPipe: it does not answer.
     """
-    request = RevokeCaptures(user_id=None if user is None else checked_user(user), dry_run=dry_run)
-    ended: list[RevokedCapture] = []
-    kept: list[RevokedCapture] = []
-    for reply in ask(request, socket_path):
-        if not isinstance(reply, Revoked):
-            raise BrokenPipe(f"capd answered with a {type(reply).__name__}")
-        ended += reply.ended
-        kept += reply.kept
-        if reply.is_last:
-            break
-    return Revocation(tuple(ended), tuple(kept))
+    return _answer_to(captures_revoked(user, dry_run), socket_path)
 
 
 def rotate_capture(capture: int | str, *, socket_path: SocketPath = None) -> str:
@@ -172,7 +139,7 @@ def rotate_capture(capture: int | str, *, socket_path: SocketPath = None) -> str
         DaemonUnavailable: there is no daemon.
         BrokenPipe: it does not answer.
     """
-    return _ask_one(RotateCapture(capture=checked_capture(capture)), Rotated, socket_path).file_name
+    return _answer_to(capture_rotated(capture), socket_path)
 
 
 def flush_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:
@@ -189,7 +156,7 @@ def flush_capture(capture: int | str, *, socket_path: SocketPath = None) -> None
         DaemonUnavailable: there is no daemon.
         BrokenPipe: it does not answer.
     """
-    _ask_one(FlushCapture(capture=checked_capture(capture)), Flushed, socket_path)
+    _answer_to(capture_flushed(capture), socket_path)
 
 
 def snapshot_capture(capture: int | str, *, after: float | None = None, socket_path: SocketPath = None) -> str:
@@ -209,6 +176,35 @@ def snapshot_capture(capture: int | str, *, after: float | None = None, socket_p
         DaemonUnavailable: there is no daemon.
         BrokenPipe: it does not answer.
     """
-    request = checked_snapshot(checked_capture(capture), after)
-    timeout_s = (RANGES["after"].greatest if after is None else after) + SNAPSHOT_TIMEOUT_S
-    return _ask_one(request, SnapshotTaken, socket_path, timeout_s).file_name
+    return _answer_to(snapshot_taken(capture, after), socket_path)
+
+
+def get_capabilities(interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None) -> Capabilities:
+    """Return all that libpcap says of an interface, its sources of timestamps too.
+
+    Args:
+        interface: its name.
+        monitor_mode: ask for the link-layer types that it has in monitor mode.
+        socket_path: where the daemon listens; None: as for ``CaptureSession``.
+
+    Raises:
+        InterfaceError: there is no such interface, or it is down.
+        UnsupportedError: libpcap cannot open it.
+        NotPermitted: there is only a private daemon, without the privilege to open it.
+        BrokenPipe: the daemon does not answer.
+    """
+    return _answer_to(capabilities_of(interface, monitor_mode), socket_path)
+
+
+def get_driver_counters(interface: str, *, socket_path: SocketPath = None) -> dict[str, int]:
+    """Return the counters that an interface's driver keeps (``ethtool -S``), by its own names.
+
+    Args:
+        interface: its name.
+        socket_path: where the daemon listens; None: as for ``CaptureSession``.
+
+    Raises:
+        InterfaceError: there is no such interface.
+        BrokenPipe: the daemon does not answer.
+    """
+    return _answer_to(driver_counters_of(interface), socket_path)

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from capd_client.blocking.interfaces import Interface, InterfaceWatcher, get_capabilities
+from capd_client.blocking.interfaces import Interface, InterfaceWatcher
+from capd_client.blocking.questions import get_capabilities
 from capd_client.blocking.statistics import LiveInterfaceStats
 from capd_client.cli.output import show, show_json, show_screen
 from capd_client.cli.text import count, shorten, si, table, width_of

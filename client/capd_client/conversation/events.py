@@ -224,7 +224,11 @@ def wanted_types(wanted: Wanted) -> frozenset[EventType]:
 
 
 def pair_of(event: CaptureEvent) -> Event:
-    """Return wirepy's view of an event."""
+    """Return wirepy's view of an event.
+
+    Args:
+        event: as ``CaptureSession.next_event`` returns it.
+    """
     spec = EVENTS[type(event)]
     is_bad_filter = isinstance(event, Refused) and event.failure.code == FailureCode.BAD_FILTER
     return SP_BAD_FILTER if is_bad_filter else spec.type, spec.message_of(event)

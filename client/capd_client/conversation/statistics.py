@@ -83,6 +83,9 @@ class StatisticsBase:
     def details(self, interface: str) -> InterfaceCounts:
         """Return all counts of an interface, by the kernel's names (struct rtnl_link_stats64).
 
+        Args:
+            interface: its name.
+
         Raises:
             KeyError: it is not there.
             BrokenPipe: the daemon went away.

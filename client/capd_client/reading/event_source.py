@@ -20,9 +20,18 @@ class EventSource(Protocol):
         ...
 
     def open_file(self, path: str) -> BinaryIO:
-        """Open one of the capture's files."""
+        """Open one of the capture's files.
+
+        Args:
+            path: as the capture announced it.
+        """
         ...
 
     def next_event(self, block: bool = True, timeout: float | None = None) -> CaptureEvent:
-        """Return the next event."""
+        """Return the next event.
+
+        Args:
+            block: wait for one; False: only one that is there already.
+            timeout: wait at most so many seconds.
+        """
         ...

@@ -1,13 +1,14 @@
 """Arguments of a capture, as wirepy has them, turned into a request and a directory."""
 
 import contextlib
+import inspect
 import os
 import pwd
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypedDict, cast, runtime_checkable
+from typing import Any, Literal, Protocol, TypedDict, TypeVar, cast, runtime_checkable
 
 from capd_client.errors import DestinationError, InvalidArgument
 from capd_protocol.arguments import (
@@ -51,7 +52,18 @@ class _InterfaceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureInterface(_InterfaceOptions):
-    """An interface with options of its own; what is None is as for the whole capture."""
+    """An interface with options of its own; what is None is as for the whole capture.
+
+    Attributes:
+        name: of the interface, or a pattern.
+        capture_filter: as in ``CaptureArguments``.
+        snaplen: as in ``CaptureArguments``, in bytes.
+        promiscuous: as in ``CaptureArguments``.
+        monitor_mode: as in ``CaptureArguments``.
+        kernel_buffer_size: as in ``CaptureArguments``, in MiB.
+        link_layer_type: as in ``CaptureArguments``.
+        wifi_channel: as in ``CaptureArguments``.
+    """
 
     name: str
 
@@ -174,6 +186,21 @@ class CaptureArguments(TypedDict, total=False):
     pass_files: bool | None
     name: str | None
     detach: bool | None
+
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def shows_arguments(init: _Init) -> _Init:
+    """Have ``help`` and ``inspect.signature`` show each of ``CaptureArguments`` in place of ``**arguments``."""
+    signature = inspect.signature(init)
+    shown = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    shown += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in CaptureArguments.__annotations__.items()
+    ]
+    vars(init)["__signature__"] = signature.replace(parameters=shown)
+    return init
 
 
 #: What a value may be as.

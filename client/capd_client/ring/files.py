@@ -52,7 +52,12 @@ class Span:
         return datetime_of(self.end_ns)
 
     def overlaps(self, first_ns: int, last_ns: int | None) -> bool:
-        """Whether it has a part of what lasts from the first to the last nanosecond, None being the present."""
+        """Whether it has a part of what lasts from the first to the last nanosecond.
+
+        Args:
+            first_ns: since 1970-01-01 00:00 UTC.
+            last_ns: since the same moment; None: the present.
+        """
         return (self.end_ns is None or first_ns < self.end_ns) and (
             self.start_ns is None or last_ns is None or last_ns >= self.start_ns
         )
@@ -99,6 +104,9 @@ class RingFile:
         """Whether it may have packets of a span; for certain, where it is known which packets it has.
 
         An empty file has none of any span, but of all time it is one of the files.
+
+        Args:
+            span: from when until when.
         """
         if span == Span():
             return True
@@ -215,7 +223,12 @@ class HasRingFiles(Protocol):
     """A session, as far as it knows the files of its ring."""
 
     def ring_files(self, start: Time | None = None, end: Time | None = None) -> tuple[RingFile, ...]:
-        """Return the files that may have packets of a span."""
+        """Return the files that may have packets of a span.
+
+        Args:
+            start: only those with packets of that time or later.
+            end: only those with packets before that time.
+        """
         ...
 
 

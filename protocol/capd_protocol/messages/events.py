@@ -14,17 +14,21 @@ class InterfaceCounters(JsonMessage, frozen=True):
 
     Always, once the capture has ended:
     ``received_total == written_total + kernel_drops_total + writer_drops_total + excess_total``.
+
+    Attributes:
+        interface: its name.
+        received_total: passed the filter, lost or not (the kernel's ``tp_packets``).
+        written_total: in the files.
+        kernel_drops_total: no room in the ring: the worker or the disk was too slow.
+        writer_drops_total: captured, but the file could not be written.
+        excess_total: captured after a limit had ended the capture (autostop): on purpose in no file.
     """
 
     interface: str
-    #: Passed the filter, lost or not (the kernel's ``tp_packets``).
     received_total: int = 0
     written_total: int = 0
-    #: No room in the ring: the worker or the disk was too slow.
     kernel_drops_total: int = 0
-    #: Captured, but the file could not be written.
     writer_drops_total: int = 0
-    #: Captured after a limit had ended the capture (autostop): on purpose in no file.
     excess_total: int = 0
 
     @property
@@ -44,15 +48,22 @@ class Counters(JsonMessage, frozen=True, tag="counters"):
 
 
 class FileClosed(JsonMessage, frozen=True, tag="file_closed"):
-    """A file is complete: statistics at its end, nothing will be added."""
+    """A file is complete: statistics at its end, nothing will be added.
+
+    Attributes:
+        name: its path; in the protocol, its name.
+        packets: how many it has.
+        size_bytes: of the whole file.
+        first_timestamp_ns: of its packets, the earliest, since 1970-01-01 00:00 UTC; None in a file without packets.
+        last_timestamp_ns: of its packets, the latest; None in a file without packets.
+        drops: packets dropped while it was the current file, of all interfaces.
+    """
 
     name: str
     packets: int
     size_bytes: int
-    #: None in a file without packets.
     first_timestamp_ns: int | None
     last_timestamp_ns: int | None
-    #: Dropped while it was the current file, all interfaces.
     drops: int
 
     @property
@@ -77,7 +88,13 @@ class DeletionReason(enum.StrEnum):
 
 
 class FileDeleted(JsonMessage, frozen=True, tag="file_deleted"):
-    """The oldest file of a ring was deleted, as its limits demand."""
+    """The oldest file of a ring was deleted, as its limits demand.
+
+    Attributes:
+        name: its path; in the protocol, its name.
+        reason: which limit demanded it.
+        size_bytes: how much room that made.
+    """
 
     name: str
     reason: DeletionReason
@@ -85,26 +102,44 @@ class FileDeleted(JsonMessage, frozen=True, tag="file_deleted"):
 
 
 class InterfaceLost(JsonMessage, frozen=True, tag="interface_lost"):
-    """An interface is gone; the capture goes on with the others, if there are any."""
+    """An interface is gone; the capture goes on with the others, if there are any.
+
+    Attributes:
+        interface: its name.
+    """
 
     interface: str
 
 
 class InterfaceAttached(JsonMessage, frozen=True, tag="interface_attached"):
-    """An interface has come, or come back: its packets are in the capture from now on."""
+    """An interface has come, or come back: its packets are in the capture from now on.
+
+    Attributes:
+        interface: its name.
+    """
 
     interface: str
 
 
 class InterfaceSkipped(JsonMessage, frozen=True, tag="interface_skipped"):
-    """An interface that belongs to the capture cannot be in it; the text tells why."""
+    """An interface that belongs to the capture cannot be in it; the text tells why.
+
+    Attributes:
+        interface: its name.
+        text: why, as a sentence.
+    """
 
     interface: str
     text: str
 
 
 class Recording(JsonMessage, frozen=True, tag="recording"):
-    """A recorder runs: its rings are armed. It has no file until it writes a snapshot."""
+    """A recorder runs: its rings are armed. It has no file until it writes a snapshot.
+
+    Attributes:
+        memory_bytes: how much it may keep.
+        duration_s: how long it keeps a packet; None: as long as there is room.
+    """
 
     memory_bytes: int
     duration_s: float | None
@@ -119,28 +154,43 @@ class TriggerReason(enum.StrEnum):
 
 
 class Triggered(JsonMessage, frozen=True, tag="triggered"):
-    """A recorder begins with a snapshot of its own accord. Its file is told of as any other."""
+    """A recorder begins with a snapshot of its own accord. Its file is told of as any other.
+
+    Attributes:
+        reason: what has triggered it.
+        interface: where; None where it is about all of them.
+    """
 
     reason: TriggerReason
-    #: None where it is about all of them.
     interface: str | None = None
 
 
 class TriggersIgnored(JsonMessage, frozen=True, tag="triggers_ignored"):
-    """While a triggered snapshot was written, and in the cool-down after it, triggers came that began no other."""
+    """While a triggered snapshot was written, and in the cool-down after it, triggers came that began no other.
 
-    #: Packets that match the filter, seconds with too many packets, links that went down.
+    Attributes:
+        triggers: packets that match the filter, seconds with too many packets, links that went down.
+    """
+
     triggers: int
 
 
 class SnapshotFailed(JsonMessage, frozen=True, tag="snapshot_failed"):
-    """What was triggered was not written, or not all of it; the recorder goes on."""
+    """What was triggered was not written, or not all of it; the recorder goes on.
+
+    Attributes:
+        failure: why.
+    """
 
     failure: Failure
 
 
 class Lagged(JsonMessage, frozen=True, tag="lagged"):
-    """This client read too slowly: so many events were not kept for it. Counts were merged, none is missing."""
+    """This client read too slowly: so many events were not kept for it. Counts were merged, none is missing.
+
+    Attributes:
+        events: how many.
+    """
 
     events: int
 
@@ -169,7 +219,12 @@ class EndReason(enum.StrEnum):
 
 
 class Ended(JsonMessage, frozen=True, tag="ended"):
-    """The last event of a capture."""
+    """The last event of a capture.
+
+    Attributes:
+        reason: why it ended.
+        interfaces: where each interface's packets are, in the order of the session's interfaces.
+    """
 
     reason: EndReason
     interfaces: tuple[InterfaceCounters, ...]

@@ -27,14 +27,21 @@ class FailureCode(enum.StrEnum):
 
 
 class Failure(JsonMessage, frozen=True):
-    """Why something was not done: one sentence for people, the rest for programs."""
+    """Why something was not done: one sentence for people, the rest for programs.
+
+    Attributes:
+        code: what can be done about it.
+        text: one sentence for people.
+        argument: the argument or file name that it is about; None where it is about none.
+        interface: the interface that it is about; None where it is about none.
+        interface_index: its place among those asked for, from 0; with ``BAD_FILTER``.
+        position: characters before the place where the filter goes wrong, where that could be found; with
+            ``BAD_FILTER``.
+    """
 
     code: FailureCode
     text: str
-    #: The argument, interface or file name that it is about.
     argument: str | None = None
     interface: str | None = None
-    #: Of the interface among those asked for; with BAD_FILTER.
     interface_index: int | None = None
-    #: Characters before the place where the filter goes wrong, where that could be found; with BAD_FILTER.
     position: int | None = None

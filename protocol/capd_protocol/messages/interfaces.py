@@ -22,57 +22,82 @@ class InterfaceType(enum.IntEnum):
 
 
 class Link(JsonMessage, frozen=True):
-    """A network interface, as the kernel describes it. What is not known is None."""
+    """A network interface, as the kernel describes it. What is not known is None.
+
+    Attributes:
+        index: the kernel's number for it.
+        name: what ``CaptureSession`` takes.
+        loopback: whether it is the loopback interface.
+        is_up: whether an administrator has brought it up.
+        state: as ``ip link`` shows it, in lower case: up, down, lowerlayerdown, unknown …
+        mtu: bytes of the largest packet, without the link-layer header.
+        hardware_type: ``ARPHRD_…`` (linux/if_arp.h).
+        mac_address: as text, with colons.
+        kind: of a virtual interface: veth, bridge, vlan, tun …
+        bound_to_index: of the interface that it is bound to; in ``bound_to_namespace``, if that is known.
+        bound_to_namespace: how the kernel numbers the other network namespace that ``bound_to_index`` is in; None: it
+            is in this one.
+        master_index: of the bridge or bond that it belongs to.
+        alias: what an administrator called it; may be empty.
+        addresses: without prefix lengths, in the kernel's order.
+    """
 
     index: int
     name: str
     loopback: bool
     is_up: bool
-    #: As ``ip link`` shows it, in lower case: up, down, lowerlayerdown, unknown …
     state: str
     mtu: int
-    #: ``ARPHRD_…`` (linux/if_arp.h).
     hardware_type: int
     mac_address: str | None = None
-    #: Of a virtual interface: veth, bridge, vlan, tun …
     kind: str | None = None
-    #: The interface that it is bound to: its index, which is in that namespace if one is named.
     bound_to_index: int | None = None
-    #: How the kernel numbers the other network namespace that ``bound_to_index`` is in; None: it is in this one.
     bound_to_namespace: int | None = None
-    #: Index of the bridge or bond that it belongs to.
     master_index: int | None = None
-    #: What an administrator called it.
     alias: str = ""
-    #: Without prefix lengths, in the kernel's order.
     addresses: tuple[str, ...] = ()
 
 
 class InterfaceInfo(JsonMessage, frozen=True):
-    """A device that libpcap can capture on."""
+    """A device that libpcap can capture on.
+
+    Attributes:
+        name: what ``CaptureSession`` takes.
+        number: position in libpcap's order, from 1.
+        description: libpcap's words, mostly for what is no network interface.
+        interface_type: one of ``InterfaceType``.
+        loopback: whether it is the loopback interface.
+        addresses: IPv4 and IPv6 addresses, as text.
+        link: None for what is no network interface; then nothing of what follows is known either.
+        speed_bits_per_s: None where it is not known.
+        driver: its driver's name.
+        bus: where on its bus the device is, as ethtool says.
+        network_namespace: the daemon's, as in ``readlink /proc/PID/ns/net``.
+        may_capture: whether policy lets the one who asked capture there.
+    """
 
     name: str
-    #: Position in libpcap's order, from 1.
     number: int
-    #: libpcap's words, mostly for what is no network interface.
     description: str = ""
     interface_type: int = InterfaceType.WIRED
     loopback: bool = False
     addresses: tuple[str, ...] = ()
-    #: None for what is no network interface; then nothing of what follows is known either.
     link: Link | None = None
     speed_bits_per_s: int | None = None
     driver: str | None = None
-    #: Where on its bus the device is, as ethtool says.
     bus: str | None = None
-    #: The daemon's, as in ``readlink /proc/PID/ns/net``.
     network_namespace: str | None = None
-    #: Whether policy lets the one who asked capture there.
     may_capture: bool = False
 
 
 class LinkLayer(JsonMessage, frozen=True):
-    """A link-layer type that an interface can be captured with."""
+    """A link-layer type that an interface can be captured with.
+
+    Attributes:
+        dlt: its ``DLT_`` number on Linux.
+        name: such as ``EN10MB``.
+        description: a few words for people.
+    """
 
     dlt: int
     name: str
@@ -80,7 +105,12 @@ class LinkLayer(JsonMessage, frozen=True):
 
 
 class TimestampType(JsonMessage, frozen=True):
-    """A source of timestamps that libpcap offers for an interface."""
+    """A source of timestamps that libpcap offers for an interface.
+
+    Attributes:
+        name: such as ``host`` or ``adapter``.
+        description: a few words for people.
+    """
 
     name: str
     description: str
@@ -98,7 +128,23 @@ class InterfaceChange(enum.StrEnum):
 
 
 class InterfaceCounts(msgspec.Struct, frozen=True, array_like=True, kw_only=True, repr_omit_defaults=True):
-    """What the kernel has counted on one interface (struct rtnl_link_stats64), since a beginning."""
+    """What the kernel has counted on one interface (struct rtnl_link_stats64), since a beginning.
+
+    Attributes:
+        name: of the interface.
+        rx_packets: received.
+        tx_packets: sent.
+        rx_bytes: received.
+        tx_bytes: sent.
+        rx_errors: bad packets that were received.
+        tx_errors: packets that could not be sent.
+        rx_dropped: received, and dropped by the kernel.
+        tx_dropped: dropped by the kernel before they were sent.
+        multicast: of those received, multicast.
+        rx_missed_errors: dropped by the device for lack of room.
+        rx_fifo_errors: lost for an overrun of the device.
+        tx_fifo_errors: not sent for an underrun of the device.
+    """
 
     name: str
     rx_packets: int = 0

@@ -51,13 +51,30 @@ class SnapshotTaken(JsonMessage, frozen=True, tag="snapshot_taken"):
 
 
 class Refused(JsonMessage, frozen=True, tag="refused"):
-    """Nothing was done, and nothing of it remains."""
+    """Nothing was done, and nothing of it remains.
+
+    Attributes:
+        failure: why.
+    """
 
     failure: Failure
 
 
 class CaptureSummary(JsonMessage, frozen=True):
-    """One line of the list of captures."""
+    """One line of the list of captures.
+
+    Attributes:
+        capture_id: the daemon's number for it.
+        user_id: of its owner.
+        interfaces: names and patterns, as they were asked for.
+        file_name: what its files are named after, without a directory.
+        started_ns: when it began, since 1970-01-01 00:00 UTC.
+        files_total: files opened so far.
+        packets_total: packets in the files so far.
+        drops_total: packets lost so far.
+        name: what its owner calls it; None where it has no name.
+        is_contained: whether ``user_id`` is that of a container's user, which says nothing about this machine's.
+    """
 
     capture_id: int
     user_id: int
@@ -68,7 +85,6 @@ class CaptureSummary(JsonMessage, frozen=True):
     packets_total: int
     drops_total: int
     name: str | None = None
-    #: Whether ``user_id`` is that of a container's user, which says nothing about this machine's.
     is_contained: bool = False
 
     @property
@@ -104,14 +120,20 @@ class CaptureList(JsonMessage, frozen=True, tag="captures"):
 
 
 class RevokedCapture(JsonMessage, frozen=True):
-    """A capture that is revoked, or is kept since nobody can tell now whether it should be."""
+    """A capture that is revoked, or is kept since nobody can tell now whether it should be.
+
+    Attributes:
+        capture_id: the daemon's number for it.
+        user_id: of its owner.
+        why: some words for people.
+        name: what its owner calls it; None where it has no name.
+        is_contained: as in the list.
+    """
 
     capture_id: int
     user_id: int
-    #: Some words for people, of at most MAX_WHY_CHARACTERS.
     why: str
     name: str | None = None
-    #: As in the list.
     is_contained: bool = False
 
 
@@ -129,32 +151,46 @@ class Revoked(JsonMessage, frozen=True, tag="revoked"):
 
 
 class Permission(JsonMessage, frozen=True):
-    """What one rule of the policy lets the peer do; None: as much as there is."""
+    """What one rule of the policy lets the peer do; None: as much as there is.
+
+    Attributes:
+        rule: its name in the configuration.
+        interfaces: patterns of names.
+        filter: only packets that match it are captured; empty: all.
+        max_snaplen_bytes: no packet is kept longer.
+        promiscuous: whether packets for others may be captured.
+        monitor_mode: whether all that a radio hears may be captured.
+        max_captures: at once.
+        max_disk_bytes: in files at once.
+        max_duration_s: of a capture.
+    """
 
     rule: str
-    #: Patterns of names.
     interfaces: tuple[str, ...]
-    #: Only packets that match it are captured.
     filter: str
     max_snaplen_bytes: int
     promiscuous: bool
     monitor_mode: bool
-    #: At once.
     max_captures: int | None
-    #: In files at once.
     max_disk_bytes: int | None
     max_duration_s: float | None
 
 
 class Permissions(JsonMessage, frozen=True, tag="permissions"):
-    """Who the peer is to the kernel, and what it may do: on each interface, what the first fitting rule allows."""
+    """Who the peer is to the kernel, and what it may do: on each interface, what the first fitting rule allows.
+
+    Attributes:
+        user_id: to the kernel.
+        group_ids: to the kernel.
+        permissions: what each rule allows, in their order.
+        advice: whom to ask for more, as the end of a sentence.
+        is_contained: whether it came by the containers' socket, so that the ids are nobody's of the daemon's machine.
+    """
 
     user_id: int
     group_ids: tuple[int, ...]
     permissions: tuple[Permission, ...]
-    #: Whom to ask for more, as the end of a sentence.
     advice: str
-    #: Whether it came by the containers' socket, so that the ids are nobody's of the daemon's machine.
     is_contained: bool = False
 
 
@@ -167,10 +203,15 @@ class InterfaceList(JsonMessage, frozen=True, tag="interfaces"):
 
 
 class Capabilities(JsonMessage, frozen=True, tag="capabilities"):
-    """What one interface can do."""
+    """What one interface can do.
+
+    Attributes:
+        can_rfmon: whether it has a monitor mode.
+        link_layers: its link-layer types, the default first.
+        timestamp_types: its sources of timestamps.
+    """
 
     can_rfmon: bool
-    #: Its default first.
     link_layers: tuple[LinkLayer, ...]
     timestamp_types: tuple[TimestampType, ...]
 

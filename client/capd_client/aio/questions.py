@@ -1,0 +1,203 @@
+"""Requests that are no capture, for asynchronous programs: asked on a connection of their own, and answered.
+
+They may be cancelled: the connection is closed then. What the daemon was asked to do, it may do nevertheless.
+"""
+
+from capd_client.aio.connection import Connection
+from capd_client.conversation.message_stream import MessageStream
+from capd_client.conversation.questions import (
+    Answer,
+    Question,
+    Replies,
+    Revocation,
+    capabilities_of,
+    capture_flushed,
+    capture_rotated,
+    capture_stopped,
+    captures_listed,
+    captures_revoked,
+    driver_counters_of,
+    late,
+    snapshot_taken,
+    who_asks,
+)
+from capd_client.errors import NoEvents
+from capd_client.transport.connect import SocketPath, Transport, connect_and_send
+from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
+
+
+async def _answer_to(question: Question[Answer], socket_path: SocketPath) -> Answer:
+    stream, replies = MessageStream(question.request), Replies(question)
+
+    def connect() -> Transport:
+        return connect_and_send(stream.opening(), socket_path, may_start=question.may_start)
+
+    def take(data: bytes) -> None:
+        for message in stream.receive(data):
+            replies.take(message)
+            if replies.is_complete:
+                break
+
+    connection = await Connection.open(connect, take)
+    try:
+        await connection.wait_for(lambda: replies.is_complete or None, question.timeout_s)
+    except NoEvents as error:
+        raise late(question.timeout_s) from error
+    finally:
+        await connection.aclose()
+    return replies.answer()
+
+
+async def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ...]:
+    """Return the captures of this user that run now, oldest first; for root, everybody's.
+
+    Args:
+        socket_path: where the daemon listens; None: as for ``CaptureSession``.
+
+    Raises:
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
+    """
+    return await _answer_to(captures_listed(), socket_path)
+
+
+async def who_am_i(*, socket_path: SocketPath = None) -> Permissions:
+    """Return who this process is to the daemon, and what policy lets it do.
+
+    Args:
+        socket_path: where the daemon listens; None: as for ``CaptureSession``.
+
+    Raises:
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
+    """
+    return await _answer_to(who_asks(), socket_path)
+
+
+async def stop_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:
+    """Have a capture end, and wait until it has: its files are complete. Sessions that hear of it get the last events.
+
+    Args:
+        capture: its number or name. Of several of that name (for root), this user's own.
+        socket_path: where the daemon listens.
+
+    Raises:
+        NoSuchCapture: this user has no such capture.
+        InvalidArgument: it is neither number nor name; or others' names, of which there are several.
+        ResourceError: it has not ended within 18 seconds; it is killed then.
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
+    """
+    await _answer_to(capture_stopped(capture), socket_path)
+
+
+async def revoke_captures(
+    user: int | str | None = None, dry_run: bool = False, *, socket_path: SocketPath = None
+) -> Revocation:
+    """Have captures end that today's rules would not grant as they run, or all of a user. Only for root.
+
+    When this returns they receive nothing more. Their sessions get the last events, and ``EndReason.REVOKED``.
+    Captures of the configuration are left alone, and without ``user`` those of root too.
+
+    Args:
+        user: name or number; all captures of this person end, those under subordinate ids too. None: of all users
+            those that the rules would not grant to who asked for them, with the groups of that time which the account
+            still has.
+        dry_run: only tell what would end.
+        socket_path: where the daemon listens.
+
+    Raises:
+        NotPermitted: this user may not.
+        InvalidArgument: there is no such user.
+        DaemonUnavailable: there is no daemon.
+        ResourceError: it is stopping.
+        BrokenPipe: it does not answer.
+    """
+    return await _answer_to(captures_revoked(user, dry_run), socket_path)
+
+
+async def rotate_capture(capture: int | str, *, socket_path: SocketPath = None) -> str:
+    """Have a ring go on in its next file; return that file's name when it has its header.
+
+    Args:
+        capture: as for ``stop_capture``.
+        socket_path: where the daemon listens.
+
+    Raises:
+        InvalidArgument: the capture has a single file, or this is its last one; else as ``stop_capture``.
+        ResourceError: the capture did not do it in time.
+        NoSuchCapture: this user has no such capture, or it has ended meanwhile.
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
+    """
+    return await _answer_to(capture_rotated(capture), socket_path)
+
+
+async def flush_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:
+    """Return when every packet that the kernel had before is in the capture's file.
+
+    Args:
+        capture: as for ``stop_capture``.
+        socket_path: where the daemon listens.
+
+    Raises:
+        ResourceError: the capture did not do it in time.
+        NoSuchCapture: this user has no such capture, or it has ended meanwhile.
+        InvalidArgument: as for ``stop_capture``.
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
+    """
+    await _answer_to(capture_flushed(capture), socket_path)
+
+
+async def snapshot_capture(capture: int | str, *, after: float | None = None, socket_path: SocketPath = None) -> str:
+    """Have a recorder write what it has; return the name of the file when it is complete.
+
+    Args:
+        capture: as for ``stop_capture``.
+        after: and what comes within so many seconds; None: as the recorder was told.
+        socket_path: where the daemon listens.
+
+    Raises:
+        InvalidArgument: the time is impossible, or the capture is no recorder; else as ``stop_capture``.
+        ResourceError: another snapshot is being written; or this one would exceed a limit, or the disk was too slow.
+        DiskError: the disk is full. What was written is whole.
+        DestinationError: the file cannot be created.
+        NoSuchCapture: this user has no such capture, or it has ended meanwhile.
+        DaemonUnavailable: there is no daemon.
+        BrokenPipe: it does not answer.
+    """
+    return await _answer_to(snapshot_taken(capture, after), socket_path)
+
+
+async def get_capabilities(
+    interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None
+) -> Capabilities:
+    """Return all that libpcap says of an interface, its sources of timestamps too.
+
+    Args:
+        interface: its name.
+        monitor_mode: ask for the link-layer types that it has in monitor mode.
+        socket_path: where the daemon listens; None: as for ``CaptureSession``.
+
+    Raises:
+        InterfaceError: there is no such interface, or it is down.
+        UnsupportedError: libpcap cannot open it.
+        NotPermitted: there is only a private daemon, without the privilege to open it.
+        BrokenPipe: the daemon does not answer.
+    """
+    return await _answer_to(capabilities_of(interface, monitor_mode), socket_path)
+
+
+async def get_driver_counters(interface: str, *, socket_path: SocketPath = None) -> dict[str, int]:
+    """Return the counters that an interface's driver keeps (``ethtool -S``), by its own names.
+
+    Args:
+        interface: its name.
+        socket_path: where the daemon listens; None: as for ``CaptureSession``.
+
+    Raises:
+        InterfaceError: there is no such interface.
+        BrokenPipe: the daemon does not answer.
+    """
+    return await _answer_to(driver_counters_of(interface), socket_path)
