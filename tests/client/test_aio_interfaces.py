@@ -20,7 +20,11 @@ from capd_client import (
     InterfaceChanged,
     InvalidArgument,
     NoEvents,
+    NoSuchCapture,
     aio,
+    get_capabilities,
+    get_driver_counters,
+    who_am_i,
 )
 from capd_protocol.messages.interfaces import InterfaceChange, Link
 from tests.capture.helpers import ip, kernel_setting
@@ -86,6 +90,53 @@ async def until_renamed(watcher: aio.InterfaceWatcher, name: str) -> InterfaceCh
         if (changed.change, changed.link.name) == (InterfaceChange.RENAMED, name):
             return changed
     raise AssertionError("it goes on for ever")
+
+
+# Questions ------------------------------------------------------------------------------------------------------
+
+
+def test_questions_have_the_answers_of_the_blocking_ones(
+    daemon: Daemon, backend: str, pair: tuple[str, str], tmp_path: Path
+) -> None:
+    interface, path = pair[0], daemon.socket_path
+
+    async def main() -> None:
+        savefile = tmp_path / "asked.pcapng"
+        ring = aio.CaptureSession(
+            interfaces=[interface], socket_path=path, savefile=savefile, ringbuffer_files=3, ringbuffer_filesize=1000
+        )
+        async with ring as capture:
+            number = capture.capture_id
+            assert number is not None
+            # Before and after: nothing else captures here.
+            assert [each.capture_id for each in await aio.list_captures(socket_path=path)] == [number]
+            await aio.flush_capture(number, socket_path=path)
+            assert (await aio.rotate_capture(number, socket_path=path)).startswith("asked_00002_")
+            with pytest.raises(InvalidArgument):
+                await aio.snapshot_capture(number, socket_path=path)
+            await aio.stop_capture(number, socket_path=path)
+            with pytest.raises(NoSuchCapture):
+                await aio.flush_capture(number, socket_path=path)
+        assert await aio.list_captures(socket_path=path) == ()
+        assert await aio.who_am_i(socket_path=path) == who_am_i(socket_path=path)
+        assert await aio.get_capabilities(interface, socket_path=path) == get_capabilities(interface, socket_path=path)
+        found = await aio.get_driver_counters(interface, socket_path=path)
+        assert found.keys() == get_driver_counters(interface, socket_path=path).keys()
+        assert await aio.revoke_captures(dry_run=True, socket_path=path) == ((), ())
+
+    run(backend, main)
+
+
+def test_a_question_that_is_cancelled_leaves_no_connection(held: Daemon, backend: str) -> None:
+    async def main() -> None:
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # only how many
+        held.process.send_signal(signal.SIGSTOP)
+        with anyio.move_on_after(0.1) as scope:
+            await aio.who_am_i(socket_path=held.socket_path)
+        assert scope.cancelled_caught
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+    run(backend, main)
 
 
 # As the blocking ones -------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Samples of all languages can be used as they stand; test_running runs those that capture."""
 
+import json
 import os
 import re
 import subprocess
@@ -90,22 +91,66 @@ def test_a_sample_of_the_configuration_can_be_used(
     assert check_config.main([os.fspath(path)]) == 0
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.long
-def test_samples_in_python_pass_mypy_strictly(tmp_path: Path) -> None:
-    found = samples("python")
-    for sample in found:
+#: What a stream yields follows from its arguments.
+_TYPED = """\
+from typing import assert_type
+
+from capd_client import Batch, CaptureSession, Gap, Packet, Reader, Stream, aio, read, stream
+
+
+def looked_at(session: CaptureSession, asynchronous: aio.CaptureSession, as_bytes: bool) -> None:
+    assert_type(stream(session), Stream[Batch | Gap])
+    assert_type(stream(session, as_bytes=False), Stream[Batch | Gap])
+    assert_type(stream(session, as_bytes=True), Stream[memoryview | Gap])
+    assert_type(stream(session, as_bytes=as_bytes), Stream[Batch | memoryview | Gap])
+    assert_type(aio.stream(asynchronous), aio.Stream[Batch | Gap])
+    assert_type(aio.stream(asynchronous, as_bytes=True), aio.Stream[memoryview | Gap])
+    assert_type(aio.stream(asynchronous, as_bytes=as_bytes), aio.Stream[Batch | memoryview | Gap])
+    assert_type(read(session), Reader)
+    assert_type(next(iter(read(session))), Packet)
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A directory with every sample in Python as a module, and with what types are promised."""
+    for sample in samples("python"):
         module = re.sub(r"\W", "_", str(sample))
         (tmp_path / f"{module}.py").write_text(sample.text, encoding="utf-8")
+    (tmp_path / "typed.py").write_text(_TYPED, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.long
+def test_samples_in_python_pass_mypy_strictly(programs: Path) -> None:
     roots = os.pathsep.join(str(CHECKOUT / name) for name in ("protocol", "client", "capd"))
     done = subprocess.run(
         # The cache is apart from that of the project's own modules, which are checked with other options.
         [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={CHECKOUT}/.mypy_cache/samples", "."],
-        cwd=tmp_path,
+        cwd=programs,
         env={**os.environ, "MYPYPATH": roots},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"no issues found in {len(found)} source files" in done.stdout
+    assert f"no issues found in {len(samples('python')) + 1} source files" in done.stdout
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.long
+def test_samples_in_python_pass_pyright_strictly(programs: Path) -> None:
+    roots = [str(CHECKOUT / name) for name in ("protocol", "client", "capd")]
+    settings = {"typeCheckingMode": "strict", "pythonVersion": "3.11", "pythonPlatform": "Linux", "extraPaths": roots}
+    (programs / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--outputjson", f"--pythonpath={sys.executable}"],
+        cwd=programs,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(done.stdout)
+    assert [each["message"] for each in found["generalDiagnostics"]] == []
+    assert found["summary"]["filesAnalyzed"] == len(samples("python")) + 1
