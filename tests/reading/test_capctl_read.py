@@ -37,7 +37,7 @@ DNS = ip(17, bytes(dpkt.udp.UDP(sport=9, dport=53, data=DNS_DATA, ulen=8 + len(D
         (TAGGED, "vlan 7, IP 198.18.0.1.50000 > 198.18.0.2.50001: UDP, length 18"),
         (ARP, "ARP Request who-has 10.0.0.2 tell 10.0.0.1"),
         (TCP, "IP 10.0.0.1.80 > 10.0.0.2.1234: Flags [S.], seq 5, ack 6, win 65535, length 0"),
-        (DNS, "IP 10.0.0.1.9 > 10.0.0.2.53: DNS query example.org, 0 answers"),
+        (DNS, "IP 10.0.0.1.9 > 10.0.0.2.53: DNS query A example.org"),
         (MACS + b"\x88\xccabc", "LLDP 02:00:00:00:00:01 > 02:00:00:00:00:02: length 17"),
         (MACS + b"\x88\xb5abc", "ethertype 0x88b5 02:00:00:00:00:01 > 02:00:00:00:00:02: length 17"),
         (b"short", "Ethernet [truncated], length 5"),

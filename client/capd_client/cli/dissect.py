@@ -10,12 +10,7 @@ from collections.abc import Callable
 from struct import unpack_from
 from typing import Any
 
-import dpkt as untyped_dpkt
-
-from capd_protocol.text import counted
-
-#: For DNS only. It has no types, and those that can be inferred from its source are wrong.
-dpkt: Any = untyped_dpkt
+from capd_client.cli import dns
 
 _IPV4, _LLDP = 0x0800, 0x88CC
 #: 802.1Q, 802.1ad, and what was used before that.
@@ -23,9 +18,14 @@ _TAGS = (0x8100, 0x88A8, 0x9100)
 #: Below it stands the length of an 802.3 frame, not a type.
 _LEAST_ETHERTYPE = 0x0600
 _ICMP = 1
+#: Also of mDNS, whose messages are the same.
+_DNS_PORTS = (53, 5353)
 #: IPv6 headers before the next one, and how many bytes each of their units has: hop-by-hop, routing, AH, options.
 _EXTENSIONS = {0: 8, 43: 8, 51: 4, 60: 8}
 _FRAGMENT = 44
+#: Of nearly every packet: compiled, they take half as long.
+_SHORT, _PORTS = struct.Struct("!H"), struct.Struct("!HH")
+_IP4, _IP4_ADDRESSES = struct.Struct("!BxH2xHxB"), struct.Struct("!4s4s")
 #: tcpdump's letters, in its order.
 _FLAGS = "FSRP.UEW"
 
@@ -55,7 +55,7 @@ def dissect(data: bytes, linktype: int) -> Found:
 
 def to_text(found: Found) -> str:
     """Return what ``dissect`` found as text; what a packet says in it stands there as it came."""
-    vlans = "".join(f"vlan {each}, " for each in found.get("vlans", ()))
+    vlans = "".join([f"vlan {each}, " for each in found["vlans"]]) if "vlans" in found else ""
     source, target = _with_port(found, "src"), _with_port(found, "dst")
     ends = f"{source} > {target}: " if source and target else ""
     return f"{vlans}{found['protocol']} {ends}{found['info']}"
@@ -63,7 +63,7 @@ def to_text(found: Found) -> str:
 
 def _with_port(found: Found, side: str) -> str:
     port = found.get(f"{side}_port")
-    return f"{found.get(side, '')}{f'.{port}' if port is not None else ''}"
+    return found.get(side, "") if port is None else f"{found.get(side, '')}.{port}"
 
 
 # Links ------------------------------------------------------------------------------------------------------------
@@ -71,8 +71,7 @@ def _with_port(found: Found, side: str) -> str:
 
 def _ethernet(data: bytes, found: Found) -> None:
     found["protocol"] = "Ethernet"
-    target, source, ethertype = unpack_from("!6s6sH", data)
-    _network(ethertype, data, 14, found, {"src": source.hex(":"), "dst": target.hex(":")})
+    _network(_SHORT.unpack_from(data, 12)[0], data, 14, found, has_macs=True)
 
 
 def _sll(data: bytes, found: Found) -> None:
@@ -100,7 +99,7 @@ _LINKTYPES: dict[int, Callable[[bytes, Found], None]] = {
 }
 
 
-def _network(ethertype: int, data: bytes, at: int, found: Found, ends: dict[str, str] | None = None) -> None:
+def _network(ethertype: int, data: bytes, at: int, found: Found, *, has_macs: bool = False) -> None:
     found["ethertype"] = ethertype
     while ethertype in _TAGS:
         (tag,) = unpack_from("!H", data, at)
@@ -118,7 +117,10 @@ def _network(ethertype: int, data: bytes, at: int, found: Found, ends: dict[str,
         case _:
             name = "LLDP" if ethertype == _LLDP else f"ethertype 0x{ethertype:04x}"
             is_length = ethertype < _LEAST_ETHERTYPE
-            found |= {"protocol": "802.3" if is_length else name, "info": f"length {len(data)}", **(ends or {})}
+            found |= {"protocol": "802.3" if is_length else name, "info": f"length {len(data)}"}
+            if has_macs:
+                target, source = unpack_from("!6s6s", data)
+                found |= {"src": source.hex(":"), "dst": target.hex(":")}
 
 
 def _arp(data: bytes, at: int, found: Found) -> None:
@@ -143,13 +145,14 @@ def _arp(data: bytes, at: int, found: Found) -> None:
 
 def _ip4(data: bytes, at: int, found: Found) -> None:
     found["protocol"] = "IP"
-    first, size, fragment, protocol = unpack_from("!BxH2xHxB", data, at)
+    first, size, fragment, protocol = _IP4.unpack_from(data, at)
     header_bytes = (first & 0x0F) * 4
     if first >> 4 != 4 or header_bytes < 20:
         found["info"] = f"[bad header], length {len(data)}"
         return
-    source, target = unpack_from("!4s4s", data, at + 12)
-    found |= {"src": socket.inet_ntoa(source), "dst": socket.inet_ntoa(target)}
+    source, target = _IP4_ADDRESSES.unpack_from(data, at + 12)
+    found["src"] = socket.inet_ntoa(source)
+    found["dst"] = socket.inet_ntoa(target)
     # 0: longer than 16 bits can say, before it was cut into segments.
     segment_bytes = (size or len(data) - at) - header_bytes
     _transport(protocol, fragment & 0x1FFF, data, at + header_bytes, segment_bytes, found=found)
@@ -204,16 +207,7 @@ def _tcp(data: bytes, at: int, size_bytes: int, found: Found) -> None:
 
 
 def _udp(data: bytes, at: int, found: Found) -> None:
-    found["src_port"], found["dst_port"] = unpack_from("!HH", data, at)
-    (size,) = unpack_from("!H", data, at + 4)
-    is_dns = 53 in (found["src_port"], found["dst_port"])
-    found["info"] = (is_dns and _dns(data[at + 8 : at + size])) or f"UDP, length {max(0, size - 8)}"
-
-
-def _dns(data: bytes) -> str | None:
-    try:
-        message = dpkt.dns.DNS(data)
-        names = ", ".join(each.name for each in message.qd)
-    except Exception:  # dpkt raises whatever a packet makes it trip over; then it is UDP to port 53
-        return None
-    return f"DNS {'response' if message.qr else 'query'} {names}, {counted(len(message.an), 'answer')}"
+    source, target = found["src_port"], found["dst_port"] = _PORTS.unpack_from(data, at)
+    (size,) = _SHORT.unpack_from(data, at + 4)
+    is_dns = source in _DNS_PORTS or target in _DNS_PORTS
+    found["info"] = (is_dns and dns.to_words(data[at + 8 : at + size])) or f"UDP, length {max(0, size - 8)}"

@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
+from capd_client.cli.dissect import dissect, to_text
 from capd_client.cli.output import complain, show, show_json
 from capd_client.cli.text import count
 from capd_client.errors import InvalidArgument
@@ -81,8 +82,6 @@ def _clock(seconds: int, utc: bool) -> str:
 
 def line_of(packet: "Packet", interfaces: "Sequence[FileInterface]", options: argparse.Namespace) -> str:
     """Return a packet as a line: with the options ``utc`` and ``json``."""
-    from capd_client.cli.dissect import dissect, to_text  # noqa: PLC0415  # dpkt takes a while, which others need not
-
     found = dissect(bytes(packet.data), interfaces[packet.interface_id].linktype)
     if options.json:
         fields = packet._asdict()

@@ -1,7 +1,6 @@
 """The greeting that every connection begins with."""
 
 from functools import cache
-from importlib.metadata import version
 
 from capd_protocol.messages import PROTOCOL_VERSION, Hello, encode
 
@@ -9,6 +8,8 @@ from capd_protocol.messages import PROTOCOL_VERSION, Hello, encode
 @cache
 def software_version() -> str:
     """Return our version. It is looked up once: that takes longer than all else that a client does."""
+    from importlib.metadata import version  # noqa: PLC0415  # takes 10 ms, which who only reads files need not wait
+
     return version("capd")
 
 
