@@ -60,8 +60,9 @@ from tests.client.helpers import (
     wait_until,
 )
 from tests.support.attack import SLOW_FILTER, beginning_worker
+from tests.support.bpf import LONG
 from tests.support.daemon import as_user
-from tests.support.namespace import veth_pair
+from tests.support.namespace import room_for_filters, veth_pair
 from tests.support.tools import unmount
 from tests.support.traffic import build_frames, send
 
@@ -286,6 +287,19 @@ def test_what_a_handler_raises_is_raised_where_the_event_was_waited_for(bench: B
         assert capture.wait_for_unhandled_event(timeout=PATIENCE_S)[0] == capture.SP_PACKET_COUNT
         capture.stop()
         assert of_type(drain(capture), capture.SP_ENDED) == [EndReason.STOPPED]
+
+
+def test_a_filter_that_the_kernel_has_no_room_for_is_refused_with_what_it_needs_and_what_there_is(bench: Bench) -> None:
+    with (
+        room_for_filters(4321),
+        not_awaited(bench.session(capture_filter=LONG)) as capture,
+        pytest.raises(
+            BadFilterError, match=r"needs some [0-9,]+ bytes of the sysctl net\.core\.optmem_max, which is 4,321: "
+        ),
+    ):
+        collect(capture)
+    with bench.session(capture_filter=LONG) as capture:
+        capture.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What is done to programs, checked by running them: joined, they take what both take; bounded, they see no further."""
 
+import errno
 import struct
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from capd.filters.bpf import bounded, count, is_self_contained, is_without_loops, joined, keeping, parse
+from capd.filters.bpf import bounded, count, is_self_contained, is_without_loops, joined, keeping, kernel_bytes, parse
 from capd.filters.cooked_filters import HEADER_SIZE_BYTES, cook, without_looped_back
 from capd.linux.libpcap import Handle
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_SLL2, from_dlt
@@ -32,6 +33,7 @@ from tests.support.bpf import (
     run_by_kernel,
     run_by_libpcap,
 )
+from tests.support.namespace import room_for_filters
 
 SNAPLEN_BYTES = 96
 _MOST_INSTRUCTIONS = 4096
@@ -114,6 +116,48 @@ def test_the_kernel_takes_them_up_to_its_limit(first: str, second: str) -> None:
         run_by_kernel(joined(_padded(one, room + 1), other)),
     ):
         pass
+
+
+def _is_taken(program: bytes) -> bool:
+    try:
+        with run_by_kernel(program):
+            return True
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        return False
+
+
+@pytest.mark.parametrize(
+    ("instruction", "least"),
+    [
+        *(((code, 0, 0, 12), 0.75) for code in (0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0xB1)),
+        ((0x20, 0, 0, 70_000), 0.75),
+        *(((code, 0, 0, 1), 0.75) for code in (0x00, 0x01, 0x02, 0x04, 0x05, 0x07, 0x15, 0x3C, 0x54, 0x80, 0x9C)),
+        ((0x15, 1, 1, 1), 0.75),
+        ((0x15, 0, 0, 2**32 - 1), 0.75),
+        # What the kernel tells beside the packet: a fifth of a load from it, and of many kinds.
+        *(((0x20, 0, 0, AD_OFF + offset), 0.2) for offset in (0, 4, 8, 28, 40, 44, 48, 56, 60)),
+    ],
+)
+def test_what_a_program_takes_in_the_kernel(instruction: tuple[int, int, int, int], least: float) -> None:
+    first, last = struct.pack("=HBBI", 0x02, 0, 0, 1), struct.pack("=HBBI", 0x06, 0, 0, 1) * 3
+    program = first + struct.pack("=HBBI", *instruction) * 500 + last
+    needed_bytes = kernel_bytes(program)
+    with room_for_filters(needed_bytes):
+        assert _is_taken(program)
+    with room_for_filters(int(needed_bytes * least)):
+        assert not _is_taken(program)
+
+
+@pytest.mark.parametrize("text", [*SIMPLE, LONG])
+def test_what_a_filter_takes_in_the_kernel(text: str) -> None:
+    program = compiled(text)
+    assert program
+    with room_for_filters(kernel_bytes(program)):
+        assert _is_taken(program)
+    with room_for_filters(kernel_bytes(program) // 4):
+        assert not _is_taken(program)
 
 
 # Bounded ----------------------------------------------------------------------------------------------------------

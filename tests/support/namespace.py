@@ -45,6 +45,22 @@ def enter_private_network_namespace() -> None:
     raise OSError(error, f"no private network namespace: {os.strerror(error)}")
 
 
+@contextmanager
+def room_for_filters(size_bytes: int) -> Generator[None, None, None]:
+    """Have the sysctl net.core.optmem_max be so much in the network namespace of the tests while the block lasts.
+
+    Raises:
+        FileNotFoundError: it is not the namespace's own here (before Linux 6.8).
+    """
+    sysctl = Path("/proc/sys/net/core/optmem_max")
+    before = sysctl.read_text()
+    sysctl.write_text(str(size_bytes))
+    try:
+        yield
+    finally:
+        sysctl.write_text(before)
+
+
 def enter_private_mount_namespace() -> None:
     """Move the calling thread into a new mount namespace, for good: what is mounted from now on is seen only there.
 

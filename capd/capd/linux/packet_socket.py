@@ -4,6 +4,7 @@ import ctypes
 import os
 import socket
 import struct
+from pathlib import Path
 
 from capd.linux import libc
 
@@ -22,6 +23,7 @@ _ADDRESS = struct.Struct("=HHiHBB8s")
 _PACKET_ADD_MEMBERSHIP = 1
 _PACKET_MR_PROMISC = 1
 _SO_ATTACH_FILTER = 26
+_OPTMEM_MAX = Path("/proc/sys/net/core/optmem_max")
 _SO_LOCK_FILTER = 44
 
 
@@ -76,11 +78,23 @@ def attach_filter(packet_socket: socket.socket, program: bytes) -> None:
     """Attach a classic BPF program: an array of struct sock_filter.
 
     Raises:
-        OSError: EINVAL, where the kernel does not take the program (more than 4096 instructions, say).
+        OSError: EINVAL, where the kernel does not take the program (more than 4096 instructions, say). ENOMEM, where
+            it needs more than ``filter_room_bytes``.
     """
     code = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
     packet_socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+
+
+def filter_room_bytes() -> int | None:
+    """Return how much memory the kernel gives a socket of this network namespace for its filter.
+
+    None where it does not tell: before Linux 6.8, in all namespaces but the first.
+    """
+    try:
+        return int(_OPTMEM_MAX.read_bytes())
+    except OSError:
+        return None
 
 
 def lock_filter(packet_socket: socket.socket) -> None:

@@ -31,6 +31,7 @@ from capd.linux.packet_socket import (
     attach_filter,
     bind,
     check_error,
+    filter_room_bytes,
     lock_filter,
     set_promiscuous,
 )
@@ -258,8 +259,11 @@ def _attach(packet_socket: socket.socket, program: bytes, wanted: _Wanted, argum
         count = bpf.count(program)
         text = f"the kernel takes filters of up to 4096 instructions, and this one has {count}: write it shorter"
         if error.errno == errno.ENOMEM:
-            text = f"the kernel has no room for a filter of {count} instructions (sysctl net.core.optmem_max)"
-            text += ": write it shorter"
+            room_bytes = filter_room_bytes()
+            value = "" if room_bytes is None else f", which is {room_bytes:,}"
+            text = f"the kernel has no room for a filter of {count} instructions: it needs some"
+            text += f" {bpf.kernel_bytes(program):,} bytes of the sysctl net.core.optmem_max{value}"
+            text += ": write it shorter, or have that raised"
         failure = FilterError(text).failure(wanted.interface.request.name, wanted.number, argument=argument)
         raise CaptureFailed(failure) from error
     lock_filter(packet_socket)
