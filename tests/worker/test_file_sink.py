@@ -244,7 +244,9 @@ def test_a_disk_that_takes_no_description_ends_the_capture(
     assert failed.value.ending.reason == EndReason.FAILED
     assert failed.value.ending.failure is not None
     assert failed.value.ending.failure.code == FailureCode.DISK
-    assert failed.value.ending.failure.text.endswith("No space left on device; what is in it is whole: make room there")
+    assert failed.value.ending.failure.text.endswith(
+        "No space left on device; what counts as written is in it: make room there"
+    )
 
 
 def test_a_file_whose_time_is_up_is_switched_on_time(

@@ -149,7 +149,10 @@ class CaptureLoop:
             elif fd == self._control.socket.fileno():
                 self._read_control()
             else:
-                self._sink.on_event(fd, event)
+                try:
+                    self._sink.on_event(fd, event)
+                except SinkFailed as error:
+                    self._end_with(error.ending)
 
     def _timeout_s(self) -> float:
         now_s = time.monotonic()

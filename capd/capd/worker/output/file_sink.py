@@ -17,6 +17,9 @@ from capd.worker.packets.merge import Slice
 from capd.worker.sources.source import PacketSource
 from capd_protocol.messages import Conditions, EndReason, Failure, FailureCode
 
+#: How output fails: with the system's own error where nothing else is made of it, as of a look at a broken disk.
+_FAILURES = (DestinationError, WriteError, OSError)
+
 
 class FileSink:
     """A single file, or a ring (``sink.Sink``)."""
@@ -92,11 +95,11 @@ class FileSink:
                     room = min(room, self._autostop.packets - self._written_total)
                 part = records.part(at, at + room)
                 self._files.write(part)
-            except DestinationError as error:
-                return _destination(error)
             except WriteError as error:
                 self._note_written(records.part(at, at + error.records_written))
-                return _disk(error)
+                return _ending(error)
+            except (DestinationError, OSError) as error:
+                return _ending(error)
             self._note_written(part)
             at += len(part.timestamps_ns)
             self._written_total += len(part.timestamps_ns)
@@ -119,10 +122,8 @@ class FileSink:
             return Ending(EndReason.FILES)
         try:
             obstacle = self._files.switch(self._drops())
-        except DestinationError as error:
-            return _destination(error)
-        except WriteError as error:
-            return _disk(error)
+        except _FAILURES as error:
+            return _ending(error)
         return None if obstacle is None else Ending(EndReason.DISK_LIMIT)
 
     @property
@@ -141,10 +142,8 @@ class FileSink:
                 text = f"the limits of bytes on disk leave no room to describe {source.name} in the file"
                 raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, interface=source.name))
             self._files.add_block(source.description)
-        except DestinationError as error:
-            raise SinkFailed(_destination(error)) from error
-        except WriteError as error:
-            raise SinkFailed(_disk(error)) from error
+        except _FAILURES as error:
+            raise SinkFailed(_ending(error)) from error
 
     def on_time(self, now_s: float) -> Ending | None:
         """Switch where a file's time is up; delete what is too old, or stands where space should be free."""
@@ -152,16 +151,23 @@ class FileSink:
         if ending is None and now_s >= self._files.next_look_s:
             try:
                 self._files.keep_limits()
-            except DestinationError as error:
-                return _destination(error)
+            except _FAILURES as error:
+                return _ending(error)
         return ending
 
     def on_event(self, descriptor: int, event: int) -> bool:
-        """Let those have the current file who wait to open it."""
+        """Let those have the current file who wait to open it.
+
+        Raises:
+            SinkFailed: the file cannot be written any more.
+        """
         if descriptor != self._openers.socket.fileno():
             return False
         self._openers.clear()
-        self._files.give_way()
+        try:
+            self._files.give_way()
+        except _FAILURES as error:
+            raise SinkFailed(_ending(error)) from error
         return True
 
     def order(self, order: Rotate | Snapshot) -> Ending | None:
@@ -187,16 +193,15 @@ class FileSink:
         """End the current file with its statistics."""
         try:
             self._files.close(drops_total)
-        except WriteError as error:
-            return _disk(error)
+        except _FAILURES as error:
+            return _ending(error)
         return None
 
 
-def _disk(error: WriteError) -> Ending:
-    text = f"the capture file cannot be written any further: {error}; what is in it is whole: {error.advice}"
+def _ending(error: DestinationError | WriteError | OSError) -> Ending:
+    if isinstance(error, DestinationError):
+        text = f"the next file cannot be opened: {error}"
+        return Ending(EndReason.FAILED, Failure(code=FailureCode.DESTINATION, text=text))
+    failed = WriteError(error) if isinstance(error, OSError) else error
+    text = f"the capture file cannot be written any further: {failed}; what counts as written is in it: {failed.advice}"
     return Ending(EndReason.FAILED, Failure(code=FailureCode.DISK, text=text))
-
-
-def _destination(error: DestinationError) -> Ending:
-    text = f"the next file cannot be opened: {error}"
-    return Ending(EndReason.FAILED, Failure(code=FailureCode.DESTINATION, text=text))

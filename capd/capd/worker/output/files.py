@@ -3,6 +3,7 @@
 A file begins with the section and all interfaces and ends with statistics of each interface.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 
@@ -12,6 +13,7 @@ from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.output.rotation import Fill, fitting, time_left
 from capd.worker.output.savefile import (
+    DestinationError,
     SaveFile,
     WriteError,
     create_file,
@@ -163,8 +165,8 @@ class CaptureFiles:
 
         Raises:
             DestinationError: it cannot be created.
-            WriteError: its header, or the index, cannot be written. It is deleted again; one that was there before the
-                capture is left, empty.
+            WriteError: its header, or the index, cannot be written. It is deleted again, if it can be; one that was
+                there before the capture is left, empty.
         """
         file = self._open()
         try:
@@ -173,9 +175,10 @@ class CaptureFiles:
                 self._index.opened(file.name, file.inode)
             file.write(self._header())
         except WriteError:
-            file.close()
-            if file.is_new:
-                file.remove()
+            with contextlib.suppress(WriteError, DestinationError):  # what failed first is told
+                file.close()
+                if file.is_new:
+                    file.remove()
             if self._index is not None:
                 self._index.deleted(file.name, None, 0)
             raise
@@ -218,7 +221,11 @@ class CaptureFiles:
         return file
 
     def give_way(self) -> None:
-        """Let those have the current file who wait to open it."""
+        """Let those have the current file who wait to open it.
+
+        Raises:
+            WriteError: it cannot be written any more.
+        """
         if self._file is not None:
             self._file.give_way()
 
@@ -285,11 +292,13 @@ class CaptureFiles:
         self._drops_before = dict(drops_total)
         closed_ns = time.time_ns()
         try:
-            file.write(self._statistics())
+            try:
+                file.write(self._statistics())
+            finally:
+                file.close()
         finally:
-            file.close()
-            self._complete.add(file, Contents(self._packets, self._first_ns, self._last_ns, drops), closed_ns)
-            self._packets = 0
+            contents, self._packets = Contents(self._packets, self._first_ns, self._last_ns, drops), 0
+            self._complete.add(file, contents, closed_ns)
 
     def abandon(self) -> None:
         """Note that the first file could not be opened: the capture never began."""

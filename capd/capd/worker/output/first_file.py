@@ -51,11 +51,11 @@ def open_files(
             if obstacle is not None:
                 raise CaptureFailed(_no_room(launch, obstacle))
             files.open_next()
-        except (CaptureFailed, DestinationError, WriteError):
+        except (CaptureFailed, DestinationError, WriteError, OSError):
             files.abandon()
             raise
-    except (DestinationError, WriteError) as error:
-        text = str(error) if isinstance(error, DestinationError) else f"no room for the capture file: {error}"
+    except (DestinationError, WriteError, OSError) as error:
+        text = str(error) if isinstance(error, DestinationError) else f"the capture file cannot be written: {error}"
         failure = Failure(code=FailureCode.DESTINATION, text=text, argument="savefile")
         raise CaptureFailed(failure) from error
     return files

@@ -107,12 +107,12 @@ class ReusedFile(SaveFile):
         while self._divisions and self._divisions[0] - self.size_bytes < _SMALLEST_LEFT_BYTES:
             del self._divisions[0]
             if not self._divisions:
-                self._cut_back()
+                self.cut_back_to(self.size_bytes)
         if self._divisions:
             try:
                 self._write_left(self.size_bytes, self._divisions[0])
             except OSError as error:
-                self._cut_back()
+                self._leave_whole()
                 raise WriteError(error) from error
 
     def _write_left(self, start: int, stop: int) -> None:
@@ -121,24 +121,32 @@ class ReusedFile(SaveFile):
 
     def _cut_back(self) -> None:
         """Cut off everything behind what was written, and let those have the file who wait for it."""
-        super()._cut_back()
-        self._divisions.clear()
-        with contextlib.suppress(BlockingIOError):  # given back already
-            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        try:
+            super()._cut_back()
+        finally:  # where that fails, the file is written no more
+            self._divisions.clear()
+            with contextlib.suppress(BlockingIOError):  # given back already
+                fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
     def give_way(self) -> None:
-        """Let those have the file who wait to open it: from now on it is like any other."""
+        """Let those have the file who wait to open it: from now on it is like any other.
+
+        Raises:
+            WriteError: what is left cannot be cut off.
+        """
         if self._divisions:
-            self._cut_back()
+            self.cut_back_to(self.size_bytes)
 
     def close(self) -> None:
         """Cut off what is left, and close the file.
 
         Raises:
-            WriteError: the system had put off telling that it could not write.
+            WriteError: what is left cannot be cut off, or the system had put off telling that it could not write.
         """
-        self.give_way()
-        super().close()
+        try:
+            self.give_way()
+        finally:
+            super().close()
 
 
 def _do_nothing(_number: int, _frame: object) -> None:

@@ -139,7 +139,8 @@ class RingIndex:
         try:
             write_at(self._fd, data, self._size_bytes)
         except OSError as error:
-            os.ftruncate(self._fd, self._size_bytes)
+            with contextlib.suppress(OSError):  # a torn last line does not count
+                os.ftruncate(self._fd, self._size_bytes)
             raise WriteError(error) from error
         self._size_bytes += len(data)
 

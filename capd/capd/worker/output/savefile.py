@@ -1,7 +1,8 @@
 """One capture file: opened in the client's directory, written by gathering from the ring, closed whole.
 
 A file on disk always ends at the end of a record once a call has returned: a write that the system cuts short
-is cut back. What is written says where in the file it goes, as a worker may write in no other way (``confinement``).
+is cut back, as long as the file system takes anything at all. What is written says where in the file it goes, as a
+worker may write in no other way (``confinement``).
 
 Others may write in the directory too. What they put there under a name of ours is neither written nor deleted: a file
 is known by device, inode and owner, and one that is there before us is taken only if it is a regular file of our user.
@@ -47,7 +48,10 @@ class DestinationError(Exception):
 
 
 class WriteError(Exception):
-    """The system took no more bytes. The file is whole up to ``records_written`` of those in this call."""
+    """The system took no more bytes. In the file are ``records_written`` of those in this call.
+
+    It ends with them, unless the file system takes not even that: one that became read-only, say.
+    """
 
     def __init__(self, error: OSError, records_written: int = 0) -> None:
         super().__init__(error.strerror or str(error))
@@ -164,7 +168,7 @@ class SaveFile(KeptFile):
         try:
             write_at(self._fd, data, self.size_bytes)
         except OSError as error:
-            self._cut_back()
+            self._leave_whole()
             raise WriteError(error) from error
         self.size_bytes += len(data)
 
@@ -213,9 +217,16 @@ class SaveFile(KeptFile):
         return appended
 
     def cut_back_to(self, size_bytes: int) -> None:
-        """Leave so many bytes of what there is."""
+        """Leave so many bytes of what there is.
+
+        Raises:
+            WriteError: more of it is there.
+        """
         self.size_bytes = size_bytes
-        self._cut_back()
+        try:
+            self._cut_back()
+        except OSError as error:
+            raise WriteError(error) from error
 
     def _write_rest(self, vectors: U64, before: int, written: int) -> None:
         """Go on where the system stopped: after a signal it takes the rest, on a full disk it says so."""
@@ -226,7 +237,7 @@ class SaveFile(KeptFile):
             if error and error != errno.EINTR:
                 whole = int(np.searchsorted(ends, done, "right"))
                 self.size_bytes += int(ends[whole - 1]) if whole else 0
-                self._cut_back()
+                self._leave_whole()
                 raise WriteError(OSError(error, os.strerror(error)), before + whole)
             first = int(np.searchsorted(ends, done, "right"))
             rest = vectors[first:].copy()
@@ -236,6 +247,11 @@ class SaveFile(KeptFile):
             taken = _pwritev(self._fd, rest.ctypes.data, min(len(rest), _VECTORS_AT_ONCE), self.size_bytes + done)
             error = ctypes.get_errno() if taken < 0 else 0
             done += max(taken, 0)
+
+    def _leave_whole(self) -> None:
+        """Cut back after a write that has failed, which is what is told: of a file system that takes no cut, too."""
+        with contextlib.suppress(OSError):
+            self._cut_back()
 
     def _cut_back(self) -> None:
         os.ftruncate(self._fd, self.size_bytes)

@@ -96,7 +96,11 @@ class Sink(Protocol):
         ...
 
     def on_event(self, descriptor: int, event: int) -> bool:
-        """Take an event of ``epoll``, if it is about something of the sink's; return whether it is."""
+        """Take an event of ``epoll``, if it is about something of the sink's; return whether it is.
+
+        Raises:
+            SinkFailed: no more packets are taken.
+        """
         ...
 
     def order(self, order: Rotate | Snapshot) -> Ending | None:

@@ -220,8 +220,8 @@ class FlightRecorder:
         if now_s >= self._complete.next_look_s:
             try:
                 self._complete.keep_limits()
-            except DestinationError as error:
-                return Ending(EndReason.FAILED, Failure(code=FailureCode.DESTINATION, text=str(error)))
+            except (DestinationError, OSError) as error:
+                return Ending(EndReason.FAILED, _failure(error))
         return None
 
     def _listen(self, triggers: Triggers, now_s: float) -> None:
@@ -379,8 +379,8 @@ class FlightRecorder:
         more_bytes = size_bytes + (len(self._statistics()) if more_files else 0)
         try:
             obstacle = self._complete.make_room(more_bytes=more_bytes, more_files=more_files)
-        except DestinationError as error:
-            return Failure(code=FailureCode.DESTINATION, text=str(error))
+        except (DestinationError, OSError) as error:
+            return _failure(error)
         return None if obstacle is None else self._no_room(obstacle, size_bytes)
 
     def _no_room(self, obstacle: DeletionReason, size_bytes: int) -> Failure:
@@ -524,9 +524,16 @@ class FlightRecorder:
         return None
 
 
+def _failure(error: DestinationError | OSError) -> Failure:
+    """Say why no room is made."""
+    if isinstance(error, DestinationError):
+        return Failure(code=FailureCode.DESTINATION, text=str(error))
+    return Failure(code=FailureCode.DISK, text=f"the disk of the snapshots cannot be looked at: {error.strerror}")
+
+
 def _explain(error: DestinationError | WriteError) -> tuple[FailureCode, str]:
     """Say why a snapshot is not what it should be."""
     if isinstance(error, DestinationError):
         return FailureCode.DESTINATION, f"the snapshot cannot be opened: {error}"
-    text = f"the snapshot cannot be written any further: {error}; what is in it is whole: {error.advice}"
+    text = f"the snapshot cannot be written any further: {error}; what counts as written is in it: {error.advice}"
     return FailureCode.DISK, text

@@ -4,6 +4,7 @@ The thread has the file to itself, from creating it to closing it. What it is to
 has done it tells by an eventfd, and the capture's own thread asks for it.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -133,8 +134,8 @@ class SnapshotWriter:
             try:
                 self._write(file)
             finally:
-                file.close()
                 self.size_bytes = file.size_bytes
+                file.close()
         except (DestinationError, WriteError) as error:
             self.error = self.error or error
         finally:
@@ -146,8 +147,9 @@ class SnapshotWriter:
         try:
             file.write(self._header)
         except WriteError:
-            file.close()
-            file.remove()
+            with contextlib.suppress(WriteError, DestinationError):  # what failed first is told
+                file.close()
+                file.remove()
             raise
         self.size_bytes = file.size_bytes
         self._opened = file
@@ -202,8 +204,8 @@ class SnapshotWriter:
 
     def _cut(self, file: SaveFile, before: int, part: Part) -> None:
         whole_bytes, packets, last_ns = whole_records(part, file.size_bytes - before)
-        file.cut_back_to(before + whole_bytes)
         self.cut, self.cut_packets, self.cut_last_ns = part, packets, last_ns
+        file.cut_back_to(before + whole_bytes)
 
     def _tell(self) -> None:
         os.eventfd_write(self._told_fd, 1)
