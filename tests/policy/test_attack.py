@@ -444,7 +444,7 @@ def test_a_directory_that_is_closed_to_its_ring_ends_the_capture_well(bound: Dae
         client.receive(Started)
         send("opentx", FRAMES, 1)
         client.receive(PacketCount)
-        eventually(lambda: len(list(directory.iterdir())) == 2, "the second file")
+        eventually(lambda: len(list(directory.glob("*.pcapng"))) == 2, "the second file")
         directory.chmod(0o500)
         send("opentx", FRAMES, 1)
         failed = client.receive(Failed)
@@ -454,7 +454,7 @@ def test_a_directory_that_is_closed_to_its_ring_ends_the_capture_well(bound: Dae
     assert isinstance(ended, Ended)
     (counters,) = ended.interfaces
     assert counters.received_total == counters.written_total + counters.drops_total == 2
-    assert [check_complete(path) for path in sorted(directory.iterdir())] == [1, 1]
+    assert [check_complete(path) for path in sorted(directory.glob("*.pcapng"))] == [1, 1]
 
 
 def test_interfaces_that_come_take_no_more_disk_than_allowed(bound: Daemon, user_dir: Path) -> None:

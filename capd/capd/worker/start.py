@@ -28,11 +28,11 @@ from capd.worker.heap import keep_freed_memory
 from capd.worker.loop import WATCHDOG_S, CaptureLoop
 from capd.worker.oom import be_killed_first
 from capd.worker.output.file_sink import FileSink
-from capd.worker.output.first_file import index_of, open_files
+from capd.worker.output.first_file import index_of, lock_of, open_files
 from capd.worker.output.passing import FilePasser
 from capd.worker.output.recycling import Openers
 from capd.worker.output.report import Report
-from capd.worker.output.ring_index import RingIndex
+from capd.worker.output.ring_index import RingIndex, RingLock
 from capd.worker.output.savefile import DestinationError, WriteError
 from capd.worker.output.sink import Sink
 from capd.worker.recorder.recorder import FlightRecorder
@@ -141,14 +141,14 @@ def _make_sources(
     return sources, [(name, error.failure.text) for name, error in skipped]
 
 
-def _index_of_snapshots(launch: Launch, recorder: Recorder, directory_fd: int) -> RingIndex | None:
-    """Open it, if there is one.
+def _index_or_lock(launch: Launch, recorder: Recorder, directory_fd: int) -> tuple[RingIndex | None, RingLock | None]:
+    """Open the index of snapshots that have one, or take the lock of those that have none and are deleted.
 
     Raises:
-        CaptureFailed: it cannot be opened, or written.
+        CaptureFailed: it cannot be opened, or written, or another capture has it.
     """
     try:
-        return index_of(launch, directory_fd, recorder.kept)
+        return index_of(launch, directory_fd, recorder.kept), lock_of(launch, directory_fd, recorder.kept)
     except (DestinationError, WriteError) as error:
         failure = Failure(code=FailureCode.DESTINATION, text=str(error), argument="savefile")
         raise CaptureFailed(failure) from error
@@ -240,6 +240,7 @@ def _capture(
         files = open_files(launch, directory_fd, report, header=header, statistics=statistics)
         sink = FileSink(files, launch, report, held.openers, drops=partial(drops_by_name, sources))
     else:
+        index, lock = _index_or_lock(launch, launch.recorder, directory_fd)
         sink = FlightRecorder(
             launch,
             launch.recorder,
@@ -249,7 +250,8 @@ def _capture(
             header=header,
             statistics=statistics,
             drops=partial(drops_by_name, sources),
-            index=_index_of_snapshots(launch, launch.recorder, directory_fd),
+            index=index,
+            lock=lock,
         )
     for name, text in skipped:
         report.interface_skipped(name, text)

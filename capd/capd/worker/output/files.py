@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from capd.worker.output.complete_files import CompleteFiles, Contents, OpenFile
 from capd.worker.output.recycling import reuse
 from capd.worker.output.report import Report
-from capd.worker.output.ring_index import RingIndex
+from capd.worker.output.ring_index import RingIndex, RingLock
 from capd.worker.output.rotation import Fill, fitting, time_left
 from capd.worker.output.savefile import (
     DestinationError,
@@ -39,6 +39,7 @@ class CaptureFiles:
         report: Report,
         max_disk_bytes: int | None = None,
         index: RingIndex | None = None,
+        lock: RingLock | None = None,
         continues: bool = False,
         reuses: bool = False,
     ) -> None:
@@ -53,6 +54,7 @@ class CaptureFiles:
             report: is told of files and packets.
             max_disk_bytes: what all files of the destination may take, with those that earlier captures left.
             index: of the ring, if it has one; its lock is held until the process ends.
+            lock: of a ring that has no index; its file is deleted with the end.
             continues: whether the files that the index knows are of this ring: the oldest are deleted first,
                 numbers go on.
             reuses: whether a new file may be written over the oldest one, where nobody has that open.
@@ -64,6 +66,7 @@ class CaptureFiles:
         self._statistics = statistics
         self._report = report
         self._index = index
+        self._lock = lock
         self._statistics_bytes = 0
         self._file: SaveFile | None = None
         self._complete = CompleteFiles(
@@ -282,6 +285,8 @@ class CaptureFiles:
             self._close_file(drops_total)
         finally:
             self._complete.close()
+            if self._lock is not None:
+                self._lock.remove()
 
     def _close_file(self, drops_total: Mapping[str, int]) -> None:
         """End the current file with its statistics, close it, and announce that it is complete."""
@@ -304,3 +309,5 @@ class CaptureFiles:
         """Note that the first file could not be opened: the capture never began."""
         if self._index is not None:
             self._index.abandon()
+        if self._lock is not None:
+            self._lock.remove()

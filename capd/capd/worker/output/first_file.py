@@ -6,7 +6,7 @@ from capd.filters.compiler import CaptureFailed
 from capd.launch import Launch
 from capd.worker.output.files import CaptureFiles
 from capd.worker.output.report import Report
-from capd.worker.output.ring_index import RingIndex
+from capd.worker.output.ring_index import RingIndex, RingLock
 from capd.worker.output.savefile import DestinationError, WriteError
 from capd_protocol.messages import Conditions, DeletionReason, Failure, FailureCode
 from capd_protocol.text import quoted
@@ -42,6 +42,7 @@ def open_files(
             report=report,
             max_disk_bytes=launch.max_disk_bytes,
             index=index_of(launch, directory_fd, launch.ring),
+            lock=lock_of(launch, directory_fd, launch.ring),
             continues=launch.continues,
             # Who is passed each file has it open.
             reuses=launch.file_format == "pcapng" and not launch.passes_files,
@@ -77,6 +78,17 @@ def index_of(launch: Launch, directory_fd: int, kept: Conditions | None) -> Ring
         return None
     destination = launch.destination
     return RingIndex(directory_fd, destination.file_name, group_access=destination.group_access)
+
+
+def lock_of(launch: Launch, directory_fd: int, kept: Conditions | None) -> RingLock | None:
+    """Take the lock of a ring, or of snapshots, that has no index, which would take it (``index_of``).
+
+    Raises:
+        DestinationError: another capture has it, or it cannot be taken.
+    """
+    if kept is None or launch.name is not None:
+        return None
+    return RingLock(directory_fd, launch.destination.file_name)
 
 
 def _no_room(launch: Launch, obstacle: DeletionReason) -> Failure:

@@ -5,7 +5,8 @@ line is written whole or not at all; it is not synchronized to the disk, as pack
 
 What it says is followed when files are deleted, so it is believed only where nobody else can have written it. The lock
 is on a file of its own, which others cannot even open: flock(2) is content with a descriptor for reading, and who may
-read the index shall not keep its ring from going on. That file stays, empty, as long as the index does.
+read the index shall not keep its ring from going on. That file stays, empty, as long as the index does. A ring without
+an index has the same lock: the names of its files are its own, which others would take as soon as it has deleted one.
 """
 
 import contextlib
@@ -42,6 +43,51 @@ _NEXT_LINES_BYTES = 4096
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+class RingLock:
+    """The lock of one ring, held until it is released, or the process ends."""
+
+    def __init__(self, directory_fd: int, file_name: str) -> None:
+        """Take the lock; it is waited for where a worker is about to end.
+
+        Raises:
+            DestinationError: another capture has it, or it cannot be taken.
+        """
+        self._directory_fd = directory_fd
+        self._name = lock_name(file_name)
+        self._fd = self._locked()
+
+    def _locked(self) -> int:
+        deadline_s = time.monotonic() + _LOCK_S
+        while True:
+            fd, status = _open_own(self._directory_fd, self._name, 0o600)
+            try:
+                if status.st_mode & 0o077:
+                    with contextlib.suppress(PermissionError):  # a file system without modes
+                        os.fchmod(fd, 0o600)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_named(self._directory_fd, self._name, fd):  # not one that has been replaced meanwhile
+                    return fd
+                blocked: BlockingIOError | None = None
+            except BlockingIOError as error:
+                blocked = error
+            except OSError as error:
+                os.close(fd)
+                raise DestinationError(f"{quoted(self._name)} cannot be locked: {error.strerror}") from error
+            os.close(fd)
+            if time.monotonic() > deadline_s:
+                text = f"another capture writes this ring ({quoted(self._name)} is locked): name another file"
+                raise DestinationError(text) from blocked
+            time.sleep(_LOCK_POLL_S)
+
+    def remove(self) -> None:
+        """Delete its file, before it is released: nothing of the ring needs it any more."""
+        _remove_same(self._directory_fd, self._name, self._fd)
+
+    def release(self) -> None:
+        """Let others have it."""
+        os.close(self._fd)
+
+
 class RingIndex:
     """The index of one ring, which nobody else writes meanwhile."""
 
@@ -54,12 +100,11 @@ class RingIndex:
         """
         self._directory_fd = directory_fd
         self._name = index_name(file_name)
-        self._lock_name = lock_name(file_name)
         self._mode = 0o640 if group_access else 0o600
-        self._lock_fd = self._locked()
+        self._lock = RingLock(directory_fd, file_name)
         self._fd = -1
         try:
-            self._fd, status = self._open_own(self._name, self._mode)
+            self._fd, status = _open_own(directory_fd, self._name, self._mode)
             if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 text = "may be written by others: take that right away (chmod go-w) if all in it is true, or remove it"
                 raise DestinationError(f"{quoted(self._name)} {text}")
@@ -170,56 +215,6 @@ class RingIndex:
         os.close(self._fd)
         self._fd, self._size_bytes = fd, len(data)
 
-    def _locked(self) -> int:
-        """Return a descriptor that has the lock of this ring; it is waited for where a worker is about to end."""
-        deadline_s = time.monotonic() + _LOCK_S
-        while True:
-            fd, status = self._open_own(self._lock_name, 0o600)
-            try:
-                if status.st_mode & 0o077:
-                    with contextlib.suppress(PermissionError):  # a file system without modes
-                        os.fchmod(fd, 0o600)
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._is_named(self._lock_name, fd):  # not one that has been replaced meanwhile
-                    return fd
-                blocked: BlockingIOError | None = None
-            except BlockingIOError as error:
-                blocked = error
-            except OSError as error:
-                os.close(fd)
-                raise DestinationError(f"{quoted(self._lock_name)} cannot be locked: {error.strerror}") from error
-            os.close(fd)
-            if time.monotonic() > deadline_s:
-                text = f"another capture writes this ring ({quoted(self._lock_name)} is locked): name another file"
-                raise DestinationError(text) from blocked
-            time.sleep(_LOCK_POLL_S)
-
-    def _open_own(self, name: str, mode: int) -> tuple[int, os.stat_result]:
-        """Open a file beside those of the ring, or make it; nobody else has made it, or a further name for it."""
-        try:
-            fd = os.open(name, _FLAGS, mode, dir_fd=self._directory_fd)
-        except OSError as error:
-            raise DestinationError(f"{quoted(name)} cannot be opened: {error.strerror}") from error
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            obstacle = "is not a regular file: remove it"
-        elif not is_own(status):
-            obstacle = "is another user's: remove it, or name another file for the ring"
-        elif status.st_nlink > 1:
-            obstacle = "has another name too, a hard link: remove it, or name another file for the ring"
-        else:
-            return fd, status
-        os.close(fd)
-        raise DestinationError(f"{quoted(name)} {obstacle}")
-
-    def _is_named(self, name: str, fd: int) -> bool:
-        """Whether a file of ours has a name: no other one does."""
-        try:
-            named = os.stat(name, dir_fd=self._directory_fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(named, os.fstat(fd))
-
     def _remove_own(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             if is_own(os.stat(name, dir_fd=self._directory_fd, follow_symlinks=False)):
@@ -229,16 +224,49 @@ class RingIndex:
         """Note that the capture never began: an index that was made for it goes."""
         if not self._is_new:
             return
-        with contextlib.suppress(OSError):
-            for own, fd in ((self._name, self._fd), (self._lock_name, self._lock_fd)):
-                if self._is_named(own, fd):
-                    os.unlink(own, dir_fd=self._directory_fd)
+        _remove_same(self._directory_fd, self._name, self._fd)
+        self._lock.remove()
 
     def close(self) -> None:
         """Let others write it."""
         if self._fd >= 0:
             os.close(self._fd)
-        os.close(self._lock_fd)
+        self._lock.release()
+
+
+def _open_own(directory_fd: int, name: str, mode: int) -> tuple[int, os.stat_result]:
+    """Open a file beside those of the ring, or make it; nobody else has made it, or a further name for it."""
+    try:
+        fd = os.open(name, _FLAGS, mode, dir_fd=directory_fd)
+    except OSError as error:
+        raise DestinationError(f"{quoted(name)} cannot be opened: {error.strerror}") from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        obstacle = "is not a regular file: remove it"
+    elif not is_own(status):
+        obstacle = "is another user's: remove it, or name another file for the ring"
+    elif status.st_nlink > 1:
+        obstacle = "has another name too, a hard link: remove it, or name another file for the ring"
+    else:
+        return fd, status
+    os.close(fd)
+    raise DestinationError(f"{quoted(name)} {obstacle}")
+
+
+def _is_named(directory_fd: int, name: str, fd: int) -> bool:
+    """Whether a file of ours has a name: no other one does."""
+    try:
+        named = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(named, os.fstat(fd))
+
+
+def _remove_same(directory_fd: int, name: str, fd: int) -> None:
+    """Delete a file of ours, if it still has its name, and can be deleted."""
+    with contextlib.suppress(OSError):
+        if _is_named(directory_fd, name, fd):
+            os.unlink(name, dir_fd=directory_fd)
 
 
 def _line_bytes(file: IndexedFile) -> int:

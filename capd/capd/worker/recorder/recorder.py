@@ -22,7 +22,7 @@ from capd.launch import Answer, Launch, Rotate
 from capd.launch import Snapshot as SnapshotOrder
 from capd.worker.output.complete_files import CompleteFiles, Contents, OpenFile
 from capd.worker.output.report import Report
-from capd.worker.output.ring_index import RingIndex
+from capd.worker.output.ring_index import RingIndex, RingLock
 from capd.worker.output.savefile import DestinationError, SaveFile, WriteError, create_ring_file
 from capd.worker.output.sink import Change, Ending
 from capd.worker.packets.merge import Slice
@@ -103,6 +103,7 @@ class FlightRecorder:
         statistics: Callable[[], bytes],
         drops: Callable[[], Mapping[str, int]],
         index: RingIndex | None,
+        lock: RingLock | None,
     ) -> None:
         """Begin to record, and tell that it runs; no file is opened yet.
 
@@ -116,6 +117,7 @@ class FlightRecorder:
             statistics: returns what a file ends with, counted when it is called.
             drops: returns what was dropped since the beginning, by interface.
             index: of the snapshots, if they have one.
+            lock: of those that have no index; its file is deleted with the end.
 
         Raises:
             CaptureFailed: snapshots could not be written there.
@@ -131,6 +133,7 @@ class FlightRecorder:
         self._statistics = statistics
         self._drops = drops
         self._index = index
+        self._lock = lock
         self._kept_s = inf if wish.duration_s is None else wish.duration_s + _UNDER_WAY_S
         self._memory = Memory(wish.memory_bytes, self._kept_s)
         self._thread = thread
@@ -514,13 +517,15 @@ class FlightRecorder:
     def close(self, drops_total: Mapping[str, int]) -> Ending | None:
         """End the snapshot that is being written with what there is, and wait until it is complete."""
         snapshot = self._snapshot
-        if snapshot is None:
-            return None
-        self._end(snapshot)
-        if not snapshot.writer.join(_END_S):
-            self._give_up(FailureCode.DISK, "the disk was too slow to complete the snapshot before the capture's end")
-            snapshot.writer.join(_GIVE_UP_S)
-        self._take_news()
+        if snapshot is not None:
+            self._end(snapshot)
+            if not snapshot.writer.join(_END_S):
+                text = "the disk was too slow to complete the snapshot before the capture's end"
+                self._give_up(FailureCode.DISK, text)
+                snapshot.writer.join(_GIVE_UP_S)
+            self._take_news()
+        if self._lock is not None:
+            self._lock.remove()
         return None
 
 
