@@ -47,7 +47,7 @@ _ANCILLARY_END_BYTES = {
 
 
 #: What the kernel makes of an instruction, at most, in instructions of its own (bpf_convert_filter() in
-#: net/core/filter.c; measured on 6.18): loads by class and mode, what it tells beside the packet, divisions, all others.
+#: net/core/filter.c; measured on 6.18): loads by class and mode, what is told beside the packet, divisions, all others.
 _KERNEL_LOADS = {(LOAD, ABSOLUTE): 16, (LOAD, INDIRECT): 9, (LOAD_X, HEADER_LENGTH): 19}
 _KERNEL_ANCILLARY, _KERNEL_DIVISION, _KERNEL_OTHERS = 4, 5, 1
 _DIVISIONS = (0x3C, 0x9C)  # BPF_ALU | BPF_DIV | BPF_X, BPF_ALU | BPF_MOD | BPF_X
