@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
+    "DLT_CAN_SOCKETCAN",
     "DLT_EN10MB",
     "DLT_LINUX_SLL",
     "DLT_LINUX_SLL2",
@@ -27,6 +28,7 @@ DLT_NULL: Final = 0
 DLT_EN10MB: Final = 1
 DLT_RAW: Final = 12
 DLT_LINUX_SLL: Final = 113
+DLT_CAN_SOCKETCAN: Final = 227
 DLT_LINUX_SLL2: Final = 276
 
 

@@ -13,6 +13,8 @@ from capd_protocol.formats.linktypes import DLT_LINUX_SLL
 #: From a frame's first byte: struct sockaddr_ll (linux/if_packet.h), behind the tpacket3_hdr.
 ADDRESS_OFFSET_BYTES = 48
 ADDRESS_SIZE_BYTES = 20
+#: In it, as it is on the wire.
+PROTOCOL = slice(2, 4)
 #: Of LINUX_SLL: the protocol stands behind it, and a VLAN tag before that.
 VLAN_OFFSET_BYTES = 14
 
@@ -20,7 +22,7 @@ VLAN_OFFSET_BYTES = 14
 def headers(addresses: U8, dlt: int) -> U8:
     """Return a row with the cooked header for each row of sockaddr_ll bytes."""
     made = np.zeros((len(addresses), HEADER_SIZE_BYTES[dlt]), np.uint8)
-    protocol, index = addresses[:, 2:4], addresses[:, 4:8].copy().view(np.uint32)
+    protocol, index = addresses[:, PROTOCOL], addresses[:, 4:8].copy().view(np.uint32)
     hardware_type = addresses[:, 8:10].copy().view(np.uint16)
     if dlt == DLT_LINUX_SLL:
         made[:, 1] = addresses[:, 10]

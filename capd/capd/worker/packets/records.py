@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capd.filters.cooked_filters import HEADER_SIZE_BYTES
-from capd.worker.packets import cooked
+from capd.worker.packets import can, cooked
 from capd.worker.packets.arrays import I64, U8, U32, U64
 from capd.worker.packets.blocks import Blocks
 from capd.worker.packets.packet_offsets import (
@@ -42,7 +42,7 @@ from capd.worker.packets.packet_offsets import (
 )
 from capd.worker.packets.uniform import Buffer, RunCopier
 from capd_protocol.formats import pcapng
-from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL
+from capd_protocol.formats.linktypes import DLT_CAN_SOCKETCAN, DLT_EN10MB, DLT_LINUX_SLL
 
 _Item = TypeVar("_Item", np.uint8, np.uint32)
 
@@ -50,6 +50,9 @@ _VLAN_TPID_VALID = 1 << 6
 _ETHERTYPE_VLAN = 0x8100
 _VLAN_TAG_BYTES = 4
 _MAC_ADDRESSES_BYTES = 12
+
+#: Link-layer types of which each packet is changed on its way, and so cannot be copied as it is.
+_CHANGED = {*HEADER_SIZE_BYTES, DLT_CAN_SOCKETCAN}
 
 _NS_PER_S = np.uint64(1_000_000_000)
 #: By the number of bytes that a packet has in its last word: which bits of that word are its own.
@@ -124,7 +127,7 @@ class RecordMaker:
         self._dlt = dlt
         self._finder = FrameFinder(memory)
         self._copier: RunCopier | None = None
-        if dlt not in HEADER_SIZE_BYTES:
+        if dlt not in _CHANGED:
             self._copier = RunCopier(
                 memory=memory,
                 finder=self._finder,
@@ -189,6 +192,8 @@ class RecordMaker:
             which = tagged(headers)
             if len(which):
                 self._restore_tags(which, _tags(headers[which]), packets)
+        elif self._dlt == DLT_CAN_SOCKETCAN:
+            self._order_can_frames(frames, packets)
         np.minimum(packets.captured, self._snaplen_bytes, out=packets.captured)
         return packets
 
@@ -203,6 +208,16 @@ class RecordMaker:
         _windows(self._memory, _VLAN_TAG_BYTES)[first - _VLAN_TAG_BYTES + _MAC_ADDRESSES_BYTES] = tags
         packets.first[which] -= _VLAN_TAG_BYTES
         packets.captured[which] += _VLAN_TAG_BYTES
+
+    def _order_can_frames(self, frames: Frames, packets: _Packets) -> None:
+        """Put the numbers of CAN frames into the file's byte order, and their kind into their flags."""
+        addresses = frames.positions * 4 + cooked.ADDRESS_OFFSET_BYTES
+        protocols = _windows(self._memory, cooked.ADDRESS_SIZE_BYTES)[addresses][:, cooked.PROTOCOL]
+        at = packets.first[:, np.newaxis] + np.arange(can.HEADER_BYTES)
+        headers = self._memory[np.minimum(at, len(self._memory) - 1)]
+        # Behind a frame that was cut, the kernel may be writing the next one.
+        own = np.arange(can.HEADER_BYTES) < packets.captured[:, np.newaxis]
+        self._memory[at[own]] = can.to_file_order(headers, protocols, packets.captured)[own]
 
     def _put_cooked_headers(self, frames: Frames, packets: _Packets) -> None:
         """Put the header that takes the place of the link layer's before each packet."""
