@@ -24,7 +24,6 @@ autoclass_content = "both"
 autodoc_member_order = "bysource"
 # The docstrings have what parameters mean, the signatures their types.
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
 # What a base of others has, ends the list: of ours, the bases have no page.
 autodoc_default_options = {"members": True, "inherited-members": "tuple, dict, int, str, Struct, BaseException, object"}
 python_use_unqualified_type_names = True
@@ -35,8 +34,10 @@ napoleon_use_ivar = True
 # have to be looked up on the network, where the build is to work without it.
 nitpicky = True
 _OTHERS = "|".join((*sys.stdlib_module_names, "numpy", "npt", "np"))
-# Its docstring says it all: what is known by a name.
-nitpick_ignore = [("py:class", "capd_client.request.options._HasName")]
+# What a stream gives, by its arguments.
+nitpick_ignore = [("py:class", "capd_client.reading.live.Item_co")]
+# Classes of one name, such as the streams of both sides, are each on a page.
+suppress_warnings = ["ref.python"]
 nitpick_ignore_regex = [("py:.*", rf"({_OTHERS})\..*")]
 
 # No public name leads to it.

@@ -60,6 +60,9 @@ STREAMS = {
     "input and output that were left": "<&{unwritten} >&{unread}",
 }
 
+#: What the interpreter says of a Ctrl-C before it has come to a line of a program.
+INTERPRETERS_OWN = ("Fatal Python error: init_", "python: failed to set __main__.__loader__")
+
 
 @contextlib.contextmanager
 def run(directory: Path, *words: str, redirections: str = "") -> Generator[subprocess.Popen[str], None, None]:
@@ -95,7 +98,7 @@ def check(process: subprocess.Popen[str]) -> None:
     """Check that a process ended by itself or by Ctrl-C, and how."""
     output, errors = process.communicate(timeout=PATIENCE_S)
     # The interpreter's own first milliseconds, in which there is no code of anybody's: it has no other way to end.
-    if process.returncode == 1 and errors.startswith("Fatal Python error: init_"):
+    if process.returncode == 1 and errors.startswith(INTERPRETERS_OWN):
         return
     for text in (output, errors):
         assert "Traceback" not in text, errors

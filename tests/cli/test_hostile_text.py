@@ -94,7 +94,7 @@ def check(done: Done, *, is_json: bool = False) -> None:
     """Check that what was printed is lines of ours."""
     assert "Traceback" not in done.stderr
     text = done.stdout + done.stderr
-    assert re.search(r"x1b|u001b", text)  # else nothing was tested
+    assert re.search(r"x1b|u001b|\\027", text)  # else nothing was tested
     lines = text.split("\n")
     assert not [line for line in lines if not line.isprintable() or line.startswith("forged")]
     if is_json:
