@@ -18,7 +18,7 @@ _TEXTS = {
 def obstacle(path: str | os.PathLike[str], error: OSError) -> str:
     """Return why a path could not be opened; of what this user may not read, whose it is, where that can be seen."""
     if not isinstance(error, PermissionError):
-        return _TEXTS.get(error.errno or 0, f"the file cannot be opened: {error.strerror}")
+        return _TEXTS.get(error.errno or 0, f"the file cannot be opened: {error.strerror or error}")
     try:
         owner_id = os.stat(path).st_uid  # noqa: PTH116  # as it was given
     except OSError:

@@ -862,7 +862,7 @@ def test_a_ring_deletes_only_what_it_made(daemon: Daemon, veth: tuple[str, str],
     with opened(user_dir) as directory, RawClient(daemon.socket_path) as client:
         client.send(request_for(veth[1], ring=Conditions(packets=5, files=1)), [directory])
         client.receive(Started)
-        (first,) = user_dir.iterdir()
+        (first,) = user_dir.glob("*.pcapng")
         first.rename(user_dir / "kept")
         first.write_bytes(b"precious")
         send(veth[0], FRAMES, 7)

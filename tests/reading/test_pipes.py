@@ -152,11 +152,11 @@ def test_what_cannot_be_read_is_an_error_in_words(tmp_path: Path) -> None:
     write(tmp_path / "a", small("<")[0])
     for source, text in (
         (tmp_path, "directory"),
-        (tmp_path / "none", "No such file"),
-        (tmp_path / "a" / "b", "Not a directory"),
+        (tmp_path / "none", "no such file"),
+        (tmp_path / "a" / "b", "what should be its directory is a file"),
         (tmp_path / "socket", "No such device"),
         (tmp_path / "a\0b", "null"),
-        ("", "No such file"),
+        ("", "no such file"),
         (closed, "closed file"),
         (io.BytesIO(b"x"), "fileno"),
         (999_999, "Bad file descriptor"),
