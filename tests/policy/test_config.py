@@ -20,6 +20,9 @@ from capd_protocol.messages import Conditions
 from tests.client.helpers import wait_until
 from tests.support.daemon import as_user, running_daemon
 
+#: Users who have nothing to say.
+ALICE, MALLORY = 23_471, 23_472
+
 WHOLE = """\
 contact = "netops, room 7"
 
@@ -131,6 +134,13 @@ ringbuffer_files = 4
 
 [captures.y]
 group = "root"
+
+[[rule]]
+filter = "ä"
+
+[captures.z]
+interfaces = 5
+group = "no such group"
 """
     assert faults(tmp_path, text) == [
         ":1: contact: Expected a text, got a whole number",
@@ -150,6 +160,15 @@ group = "root"
         ":26: captures.../x.ringbuffer_files: a ring needs to know when to switch: give ringbuffer_duration, "
         "ringbuffer_interval, ringbuffer_filesize or ringbuffer_packets",
         ":28: captures.y: interfaces is missing",
+        ":28: captures.y: runs for ever: give ringbuffer_duration, ringbuffer_interval, ringbuffer_filesize or "
+        "ringbuffer_packets",
+        ":31: rule[3]: name is missing",
+        ":31: rule[3]: names nobody: add users, groups or everybody = true",
+        ":32: rule[3].filter: the capture filter has a character that is not ASCII, or a NUL",
+        ":34: captures.z: runs for ever: give ringbuffer_duration, ringbuffer_interval, ringbuffer_filesize or "
+        "ringbuffer_packets",
+        ":35: captures.z.interfaces: Expected an array, got a whole number",
+        ":36: captures.z.group: there is no group 'no such group': its files would be nobody's",
     ]
 
 
@@ -229,14 +248,26 @@ def test_names_that_nobody_has_are_warned_of(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_no_toml_is_refused(tmp_path: Path) -> None:
-    (fault,) = faults(tmp_path, "[[rule]]\nname = \n")
-    assert "line 2" in fault
-    (tmp_path / "capd.toml").write_bytes(b"contact = '\xff'")
-    with pytest.raises(reader.ConfigError, match="utf-8"):
-        reader.load(tmp_path / "capd.toml")
-    with pytest.raises(reader.ConfigError, match="longer than 1048576 bytes"):
-        load(tmp_path, "#" * 1024 * 1024 + "\n")
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"[[rule]]\nname = \n", ":2: invalid value (column 8)"),
+        (b"contact = 'x'\n[[rule]\n", ":2: expected ']]' at the end of an array declaration (column 7)"),
+        (b"a = [1,\n2\n", ":2: unclosed array (at the end)"),
+        (b"a = 1\na = 2\n", ":2: cannot overwrite a value (column 6)"),
+        (b"\n\ncontact = '\xff'", ":3: a byte that is not UTF-8: 0xff"),
+    ],
+)
+def test_what_is_no_toml_is_refused_with_its_line(tmp_path: Path, text: bytes, fault: str) -> None:
+    path = tmp_path / "capd.toml"
+    path.write_bytes(text)
+    with pytest.raises(reader.ConfigError) as raised:
+        reader.load(path)
+    assert raised.value.faults == (f"{path}{fault}",)
+
+
+def test_what_is_too_long_is_refused_whatever_is_in_it(tmp_path: Path) -> None:
+    assert faults(tmp_path, "[" * 1024 * 1024 + "\n") == [": longer than 1048576 bytes"]
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
@@ -262,9 +293,6 @@ def test_check_config_compiles_filters_too(tmp_path: Path, capsys: pytest.Captur
 
 
 # Who may change it ------------------------------------------------------------------------------------------------
-
-#: Users who have nothing to say.
-ALICE, MALLORY = 23_471, 23_472
 
 
 @pytest.fixture

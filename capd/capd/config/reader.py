@@ -52,6 +52,8 @@ _DiskBytes = Annotated[int, msgspec.Meta(ge=1_000_000)]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
+#: How tomllib ends a message.
+_TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 #: msgspec speaks of Python's types.
 _TYPE = re.compile(r"`(\w+)`")
 _TYPES = {
@@ -97,6 +99,9 @@ class _OwnKeys(msgspec.Struct, kw_only=True):
     group: str | int
     max_disk_bytes: _DiskBytes | None = None
 
+
+#: For what a table must have and has not, or has wrongly: with these, what else is wrong with it is found as well.
+_STAND_INS: dict[str, Any] = {"name": "", "interfaces": ("eth0",), "group": 0}
 
 _PYTHON_TYPES = {
     ArgumentType.TEXT: str,
@@ -271,17 +276,30 @@ def load(path: Path, complain_about_filter: Callable[[str], str | None] = lambda
         ConfigError: it cannot be read, others may change it, or something is wrong with it; all that is wrong is told.
     """
     data = _read(path, _trusted())
+    if len(data) > _MAX_BYTES:
+        raise ConfigError([f"{path}: longer than {_MAX_BYTES} bytes"])
     try:
         document = tomllib.loads(data.decode())
     except ValueError as error:  # no UTF-8, or no TOML
-        raise ConfigError([f"{path}: {error}"]) from error
-    if len(data) > _MAX_BYTES:
-        raise ConfigError([f"{path}: longer than {_MAX_BYTES} bytes"])
+        raise ConfigError([_syntax_fault(path, data, error)]) from error
     reader = _Reader(path, data.decode(), complain_about_filter)
     config = reader.read(document)
     if reader.faults:
         raise ConfigError(text for _, text in sorted([*reader.faults, *reader.warnings], key=_line))
     return config
+
+
+def _syntax_fault(path: Path, data: bytes, error: ValueError) -> str:
+    """Return what is wrong with a text that is no TOML, with its line as other faults have theirs."""
+    if isinstance(error, UnicodeDecodeError):
+        line = data.count(b"\n", 0, error.start) + 1
+        return f"{path}:{line}: a byte that is not UTF-8: 0x{data[error.start]:02x}"
+    # Before Python 3.14, tomllib has the place in its text alone.
+    place = _TOML_PLACE.search(str(error))
+    line = int(place[1]) if place and place[1] else len(data.splitlines())
+    where = f" (column {place[2]})" if place and place[2] else " (at the end)"
+    text = _TOML_PLACE.sub("", str(error))
+    return f"{path}:{line}: {text[:1].lower()}{text[1:]}{where}"
 
 
 _Table = TypeVar("_Table", _Rule, _OwnKeys, _Metrics)
@@ -334,7 +352,7 @@ class _Reader:
             return None
 
     def _table(self, key: Key, value: Any, kind: type[_Table]) -> _Table | None:
-        """Return a table as a struct, with defaults for what is wrong; None if it can be none."""
+        """Return a table as a struct, with defaults for what is wrong; None if it is no table."""
         if not isinstance(value, dict):
             self._fault(key, "must be a table")
             return None
@@ -349,8 +367,8 @@ class _Reader:
             for each in fields
             if each.name in table
         }
-        values = {name: value for name, value in read.items() if value is not None}
-        return kind(**values) if all(each.name in values for each in fields if each.required) else None
+        values = {each.name: _STAND_INS[each.name] for each in fields if each.required}
+        return kind(**values | {name: value for name, value in read.items() if value is not None})
 
     def _ids(self, key: Key, names: Iterable[str | int], look_up: Callable[[str], int]) -> frozenset[int]:
         found: set[int] = set()
@@ -374,7 +392,7 @@ class _Reader:
             rule = self._table(key, table, _Rule)
             if rule is None:
                 continue
-            if rule.name in names:
+            if rule.name and rule.name in names:
                 self._fault((*key, "name"), f"another rule has the name {rule.name!r} already")
             names.add(rule.name)
             if not (rule.users or rule.groups or rule.everybody):
