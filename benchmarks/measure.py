@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.daemon import children_of
+from tests.support.daemon import children_of_one_that_may_end
 
 _SETTLE_TIMEOUT_S = 120.0
 #: Of one processor: a program that does less than this has nothing left to do but its timers.
@@ -22,8 +22,8 @@ class Memory:
 
 
 def tree_of(process_id: int) -> list[int]:
-    """Return a process's id and those of all its descendants."""
-    return [process_id, *(each for child in children_of(process_id) for each in tree_of(child))]
+    """Return a process's id and those of all its descendants, which may end meanwhile."""
+    return [process_id, *(each for child in children_of_one_that_may_end(process_id) for each in tree_of(child))]
 
 
 def cpu_ns(process_ids: Iterable[int]) -> int:

@@ -68,8 +68,8 @@ def forked_for(daemon: int) -> list[int]:
     # A worker is the daemon's child as soon as the process in between has ended, which may be behind its first word.
     found: list[int] = []
     for spawner in filter(is_spawner, children_of(daemon)):
-        for between in _children_of_one_that_may_end(spawner):
-            found += _children_of_one_that_may_end(between)
+        for between in children_of_one_that_may_end(spawner):
+            found += children_of_one_that_may_end(between)
     found += [child for child in children_of(daemon) if not is_spawner(child)]
     return list(dict.fromkeys(found))
 
@@ -97,7 +97,8 @@ def _name_of(process_id: int, root: Path = Path("/")) -> str:
         return ""
 
 
-def _children_of_one_that_may_end(process_id: int) -> list[int]:
+def children_of_one_that_may_end(process_id: int) -> list[int]:
+    """Return the ids of a process's children; none if it has ended."""
     try:
         return children_of(process_id)
     except (FileNotFoundError, ProcessLookupError):
