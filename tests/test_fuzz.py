@@ -8,7 +8,7 @@ from capd_protocol.errors import RemoteProtocolError
 from tests.support import fuzz
 
 #: Seconds of each, more or less.
-EXECUTIONS = {"captures": 1500, "messages": 4000, "launch": 2000, "index": 1000}
+EXECUTIONS = {"captures": 1500, "messages": 4000, "launch": 2000, "configuration": 1500, "index": 1000}
 
 
 @pytest.mark.parametrize("name", fuzz.DECODERS)

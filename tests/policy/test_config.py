@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -246,6 +247,30 @@ def test_names_that_nobody_has_are_warned_of(tmp_path: Path) -> None:
         ":3: rule[1].users[2]: there is no 'no such user' on this machine now (warning)",
         ":4: rule[1].groups[1]: there is no 'no such group' on this machine now (warning)",
     ]
+
+
+def test_names_with_a_nul_are_nobodys(tmp_path: Path) -> None:
+    read = load(tmp_path, '[[rule]]\nname = "a"\nusers = ["\\u0000"]\ngroups = ["b\\u0000"]\n')
+    assert len(read.warnings) == 2
+    (fault,) = faults(tmp_path, '[metrics]\nsocket = "/run/a"\ngroup = "b\\u0000"\n')
+    assert "there is no group" in fault
+
+
+@pytest.mark.parametrize("number", [-1, 2**32 - 1, 2**32])
+def test_numbers_that_are_nobodys_are_refused(tmp_path: Path, number: int) -> None:
+    capture = f'[captures.a]\ninterfaces = ["any"]\nringbuffer_files = 2\nringbuffer_filesize = 9\ngroup = {number}\n'
+    told = faults(tmp_path, f'[[rule]]\nname = "a"\nusers = [{number}]\ngroups = [{number}]\n{capture}')
+    assert {"rule[1].users", "rule[1].groups", "captures.a.group"} <= {each.split(": ")[1] for each in told}
+
+
+def test_what_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    assert faults(tmp_path, "a = " + "[" * 100_000) == [": arrays or tables are nested too deep"]
+
+
+def test_many_faults_take_as_long_as_each_of_them(tmp_path: Path) -> None:
+    began_s = time.process_time()
+    assert len(faults(tmp_path, "".join(f"key{number} = 1\n" for number in range(10_000)))) == 10_000
+    assert time.process_time() - began_s < 10  # with the square, two minutes
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 import struct
 import sys
 import time
@@ -18,10 +19,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from capd import launch
+from capd.config.reader import ConfigError
+from capd.config.reader import decode as decode_configuration
 from capd_client import ReadError, read
 from capd_client.cli.ring import _write
 from capd_client.reading.extraction import Extraction
 from capd_client.ring.files import RingFile, Span
+from capd_protocol.arguments import ARGUMENTS
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.formats.ring_index import FileWasClosed, FileWasDeleted, FileWasOpened, Line, encode_line, read_index
 from capd_protocol.frames import Frame, FrameDecoder
@@ -45,6 +49,7 @@ class Decoder(NamedTuple):
         seeds: inputs that are right.
         records: where the records of an input begin, in order; as far as they can be followed.
         fields: offset and size of numbers within a record that begins at an offset.
+        changed: a record with a change; None: one of its fields becomes another number.
     """
 
     run: Callable[[bytes], object]
@@ -52,6 +57,7 @@ class Decoder(NamedTuple):
     seeds: Callable[[], Sequence[bytes]]
     records: Callable[[bytes], list[int]]
     fields: Callable[[bytes, int], list[tuple[int, int]]]
+    changed: Callable[[bytes, random.Random], bytes] | None = None
 
 
 class Finding(NamedTuple):
@@ -79,6 +85,8 @@ def mutated(decoder: Decoder, seeds: Sequence[bytes], chance: random.Random) -> 
         number = chance.randrange(len(begins))
         begin, end = begins[number], [*begins, len(data)][number + 1]
         match chance.randrange(8):
+            case 0 | 1 | 2 | 3 if decoder.changed is not None:
+                data[begin:end] = decoder.changed(bytes(data[begin:end]), chance)
             case 0 | 1 | 2 | 3:
                 fields = [each for each in decoder.fields(bytes(data), begin) if sum(each) <= len(data)]
                 if fields:
@@ -238,6 +246,54 @@ def _line_fields(data: bytes, begin: int) -> list[tuple[int, int]]:
     return [(at, 1) for at in range(begin, len(data)) if data[at : at + 1] in b'0123456789{}[]":,']
 
 
+#: A line of TOML: what stands before a value, and the value.
+_TOML_LINE = re.compile(rb"([^=]*)= *(.*)", re.DOTALL)
+_TOML_VALUES = (
+    *(b"0", b"1", b"-1", b"4294967295", b"9223372036854775808", b"9" * 30, b"9" * 5000, b"0x7fffffff", b"1e400"),
+    *(b"0.1", b"-0.0", b"inf", b"-inf", b"nan", b"true", b"false", b"1979-05-27T07:32:00Z", b"07:32:00", b"1979-05-27"),
+    *(b'""', b'"*"', b'"any"', b'"root"', b'"a\\u0000b"', b'"a\\nb"', b'"\\u202e"', b"'''a\nb'''", b"'%300d'" % 0),
+    *(b"[]", b"[[]]", b"[1, 'a', true]", b'["any", "any"]', b'["a", "\\u0000"]', b'[""]', b"[" * 3000, b"{a.b = {}}"),
+    *(b"[" * 50 + b"]" * 50, b"{name = 'x', users = [0]}", b"[{name = 'x'}]", b"\xff", b"nothing", b"{}"),
+)
+_TOML_TABLES = (
+    *(b"[[rule]]", b"[rule]", b"[captures]", b"[captures.dns]", b"[captures.'a/b']", b'[captures."\\u0000"]'),
+    *(b"[metrics]", b"[[metrics]]", b"[captures." + b"x" * 300 + b"]", b"[]", b"[[captures.dns]]", b"[captures.a.b]"),
+)
+_RECORDER_AND_METRICS = b"""
+[captures.recorder]
+interfaces = ["any"]
+group = 0
+recorder_duration = 30
+recorder_memory = 64
+recorder_after = 1.5
+recorder_trigger_filter = "icmp"
+recorder_trigger_rate = 1000
+recorder_trigger_link_down = true
+recorder_cool_down = 60
+ringbuffer_files = 3
+
+[metrics]
+address = "[::1]:9105"
+"""
+
+
+def _configurations() -> Sequence[bytes]:
+    from tests.policy.test_config import WHOLE  # noqa: PLC0415  # pytest, else not needed
+
+    return [WHOLE.encode(), _RECORDER_AND_METRICS, b'[metrics]\nsocket = "/run/capd/metrics"\ngroup = "root"\n']
+
+
+def _changed_toml(line: bytes, chance: random.Random) -> bytes:
+    """Return a line with another value or another key, or the name of a table in its place."""
+    found = _TOML_LINE.match(line)
+    if found is None or not chance.randrange(6):
+        return chance.choice(_TOML_TABLES) + b"\n"
+    if chance.randrange(4):
+        return found[1] + b"= " + chance.choice(_TOML_VALUES) + b"\n"
+    key = chance.choice((*(each.name for each in ARGUMENTS), "users", "groups", "filter", "name", "captures", "a.b"))
+    return key.encode() + b" = " + found[2]
+
+
 #: Another decoder is another row.
 DECODERS = {
     "captures": Decoder(_read_file, (ReadError,), _captures, _capture_records, _capture_fields),
@@ -250,6 +306,14 @@ DECODERS = {
         _controls,
         _frame_records,
         _frame_fields,
+    ),
+    "configuration": Decoder(
+        lambda data: decode_configuration(Path("capd.toml"), data),
+        (ConfigError,),
+        _configurations,
+        _line_records,
+        _line_fields,
+        _changed_toml,
     ),
     "index": Decoder(lambda data: read_index(data, "a.pcapng"), (), _lines, _line_records, _line_fields),
 }

@@ -49,6 +49,8 @@ _MAX_SOCKET_PATH_BYTES = 107
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 #: Less holds hardly more than headers.
 _DiskBytes = Annotated[int, msgspec.Meta(ge=1_000_000)]
+#: Of a user or a group. The largest number stands for none to the kernel.
+_Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 2)]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -79,8 +81,8 @@ class _Rule(msgspec.Struct, kw_only=True):
 
     name: _Text
     containers: bool = False
-    users: tuple[str | int, ...] = ()
-    groups: tuple[str | int, ...] = ()
+    users: tuple[str | _Id, ...] = ()
+    groups: tuple[str | _Id, ...] = ()
     everybody: bool = False
     interfaces: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("*",)
     filter: str = ""
@@ -96,7 +98,7 @@ class _OwnKeys(msgspec.Struct, kw_only=True):
     """What a capture of the configuration has beside its arguments, and the interfaces, which are one."""
 
     interfaces: tuple[str, ...]
-    group: str | int
+    group: str | _Id
     max_disk_bytes: _DiskBytes | None = None
 
 
@@ -130,7 +132,7 @@ class _Metrics(msgspec.Struct, kw_only=True):
     """``[metrics]``: where Prometheus asks for them, a Unix socket or an address."""
 
     socket: _Text | None = None
-    group: str | int | None = None
+    group: str | _Id | None = None
     address: _Text | None = None
 
 
@@ -275,14 +277,30 @@ def load(path: Path, complain_about_filter: Callable[[str], str | None] = lambda
     Raises:
         ConfigError: it cannot be read, others may change it, or something is wrong with it; all that is wrong is told.
     """
-    data = _read(path, _trusted())
+    return decode(path, _read(path, _trusted()), complain_about_filter)
+
+
+def decode(path: Path, data: bytes, complain_about_filter: Callable[[str], str | None] = lambda _: None) -> Config:
+    """Check a configuration that was read.
+
+    Args:
+        path: what messages say that it is.
+        data: the TOML document.
+        complain_about_filter: returns what is wrong with a filter, if anything.
+
+    Raises:
+        ConfigError: something is wrong with it; all that is wrong is told.
+    """
     if len(data) > _MAX_BYTES:
         raise ConfigError([f"{path}: longer than {_MAX_BYTES} bytes"])
     try:
-        document = tomllib.loads(data.decode())
+        text = data.decode()
+        document = tomllib.loads(text)
     except ValueError as error:  # no UTF-8, or no TOML
         raise ConfigError([_syntax_fault(path, data, error)]) from error
-    reader = _Reader(path, data.decode(), complain_about_filter)
+    except RecursionError as error:
+        raise ConfigError([f"{path}: arrays or tables are nested too deep"]) from error
+    reader = _Reader(path, text, complain_about_filter)
     config = reader.read(document)
     if reader.faults:
         raise ConfigError(text for _, text in sorted([*reader.faults, *reader.warnings], key=_line))
@@ -303,6 +321,7 @@ def _syntax_fault(path: Path, data: bytes, error: ValueError) -> str:
 
 
 _Table = TypeVar("_Table", _Rule, _OwnKeys, _Metrics)
+_Entry = TypeVar("_Entry")
 
 
 class _Reader:
@@ -404,7 +423,7 @@ class _Reader:
             yield Rule(
                 name=rule.name,
                 containers=rule.containers,
-                user_ids=self._ids((*key, "users"), rule.users, lambda name: pwd.getpwnam(name).pw_uid),
+                user_ids=self._ids((*key, "users"), rule.users, _user_id),
                 group_ids=self._ids((*key, "groups"), rule.groups, _group_id),
                 everybody=rule.everybody,
                 interfaces=rule.interfaces,
@@ -508,8 +527,24 @@ def _line(fault: tuple[int, str]) -> int:
     return fault[0]
 
 
+def _user_id(name: str) -> int:
+    return _looked_up(pwd.getpwnam, name).pw_uid
+
+
 def _group_id(name: str) -> int:
-    return grp.getgrnam(name).gr_gid
+    return _looked_up(grp.getgrnam, name).gr_gid
+
+
+def _looked_up(look_up: Callable[[str], _Entry], name: str) -> _Entry:
+    """Return who has a name.
+
+    Raises:
+        KeyError: nobody has it.
+    """
+    try:
+        return look_up(name)
+    except ValueError as error:  # a NUL in it
+        raise KeyError(name) from error
 
 
 def _request(name: str, interfaces: Iterable[str], values: Mapping[str, Any]) -> StartCapture:

@@ -5,6 +5,7 @@ in other ways (dotted keys, inline tables) is found at the line of the table or 
 """
 
 import re
+from functools import lru_cache
 
 Key = tuple[str | int, ...]
 
@@ -23,6 +24,7 @@ def line_of(document: str, key: Key) -> int:
     return lines.get(key, 1)
 
 
+@lru_cache(maxsize=1)  # each fault of a document asks
 def _lines(document: str) -> dict[Key, int]:
     found: dict[Key, int] = {}
     counts: dict[Key, int] = {}
