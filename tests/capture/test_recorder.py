@@ -18,6 +18,7 @@ from capd_client import (
     DestinationError,
     DiskError,
     InvalidArgument,
+    NoSuchCapture,
     ResourceError,
     aio,
     files,
@@ -27,6 +28,7 @@ from capd_client import (
 )
 from capd_client.errors import NoEvents
 from capd_client.reading import read
+from capd_client.ring.files import RingFile
 from capd_protocol.messages import (
     DEFAULT_COOL_DOWN_S,
     DeletionReason,
@@ -348,6 +350,63 @@ def test_a_trigger_that_stays_true_is_followed_by_a_cool_down(
         ignored = sum(messages(events, capture.SP_TRIGGERS_IGNORED))
         assert ignored >= (2 if "recorder_trigger_rate" in trigger else 200)
         assert ignored + len(triggered) <= 300
+
+
+def runs(name: str, daemon: Daemon) -> bool:
+    """Whether a recorder has begun: before, nobody can attach to it."""
+    try:
+        with CaptureSession.attach(name, socket_path=daemon.socket_path, events="all") as session:
+            until(session, session.SP_RECORDING)
+    except (NoSuchCapture, ResourceError):
+        return False
+    return True
+
+
+def test_one_of_the_configuration_writes_snapshots_for_its_group(veth: tuple[str, str], user_dir: Path) -> None:
+    tx, rx = veth
+    state, configuration = user_dir / "state", user_dir / "capd.toml"
+    configuration.write_text(
+        f"""
+        [captures.black-box]
+        interfaces = ["{rx}"]
+        group = {USER}
+        capture_filter = "ether proto 0x88b5"
+        recorder_duration = 60
+        recorder_after = 0.3
+        recorder_cool_down = 0.1
+        recorder_trigger_filter = "udp dst port 50001"
+        ringbuffer_files = 2
+        """
+    )
+
+    def snapshots() -> list[RingFile]:
+        return [each for each in files(state / "black-box" / "black-box.pcapng") if each.is_complete]
+
+    with running_daemon(user_dir, "--config", str(configuration), "--state-directory", str(state)) as daemon:
+        wait_until(lambda: runs("black-box", daemon), "it runs")
+        send(tx, FRAMES, 50)
+        assert not list((state / "black-box").glob("*.pcapng")), "nothing has asked for a snapshot"
+        # What triggers it is not captured, and what comes within recorder_after is.
+        send(tx, build_frames((64,)), 1)
+        send(tx, FRAMES, 50)
+        wait_until(lambda: len(snapshots()) == 1, "the snapshot that was triggered")
+        (triggered,) = snapshots()
+        assert read_file(triggered.path).frames == FRAMES * 100
+        assert tshark_fields(triggered.path, "eth.type") == [("0x88b5",)] * 100
+        told = capinfos(triggered.path)
+        assert (told["Number of packets"], told["Strict time order"]) == ("100", "True")
+        send(tx, FRAMES, 1)
+        asked, last = (
+            str(state / "black-box" / snapshot_capture("black-box", after=0, socket_path=daemon.socket_path))
+            for _ in range(2)
+        )
+        assert int(capinfos(asked)["Number of packets"]) == 101
+        # ringbuffer_files holds for snapshots; its group reads them, and others do not.
+        assert [each.path for each in snapshots()] == [asked, last]
+        assert not Path(triggered.path).exists()
+        as_user(lambda: Path(last).read_bytes(), USER + 1, groups=(USER,))
+        with pytest.raises(PermissionError):
+            as_user(lambda: Path(last).read_bytes(), USER + 1)
 
 
 def test_snapshots_are_kept_as_the_files_of_a_ring_are(daemon: Daemon, veth: tuple[str, str], tmp_path: Path) -> None:
