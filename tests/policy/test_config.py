@@ -1,6 +1,7 @@
 """The configuration: what it says, and that everything that is wrong with it is told at once, with its place."""
 
 import ipaddress
+import json
 import os
 import re
 import signal
@@ -271,6 +272,44 @@ def test_many_faults_take_as_long_as_each_of_them(tmp_path: Path) -> None:
     began_s = time.process_time()
     assert len(faults(tmp_path, "".join(f"key{number} = 1\n" for number in range(10_000)))) == 10_000
     assert time.process_time() - began_s < 10  # with the square, two minutes
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_hidden"),
+    [
+        ({"everybody": True}, {"groups": ["root"]}, True),
+        ({"everybody": True}, {"everybody": True, "interfaces": ["eth*"], "max_snaplen_bytes": 64}, True),
+        ({"everybody": True}, {"users": [0]}, True),
+        ({"everybody": True}, {"users": [4_000_000_000]}, False),  # who has no account
+        ({"everybody": True}, {"groups": ["root"], "monitor_mode": True}, False),
+        ({"everybody": True, "promiscuous": False}, {"groups": ["root"]}, False),
+        ({"everybody": True, "max_snaplen_bytes": 64}, {"groups": ["root"]}, False),
+        ({"everybody": True, "interfaces": ["eth*"]}, {"groups": ["root"]}, False),
+        ({"everybody": True, "interfaces": ["eth*"]}, {"groups": ["root"], "interfaces": ["eth0", "eth*"]}, True),
+        ({"everybody": True, "interfaces": ["any"]}, {"groups": ["root"]}, True),
+        ({"everybody": True}, {"groups": ["root"], "containers": True}, False),
+        ({"everybody": True, "containers": True}, {"users": [0], "containers": True}, False),
+        ({"groups": ["root"]}, {"groups": ["root"]}, True),
+        ({"groups": ["root"]}, {"everybody": True}, False),
+        ({"groups": ["root"]}, {"groups": ["root", 77]}, False),
+        ({"everybody": True}, {"groups": ["no such group"]}, False),  # it has another warning
+    ],
+)
+def test_a_rule_that_never_grants_is_warned_of(
+    tmp_path: Path, first: dict[str, object], second: dict[str, object], is_hidden: bool
+) -> None:
+    text = ""
+    for name, keys in (("first", first), ("second", second)):
+        text += f"[[rule]]\nname = '{name}'\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in keys.items())
+    warning = "rule[2]: never grants: the rule 'first' before it grants all of this to the same users (warning)"
+    line = text[: text.rindex("[[rule]]")].count("\n") + 1
+    found = [each for each in load(tmp_path, text).warnings if "never grants" in each]
+    assert found == ([f"{tmp_path}/capd.toml:{line}: {warning}"] if is_hidden else [])
+
+
+def test_a_value_that_is_wrong_hides_no_other_rule(tmp_path: Path) -> None:
+    wrong = "[[rule]]\nname = 'a'\neverybody = true\ninterfaces = 5\n[[rule]]\nname = 'b'\neverybody = true\n"
+    assert faults(tmp_path, wrong) == [":4: rule[1].interfaces: Expected an array, got a whole number"]
 
 
 @pytest.mark.parametrize(

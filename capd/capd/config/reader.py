@@ -346,7 +346,10 @@ class _Reader:
     def read(self, document: dict[str, Any]) -> Config:
         self._find_unknown((), document, ("contact", "rule", "captures", "metrics"))
         contact = self._converted(("contact",), document.get("contact", ""), str) or ""
-        rules = tuple(self._rules(document.get("rule", [])))
+        placed = dict(self._rules(document.get("rule", [])))
+        if not self.faults:  # what stands for a value that is wrong hides nothing
+            self._find_hidden(placed)
+        rules = tuple(placed.values())
         captures = tuple(self._captures(document.get("captures", {})))
         metrics = self._metrics(document["metrics"]) if "metrics" in document else None
         policy = Policy(rules, f"ask {contact}" if contact else "ask an administrator")
@@ -400,7 +403,7 @@ class _Reader:
 
     # Rules --------------------------------------------------------------------------------------------------------
 
-    def _rules(self, value: Any) -> Iterator[Rule]:
+    def _rules(self, value: Any) -> Iterator[tuple[Key, Rule]]:
         if not isinstance(value, list):
             self._fault(("rule",), "rules are written as [[rule]]")
             return
@@ -420,21 +423,36 @@ class _Reader:
                 self._check((*key, "interfaces"), InterfaceRequest(name=name))
             self._check((*key, "filter"), InterfaceRequest(name="any", capture_filter=rule.filter))
             self._check_filter((*key, "filter"), rule.filter)
-            yield Rule(
-                name=rule.name,
-                containers=rule.containers,
-                user_ids=self._ids((*key, "users"), rule.users, _user_id),
-                group_ids=self._ids((*key, "groups"), rule.groups, _group_id),
-                everybody=rule.everybody,
-                interfaces=rule.interfaces,
-                filter=rule.filter,
-                max_snaplen_bytes=rule.max_snaplen_bytes,
-                promiscuous=rule.promiscuous,
-                monitor_mode=rule.monitor_mode,
-                max_captures=rule.max_captures,
-                max_disk_bytes=rule.max_disk_bytes,
-                max_duration_s=rule.max_duration_s,
+            yield (
+                key,
+                Rule(
+                    name=rule.name,
+                    containers=rule.containers,
+                    user_ids=self._ids((*key, "users"), rule.users, _user_id),
+                    group_ids=self._ids((*key, "groups"), rule.groups, _group_id),
+                    everybody=rule.everybody,
+                    interfaces=rule.interfaces,
+                    filter=rule.filter,
+                    max_snaplen_bytes=rule.max_snaplen_bytes,
+                    promiscuous=rule.promiscuous,
+                    monitor_mode=rule.monitor_mode,
+                    max_captures=rule.max_captures,
+                    max_disk_bytes=rule.max_disk_bytes,
+                    max_duration_s=rule.max_duration_s,
+                ),
             )
+
+    def _find_hidden(self, placed: Mapping[Key, Rule]) -> None:
+        """Warn of rules that never grant anything, since an earlier one does."""
+        before: list[Rule] = []
+        for key, rule in placed.items():
+            hiding = next((each for each in before if each.hides(rule, _has_account)), None)
+            if hiding is not None:
+                text = (
+                    f"never grants: the rule {hiding.name!r} before it grants all of this to the same users (warning)"
+                )
+                self.warnings.append(self._place(key, text))
+            before.append(rule)
 
     def _check(self, key: Key, request: InterfaceRequest) -> None:
         for fault in find_interface_faults(request):
@@ -529,6 +547,14 @@ def _line(fault: tuple[int, str]) -> int:
 
 def _user_id(name: str) -> int:
     return _looked_up(pwd.getpwnam, name).pw_uid
+
+
+def _has_account(user_id: int) -> bool:
+    try:
+        pwd.getpwuid(user_id)
+    except KeyError:
+        return False
+    return True
 
 
 def _group_id(name: str) -> int:

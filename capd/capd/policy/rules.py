@@ -6,7 +6,7 @@ daemon, are bound by none.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -91,6 +91,38 @@ class Rule:
         if (request.monitor_mode or request.wifi_channel) and not self.monitor_mode:
             found.append("no monitor mode and no channels")
         return found
+
+    def hides(self, other: "Rule", has_account: Callable[[int], bool]) -> bool:
+        """Whether another rule further down never grants: all that it allows to those it names, this one grants before.
+
+        Of patterns that differ, only ``*`` and ``any`` are known to take in others: this may say no where it is so.
+
+        Args:
+            other: a rule further down.
+            has_account: whether a user id has one, without which ``everybody`` does not mean it.
+        """
+        return (
+            self._names_all_of(other, has_account)
+            and all(self._takes_in(each) for each in other.interfaces)
+            and self.max_snaplen_bytes >= other.max_snaplen_bytes
+            and self.promiscuous >= other.promiscuous
+            and self.monitor_mode >= other.monitor_mode
+        )
+
+    def _names_all_of(self, other: "Rule", has_account: Callable[[int], bool]) -> bool:
+        if self.containers != other.containers or not (other.everybody or other.user_ids or other.group_ids):
+            return False
+        # Users of containers have no account here.
+        everybody = self.everybody and not self.containers
+        return all(each in self.user_ids or (everybody and has_account(each)) for each in other.user_ids) and (
+            self.everybody or (not other.everybody and other.group_ids <= self.group_ids)
+        )
+
+    def _takes_in(self, pattern: str) -> bool:
+        if not {"*", ANY, pattern}.isdisjoint(self.interfaces):
+            return True
+        target = target_of(InterfaceRequest(name=pattern))
+        return isinstance(target, NamedInterface) and self.covers(target)
 
     def settled(self, request: InterfaceRequest) -> InterfaceRequest:
         """Return a request that it allows with nothing left open."""
