@@ -119,6 +119,9 @@ def test_questions_have_the_answers_of_the_blocking_ones(
                 await aio.flush_capture(number, socket_path=path)
         assert await aio.list_captures(socket_path=path) == ()
         assert await aio.who_am_i(socket_path=path) == who_am_i(socket_path=path)
+        listed = await aio.list_interfaces(socket_path=path)
+        assert [info.name for info in listed] == [each.name for each in Interface.list_interfaces(socket_path=path)]
+        assert interface in [info.name for info in listed]
         assert await aio.get_capabilities(interface, socket_path=path) == get_capabilities(interface, socket_path=path)
         found = await aio.get_driver_counters(interface, socket_path=path)
         assert found.keys() == get_driver_counters(interface, socket_path=path).keys()

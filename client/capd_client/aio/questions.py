@@ -17,6 +17,7 @@ from capd_client.conversation.questions import (
     captures_listed,
     captures_revoked,
     driver_counters_of,
+    interfaces_listed,
     late,
     snapshot_taken,
     who_asks,
@@ -24,6 +25,7 @@ from capd_client.conversation.questions import (
 from capd_client.errors import NoEvents
 from capd_client.transport.connect import SocketPath, Transport, connect_and_send
 from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
+from capd_protocol.messages.interfaces import InterfaceInfo
 
 
 async def _answer_to(question: Question[Answer], socket_path: SocketPath) -> Answer:
@@ -33,10 +35,7 @@ async def _answer_to(question: Question[Answer], socket_path: SocketPath) -> Ans
         return connect_and_send(stream.opening(), socket_path, may_start=question.may_start)
 
     def take(data: bytes) -> None:
-        for message in stream.receive(data):
-            replies.take(message)
-            if replies.is_complete:
-                break
+        replies.take(stream.receive(data))
 
     connection = await Connection.open(connect, take)
     try:
@@ -46,6 +45,20 @@ async def _answer_to(question: Question[Answer], socket_path: SocketPath) -> Ans
     finally:
         await connection.aclose()
     return replies.answer()
+
+
+async def list_interfaces(*, socket_path: SocketPath = None) -> tuple[InterfaceInfo, ...]:
+    """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
+
+    Args:
+        socket_path: where the daemon listens; None: as for ``CaptureSession``.
+
+    Raises:
+        ChildError: the daemon cannot tell.
+        DaemonUnavailable: there is none at ``socket_path``.
+        BrokenPipe: it does not answer.
+    """
+    return await _answer_to(interfaces_listed(), socket_path)
 
 
 async def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ...]:

@@ -4,17 +4,13 @@ import time
 from collections.abc import Iterator
 from functools import cached_property
 
-from capd_client.blocking.questions import ask, get_capabilities
+from capd_client.blocking.questions import get_capabilities, list_interfaces
 from capd_client.conversation.interface_picture import InterfaceChanged, Picture
 from capd_client.conversation.message_stream import MessageStream
-from capd_client.errors import BrokenPipe, NoEvents
+from capd_client.errors import NoEvents
 from capd_client.transport.connect import SocketPath, connect_and_send
 from capd_protocol.formats.linktypes import LinkLayerType
-from capd_protocol.messages import (
-    InterfaceList,
-    ListInterfaces,
-    WatchInterfaces,
-)
+from capd_protocol.messages import WatchInterfaces
 from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link
 
 
@@ -96,15 +92,9 @@ class Interface:
         Raises:
             ChildError: the daemon cannot tell.
             DaemonUnavailable: there is none at ``socket_path``.
+            BrokenPipe: it does not answer.
         """
-        found: list[Interface] = []
-        for part in ask(ListInterfaces(), socket_path, may_start=True):
-            if not isinstance(part, InterfaceList):
-                raise BrokenPipe(f"capd answered with a {type(part).__name__}")
-            found += [cls._from_info(info, socket_path) for info in part.interfaces]
-            if part.is_last:
-                return found
-        raise AssertionError("asking ends with an answer or an exception")
+        return [cls._from_info(info, socket_path) for info in list_interfaces(socket_path=socket_path)]
 
     @classmethod
     def _from_info(cls, info: InterfaceInfo, socket_path: SocketPath) -> "Interface":

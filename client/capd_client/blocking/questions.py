@@ -1,11 +1,9 @@
 """Requests that are no capture: asked on a connection of their own, and answered."""
 
 import time
-from collections.abc import Iterator
 
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.conversation.questions import (
-    REPLY_TIMEOUT_S,
     Answer,
     Question,
     Replies,
@@ -17,35 +15,43 @@ from capd_client.conversation.questions import (
     captures_listed,
     captures_revoked,
     driver_counters_of,
+    interfaces_listed,
     late,
     snapshot_taken,
     who_asks,
 )
 from capd_client.transport.connect import SocketPath, connect_and_send
-from capd_protocol.messages import Capabilities, CaptureSummary, Message, Permissions, Request
+from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
+from capd_protocol.messages.interfaces import InterfaceInfo
 
 
-def ask(
-    request: Request, socket_path: SocketPath, *, may_start: bool = False, timeout_s: float = REPLY_TIMEOUT_S
-) -> Iterator[Message]:
-    """Ask, and yield the messages of the answer; whoever asks knows which one is the last.
-
-    Raises:
-        ChildError: the daemon refuses.
-        BrokenPipe: it does not answer.
-        DaemonUnavailable: there is none.
-    """
-    stream = MessageStream(request)
-    transport = connect_and_send(stream.opening(), socket_path, may_start=may_start)
-    deadline_s = time.monotonic() + timeout_s
+def _answer_to(question: Question[Answer], socket_path: SocketPath) -> Answer:
+    stream, replies = MessageStream(question.request), Replies(question)
+    transport = connect_and_send(stream.opening(), socket_path, may_start=question.may_start)
+    deadline_s = time.monotonic() + question.timeout_s
     try:
-        while True:
+        while not replies.is_complete:
             data = transport.receive(max(0, deadline_s - time.monotonic()))
             if data is None:
-                raise late(timeout_s)
-            yield from stream.receive(data)
+                raise late(question.timeout_s)
+            replies.take(stream.receive(data))
     finally:
         transport.close()
+    return replies.answer()
+
+
+def list_interfaces(*, socket_path: SocketPath = None) -> tuple[InterfaceInfo, ...]:
+    """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
+
+    Args:
+        socket_path: where the daemon listens; None: as for ``CaptureSession``.
+
+    Raises:
+        ChildError: the daemon cannot tell.
+        DaemonUnavailable: there is none at ``socket_path``.
+        BrokenPipe: it does not answer.
+    """
+    return _answer_to(interfaces_listed(), socket_path)
 
 
 def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ...]:
@@ -59,15 +65,6 @@ def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ..
         BrokenPipe: it does not answer.
     """
     return _answer_to(captures_listed(), socket_path)
-
-
-def _answer_to(question: Question[Answer], socket_path: SocketPath) -> Answer:
-    replies = Replies(question)
-    for message in ask(question.request, socket_path, may_start=question.may_start, timeout_s=question.timeout_s):
-        replies.take(message)
-        if replies.is_complete:
-            break
-    return replies.answer()
 
 
 def who_am_i(*, socket_path: SocketPath = None) -> Permissions:

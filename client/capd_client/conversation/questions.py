@@ -1,6 +1,6 @@
 """Requests that are no capture: what is asked, and what the messages of the answer come to. Sans-IO."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -17,7 +17,9 @@ from capd_protocol.messages import (
     Flushed,
     GetCapabilities,
     GetDriverCounters,
+    InterfaceList,
     ListCaptures,
+    ListInterfaces,
     Message,
     Permissions,
     Request,
@@ -31,6 +33,7 @@ from capd_protocol.messages import (
     Stopping,
     WhoAmI,
 )
+from capd_protocol.messages.interfaces import InterfaceInfo
 
 REPLY_TIMEOUT_S = 30.0
 
@@ -76,16 +79,19 @@ class Replies(Generic[Answer]):
         self._parts: list[Message] = []
         self.is_complete = False
 
-    def take(self, message: Message) -> None:
-        """Take a message into the answer.
+    def take(self, messages: Iterable[Message]) -> None:
+        """Take messages into the answer, up to its last one.
 
         Raises:
-            BrokenPipe: it answers something else.
+            BrokenPipe: one answers something else.
         """
-        if not isinstance(message, self._question.expected):
-            raise BrokenPipe(f"capd answered with a {type(message).__name__}")
-        self._parts.append(message)
-        self.is_complete = getattr(message, "is_last", True)
+        for message in messages:
+            if self.is_complete:
+                return
+            if not isinstance(message, self._question.expected):
+                raise BrokenPipe(f"capd answered with a {type(message).__name__}")
+            self._parts.append(message)
+            self.is_complete = getattr(message, "is_last", True)
 
     def answer(self) -> Answer:
         """Return the answer; it is complete."""
@@ -101,12 +107,16 @@ def _nothing(_parts: list[Any]) -> None:
     return None
 
 
+def _only(parts: list[Any]) -> Any:
+    return parts[0]
+
+
+def _interfaces(parts: list[InterfaceList]) -> tuple[InterfaceInfo, ...]:
+    return tuple(each for part in parts for each in part.interfaces)
+
+
 def _summaries(parts: list[CaptureList]) -> tuple[CaptureSummary, ...]:
     return tuple(capture for part in parts for capture in part.captures)
-
-
-def _permissions(parts: list[Permissions]) -> Permissions:
-    return parts[0]
 
 
 def _revocation(parts: list[Revoked]) -> Revocation:
@@ -116,10 +126,6 @@ def _revocation(parts: list[Revoked]) -> Revocation:
 
 def _file_name(parts: list[Rotated | SnapshotTaken]) -> str:
     return parts[0].file_name
-
-
-def _capabilities(parts: list[Capabilities]) -> Capabilities:
-    return parts[0]
 
 
 def _counters(parts: list[DriverCounters]) -> dict[str, int]:
@@ -133,7 +139,7 @@ def captures_listed() -> Question[tuple[CaptureSummary, ...]]:
 
 def who_asks() -> Question[Permissions]:
     """Ask who this process is, and what it may do."""
-    return Question(WhoAmI(), Permissions, _permissions)
+    return Question(WhoAmI(), Permissions, _only)
 
 
 def capture_stopped(capture: int | str) -> Question[None]:
@@ -184,6 +190,11 @@ def snapshot_taken(capture: int | str, after: float | None) -> Question[str]:
     return Question(request, SnapshotTaken, _file_name, timeout_s=timeout_s)
 
 
+def interfaces_listed() -> Question[tuple[InterfaceInfo, ...]]:
+    """Ask what can be captured on."""
+    return Question(ListInterfaces(), InterfaceList, _interfaces, may_start=True)
+
+
 def capabilities_of(interface: str, monitor_mode: bool) -> Question[Capabilities]:
     """Ask what an interface can do.
 
@@ -191,7 +202,7 @@ def capabilities_of(interface: str, monitor_mode: bool) -> Question[Capabilities
         InterfaceError: this is no name.
     """
     request = GetCapabilities(interface=_checked_name(interface), monitor_mode=monitor_mode)
-    return Question(request, Capabilities, _capabilities, may_start=True)
+    return Question(request, Capabilities, _only, may_start=True)
 
 
 def driver_counters_of(interface: str) -> Question[dict[str, int]]:

@@ -211,18 +211,20 @@ class RecordMaker:
 
     def _order_can_frames(self, frames: Frames, packets: _Packets) -> None:
         """Put the numbers of CAN frames into the file's byte order, and their kind into their flags."""
-        addresses = frames.positions * 4 + cooked.ADDRESS_OFFSET_BYTES
-        protocols = _windows(self._memory, cooked.ADDRESS_SIZE_BYTES)[addresses][:, cooked.PROTOCOL]
+        protocols = self._addresses(frames)[:, cooked.PROTOCOL]
         at = packets.first[:, np.newaxis] + np.arange(can.HEADER_BYTES)
         headers = self._memory[np.minimum(at, len(self._memory) - 1)]
         # Behind a frame that was cut, the kernel may be writing the next one.
         own = np.arange(can.HEADER_BYTES) < packets.captured[:, np.newaxis]
         self._memory[at[own]] = can.to_file_order(headers, protocols, packets.captured)[own]
 
+    def _addresses(self, frames: Frames) -> U8:
+        """Return the link-layer address that the kernel gives with each packet, a row each (struct sockaddr_ll)."""
+        return _windows(self._memory, cooked.ADDRESS_SIZE_BYTES)[frames.positions * 4 + cooked.ADDRESS_OFFSET_BYTES]
+
     def _put_cooked_headers(self, frames: Frames, packets: _Packets) -> None:
         """Put the header that takes the place of the link layer's before each packet."""
-        at = frames.positions * 4 + cooked.ADDRESS_OFFSET_BYTES
-        made = cooked.headers(_windows(self._memory, cooked.ADDRESS_SIZE_BYTES)[at], self._dlt)
+        made = cooked.headers(self._addresses(frames), self._dlt)
         which = tagged(frames.headers) if self._dlt == DLT_LINUX_SLL else np.empty(0, np.int64)
         others = np.setdiff1d(np.arange(len(made)), which, assume_unique=True)
         self._put_before(packets, others, made[others])
