@@ -264,6 +264,13 @@ ARGUMENTS = (
         default=False,
         options=(Option("-g", "--group-access"),),
     ),
+    ArgumentSpec(
+        "in_memory",
+        _YES_OR_NO,
+        "destination.unnamed",
+        "keep the packets in memory only, for a program that reads them as they come",
+        default=False,
+    ),
     # A ring: when it switches to the next file, and what it keeps.
     ArgumentSpec(
         "ringbuffer_duration",
@@ -600,6 +607,22 @@ def _stay_faults(request: StartCapture) -> Iterator[Fault]:
         yield Fault("savefile", "a detached capture needs a savefile: a temporary one would be nobody's")
 
 
+def _memory_faults(request: StartCapture) -> Iterator[Fault]:
+    if not request.destination.unnamed:
+        return
+    for argument, is_given, reason in (
+        ("detach", request.detached, "a detached capture needs files that others find"),
+        ("recorder_memory", request.recorder is not None, "a recorder's snapshots are files"),
+        ("group_access", request.destination.group_access, "there is no file for the group to read"),
+    ):
+        if is_given:
+            yield Fault(argument, f"with in_memory, {reason}: leave out one of the two")
+    if not request.pass_files:
+        yield Fault("pass_files", "with in_memory, pass_files cannot be False: the packets could not be read")
+    if request.ring is None:
+        yield Fault("in_memory", f"with in_memory, the packets need a bound: give {SWITCHING}, and ringbuffer_files")
+
+
 def _ring_faults(ring: Conditions, autostop: Conditions) -> Iterator[Fault]:
     yield from _range_faults("ring", ring)
     if not ring.switches:
@@ -690,6 +713,7 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
     recorder = request.recorder
     yield from _file_name_faults(request.destination.file_name, ring is not None or recorder is not None)
     yield from _stay_faults(request)
+    yield from _memory_faults(request)
     yield from _range_faults("", request)
     yield from _range_faults("autostop", autostop)
     if recorder is not None:

@@ -39,11 +39,13 @@ from capd_protocol.messages import (
     DeletionReason,
     EndReason,
     FileDeleted,
+    FileOpened,
     StartCapture,
     Triggered,
     TriggerReason,
 )
 from capd_protocol.targets import DEFAULT
+from tests.capture.helpers import readable_packets
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, drain, of_type, pcap_linktype_and_sizes, read_complete, rings, wait_until
 from tests.support.namespace import veth_pair
@@ -387,6 +389,31 @@ def update_interval(bench: Bench) -> None:
     assert seldom <= 6  # a slow sender takes longer
 
 
+def in_memory(bench: Bench) -> None:
+    with bench.running(savefile=None, in_memory=True) as capture:
+        event = capture.next_event()
+        assert isinstance(event, FileOpened)
+        bench.send(3)
+        capture.flush()
+        with capture.open_file(event.name) as file:
+            assert os.fstat(file.fileno()).st_nlink == 0
+            data = file.read()
+        assert list(bench.directory.iterdir()) == []
+        assert not list(Path("/dev/shm").glob("capd_*"))
+    path = bench.directory / "a.pcapng"
+    path.write_bytes(data)
+    assert readable_packets(path) == 3
+    for others, text in (
+        ({}, "leave out one of the two"),
+        ({"savefile": None, "detach": True, "name": "x"}, "a detached capture needs files"),
+        ({"savefile": None, "group_access": True}, "no file for the group"),
+        ({"savefile": None, "pass_files": False}, "the packets could not be read"),
+        ({"savefile": None, "recorder_memory": 10}, "a recorder needs a savefile"),
+    ):
+        with pytest.raises(InvalidArgument, match=text):
+            bench.session(in_memory=True, **others)
+
+
 def pass_files(bench: Bench) -> None:
     for given in (True, False):
         with bench.running(pass_files=given, ringbuffer_packets=1, ringbuffer_files=1) as capture:
@@ -559,6 +586,7 @@ EFFECTS: dict[str, Callable[[Bench], None]] = {
         autostop_filesize,
         autostop_files,
         savefile,
+        in_memory,
         group_access,
         ringbuffer_duration,
         ringbuffer_filesize,

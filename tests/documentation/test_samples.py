@@ -24,6 +24,7 @@ _OTHERS = {
     "journalctl",
     "podman",
     "python3",
+    "ssh",
     "rm",
     "systemctl",
     "systemd-nspawn",

@@ -185,7 +185,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "kernel_buffer_size_bytes": None,
                 }
             ],
-            "destination": {"file_name": "a.pcapng", "group_access": False, "exclusive": False},
+            "destination": {"file_name": "a.pcapng", "group_access": False, "exclusive": False, "unnamed": False},
             "file_format": "pcapng",
             "ring": None,
             "recorder": None,
@@ -212,7 +212,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                 ),
                 InterfaceRequest(name="ü"),
             ),
-            destination=Destination(file_name="a", group_access=True, exclusive=True),
+            destination=Destination(file_name="a", group_access=True, exclusive=True, unnamed=True),
             file_format="pcap",
             ring=Conditions(
                 duration_s=0.5,
@@ -265,7 +265,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "kernel_buffer_size_bytes": None,
                 },
             ],
-            "destination": {"file_name": "a", "group_access": True, "exclusive": True},
+            "destination": {"file_name": "a", "group_access": True, "exclusive": True, "unnamed": True},
             "file_format": "pcap",
             "ring": {
                 "duration_s": 0.5,

@@ -61,7 +61,15 @@ _CODES = (
 
 
 #: What messages call an argument that is none of a capture, to what it is called here.
-_OPTIONS = {**ring.OPTIONS, "after": "--after", "user": "--user", "interval": "--interval", "count": "-n"}
+_OPTIONS = {
+    **ring.OPTIONS,
+    "after": "--after",
+    "user": "--user",
+    "interval": "--interval",
+    "count": "-n",
+    "with_ssh": "--with-ssh",
+    "serve": "--serve",
+}
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """``capctl capture``: a capture as a person types it."""
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -12,10 +13,22 @@ from typing import Any, cast
 import msgspec
 
 from capd_client.blocking.session import CaptureSession
-from capd_client.cli.output import complain, draw, show, show_json
+from capd_client.cli.live import (
+    LiveOutput,
+    Messages,
+    Sink,
+    live_arguments,
+    own_connection,
+    served_arguments,
+    serving,
+    writing_to,
+)
+from capd_client.cli.output import complain, draw, note, note_json, show, show_json
 from capd_client.cli.text import count, shorten, si, width_of
 from capd_client.conversation.events import CaptureEvent
-from capd_client.errors import CaptureEnded, CaptureError, NoEvents
+from capd_client.errors import CaptureEnded, CaptureError, InvalidArgument, NoEvents
+from capd_client.output.destinations import LiveDestination, live_destination_of
+from capd_client.output.server import LiveServer, serving_address
 from capd_client.request.options import CaptureArguments, checked_capture
 from capd_protocol.arguments import ARGUMENTS, BY_NAME, KEYED_OPTIONS, ArgumentSpec, ArgumentType, Option
 from capd_protocol.messages import (
@@ -102,6 +115,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             if option.flag not in added:
                 added.add(option.flag)
                 _add(parser, spec, option)
+    parser.add_argument(
+        "--serve",
+        metavar="ADDRESS",
+        help="give packets to all programs that connect to [IP-ADDRESS:]PORT (by default of this machine alone), or to "
+        "unix:PATH",
+    )
+    parser.add_argument(
+        "--with-ssh",
+        action="store_true",
+        help="where packets go to a program as they come, also capture the ssh connection that this is started through",
+    )
     parser.add_argument("--json", action="store_true", help="print events as lines of JSON")
 
 
@@ -159,6 +183,15 @@ def run(options: argparse.Namespace) -> int:
     arguments = cast(CaptureArguments, {**given, **options.conditions})
     if options.max_packet_count is not None and "max_packet_count" in options.conditions:  # -c, and -a packets
         arguments["max_packet_count"] = min(options.max_packet_count, options.conditions["max_packet_count"])
+    destination = live_destination_of(options.savefile)
+    if options.serve is not None:
+        if destination is not None:
+            raise InvalidArgument("packets go to a program or are served: leave out -w, or --serve", argument="serve")
+        return _serve(options, arguments)
+    if destination is not None:
+        return _write_live(options, arguments, destination)
+    if options.with_ssh:
+        raise InvalidArgument("only what goes to a program as it comes leaves it out", argument="with_ssh")
     capture = CaptureSession(socket_path=options.socket, **arguments)
     if not options.detach:
         _stop_on_signals(capture)  # also while it starts
@@ -177,6 +210,59 @@ def run(options: argparse.Namespace) -> int:
             output.close()
             complain("not waited for: capd completes the files by itself")
             raise
+        finally:
+            output.close()
+        return EXIT_STOPPED if capture.end_reason in _ENDED_BY_OTHERS else 0
+
+
+def _write_live(options: argparse.Namespace, arguments: CaptureArguments, destination: LiveDestination) -> int:
+    """Capture for a program that reads the packets as they come, until it has enough of them."""
+    arguments = live_arguments(arguments, _connection_to_leave_out(options))
+    destination.wait_for_reader()
+    try:
+        return _run_live(options, arguments, lambda capture: writing_to(capture, destination))
+    finally:
+        destination.close()
+
+
+def _serve(options: argparse.Namespace, arguments: CaptureArguments) -> int:
+    """Capture for all programs that come to read, and into a file where one is named."""
+    address = serving_address(options.serve)
+    arguments = served_arguments(arguments, _connection_to_leave_out(options))
+    server = LiveServer(address, note)
+
+    def begin(capture: CaptureSession) -> LiveServer:
+        serving(capture, server)
+        note(f"Serving at {address}: {address.readers}.")
+        return server
+
+    try:
+        return _run_live(options, arguments, begin)
+    finally:
+        server.close()
+
+
+def _connection_to_leave_out(options: argparse.Namespace) -> str | None:
+    connection = None if options.with_ssh else own_connection(os.environ)
+    if connection is not None:
+        note(f"The ssh connection from {connection.split()[0]} is left out; --with-ssh captures it too.")
+    return connection
+
+
+def _run_live(
+    options: argparse.Namespace, arguments: CaptureArguments, sink_of: Callable[[CaptureSession], Sink]
+) -> int:
+    capture = CaptureSession(socket_path=options.socket, **arguments)
+    _stop_on_signals(capture)
+    in_memory = bool(arguments.get("in_memory"))
+    with capture:
+        if not options.interfaces and not options.json:
+            note(f"Interface: {', '.join(capture.interfaces)}")
+        messages = _Json(capture, note_json) if options.json else _Text(capture, note, shows_files=not in_memory)
+        output = LiveOutput(capture, sink_of(capture), messages)
+        try:
+            _follow(capture, output)
+            output.finish()
         finally:
             output.close()
         return EXIT_STOPPED if capture.end_reason in _ENDED_BY_OTHERS else 0
@@ -240,7 +326,7 @@ def _snapshot_on_signal(capture: CaptureSession) -> None:
     signal.signal(signal.SIGUSR1, begin)
 
 
-def _follow(capture: CaptureSession, output: "_Json | _Text") -> None:
+def _follow(capture: CaptureSession, output: Messages) -> None:
     while True:
         try:
             event = capture.next_event(timeout=_REDRAW_S)
@@ -257,8 +343,9 @@ def _follow(capture: CaptureSession, output: "_Json | _Text") -> None:
 class _Json:
     """Events as lines of JSON."""
 
-    def __init__(self, capture: CaptureSession) -> None:
+    def __init__(self, capture: CaptureSession, print_object: Callable[..., None] = show_json) -> None:
         self._capture = capture
+        self._print_object = print_object
         #: Before any event was taken: what a capture had that was attached to.
         self._packets_total = capture.packetcount_before
         self._is_started = False
@@ -302,7 +389,7 @@ class _Json:
                 pass  # drops: told with the end, for each interface
 
     def _print(self, event: str, **fields: object) -> None:
-        show_json({"event": event, **fields}, flush=True)
+        self._print_object({"event": event, **fields}, flush=True)
 
     def tick(self) -> None:
         """Nothing came."""
@@ -375,8 +462,12 @@ _DELETIONS = {
 class _Text:
     """Files as lines on standard output; on a terminal, the state of the capture in a line below."""
 
-    def __init__(self, capture: CaptureSession) -> None:
+    def __init__(
+        self, capture: CaptureSession, print_lines: Callable[..., None] = show, *, shows_files: bool = True
+    ) -> None:
         self._capture = capture
+        self._shows_files = shows_files
+        self._print_lines = print_lines
         self._is_live = sys.stderr.isatty()
         self._is_drawn = False
         self._file = ""
@@ -386,6 +477,8 @@ class _Text:
 
     def show(self, event: CaptureEvent) -> None:
         match event:
+            case FileOpened() | FileClosed() | FileDeleted() if not self._shows_files:
+                self._file = "(live)"
             case FileOpened(name=path):
                 self._file = path
                 self._line(f"File: {path}")
@@ -420,7 +513,7 @@ class _Text:
 
     def _line(self, *lines: str) -> None:
         self._erase()
-        show(*lines, flush=True)
+        self._print_lines(*lines, flush=True)
 
     def _erase(self) -> None:
         if self._is_drawn:

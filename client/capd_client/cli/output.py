@@ -29,6 +29,11 @@ def show_json(fields: Mapping[str, object], *, flush: bool = False) -> None:
     show(json.dumps(fields), flush=flush)
 
 
+def note_json(fields: Mapping[str, object], *, flush: bool = False) -> None:
+    """Print an object as a line of JSON to standard error, for where standard output has packets."""
+    note(json.dumps(fields), flush=flush)
+
+
 def show_screen(lines: Iterable[str]) -> None:
     """Print lines from the top of a screen that is empty otherwise."""
     print(_CLEAR_SCREEN, end="")
@@ -38,6 +43,12 @@ def show_screen(lines: Iterable[str]) -> None:
 def show_script(text: str) -> None:
     """Print what another program is to read as it is, of which nothing comes from anybody else."""
     print(text, end="")
+
+
+def note(*lines: str, flush: bool = False) -> None:  # as ``show``; standard error is always flushed
+    """Print lines to standard error, for where standard output has packets."""
+    for line in lines:
+        _print_error(escaped(line) + "\n")
 
 
 def complain(text: str) -> None:

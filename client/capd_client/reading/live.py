@@ -6,7 +6,7 @@ was in a file that is gone, or is left out on purpose, and is told of.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, Generic, Self, TypeVar, cast
+from typing import BinaryIO, Generic, NamedTuple, Self, TypeVar, cast
 
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents, StreamOverrun
@@ -30,14 +30,32 @@ class _Part:
     def __init__(self, path: str, file: File | None) -> None:
         self.path = path
         self.file = file
-        #: Given, or left out.
+        #: Packets given, or left out.
         self.read = 0
+        #: Something of it was given.
+        self.is_begun = False
         #: None: it is not complete.
         self.packets: int | None = None
 
     @property
     def missing(self) -> int:
         return max(0, (self.packets or 0) - self.read)
+
+
+class FilePart(NamedTuple):
+    """Whole records of a file that follow one another.
+
+    Attributes:
+        data: their bytes.
+        packets: how many of the records are packets.
+        begins_file: they are the first ones of their file, its header among them.
+        interfaces: how many the file has described by their end.
+    """
+
+    data: memoryview
+    packets: int
+    begins_file: bool
+    interfaces: int
 
 
 class LiveFiles:
@@ -60,6 +78,8 @@ class LiveFiles:
         self._waiting: deque[Batch | memoryview] = deque()
         self._told_packets = 0
         self._has_lagged = False
+        #: Of what was given last.
+        self._given_packets, self._given_begins_file = 0, False
         self.interfaces: Sequence[FileInterface] = ()
 
     def take(self, event: CaptureEvent) -> None:
@@ -97,14 +117,14 @@ class LiveFiles:
         """
         if self._waiting:
             return self._waiting.popleft()
-        if self._overflow != "wait" and self.behind_bytes > self._max_behind_bytes:
-            if self._overflow == "disconnect":
-                raise StreamOverrun(self.behind_bytes, self._max_behind_bytes)
-            left_out = self._leave_out()
-            if left_out:
-                self._told_packets += left_out
-                return Gap(left_out, "too_slow")
         while self._parts:
+            if self._overflow != "wait" and self.behind_bytes > self._max_behind_bytes:
+                if self._overflow == "disconnect":
+                    raise StreamOverrun(self.behind_bytes, self._max_behind_bytes)
+                left_out = self._leave_out()
+                if left_out:
+                    self._told_packets += left_out
+                    return Gap(left_out, "too_slow")
             part = self._parts[0]
             piece = self._next_piece(part)
             if piece is not None:
@@ -119,6 +139,13 @@ class LiveFiles:
                 self._told_packets += missing
                 return Gap(missing, "deleted")
         return None
+
+    def next_part(self) -> FilePart | Gap | None:
+        """Return what comes next as bytes, with what is in them; see ``next_item``."""
+        item = self.next_item()
+        if not isinstance(item, memoryview):
+            return item if isinstance(item, Gap) else None
+        return FilePart(item, self._given_packets, self._given_begins_file, len(self.interfaces))
 
     def _next_piece(self, part: _Part) -> Piece | None:
         if part.file is None:
@@ -136,6 +163,8 @@ class LiveFiles:
 
     def _give(self, part: _Part, piece: Piece) -> Batch | memoryview | None:
         packets = sum(len(batch.offsets) for batch in piece.batches)
+        self._given_packets, self._given_begins_file = packets, not part.is_begun
+        part.is_begun = True
         part.read += packets
         self._told_packets += packets
         self.interfaces = Interfaces(part.file) if part.file is not None else ()
@@ -167,6 +196,10 @@ class LiveFiles:
             part.read += packets
             left_out += packets
         return left_out
+
+    def count_anew(self) -> None:
+        """Forget the packets that were given: they came before those that are counted."""
+        self._told_packets = 0
 
     def last_gap(self, packets_total: int) -> Gap | None:
         """Return what is missing when the capture has ended and all was given.

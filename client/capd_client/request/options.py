@@ -68,6 +68,12 @@ class CaptureInterface(_InterfaceOptions):
     name: str
 
 
+#: What a capture in memory keeps, where nothing else is said. Chosen: as much as a reader may be behind (``stream``),
+#: in parts of which little is lost with one.
+_IN_MEMORY = Conditions(filesize_kb=4_000, files=16)
+#: Where there is memory for everybody's files (shm_overview(7)).
+_SHARED_MEMORY = "/dev/shm"
+
 #: What is captured on where nothing is named. To name the empty text is a mistake, such as that of an unset variable.
 _DEFAULT_INTERFACE = CaptureInterface(name=DEFAULT)
 
@@ -107,6 +113,9 @@ class CaptureArguments(TypedDict, total=False):
         autostop_files: end instead of opening one file more than these.
         savefile: path of the file, or the pattern for a ring: ``x.pcapng`` gives ``x_00001_20260131235959.pcapng``
             and so on. A file that is there is emptied, if it is the user's own. Without it, a temporary file.
+        in_memory: keep no files, but 64 MB of packets in memory, for ``stream`` or ``open_file`` (False); more or less
+            as ``ringbuffer_filesize`` and ``ringbuffer_files`` say. Implies ``pass_files``. Whatever ends, nothing is
+            left behind.
         group_access: files are readable by their group (mode 0640 instead of 0600).
         ringbuffer_duration: next file after so many seconds.
         ringbuffer_filesize: next file when one has so many kB.
@@ -160,6 +169,7 @@ class CaptureArguments(TypedDict, total=False):
     autostop_filesize: int | None
     autostop_files: int | None
     savefile: str | os.PathLike[str] | None
+    in_memory: bool | None
     group_access: bool | None
     ringbuffer_duration: float | None
     ringbuffer_filesize: int | None
@@ -324,9 +334,10 @@ def _interface_request(given: object, common: dict[str, Any]) -> InterfaceReques
 
 def _ring(arguments: CaptureArguments) -> Conditions | None:
     ring = Conditions(**fields_of("ring", arguments))
+    in_memory = arguments.get("in_memory")
     if ring == Conditions():
-        return None
-    if arguments.get("savefile") is None:
+        return _IN_MEMORY if in_memory else None
+    if arguments.get("savefile") is None and not in_memory:
         text = "a ring buffer needs a savefile, which its files are named after"
         raise InvalidArgument(text, argument="savefile")
     return ring
@@ -353,9 +364,13 @@ class Place:
     directory: str
     file_name: str
     is_temporary: bool
+    #: No name leads to the files.
+    in_memory: bool = False
 
     def path_of(self, file_name: str) -> str:
-        """Return a file's path as the user would write it: relative, if the savefile was."""
+        """Return a file's path as the user would write it: relative, if the savefile was; in memory, the name alone."""
+        if self.in_memory:
+            return file_name
         return os.path.join(self.directory, file_name) if self.directory else file_name  # noqa: PTH118
 
     def open(self) -> int:
@@ -372,14 +387,20 @@ class Place:
             raise DestinationError(f"the directory {shown} cannot be entered: {reason}") from error
 
 
-def _place(savefile: str | os.PathLike[str] | None, interfaces: Sequence[InterfaceRequest], suffix: str) -> Place:
+def _place(arguments: CaptureArguments, interfaces: Sequence[InterfaceRequest], suffix: str) -> Place:
+    savefile, in_memory = arguments.get("savefile"), bool(arguments.get("in_memory"))
+    if savefile is not None and in_memory:
+        text = "savefile names a file, and in_memory keeps none: leave out one of the two"
+        raise InvalidArgument(text, argument="in_memory")
     if savefile is None:
         what = (
             interfaces[0].name
             if len(interfaces) == 1 and not isinstance(target_of(interfaces[0]), Pattern)
             else ("several_interfaces" if len(interfaces) == 1 else f"{len(interfaces)}_interfaces")
         )
-        return Place(tempfile.gettempdir(), f"capd_{what}_{secrets.token_hex(4)}.{suffix}", is_temporary=True)
+        directory = _SHARED_MEMORY if in_memory and os.path.isdir(_SHARED_MEMORY) else tempfile.gettempdir()  # noqa: PTH112
+        file_name = f"capd_{what}_{secrets.token_hex(4)}.{suffix}"
+        return Place(directory, file_name, is_temporary=True, in_memory=in_memory)
     path: object = os.fspath(savefile)
     if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a PathLike may give bytes
         raise InvalidArgument(f"savefile is {path!r}; it must be a path of text", argument="savefile")
@@ -398,11 +419,13 @@ def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
         InvalidArgument: one of them is impossible; all that is wrong with the values is in the text.
     """
     arguments = cast(CaptureArguments, _typed(arguments))
+    if arguments.get("in_memory") and arguments.get("pass_files") is None:
+        arguments["pass_files"] = True
     _refuse_without_effect(arguments)
     interfaces = _interface_requests(arguments)
     recorder = _recorder(arguments)
     file_format = _file_format(arguments.get("use_pcapng"), arguments.get("use_libpcap"))
-    place = _place(arguments.get("savefile"), interfaces, file_format)
+    place = _place(arguments, interfaces, file_format)
     request = StartCapture(
         interfaces=interfaces,
         destination=Destination(

@@ -45,6 +45,8 @@ class Offer:
     wants_files: bool
     #: The directory is kept, in which a ring's index is found.
     keeps_directory: bool
+    #: No name leads to the files there.
+    are_unnamed: bool
 
     def accept(self, channel: socket.socket) -> CaptureFiles | None:
         """Pass the directory to the capture's process; return where its files can be had beside their paths."""
@@ -53,7 +55,7 @@ class Offer:
         if directory is None:
             os.close(self.directory_fd)
         if self.wants_files:
-            return FileReceiver(channel, directory)
+            return FileReceiver(channel, directory, are_unnamed=self.are_unnamed)
         channel.close()
         return directory
 
@@ -203,7 +205,12 @@ def offer_of(request: StartCapture, place: Place) -> Offer:
     Raises:
         DestinationError: it cannot be entered.
     """
-    return Offer(place.open(), wants_files=request.pass_files, keeps_directory=request.detached)
+    return Offer(
+        place.open(),
+        wants_files=request.pass_files,
+        keeps_directory=request.detached,
+        are_unnamed=request.destination.unnamed,
+    )
 
 
 def connect_for(

@@ -133,10 +133,17 @@ def open_regular(name: str, directory_fd: int) -> int:
 class FileReceiver(CaptureFiles):
     """Files that are passed as they are opened. Owns the socket, and the descriptors that came on it."""
 
-    def __init__(self, channel: socket.socket, directory: Directory | None) -> None:
-        """Take over the socket on which they come, and their directory, if it is to be had as well."""
+    def __init__(self, channel: socket.socket, directory: Directory | None, *, are_unnamed: bool = False) -> None:
+        """Take over the socket on which they come, and their directory, if it is to be had as well.
+
+        Args:
+            channel: the socket.
+            directory: where they are.
+            are_unnamed: no name leads to them, and that tells nothing of what is deleted.
+        """
         self._socket = channel
         self._directory = directory
+        self._are_unnamed = are_unnamed
         channel.setblocking(False)
         self._files: OrderedDict[str, int] = OrderedDict()
 
@@ -169,6 +176,8 @@ class FileReceiver(CaptureFiles):
     def _let_go(self) -> None:
         if len(self._files) > _MAX_FILES:
             os.close(self._files.popitem(last=False)[1])
+        if self._are_unnamed:
+            return
         deleted = [name for name, descriptor in self._files.items() if not os.fstat(descriptor).st_nlink]
         for name in deleted[:-_MAX_DELETED]:
             os.close(self._files.pop(name))

@@ -49,6 +49,9 @@ class Destination(JsonMessage, frozen=True):
     group_access: bool = False
     #: The file must not exist yet.
     exclusive: bool = False
+    #: The files are in that directory without names (O_TMPFILE of open(2)): who is passed one can read it, and its room
+    #: is free when nobody has it open any more.
+    unnamed: bool = False
 
 
 class Conditions(JsonMessage, frozen=True):

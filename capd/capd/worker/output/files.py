@@ -18,6 +18,7 @@ from capd.worker.output.savefile import (
     WriteError,
     create_file,
     create_ring_file,
+    create_unnamed_file,
 )
 from capd.worker.packets.arrays import U64
 from capd.worker.packets.merge import Slice
@@ -212,6 +213,9 @@ class CaptureFiles:
                 self._directory_fd, name, group_access=group_access, exclusive=self._destination.exclusive
             )
         number, opened = self._number + 1, time.localtime()
+        if self._destination.unnamed:
+            self._number = number
+            return create_unnamed_file(self._directory_fd, name, number, opened)
         spare, self._complete.spare = self._complete.spare, None
         file = None
         if spare is not None:

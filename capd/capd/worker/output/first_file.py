@@ -74,7 +74,7 @@ def index_of(launch: Launch, directory_fd: int, kept: Conditions | None) -> Ring
         DestinationError: it cannot be opened, or another capture writes this ring.
         WriteError: it cannot be written.
     """
-    if kept is None or launch.name is None:
+    if kept is None or launch.name is None or launch.destination.unnamed:
         return None
     destination = launch.destination
     return RingIndex(directory_fd, destination.file_name, group_access=destination.group_access)
@@ -86,7 +86,7 @@ def lock_of(launch: Launch, directory_fd: int, kept: Conditions | None) -> RingL
     Raises:
         DestinationError: another capture has it, or it cannot be taken.
     """
-    if kept is None or launch.name is not None:
+    if kept is None or launch.name is not None or launch.destination.unnamed:
         return None
     return RingLock(directory_fd, launch.destination.file_name)
 

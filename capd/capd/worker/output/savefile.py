@@ -98,15 +98,17 @@ class KeptFile:
 
     def _open(self, flags: int) -> int | None:
         try:
-            # O_NONBLOCK: by now a FIFO may have the name.
-            flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(self.name, flags, dir_fd=self.directory_fd)
+            descriptor = self._open_again(flags | os.O_CLOEXEC)
         except OSError:
             return None
         if _identity_of(os.fstat(descriptor)) == self._identity:
             return descriptor
         os.close(descriptor)
         return None
+
+    def _open_again(self, flags: int) -> int:
+        # O_NONBLOCK: by now a FIFO may have the name.
+        return os.open(self.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.directory_fd)
 
     def remove(self) -> None:
         """Delete the file, if what bears its name is still the file that was meant.
@@ -340,6 +342,32 @@ def _links_are_owners() -> bool:
         return _PROTECTED_HARDLINKS.read_text().strip() not in ("", "0")
     except OSError:
         return False
+
+
+class UnnamedFile(SaveFile):
+    """A file that no name leads to: its room is free when nobody has it open any more."""
+
+    def _open_again(self, flags: int) -> int:
+        # Of the thread that writes it: the one that passes files has descriptors of its own.
+        return os.open(f"/proc/self/task/{os.getpid()}/fd/{self._fd}", flags)
+
+    def remove(self) -> None:
+        """Do nothing: it is gone when it is closed everywhere."""
+
+
+def create_unnamed_file(directory_fd: int, file_name: str, number: int, opened: time.struct_time) -> UnnamedFile:
+    """Create a file of a ring that has no name in the directory, only for those who are passed it.
+
+    Raises:
+        DestinationError: it cannot be created.
+    """
+    # With O_EXCL, nobody can give it a name later, either.
+    flags = os.O_TMPFILE | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(".", flags, file_mode(group_access=False), dir_fd=directory_fd)
+    except OSError as error:
+        raise DestinationError(f"no file without a name can be made in memory: {error.strerror}") from error
+    return UnnamedFile(directory_fd, ring_file_name(file_name, number, opened), descriptor, os.fstat(descriptor))
 
 
 def create_ring_file(

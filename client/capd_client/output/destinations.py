@@ -1,0 +1,191 @@
+"""Destinations of a live stream: a descriptor such as standard output, whose reader comes once, and a FIFO.
+
+Writing blocks for as long as the reader takes: whoever writes has a thread for it.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import stat
+from collections.abc import Iterable
+from typing import Protocol
+
+from capd_client.errors import DestinationError
+from capd_protocol.text import quoted
+
+_STANDARD_OUTPUT = 1
+
+
+class ReaderGone(Exception):  # no error: who has read enough leaves
+    """Nobody reads any more."""
+
+
+class LiveDestination(Protocol):
+    """Where a live stream goes."""
+
+    #: Whether a reader that has left can come back, or another one.
+    has_readers: bool
+
+    def wait_for_reader(self) -> None:
+        """Return when there is the first reader.
+
+        Raises:
+            DestinationError: there can be none.
+        """
+        ...
+
+    def connect(self) -> bool:
+        """Say whether there is a reader now, who gets the stream from its header on."""
+        ...
+
+    def is_read(self) -> bool:
+        """Say whether the reader is still there."""
+        ...
+
+    def write(self, data: Iterable[bytes | memoryview]) -> None:
+        """Write all of this.
+
+        Raises:
+            ReaderGone: the reader has left; a part of it may have been read.
+            OSError: it cannot be written, such as where a disk is full.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let readers find the stream's end."""
+        ...
+
+
+class DescriptorDestination:
+    """A descriptor that is open already. It stays open: it is its process's."""
+
+    has_readers = False
+
+    def __init__(self, descriptor: int = _STANDARD_OUTPUT) -> None:
+        """Take a descriptor; by default standard output."""
+        self._descriptor = descriptor
+        self._is_connected = False
+
+    def wait_for_reader(self) -> None:
+        """Return at once: whoever has opened it reads it."""
+
+    def connect(self) -> bool:
+        """Say yes, once."""
+        is_first, self._is_connected = not self._is_connected, True
+        return is_first
+
+    def is_read(self) -> bool:
+        """Say whether its other end is open, if it has one."""
+        return _is_read(self._descriptor)
+
+    def write(self, data: Iterable[bytes | memoryview]) -> None:
+        """Write all of this; see ``LiveDestination``."""
+        _write_all(self._descriptor, data)
+
+    def close(self) -> None:
+        """Leave it open."""
+
+
+class FifoDestination:
+    """A FIFO: each reader that opens it gets a stream of its own, from the header on."""
+
+    has_readers = True
+
+    def __init__(self, path: str) -> None:
+        """Take the path of a FIFO; it is opened when somebody reads."""
+        self._path = path
+        self._descriptor: int | None = None
+
+    def wait_for_reader(self) -> None:
+        """Return when somebody has opened it to read.
+
+        Raises:
+            DestinationError: it cannot be opened.
+        """
+        self._descriptor = self._open(0)
+
+    def connect(self) -> bool:
+        """Say whether somebody reads.
+
+        Raises:
+            DestinationError: it cannot be opened.
+        """
+        if self._descriptor is None:
+            self._descriptor = self._open(os.O_NONBLOCK)
+        return self._descriptor is not None
+
+    def _open(self, flags: int) -> int | None:
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | flags)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # fifo(7): nobody reads
+                return None
+            raise DestinationError(f"{quoted(self._path)} cannot be written: {error.strerror}") from error
+        os.set_blocking(descriptor, True)
+        return descriptor
+
+    def is_read(self) -> bool:
+        """Say whether the reader is still there."""
+        return self._descriptor is not None and _is_read(self._descriptor)
+
+    def write(self, data: Iterable[bytes | memoryview]) -> None:
+        """Write all of this; see ``LiveDestination``."""
+        if self._descriptor is None:
+            raise ReaderGone
+        _write_all(self._descriptor, data)
+
+    def close(self) -> None:
+        """Let the reader find the end."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def live_destination_of(savefile: str | os.PathLike[str] | None) -> LiveDestination | None:
+    """Return the destination that a savefile means, if it is none on a disk.
+
+    Args:
+        savefile: ``-`` is standard output; a FIFO is written to as often as somebody reads it.
+
+    Raises:
+        DestinationError: standard output is a terminal, or closed.
+    """
+    if savefile is None:
+        return None
+    path = os.fspath(savefile)
+    if path == "-":
+        return _checked_descriptor(_STANDARD_OUTPUT)
+    with contextlib.suppress(OSError, ValueError):
+        if not stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116
+            return None
+        # Pipes without a name, such as /dev/stdout and what a shell makes of >(…), have one reader, once.
+        if os.path.realpath(path).startswith("/proc/"):
+            return DescriptorDestination(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        return FifoDestination(path)
+    return None
+
+
+def _checked_descriptor(descriptor: int) -> DescriptorDestination:
+    if os.isatty(descriptor):
+        text = "standard output is a terminal, which cannot show packets: pipe it to a program, or name a file"
+        raise DestinationError(text)
+    return DescriptorDestination(descriptor)
+
+
+def _is_read(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+
+
+def _write_all(descriptor: int, data: Iterable[bytes | memoryview]) -> None:
+    for each in data:
+        rest = memoryview(each)
+        while rest:
+            try:
+                rest = rest[os.write(descriptor, rest) :]
+            except BrokenPipeError as error:
+                raise ReaderGone from error
+            except BlockingIOError:  # whoever shares it with us has set it so
+                select.select([], [descriptor], [])

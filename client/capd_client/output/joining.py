@@ -1,0 +1,125 @@
+"""The files of a capture, joined to one pcapng or pcap stream.
+
+Each file is complete in itself. Joined, the section and the interfaces that were described already are not described
+again, so that readers which know one section only, or pcap's one header, read it to its end.
+"""
+
+import struct
+
+from capd_client.reading.live import FilePart
+from capd_protocol.formats.pcapng import (
+    ENHANCED_PACKET_BLOCK,
+    INTERFACE_DESCRIPTION_BLOCK,
+    SECTION_HEADER_BLOCK,
+)
+
+#: Of a pcap file (draft-ietf-opsawg-pcap, section 4).
+_PCAP_HEADER_BYTES = 24
+#: Our own files are in the byte order of this machine.
+_BLOCK = struct.Struct("=II")
+_LENGTH = struct.Struct("=I")
+#: Of an enhanced packet block: interface, both halves of the timestamp, captured and original length.
+_PACKET = struct.Struct("=IIIII")
+#: draft-ietf-opsawg-pcapng, section 4.3: code, length and value of the option; the end of all options.
+_EPB_DROPCOUNT = 4
+_DROP_COUNT = struct.Struct("=HHQ")
+_END_OF_OPTIONS = bytes(4)
+
+
+class JoinedFiles:
+    """What is in the stream so far, as far as it matters to what comes next. Parts of files in, bytes out."""
+
+    def __init__(self) -> None:
+        self._section = b""
+        #: Their descriptions, in order.
+        self._interfaces: list[bytes] = []
+
+    @property
+    def header(self) -> bytes:
+        """What a further reader needs first: the section and all interfaces, as far as they are known."""
+        return self._section + b"".join(self._interfaces)
+
+    def add(self, part: FilePart, missed_packets: int = 0) -> tuple[bytes | memoryview, ...]:
+        """Return what the stream goes on with; parts come in order, but some may be left out between two files.
+
+        Args:
+            part: comes next.
+            missed_packets: how many are missing before it: its first packet says so (``epb_dropcount``), in pcapng.
+        """
+        data = self._joined(part)
+        if missed_packets == 0 or not _is_pcapng(self._section):
+            return data
+        return (*data[:-1], *_with_drop_count(memoryview(data[-1]), missed_packets))
+
+    def _joined(self, part: FilePart) -> tuple[bytes | memoryview, ...]:
+        if not part.begins_file:
+            if _is_pcapng(self._section) and part.interfaces > len(self._interfaces):  # one was attached
+                self._interfaces.extend(_descriptions(part.data)[len(self._interfaces) - part.interfaces :])
+            return (part.data,)
+        if not _is_pcapng(part.data):
+            is_first, self._section = not self._section, bytes(part.data[:_PCAP_HEADER_BYTES])
+            return (part.data if is_first else part.data[_PCAP_HEADER_BYTES:],)
+        section, interfaces, end = _beginning(part.data)
+        known = self._interfaces
+        if section != self._section or interfaces[: len(known)] != known:
+            self._section, self._interfaces = section, interfaces
+            self._note_later(part, end)
+            return (part.data,)
+        new = interfaces[len(known) :]
+        self._interfaces = interfaces
+        self._note_later(part, end)
+        return (*new, part.data[end:])
+
+    def _note_later(self, part: FilePart, end: int) -> None:
+        """Note interfaces that are described behind the beginning of a file."""
+        if part.interfaces > len(self._interfaces):
+            self._interfaces.extend(_descriptions(part.data[end:]))
+
+
+def _is_pcapng(beginning: bytes | memoryview) -> bool:
+    return _block_type(beginning, 0) == SECTION_HEADER_BLOCK
+
+
+def _with_drop_count(data: memoryview, packets: int) -> tuple[bytes | memoryview, ...]:
+    """Return blocks of which the first packet has an option more: how many were lost before it."""
+    at = 0
+    while (block_type := _block_type(data, at)) is not None:
+        size_bytes = _BLOCK.unpack_from(data, at)[1]
+        end = at + size_bytes
+        if block_type == ENHANCED_PACKET_BLOCK:
+            captured = _PACKET.unpack_from(data, at + _BLOCK.size)[3]
+            options = at + _BLOCK.size + _PACKET.size + captured + -captured % 4
+            has_options = options < end - _LENGTH.size
+            option = _DROP_COUNT.pack(_EPB_DROPCOUNT, 8, packets) + (b"" if has_options else _END_OF_OPTIONS)
+            length = _LENGTH.pack(size_bytes + len(option))
+            header = data[at : at + 4].tobytes() + length + data[at + _BLOCK.size : options].tobytes()
+            return (data[:at], header + option + data[options : end - _LENGTH.size].tobytes() + length, data[end:])
+        at = end
+    return (data,)
+
+
+def _block_type(data: bytes | memoryview, at: int) -> int | None:
+    return int(_BLOCK.unpack_from(data, at)[0]) if at + _BLOCK.size <= len(data) else None
+
+
+def _beginning(data: memoryview) -> tuple[bytes, list[bytes], int]:
+    """Return the section header, the interfaces that are described before anything else, and where that begins."""
+    section = bytes(data[: _BLOCK.unpack_from(data)[1]])
+    interfaces: list[bytes] = []
+    at = len(section)
+    while _block_type(data, at) == INTERFACE_DESCRIPTION_BLOCK:
+        interfaces.append(bytes(data[at : at + _BLOCK.unpack_from(data, at)[1]]))
+        at += len(interfaces[-1])
+    return section, interfaces, at
+
+
+def _descriptions(data: memoryview) -> list[bytes]:
+    """Return all descriptions of interfaces among some blocks."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(data):
+        block_type, size_bytes = _BLOCK.unpack_from(data, at)
+        if block_type == INTERFACE_DESCRIPTION_BLOCK:
+            found.append(bytes(data[at : at + size_bytes]))
+        at += size_bytes
+    return found

@@ -1,0 +1,167 @@
+"""The writer of a live stream: a thread that takes packets from a capture's files to their reader.
+
+However slow the reader is, the capture is not: what is further behind than it may be is left out, and counted.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import BinaryIO
+
+from capd_client.conversation.events import CaptureEvent
+from capd_client.errors import CaptureError
+from capd_client.output.destinations import LiveDestination, ReaderGone
+from capd_client.output.joining import JoinedFiles
+from capd_client.reading.gap import Gap
+from capd_client.reading.live import FilePart, LiveFiles
+from capd_protocol.messages import FileOpened
+
+#: How often it is looked whether the reader has left, or another one has come, while nothing is written.
+_LOOK_S = 0.1
+
+
+class LiveWriter:
+    """The thread, and what it has done. Events come in by ``take``; ``finish`` waits for what they have told of."""
+
+    def __init__(
+        self,
+        open_file: Callable[[str], BinaryIO],
+        destination: LiveDestination,
+        *,
+        max_behind_bytes: int,
+        begins_with: FileOpened | None = None,
+    ) -> None:
+        """Begin to write.
+
+        Args:
+            open_file: opens a file of the capture.
+            destination: where to; stays the caller's.
+            max_behind_bytes: how many bytes its reader may be behind.
+            begins_with: the file that is being written now, of which the reader gets what comes from now on; None: the
+                capture has just begun, and the reader gets all.
+        """
+        self._files = LiveFiles(open_file, max_behind_bytes=max_behind_bytes, overflow="drop_oldest", as_bytes=True)
+        self._destination = destination
+        self._joined = JoinedFiles()
+        #: Somebody reads now.
+        self.is_connected = False
+        self._skips = begins_with is not None
+        #: Around the files; notified when there is something new.
+        self._changed = threading.Condition()
+        self._is_over = False
+        #: Packets that no reader got: it was too slow, or there was none.
+        self.missed_packets = 0
+        #: Packets that were written to a reader.
+        self.written_packets = 0
+        #: Those that were missed and of which the stream says nothing yet.
+        self._unsaid_packets = 0
+        #: Nobody will read any more.
+        self.is_left = False
+        self._error: CaptureError | OSError | None = None
+        if begins_with is not None:
+            self._files.take(begins_with)
+        self._thread = threading.Thread(target=self._run, name="live output", daemon=True)
+        self._thread.start()
+
+    def take(self, event: CaptureEvent) -> None:
+        """Learn of an event of the capture."""
+        with self._changed:
+            self._files.take(event)
+            self._changed.notify()
+
+    def finish(self, packets_total: int) -> None:
+        """Wait until all is written, after the last event.
+
+        Args:
+            packets_total: that the capture has, all in all.
+
+        Raises:
+            OSError: it cannot be written.
+            CaptureError: what was captured cannot be read.
+        """
+        with self._changed:
+            self._is_over = True
+            self._changed.notify()
+        self._thread.join()
+        gap = self._files.last_gap(packets_total)
+        if gap is not None:
+            self._miss(gap.packets)
+        self._files.close()
+        if self._error is not None:
+            raise self._error
+
+    # The thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            if self._skips:
+                self._skip()
+            self._connect()
+            while (item := self._next()) is not None:
+                if isinstance(item, Gap):
+                    self._miss(item.packets)
+                else:
+                    self._write(item)
+        except ReaderGone:
+            self.is_left = True
+        except (CaptureError, OSError) as error:
+            self._error, self.is_left = error, True
+
+    def _skip(self) -> None:
+        """Pass over what is there already, but for what it describes."""
+        with self._changed:
+            while (item := self._files.next_part()) is not None:
+                if not isinstance(item, Gap):
+                    self._joined.add(item)
+            self._files.count_anew()
+
+    def _next(self) -> FilePart | Gap | None:
+        """Return what comes next; None when all has come."""
+        while True:
+            with self._changed:
+                item = self._files.next_part()
+                if item is None and not self._is_over:
+                    self._changed.wait(_LOOK_S)
+                    item = self._files.next_part()
+                if item is not None or self._is_over:
+                    return item
+            self._look_at_reader()
+
+    def _look_at_reader(self) -> None:
+        if self.is_connected and not self._destination.is_read():
+            self._reader_left()
+        if not self.is_connected:
+            self._connect()
+
+    def _connect(self) -> None:
+        self.is_connected = self._destination.connect()
+        if self.is_connected and self._joined.header:
+            self._write_to_reader((self._joined.header,))
+
+    def _write(self, part: FilePart) -> None:
+        if not self.is_connected:
+            self._connect()
+        data = self._joined.add(part, self._unsaid_packets)
+        if not self.is_connected or not self._write_to_reader(data):
+            self._miss(part.packets)
+        elif part.packets:
+            self.written_packets += part.packets
+            self._unsaid_packets = 0
+
+    def _miss(self, packets: int) -> None:
+        self.missed_packets += packets
+        self._unsaid_packets += packets
+
+    def _write_to_reader(self, data: tuple[bytes | memoryview, ...]) -> bool:
+        """Say whether the reader has got it."""
+        try:
+            self._destination.write(data)
+        except ReaderGone:
+            self._reader_left()
+            return False
+        return True
+
+    def _reader_left(self) -> None:
+        self.is_connected = False
+        if not self._destination.has_readers:
+            raise ReaderGone
+        self._destination.close()  # so that the next one finds nothing of what this one has left

@@ -1,0 +1,312 @@
+"""The server of a live stream: as many readers as come to an address, each with a stream of its own.
+
+Each has a writer of its own, and so its own losses: a slow one costs the others nothing.
+"""
+
+import contextlib
+import ipaddress
+import os
+import select
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from capd_client.conversation.events import CaptureEvent
+from capd_client.errors import CaptureError, DestinationError, InvalidArgument
+from capd_client.output.destinations import ReaderGone
+from capd_client.output.live_writer import LiveWriter
+from capd_protocol.messages import FileOpened
+from capd_protocol.text import counted, quoted
+
+#: More are turned away. Chosen: each has a thread and the files that it is behind; far more than people look at once.
+MAX_READERS = 32
+#: How long a reader may take nothing, once the capture has ended. Chosen: a network that stalls has come back by then,
+#: and nobody waits for longer.
+_PATIENCE_S = 5.0
+_BACKLOG = 16
+
+
+@dataclass(frozen=True)
+class ServingAddress:
+    """Where a server listens.
+
+    Attributes:
+        host: an IP address; None: the socket is a file.
+        port: of TCP.
+        path: of the socket.
+    """
+
+    host: str | None
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        """Return it as it is typed."""
+        if self.host is None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def readers(self) -> str:
+        """Who can read what is served there."""
+        if self.host is None:
+            return "only this user and root can read"
+        if ipaddress.ip_address(self.host).is_loopback:
+            return "every user of this machine can read"
+        return "everybody who reaches this address can read, without encryption"
+
+
+def serving_address(text: str) -> ServingAddress:
+    """Return what ``[ADDRESS:]PORT`` or ``unix:PATH`` means; without an address, the loopback one.
+
+    Raises:
+        InvalidArgument: it is neither.
+    """
+    if text.startswith("unix:") and len(text) > len("unix:"):
+        return ServingAddress(None, path=text.removeprefix("unix:"))
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") and host.endswith("]") else host
+    try:
+        host = str(ipaddress.ip_address(host or "127.0.0.1"))
+        number = int(port) if port.isascii() and port.isdecimal() else 0
+    except ValueError:
+        number = 0
+    if not 0 < number < 2**16:
+        possible = "a port, an IP address and a port (127.0.0.1:19000), or unix:PATH"
+        text = f"{quoted(text)} is no address to serve at: say {possible}"
+        raise InvalidArgument(text, argument="serve")
+    return ServingAddress(host, number)
+
+
+class _ReaderSocket:
+    """The connection of one reader, as a destination."""
+
+    has_readers = False
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._is_connected = False
+        self.sent_bytes = 0
+        #: It was given up, as its reader took nothing.
+        self.is_stuck = False
+
+    def wait_for_reader(self) -> None:
+        """Return at once: it is there."""
+
+    def connect(self) -> bool:
+        """Say yes, once."""
+        is_first, self._is_connected = not self._is_connected, True
+        return is_first
+
+    def is_read(self) -> bool:
+        """Say whether it has not hung up."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLRDHUP)
+        return not poll.poll(0)
+
+    def write(self, data: Iterable[bytes | memoryview]) -> None:
+        """Write all of this; see ``LiveDestination``."""
+        try:
+            for each in data:
+                rest = memoryview(each)
+                while rest:
+                    sent_bytes = self._socket.send(rest)
+                    self.sent_bytes += sent_bytes
+                    rest = rest[sent_bytes:]
+        except OSError as error:  # however a connection ends, its reader has left
+            raise ReaderGone from error
+
+    def give_up(self) -> None:
+        """Have what is blocked in ``write`` end."""
+        self.is_stuck = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let the reader find the end."""
+        self._socket.close()
+
+
+class _Reader:
+    """A reader, and what writes to it."""
+
+    def __init__(self, name: str, destination: _ReaderSocket, writer: LiveWriter, packets_before: int) -> None:
+        self.name = name
+        self.destination = destination
+        self.writer = writer
+        self.packets_before = packets_before
+
+    def end(self, packets_total: int) -> str:
+        """Be done with it, which has ended, and return what to say of it."""
+        self.destination.close()
+        if self.destination.is_stuck:
+            rest = packets_total - self.packets_before - self.writer.written_packets
+            return f"{self.name} took nothing any more, and is left: {counted(max(rest, 0), 'packet')} not written"
+        missed = self.writer.missed_packets
+        return f"{self.name} has left" + (f": {counted(missed, 'packet')} not written, it was slow" if missed else "")
+
+
+class LiveServer:
+    """Listens, and writes to whoever comes. Events come in by ``take``; ``finish`` waits for the readers."""
+
+    #: Others may come.
+    is_left = False
+    #: Each reader has its own, which are reported when it leaves.
+    missed_packets = 0
+
+    def __init__(self, address: ServingAddress, report: Callable[[str], object]) -> None:
+        """Listen.
+
+        Args:
+            address: where.
+            report: takes what is to be said about readers, a line each, also from other threads.
+
+        Raises:
+            DestinationError: nobody can listen there.
+        """
+        self._address = address
+        self._report = report
+        self._socket = _listening(address)
+        self._open_file: Callable[[str], BinaryIO] | None = None
+        self._max_behind_bytes = 0
+        self._packets: Callable[[], int] = int
+        #: Around what follows.
+        self._lock = threading.Lock()
+        self._readers: list[_Reader] = []
+        self._current: FileOpened | None = None
+        self._is_over = False
+        self._thread = threading.Thread(target=self._accept, name="live server", daemon=True)
+
+    def begin(self, open_file: Callable[[str], BinaryIO], packets: Callable[[], int], *, max_behind_bytes: int) -> None:
+        """Take readers of a capture that runs.
+
+        Args:
+            open_file: opens a file of the capture.
+            packets: returns how many the capture has by now.
+            max_behind_bytes: how many bytes each reader may be behind.
+        """
+        self._open_file, self._packets, self._max_behind_bytes = open_file, packets, max_behind_bytes
+        self._thread.start()
+
+    def take(self, event: CaptureEvent) -> None:
+        """Learn of an event of the capture."""
+        with self._lock:
+            if isinstance(event, FileOpened):
+                self._current = event
+            for reader in self._readers:
+                reader.writer.take(event)
+            left = [reader for reader in self._readers if reader.writer.is_left]
+            self._readers = [reader for reader in self._readers if reader not in left]
+        for reader in left:
+            self._end(reader, self._packets())
+
+    def finish(self, packets_total: int) -> None:
+        """Wait until all readers have all, but not for those that take nothing any more."""
+        self._stop_listening()
+        with self._lock:
+            readers, self._readers = self._readers, []
+        for reader in readers:
+            self._end(reader, packets_total)
+
+    def close(self) -> None:
+        """End, without waiting for anybody."""
+        self._stop_listening()
+        with self._lock:
+            readers, self._readers = self._readers, []
+        for reader in readers:
+            reader.destination.give_up()
+            self._end(reader, self._packets())
+
+    def _end(self, reader: _Reader, packets_total: int) -> None:
+        ended = threading.Event()
+        watcher = threading.Thread(target=_give_up_if_stuck, args=(reader.destination, ended), daemon=True)
+        watcher.start()
+        try:
+            reader.writer.finish(packets_total - reader.packets_before)
+        except (CaptureError, OSError) as error:
+            self._report(f"{reader.name}: {error}")
+        finally:
+            ended.set()
+        self._report(reader.end(packets_total))
+
+    def _stop_listening(self) -> None:
+        with self._lock:
+            if self._is_over:
+                return
+            self._is_over = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # it wakes who accepts
+        if self._thread.is_alive():
+            self._thread.join()
+        self._socket.close()
+        if self._address.host is None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._address.path)  # noqa: PTH108
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, peer = self._socket.accept()
+            except OSError:
+                if self._is_over:
+                    return
+                continue
+            self._take_reader(connection, f"{peer[0]} port {peer[1]}" if peer else "a reader")
+
+    def _take_reader(self, connection: socket.socket, name: str) -> None:
+        with self._lock:
+            if self._is_over or len(self._readers) >= MAX_READERS or self._open_file is None:
+                connection.close()
+                return
+            destination = _ReaderSocket(connection)
+            writer = LiveWriter(
+                self._open_file, destination, max_behind_bytes=self._max_behind_bytes, begins_with=self._current
+            )
+            self._readers.append(_Reader(name, destination, writer, self._packets()))
+        self._report(f"{name} reads")
+
+
+def _give_up_if_stuck(destination: _ReaderSocket, ended: threading.Event) -> None:
+    sent_bytes = -1
+    while not ended.wait(_PATIENCE_S):
+        if destination.sent_bytes == sent_bytes:
+            destination.give_up()
+            return
+        sent_bytes = destination.sent_bytes
+
+
+def _listening(address: ServingAddress) -> socket.socket:
+    try:
+        if address.host is None:
+            return _listening_file(address.path)
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        return socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise DestinationError(f"nobody can listen at {address}: {os.strerror(error.errno or 0)}") from error
+
+
+def _listening_file(path: str) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        os.fchmod(listening.fileno(), 0o600)  # which bind() gives to the file; connecting needs to write (unix(7))
+        _remove_left_over(path)
+        listening.bind(path)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _remove_left_over(path: str) -> None:
+    """Remove a socket at which nobody listens any more."""
+    with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as asking:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return  # bind() says that it is there
+        try:
+            asking.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)  # noqa: PTH108
