@@ -227,7 +227,7 @@ def check(job: Job, outcome: Outcome, sent: int) -> None:
         raise WrongCountError(f"{outcome.written} written and {outcome.drops} dropped of {sent} sent")
     in_files = packets_in(sorted(job.files_directory.iterdir()))
     if in_files > outcome.written or (job.files is None and in_files != outcome.written):
-        raise WrongCountError(f"{in_files} packets in the files, {outcome.written} said to be")
+        raise WrongCountError(f"{in_files} packets in the files, {outcome.written} reported as written")
 
 
 def packets_in(files: list[Path]) -> int:
@@ -259,7 +259,7 @@ def start(tool: type[Tool], place: Place, earlier: int) -> Reading:
 
 
 def latency(place: Place, packets: int) -> Reading:
-    """Measure how long it takes from sending a packet until capd's client is told that it is in the file."""
+    """Measure how long it takes from sending a packet until capd's client learns that it is in the file."""
     with new_directory(place.tmpfs) as directory:
         running = Capd(Job((PAIRS[0][1],), directory, update_interval_s=_PROMPT_S))
         command = [sys.executable, "-m", "benchmarks.sender", PAIRS[0][0], "--times", "--count", str(packets)]

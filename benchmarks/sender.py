@@ -1,7 +1,7 @@
 """Sends packets from memory: a ring that the kernel reads (PACKET_TX_RING), filled once and only marked anew.
 
 A process of its own, on a processor of its own: ``python -m benchmarks.sender --help``. For interfaces of a private
-network namespace only. What was sent is told by the receiving interface's counters, not by this program.
+network namespace only. The receiving interface's counters show what was sent, not this program.
 
 Layouts and options: packet(7), linux/if_packet.h, Documentation/networking/packet_mmap.rst.
 """

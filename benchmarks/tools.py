@@ -70,7 +70,7 @@ class Tool(ABC):
         name: for people.
         program: without it the tool is not measured.
         quiet_s: how long packets may lie in the ring before the program gets them.
-        start_s: from asking for the capture until it said that it runs.
+        start_s: from asking for the capture until it reported that it runs.
     """
 
     name: ClassVar[str]
@@ -205,7 +205,7 @@ class _Program(Tool):
 
     @abstractmethod
     def outcome(self, log: bytes) -> Outcome:
-        """Find in what it has said what came of it."""
+        """Read in its output what came of it."""
 
     def _wait_ready(self, deadline_s: float) -> None:
         while self.ready not in self._log.read_bytes():

@@ -177,7 +177,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def main(argv: list[str] | None = None) -> int:
     """Run the daemon, or a command.
 
-    Exit status 0: it was told to stop, or is done; 1: it could not start, or was refused; 2: wrong options.
+    Exit status 0: it was asked to stop, or is done; 1: it could not start, or was refused; 2: wrong options.
     """
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in _COMMANDS:

@@ -71,7 +71,7 @@ class Daemon:
         kept: Sequence[Kept] = (),
         useless: Sequence[int] = (),
     ) -> None:
-        """Serve everybody until told to stop.
+        """Serve everybody until a signal stops the daemon.
 
         Args:
             listener: where clients connect.
@@ -169,7 +169,7 @@ class Daemon:
                 _log.warning("the group %s cannot be looked up now: %s", group, error)
 
     def _reload(self, nursery: trio.Nursery) -> None:
-        """Take over a changed configuration for what is asked from now on; one with faults is told of, no more."""
+        """Take over a changed configuration for what is asked from now on; faults are logged, and change nothing."""
         try:
             self._configuration = self._load()
         except ConfigError as error:

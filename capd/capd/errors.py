@@ -4,7 +4,7 @@ from capd_protocol.messages import Failure, FailureCode
 
 
 class RequestRefused(Exception):
-    """A request cannot be granted or carried out; ``failure`` is what the client is told."""
+    """A request cannot be granted or carried out; ``failure`` is what the client is sent."""
 
     def __init__(self, code: FailureCode, text: str, *, argument: str | None = None, interface: str | None = None):
         super().__init__(text)
@@ -21,6 +21,6 @@ def no_room(error: OSError) -> RequestRefused:
 
 
 def revoked() -> RequestRefused:
-    """Return what is said of a capture that is revoked before it runs."""
+    """Return the refusal of a capture that is revoked before it runs."""
     text = "an administrator has revoked this capture: 'capctl whoami' shows what may be captured now"
     return RequestRefused(FailureCode.NOT_PERMITTED, text)

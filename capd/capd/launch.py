@@ -40,9 +40,9 @@ class Job(bytes, enum.Enum):
     SERVING = b"s"
 
 
-#: What is said to a process that closes: take these descriptors; and, close them now, which it answers with a byte.
+#: Orders to a process that closes: take these descriptors; and, close them now, which it answers with a byte.
 HOLD, CLOSE = b"h", b"c"
-#: What is said to a process that passes files where there is no current one.
+#: Sent to a process that passes files where there is no current one.
 NO_FILE = b"\0"
 #: The worker's process id; or, negative, why there is none: an error number.
 HELLO = struct.Struct("=i")

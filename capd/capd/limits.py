@@ -1,7 +1,7 @@
 """Every bound of the daemon: its value, where it comes from, and what happens there.
 
-What is said of a user is a person's, with all ids that this one has (``capd.policy.people``). Root, and the owner of a
-private daemon, are bound only where it is said.
+A bound of a user is one of a person, with all ids that this person has (``capd.policy.people``). Root, and the owner of
+a private daemon, are bound only where a line states it.
 """
 
 from capd.pacing.rates import Rate
@@ -9,7 +9,7 @@ from capd_protocol.messages import DEFAULT_KERNEL_BUFFER_SIZE_BYTES
 
 # Connections -----------------------------------------------------------------------------------------------------
 
-#: Connections at once of users who may capture; a further one is told to come later. Chosen: four users who have all
+#: Connections at once of users who may capture; a further one must come later. Chosen: four users who have all
 #: that they may; each takes some ten kilobytes.
 MAX_CLIENTS = 512
 #: Of one user, root too, so that one cannot keep the others out. Root's come on top of all others': nobody's number
@@ -19,15 +19,15 @@ MAX_CLIENTS_PER_USER = 128
 MAX_STRANGERS = 64
 #: Of one of these. Chosen: several programs that show interfaces.
 MAX_CLIENTS_PER_STRANGER = 16
-#: Those of whom is not known yet who is behind them; further ones, of whom it is not known either, are told to come
-#: later. Chosen: as many as are then let in.
+#: Those of whom is not known yet who is behind them; further ones, of whom it is not known either, must come later.
+#: Chosen: as many as are then let in.
 MAX_UNIDENTIFIED = 512
 #: Whoever has more groups than this waits until these may be read: 65,536, the most that there can be, keep the event
 #: loop for 4 ms. Chosen: nobody has as many who does not want to.
 FEW_GROUPS = 1024
 #: How often they are read, of all users together. Chosen: a twenty-fifth of the loop's time.
 READINGS_OF_MANY_GROUPS = Rate(per_s=10, burst=10)
-#: How many may wait for that; further ones are told to come later.
+#: How many may wait for that; further ones must come later.
 MAX_OF_MANY_GROUPS = 32
 #: What the daemon asks the kernel for: more than the usual 1024. It is enough for all that may be at once: a client
 #: takes one (MAX_CLIENTS and the three others above: 1,216), and another one for the directory of the capture that it
@@ -46,16 +46,16 @@ NO_ACCOUNT_AGE_S = 10.0
 #: A group whose members may capture, and which was not there when the daemon was started, is looked for so often.
 #: Chosen: as for accounts.
 GROUP_LOOK_S = 10.0
-#: Whoever connects, and is not known, waits so long for the system's accounts; then the connection is told to come
-#: later. Chosen: sssd(8) answers from its cache, or from the network, in less; clients wait longer.
+#: Whoever connects, and is not known, waits so long for the system's accounts; then it must come later.
+#: Chosen: sssd(8) answers from its cache, or from the network, in less; clients wait longer.
 ACCOUNT_TIMEOUT_S = 5.0
 #: Threads at once that ask for accounts, one for each; further questions wait. Chosen: where the network does not
 #: answer, so many users who are only known there keep none waiting who is known here.
 MAX_ACCOUNT_THREADS = 16
 
 # How often -------------------------------------------------------------------------------------------------------
-# Beyond, the next request is read later: nothing is refused. So whoever asks too often waits, as many times as there
-# are connections: 128 starts, 6.4 s; 128 refusals, 12.8 s; clients wait for answers for 30 s.
+# Beyond, the next request is read later: nothing is refused. So a client that asks too often waits, as many times as
+# there are connections: 128 starts, 6.4 s; 128 refusals, 12.8 s; clients wait for answers for 30 s.
 
 #: Connections that one user makes. Chosen: far more than programs and scripts do, which begin processes for it.
 CONNECTIONS = Rate(per_s=100, burst=256)
@@ -69,7 +69,7 @@ STARTS = Rate(per_s=20, burst=128)
 #: interface do not notice; one of 64 interfaces may be asked for twice, and then once a second, since each keeps the
 #: kernel, the daemon and a worker busy for some tenths of a second.
 RINGS = Rate(per_s=64, burst=128)
-#: What captures are told (stop, rotate, flush, snapshot), and who attaches to one. Each has its line in the log, as
+#: Orders to captures (stop, rotate, flush, snapshot), and attaching to one. Each has its line in the log, as
 #: starts and refusals have.
 ORDERS = Rate(per_s=50, burst=256)
 #: Requests that are refused: the next request of any kind waits for it. Chosen: whoever tries what is possible need not
@@ -105,8 +105,8 @@ DRIVER_AGE_S = 10.0
 #: What libpcap reports of an interface is asked for again after so long; where it could not report anything, sooner.
 CAPABILITIES_AGE_S = 60.0
 NO_CAPABILITIES_AGE_S = 5.0
-#: Of the event loop's time, for making what those are told who watch counters; beyond, ticks are left out, which costs
-#: nothing but time: counters are totals. Chosen: a hundred interfaces 20 times a second for several clients.
+#: Of the event loop's time, for making the messages of those who watch counters; beyond, ticks are left out, which
+#: costs nothing but time: counters are totals. Chosen: a hundred interfaces 20 times a second for several clients.
 STATISTICS_SHARE = 0.2
 
 #: Processes at once that ask libpcap for somebody's curiosity; further questions wait, one of each user in turn.
@@ -161,7 +161,7 @@ RING_SHARE_PER_USER = 0.25
 #: neither is refused for it. Chosen: the kernel never swaps rings, nor counts them for anybody, so that the machine
 #: must get on with the rest.
 RING_SHARE = 0.5
-#: A client that has connected must have said what it wants by then, or it is cut off.
+#: A client that has connected must have sent its request by then, or it is cut off.
 REQUEST_TIMEOUT_S = 10.0
 #: The process that forks workers is started anew so long after one has ended; a capture that is asked for meanwhile
 #: waits. Chosen: a start takes 0.2 s of a processor, so that one which always fails takes a fifth of it.
@@ -185,8 +185,8 @@ MAX_UNCLOSED_PER_USER = 64
 #: A worker must have its first file by then, or it is killed. Chosen: it takes 25 ms on an idle machine, and 0.2 s
 #: where the process that forks it has just been started.
 START_TIMEOUT_S = 20.0
-#: What a capture was ordered, it must have done by then, or the one who asked is told that it has not. Chosen: a
-#: flush takes the time that the kernel keeps a block, 0.4 s at most; a slow disk may keep a worker longer.
+#: What a capture was ordered, it must have done by then, or the client gets an error. Chosen: a flush takes the time
+#: that the kernel keeps a block, 0.4 s at most; a slow disk may keep a worker longer.
 ORDER_TIMEOUT_S = 10.0
 #: The same for a snapshot, beyond the time that it covers. Chosen: it is written at the pace of the disk, and the
 #: greatest recorder takes two minutes at 500 MB/s.
@@ -194,9 +194,9 @@ SNAPSHOT_TIMEOUT_S = 300.0
 #: Of the machine's memory, for one recorder, root's too. Chosen: while it writes a snapshot to a slow disk it may take
 #: twice what it was granted.
 RECORDER_SHARE = 0.5
-#: A worker that was told to end must have done so by then, or it is killed.
+#: A worker that was stopped must have ended by then, or it is killed.
 END_TIMEOUT_S = 10.0
-#: When it is told to stop, the daemon waits so long for captures that are ended, or killed, by these limits. Whoever
+#: When it is stopped, the daemon waits so long for captures that are ended, or killed, by these limits. Whoever
 #: has a capture stopped waits no longer for it.
 STOP_TIMEOUT_S = 18.0
 #: A client that does not read its last events by then is cut off.
@@ -209,11 +209,11 @@ SCRAPE_TIMEOUT_S = 5.0
 #: Between two connections that are accepted. Chosen: each costs about half a millisecond, so that whoever connects as
 #: often as possible has a twentieth of a processor.
 SCRAPE_PAUSE_S = 0.01
-#: Metrics are made anew at most so often; who asks before gets the same ones again.
+#: Metrics are made anew at most so often; a scraper that asks sooner gets the same ones again.
 SCRAPE_INTERVAL_S = 1.0
 #: Of what a request for metrics says before its body, which is not read. Chosen: h11's example, four times what
 #: browsers send.
 MAX_SCRAPE_REQUEST_BYTES = 8192
 #: Events that wait for one client; beyond, those of files, interfaces and snapshots are dropped, oldest first, and it
-#: is told how many.
+#: learns how many.
 MAX_PENDING_EVENTS = 1000

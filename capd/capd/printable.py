@@ -45,7 +45,7 @@ def _lines(error: traceback.TracebackException) -> Iterator[str]:
 
 
 def _chain(error: traceback.TracebackException) -> list[tuple[traceback.TracebackException, str]]:
-    """Return what has led to an exception, the first cause first, and what is said between it and the next one."""
+    """Return what has led to an exception, the first cause first, and the line between it and the next one."""
     chain = [(error, "")]
     while True:
         if error.__cause__ is not None:

@@ -52,7 +52,7 @@ class ReadError(CaptureError):
 
 
 class StreamOverrun(CaptureError):
-    """The reader of a live stream was too slow, and has asked to be told so. Begin anew, or allow for more.
+    """The reader of a live stream was too slow, and has asked for this error. Begin anew, or allow for more.
 
     Attributes:
         behind_bytes: how far behind it was.
@@ -176,5 +176,5 @@ _BY_CODE: dict[FailureCode, type[ChildError]] = {
 
 
 def error_for(failure: Failure) -> ChildError:
-    """Return the exception for a failure that the daemon told of."""
+    """Return the exception for a failure that the daemon reported."""
     return _BY_CODE.get(failure.code, ChildError)(failure.text, failure)

@@ -1,4 +1,4 @@
-"""What the capd daemon, its capture workers and its clients say to each other, and the file formats they share.
+"""Messages between the capd daemon, its capture workers and its clients, and the file formats they share.
 
 Pure values and bytes: nothing here opens a file or a socket.
 """

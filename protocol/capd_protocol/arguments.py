@@ -61,7 +61,7 @@ class ArgumentType(enum.Enum):
 
 
 class Option(NamedTuple):
-    """How an argument is said on the command line: by an option of its own, or by a key of one, ``-a files:10``.
+    """How an argument is given on the command line: by an option of its own, or by a key of one, ``-a files:10``.
 
     Attributes:
         letter: dumpcap's, if it has one.
@@ -91,7 +91,7 @@ class ArgumentSpec(NamedTuple):
             comes to there is not its own value.
         help: in a few words.
         range: of a number, with its unit.
-        default: what holds where nothing is said, if that is a value. Else see the documentation.
+        default: what holds where it is not given, if that is a value. Else see the documentation.
         unset_by_zero: 0 is the same as nothing, as in wirepy and in tcpdump.
         is_configured: it is a key of a capture in the configuration, under the same name.
         options: of ``capctl capture``.

@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     """Check a configuration. Exit status 0: it can be used; 1: it cannot."""
     parser = argparse.ArgumentParser(
         prog="capd check-config",
-        description="Check a configuration, and compile its filters. All faults are told, each with its line.",
+        description="Check a configuration, and compile its filters. All faults are shown, each with its line.",
     )
     parser.add_argument("path", type=Path, nargs="?", default=reader.DEFAULT_PATH, help="(default: %(default)s)")
     path = parser.parse_args(argv).path

@@ -135,8 +135,8 @@ def _imports_of(python: Path) -> list[Path]:
     # Not with root's own variables, which may name other places of libraries (ld.so(8)).
     environment = {"PATH": _EVERYBODYS_PATH}
     code = "from capd.admin.installation import print_imports; print_imports()"
-    said = _run(str(python), "-I", "-c", code, environment=environment)
-    return list(map(Path, said.split("\0")))
+    output = _run(str(python), "-I", "-c", code, environment=environment)
+    return list(map(Path, output.split("\0")))
 
 
 def _run(*command: str, environment: Mapping[str, str] | None = None) -> str:
@@ -177,14 +177,14 @@ def _install(options: argparse.Namespace) -> list[str]:
     _run("systemd-sysusers", str(FILES["sysusers.d/capd.conf"]))
     _run("systemd-tmpfiles", "--create", str(FILES["tmpfiles.d/capd.conf"]))
     _run("systemctl", "daemon-reload")
-    said = [f"{SOFTWARE} is installed as a service, which runs {python}", *_make_links()]
+    report = [f"{SOFTWARE} is installed as a service, which runs {python}", *_make_links()]
     if options.now:
         _run("systemctl", "enable", "--now", "capd.socket")
         _run("systemctl", "try-restart", "capd.service")
-        said.append("capd.socket is enabled and listens; the daemon starts with the first client")
+        report.append("capd.socket is enabled and listens; the daemon starts with the first client")
     else:
-        said.append("next: systemctl enable --now capd.socket; after an upgrade: systemctl try-restart capd")
-    return [*said, f"who may capture: usermod -aG {_GROUP} NAME, who then logs in again"]
+        report.append("next: systemctl enable --now capd.socket; after an upgrade: systemctl try-restart capd")
+    return [*report, f"who may capture: usermod -aG {_GROUP} NAME, who then logs in again"]
 
 
 def check_for_root_alone(paths: Iterable[Path]) -> None:
@@ -228,15 +228,15 @@ def _uninstall(options: argparse.Namespace) -> list[str]:
         with contextlib.suppress(OSError):  # it is gone, or a daemon that systemd did not start listens in it
             path.rmdir()
     _run("systemctl", "daemon-reload")
-    said = ["the service is removed" if installed else "no service was installed by capd"]
+    report = ["the service is removed" if installed else "no service was installed by capd"]
     left = _left()
     if options.purge:
         for name, remove in left.items():
             remove()
-            said.append(f"{name} is removed")
+            report.append(f"{name} is removed")
     elif left:
-        said.append(f"left: {', '.join(left)}; 'capd uninstall-service --purge' removes them too")
-    return said
+        report.append(f"left: {', '.join(left)}; 'capd uninstall-service --purge' removes them too")
+    return report
 
 
 def _left() -> dict[str, Callable[[], object]]:
@@ -278,25 +278,25 @@ def _links() -> dict[Path, Path]:
 
 
 def _make_links() -> list[str]:
-    """Make those links that are needed; return what is to be said about it.
+    """Make those links that are needed; return a line for each that is made or cannot be.
 
     None is made in a directory that others may write to, such as /usr/local/bin of the group staff on older Debian
     systems, or to something that is theirs to change: root's name on it would promise what is not so.
     """
-    said: list[str] = []
+    report: list[str] = []
     for link, target in _links().items():
         is_found = link == _LINK and shutil.which(_LINK.name, path=_EVERYBODYS_PATH)
         if is_found or os.path.lexists(link):
             continue
         fault = trust.find_fault_on_way(link.parent) or trust.find_fault_on_way(target)
         if fault:
-            said.append(f"{link} is not made, since {fault.text}; it would lead to {target}")
+            report.append(f"{link} is not made, since {fault.text}; it would lead to {target}")
             continue
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)
         if link == _LINK:
-            said.append(f"{link} is made")
-    return said
+            report.append(f"{link} is made")
+    return report
 
 
 def _remove_links() -> None:

@@ -48,11 +48,11 @@ class Account:
         self.started_ns = started_ns
         self._owner = owner
         self._terms = terms
-        # Told by whoever runs it:
+        # From the capture that it belongs to:
         self.has_begun = self.has_worker = self.is_running = False
-        #: Why it was told to end; None while it was not.
+        #: Why it was stopped; None while it was not.
         self.stopped_for: EndReason | None = None
-        # Told by the worker:
+        # From the worker:
         #: Why it ended; None while it runs, and where its process died.
         self.end_reason: EndReason | None = None
         self.failure: Failure | None = None
@@ -72,7 +72,7 @@ class Account:
         self._has_died = False
 
     def add(self, message: Message) -> None:
-        """Take note of what the worker says."""
+        """Take note of a message of the worker."""
         match message:
             case FileOpened(name):
                 self._files_total += 1
@@ -93,23 +93,23 @@ class Account:
                 self.failure = failure
             case Ended(reason=reason, interfaces=interfaces):
                 self._interfaces = interfaces
-                if reason == EndReason.STOPPED and self.stopped_for is not None:  # a worker is not told why
+                if reason == EndReason.STOPPED and self.stopped_for is not None:  # a worker does not know why
                     reason = self.stopped_for
                 self.end_reason = reason
             case _:
                 pass
 
-    # What whoever runs it tells -----------------------------------------------------------------------------------
+    # From the capture that it belongs to --------------------------------------------------------------------------
 
     def stop(self, reason: EndReason) -> bool:
-        """Note that it was told to end, which counts once, for the first reason. Return whether this was it."""
+        """Note that it was stopped; only the first reason counts. Return whether this was the first."""
         if self.stopped_for is not None:
             return False
         self.stopped_for = reason
         return True
 
     def close(self) -> None:
-        """Note that its worker is gone, and so says no more."""
+        """Note that its worker is gone, and sends no more messages."""
         self._has_died = self.end_reason is None and self.failure is None
 
     # Where it stands ----------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Account:
         """Return which events come when the worker is gone: the end, and before it, where it died, that it did."""
         events: list[Message] = []
         if self.end_reason is None and self.failure is None:
-            text = "the capture process died: what its last events told of is readable; see the daemon's log"
+            text = "the capture process died: what its last events reported is readable; see the daemon's log"
             events += [Failed(failure=Failure(code=FailureCode.WORKER_DIED, text=text)), ErrorMessage(text)]
         return [*events, Ended(reason=self.end_reason or EndReason.FAILED, interfaces=self._interfaces)]
 

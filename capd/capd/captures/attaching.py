@@ -30,7 +30,7 @@ class Attaching:
         Args:
             selection: which they are.
             grants: asked about each of them.
-            tell: told of those that are left out.
+            tell: called for each that is left out.
         """
         self._grants = grants
         self._tell = tell

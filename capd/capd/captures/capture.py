@@ -97,7 +97,7 @@ class Capture:
         self.reader_group_id = reader_group_id
         #: What its rings and its recorder may take.
         self.memory = quota.memory_of(request, targets)
-        #: Under which name metrics tell of it; with none, it is told of in a sum.
+        #: Its name in metrics; without one, it is part of a sum.
         self.metrics_name = ""
         self._spawner = spawner
         self._closer = closer
@@ -267,7 +267,7 @@ class Capture:
             return
         self.account.add(message)
         if isinstance(message, Ended):
-            return  # told to subscribers when the process is gone too
+            return  # sent to subscribers when the process is gone too
         if (line := log_line(message)) is not None:
             level, text, values = line
             self._news.say(level, f"capture {self.capture_id}: {text}", *values)
@@ -284,13 +284,13 @@ class Capture:
     # While it runs ------------------------------------------------------------------------------------------------
 
     def stop(self, reason: EndReason) -> bool:
-        """Have the capture end well; it is told to once, for the first reason. Return whether this was it."""
+        """Have the capture end well; only the first reason counts. Return whether this was the first."""
         is_first = self.account.stop(reason)
         self._was_stopped.set()
         return is_first
 
     async def wait_stopped(self, timeout_s: float) -> None:
-        """Wait until it is told to end, but no longer than this."""
+        """Wait until it is stopped, but no longer than this."""
         with trio.move_on_after(timeout_s):
             await self._was_stopped.wait()
 
@@ -304,11 +304,11 @@ class Capture:
         with trio.move_on_after(limits.STOP_TIMEOUT_S):
             await self.is_over.wait()
             return
-        text = f"the capture {self.capture_id} was told to end, and has not within {limits.STOP_TIMEOUT_S:g} s"
+        text = f"the capture {self.capture_id} was asked to end, and has not within {limits.STOP_TIMEOUT_S:g} s"
         raise RequestRefused(FailureCode.TIMEOUT, f"{text}: 'capctl list' shows when it is gone")
 
     async def disarm(self) -> None:
-        """Have nothing more received, whatever its process does. For one that was told to end."""
+        """Have nothing more received, whatever its process does. For one that was stopped."""
         if self._worker is not None and self.account.is_running:
             await self._worker.disarm()
 

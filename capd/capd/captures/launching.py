@@ -25,7 +25,7 @@ def launch_of(
     continues: bool,
     elapsed_s: float | None,
 ) -> Launch:
-    """Return what a worker is told.
+    """Return the launch message of a worker.
 
     Args:
         request: what was asked for, within the terms.

@@ -14,7 +14,7 @@ from capd_protocol.messages import FailureCode
 
 
 class _Order:
-    """What a worker was told to do and has not answered yet."""
+    """An order that a worker has not answered yet."""
 
     def __init__(self) -> None:
         self.is_decided = trio.Event()

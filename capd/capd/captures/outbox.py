@@ -1,8 +1,8 @@
 """A bounded, coalescing queue of events for one client.
 
-A client that never reads must cost neither memory nor packets. Counts can be added up and counters replaced by
-newer ones without telling it less. Of what else happens while a capture runs, the oldest is dropped, and then it is
-told how much. Never dropped are answers, failures and the end, of which there are few.
+A client that never reads must cost neither memory nor packets. Counts can be added up, and counters replaced by
+newer ones, without a loss. Of other events of a running capture the oldest is dropped, and the client learns how many
+were. Answers, failures and the end, of which there are few, are never dropped.
 """
 
 from collections import OrderedDict, deque
@@ -45,7 +45,7 @@ _DROPPED = (
 
 @dataclass
 class _Count:
-    """Packets that are told of in one message."""
+    """Packets that one message counts."""
 
     number: int
     packets: int

@@ -90,8 +90,8 @@ class Captures:
         """Have a capture that a client asks for in the list for as long as the block lasts.
 
         Args:
-            peer: who asks.
-            request: what for.
+            peer: the client.
+            request: what it asks for.
             resumed: it goes on where an earlier one was interrupted.
 
         Raises:
@@ -231,7 +231,7 @@ class Captures:
         return tuple(self._running.values())
 
     def revocable(self) -> list[Capture]:
-        """Return the captures of users that were not told to end yet, oldest first."""
+        """Return the captures of users that were not stopped yet, oldest first."""
         return [each for each in self._of_users() if each.account.stopped_for is None]
 
     def running_and_users(self) -> tuple[int, int]:
@@ -269,7 +269,7 @@ class Captures:
         """Return the capture that a peer means: by name, first of all one of its own.
 
         Args:
-            peer: who asks.
+            peer: the client.
             number_or_name: of the capture.
             to_control: seeing it is not enough.
 
@@ -325,5 +325,5 @@ class Captures:
             self._all_ended.set()
 
     async def wait_all_ended(self) -> None:
-        """Wait until, after ``stop_all``, the last capture has ended and everybody was told."""
+        """Wait until, after ``stop_all``, the last capture has ended and its subscribers have been sent its end."""
         await self._all_ended.wait()

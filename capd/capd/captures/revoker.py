@@ -36,7 +36,7 @@ class Decided(NamedTuple):
 
     @property
     def line(self) -> RevokedCapture:
-        """What is told of it."""
+        """Its line in the answer."""
         return RevokedCapture(
             capture_id=self.capture.capture_id,
             user_id=self.capture.owner.user_id,
@@ -47,7 +47,7 @@ class Decided(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What becomes of captures; those of which nothing is said run on."""
+    """What becomes of captures; those that are not in it run on."""
 
     ended: Sequence[Decided] = ()
     kept: Sequence[Decided] = ()
@@ -60,7 +60,7 @@ class Decision(NamedTuple):
         }
 
     def answers(self) -> Generator[Revoked, None, None]:
-        """Give what is told of it, in parts that fit into a frame."""
+        """Give the answer, in parts that fit into a frame."""
         ended, kept = (tuple(each.line for each in decided) for decided in self)
         parts = max(math.ceil(max(len(ended), len(kept)) / _AT_ONCE), 1)
         for part in range(parts):
@@ -101,7 +101,7 @@ class Revoker:
             decision = await self._by_rules(dry_run=request.dry_run)
         self._captures.check_not_stopping()
         if not request.dry_run:
-            # All are told before the first one is waited for.
+            # All are stopped before the first one is waited for.
             for each in decision.ended:
                 each.capture.stop(EndReason.REVOKED)
             async with trio.open_nursery() as nursery:

@@ -54,12 +54,12 @@ class Tally:
     def __init__(self) -> None:
         self.clients = 0
         self.refused: collections.Counter[FailureCode] = collections.Counter()
-        #: Of captures that have ended, by the name under which they are told of.
+        #: Of captures that have ended, by their name in metrics.
         self.ended: dict[str, Counts] = {}
         self.ends: collections.Counter[tuple[str, EndReason]] = collections.Counter()
 
     def expect(self, name: str) -> None:
-        """Have a name told of from now on, also before its first capture, which may be late."""
+        """Show a name from now on, also before its first capture, which may be late."""
         self.ended.setdefault(name, Counts())
 
     def add_refused(self, code: FailureCode) -> None:

@@ -226,5 +226,5 @@ class Admission:
 
 
 def too_many_clients() -> RequestRefused:
-    """Return what is said to a client that is one too many."""
+    """Return the refusal of a client that is one too many."""
     return RequestRefused(FailureCode.RESOURCES, "capd has as many clients as it may have: try again later")

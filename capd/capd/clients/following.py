@@ -81,7 +81,7 @@ class Following:
         """Send events until the capture's end, and carry out orders; return why there are none, if it does not run.
 
         Args:
-            first: what the client is told when it runs.
+            first: what the client is sent when it runs.
             files: a socket for the files, which goes along with that, and stays the caller's.
             settled: waits until it runs, or returns why it does not.
 

@@ -28,7 +28,7 @@ async def answer(question: Question, peer: Peer, services: Services) -> Sequence
 
     Args:
         question: what is asked.
-        peer: who asks, which the answer may depend on.
+        peer: the client, on which the answer may depend.
         services: who knows.
 
     Raises:

@@ -37,7 +37,7 @@ OrderRequest = StopCapture | RotateCapture | FlushCapture | SnapshotCapture
 class State(enum.Enum):
     """Where a conversation stands."""
 
-    #: Nothing was said yet.
+    #: No message has come yet.
     GREETING = enum.auto()
     #: One request after another is answered.
     ASKING = enum.auto()
@@ -105,7 +105,7 @@ TRANSITIONS: Mapping[State, Mapping[type[Message] | Step, State]] = MappingProxy
 #: In which state a client that has to wait for its turn may find the conversation then.
 _AFTER_ANSWER = MappingProxyType({State.ORDERING: State.FOLLOWING, State.ANSWERING: State.FOLLOWING})
 
-#: What is said of a message that may not come.
+#: The complaint about a message that may not come.
 _COMPLAINTS = MappingProxyType(
     {
         State.GREETING: "the first message was no greeting",
@@ -155,10 +155,10 @@ class Conversation:
 
 
 def complaint(state: State, message: Message) -> RemoteProtocolError:
-    """Return what is said of a message that may not come in this state."""
+    """Return the complaint about a message that may not come in this state."""
     return RemoteProtocolError(_COMPLAINTS[state].format(type(message).__name__))
 
 
 def failure_of(violation: RemoteProtocolError) -> Failure:
-    """Return what a client is told that has broken the protocol."""
+    """Return the failure that a client is sent which has broken the protocol."""
     return Failure(code=FailureCode.PROTOCOL, text=f"capd did not understand the client: {violation}")

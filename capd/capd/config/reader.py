@@ -117,7 +117,7 @@ _Capture = cast(
     msgspec.defstruct(
         "_Capture",
         [
-            # What is said of a recorder makes it one.
+            # An argument of a recorder makes it one.
             (each.name, _PYTHON_TYPES[each.type], None if each.part == "recorder" else each.default)
             for each in ARGUMENTS
             if each.is_configured
@@ -275,7 +275,7 @@ def load(path: Path, complain_about_filter: Callable[[str], str | None] = lambda
         complain_about_filter: returns what is wrong with a filter, if anything.
 
     Raises:
-        ConfigError: it cannot be read, others may change it, or something is wrong with it; all that is wrong is told.
+        ConfigError: it cannot be read, others may change it, or something is wrong with it; it has all the faults.
     """
     return decode(path, _read(path, _trusted()), complain_about_filter)
 
@@ -289,7 +289,7 @@ def decode(path: Path, data: bytes, complain_about_filter: Callable[[str], str |
         complain_about_filter: returns what is wrong with a filter, if anything.
 
     Raises:
-        ConfigError: something is wrong with it; all that is wrong is told.
+        ConfigError: something is wrong with it; it has all the faults.
     """
     if len(data) > _MAX_BYTES:
         raise ConfigError([f"{path}: longer than {_MAX_BYTES} bytes"])

@@ -1,7 +1,7 @@
 """Classic BPF programs: joined, and kept from looking at more of a packet than they may. Pure.
 
-A program is an array of struct sock_filter (linux/filter.h). What instructions do, and what the kernel tells beside the
-packet, is in Documentation/networking/filter.rst.
+A program is an array of struct sock_filter (linux/filter.h). What instructions do, and which values the kernel adds
+to the packet, is in Documentation/networking/filter.rst.
 """
 
 import struct
@@ -47,7 +47,7 @@ _ANCILLARY_END_BYTES = {
 
 
 #: What the kernel makes of an instruction, at most, in instructions of its own (bpf_convert_filter() in
-#: net/core/filter.c; measured on 6.18): loads by class and mode, what is told beside the packet, divisions, all others.
+#: net/core/filter.c; measured on 6.18): loads by class and mode, values beside the packet, divisions, all others.
 _KERNEL_LOADS = {(LOAD, ABSOLUTE): 16, (LOAD, INDIRECT): 9, (LOAD_X, HEADER_LENGTH): 19}
 _KERNEL_ANCILLARY, _KERNEL_DIVISION, _KERNEL_OTHERS = 4, 5, 1
 _DIVISIONS = (0x3C, 0x9C)  # BPF_ALU | BPF_DIV | BPF_X, BPF_ALU | BPF_MOD | BPF_X
@@ -210,8 +210,8 @@ def bounded(program: bytes, limit_bytes: int, *, tag_bytes: int = 0) -> bytes:
 
     A program takes nothing of a packet with a load from beyond its end: so it does here with one from beyond the bound.
     The length of a packet stays its original one, which is no secret: the file has it, however little it has of the
-    packet. What the kernel tells beside the packet is told where the bytes within the bound say the same, and otherwise
-    lies beyond the end, like any offset as large.
+    packet. A value that the kernel adds can be loaded where the bytes within the bound have it too, and otherwise lies
+    beyond the end, like any offset as large.
 
     Args:
         program: from libpcap; its offsets count from the first byte that is kept.

@@ -46,7 +46,7 @@ _OTHER_NAMES = frozenset(
     """.split()
 )
 
-# After these, and where nothing else is said, a name is a host or a network.
+# After these, and without any qualifier, a name is a host or a network.
 _HOST_QUALIFIERS = frozenset(
     """
     src dst link ether ppp slip fddi tr wlan arp rarp ip sctp tcp udp icmp igmp igrp pim vrrp carp

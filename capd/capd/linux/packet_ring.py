@@ -61,7 +61,7 @@ class RingMemory(NamedTuple):
 
 
 def retire_ms(update_interval_s: float) -> int:
-    """How long the kernel may keep a block: 15 % of the interval, so that a packet is told of soon after it.
+    """How long the kernel may keep a block: 15 % of the interval, so that a packet is reported soon after it.
 
     A block may be kept twice as long, and the packets of several interfaces wait as long for each other. Not below
     2 ms: each time uses up a block, however little is in it, and the ring must outlast a worker that is kept

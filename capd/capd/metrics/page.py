@@ -1,6 +1,6 @@
 """The metrics page in Prometheus' text format, made when it is asked for.
 
-Captures of the configuration are told of by their names. All others are told of as one sum, without a name, a user
+Captures of the configuration have their names. All others are one sum, without a name, a user
 or an interface, so that whoever may ask for metrics learns of nobody's capture.
 """
 
@@ -104,7 +104,7 @@ class _Telling(Collector):
         for code in FailureCode:
             refused.add_metric([code], self._captures.tally.refused[code])
         yield refused
-        yield from self._captures_told()
+        yield from self._captures_shown()
         drops = CounterMetricFamily(
             "capd_interface_drops",
             "Packets that an interface of a capture of the configuration has lost before the kernel saw them",
@@ -115,7 +115,7 @@ class _Telling(Collector):
                 drops.add_metric([name, reason], getattr(counts, field))
         yield drops
 
-    def _captures_told(self) -> Iterator[Metric]:
+    def _captures_shown(self) -> Iterator[Metric]:
         counts, gauges = self._by_name()
         for metric, meaning, field in _COUNTERS:
             counter = CounterMetricFamily(metric, meaning, labels=["capture"])

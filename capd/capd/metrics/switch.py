@@ -40,7 +40,7 @@ class Metrics:
         """Nothing is served yet.
 
         Args:
-            captures: whose counts are told.
+            captures: whose counts are shown.
             clients: how many are connected.
             closer: closes connections that may hold descriptors.
         """

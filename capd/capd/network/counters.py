@@ -100,7 +100,7 @@ class Account:
         self.values: Values = _ZEROS
 
     def add(self, values: Values, before: Values) -> None:
-        """Add what the kernel has counted since it said ``before``; a driver may have begun again at zero."""
+        """Add what the kernel has counted since its counters were ``before``; a driver may have begun again at zero."""
         pairs = zip(self.values, values, before, strict=True)
         self.values = tuple(total + (v - b if v >= b else v) for total, v, b in pairs)
 
@@ -180,6 +180,6 @@ def _told(counters: Mapping[str, int]) -> Values:
 
 
 def counts_of(name: str, values: Values, base: Values | None) -> InterfaceCounts:
-    """Return totals as they are told, less what they were at the beginning."""
+    """Return totals as clients get them, less what they were at the beginning."""
     base = base or _ZEROS
     return InterfaceCounts(name=name, **{n: v - b for n, v, b in zip(_TOLD, values, base, strict=True)})

@@ -131,8 +131,8 @@ class _Listing:
 _Asked = tuple[str, bool]
 
 
-class _Said(NamedTuple):
-    """What libpcap has said of an interface as it was then."""
+class _Answered(NamedTuple):
+    """What libpcap reported of an interface as it was then."""
 
     link: Link | None
     answer: Capabilities | Failure
@@ -140,7 +140,7 @@ class _Said(NamedTuple):
 
 
 class _Driven(NamedTuple):
-    """What a driver has said of an interface as it was then."""
+    """What a driver reported of an interface as it was then."""
 
     link: Link
     hardware: Hardware
@@ -162,7 +162,7 @@ class Interfaces:
         self._once = Once()
         self._listed: _Listing | None = None
         self._driven: dict[int, _Driven] = {}
-        self._said: dict[tuple[str, bool], _Said] = {}
+        self._answers: dict[tuple[str, bool], _Answered] = {}
         self._questions = Turns(limits.MAX_QUESTIONS, limits.MAX_QUESTIONS_PER_USER)
 
     # Links --------------------------------------------------------------------------------------------------------
@@ -179,9 +179,9 @@ class Interfaces:
         """Return the interface of this name, also of an alternative name; None where there is none.
 
         Raises:
-            OSError: the kernel does not tell.
+            OSError: the kernel does not answer.
         """
-        # The first one who asks for one need not wait until all are listed.
+        # The first caller need not wait until all are listed.
         known = (await self._current()).find(name) if self._has_begun() else None
         return known or await find_link(name)
 
@@ -335,14 +335,14 @@ class Interfaces:
                 except RequestRefused as refused:
                     answer, age_s = refused.failure, limits.NO_CAPABILITIES_AGE_S
                 if not isinstance(answer, Failure) or answer.code != FailureCode.RESOURCES:
-                    self._said = {key: said for key, said in self._said.items() if said.until_s >= now_s}
-                    self._said[key] = _Said(link, answer, now_s + age_s)
+                    self._answers = {key: each for key, each in self._answers.items() if each.until_s >= now_s}
+                    self._answers[key] = _Answered(link, answer, now_s + age_s)
         if isinstance(answer, Failure):
             raise RequestRefused(answer.code, answer.text, interface=answer.interface)
         return answer
 
     def _known(self, key: _Asked, table: LinkTable) -> Capabilities | Failure | None:
-        said = self._said.get(key)
-        if said is None or said.link != table.find(key[0]) or said.until_s < trio.current_time():
+        known = self._answers.get(key)
+        if known is None or known.link != table.find(key[0]) or known.until_s < trio.current_time():
             return None
-        return said.answer
+        return known.answer

@@ -54,10 +54,10 @@ def hardware_of(names: Iterable[str]) -> dict[str, Hardware]:
 
 def _hardware_of(any_socket: socket.socket, name: str) -> Hardware:
     driver = bus = speed = None
-    if (said := _asked(any_socket, name, _DRVINFO, _ETHTOOL_GDRVINFO)) is not None:
-        driver, bus = _text(said[1]), _text(said[4])
-    if (said := _asked(any_socket, name, _CMD, _ETHTOOL_GSET)) is not None:
-        speed_mbits = said[3] | said[12] << 16
+    if (answer := _asked(any_socket, name, _DRVINFO, _ETHTOOL_GDRVINFO)) is not None:
+        driver, bus = _text(answer[1]), _text(answer[4])
+    if (answer := _asked(any_socket, name, _CMD, _ETHTOOL_GSET)) is not None:
+        speed_mbits = answer[3] | answer[12] << 16
         speed = None if speed_mbits in (0, _SPEED_UNKNOWN_MBITS) else speed_mbits * 1_000_000
     return Hardware(driver, bus, speed)
 

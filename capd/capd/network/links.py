@@ -126,8 +126,8 @@ class _Slimmer:
 
     def __init__(self) -> None:
         """Have seen nothing."""
-        #: What was said of each link last, by index.
-        self._said: dict[int, bytes] = {}
+        #: The last message about each link, by its index.
+        self._last: dict[int, bytes] = {}
 
     def slim(self, data: bytes) -> bytes:
         """Return what is new in the kernel's messages."""
@@ -154,13 +154,13 @@ class _Slimmer:
         if family != _AF_UNSPEC:  # bridges and address families send such messages too; they tell of a part only
             return False
         if kind == RTM_DELLINK:
-            self._said.pop(index, None)
+            self._last.pop(index, None)
             return True
         lasting = (each for each in attributes if _ATTRIBUTE.unpack_from(each)[1] & _NLA_TYPE_MASK != _IFLA_STATS64)
-        said = b"".join((struct.pack("=HI", hardware_type, flags & _READ_FLAGS), *lasting))
-        if self._said.get(index) == said:
+        message = b"".join((struct.pack("=HI", hardware_type, flags & _READ_FLAGS), *lasting))
+        if self._last.get(index) == message:
             return False
-        self._said[index] = said
+        self._last[index] = message
         return True
 
 
@@ -274,7 +274,7 @@ class Change(NamedTuple):
     kind: InterfaceChange
     link: Link
     former_name: str | None = None
-    #: With ADDED and REMOVED, where the kernel told them: its counters then, by rtnl_link_stats64's names.
+    #: With ADDED and REMOVED, where the kernel sent them: its counters then, by rtnl_link_stats64's names.
     counters: Mapping[str, int] | None = None
 
 
@@ -368,7 +368,7 @@ class LinkWatch:
 
     @property
     def is_current(self) -> bool:
-        """Whether all that the kernel has told is in the table."""
+        """Whether all that the kernel has reported is in the table."""
         if self._netlink is None or not self._is_applied:
             return False
         poll = select.poll()
@@ -377,19 +377,19 @@ class LinkWatch:
 
     @property
     def next_dry(self) -> int:
-        """What ``dry_and_applied`` is, at least, when all is in the table that the kernel has told by now."""
+        """What ``dry_and_applied`` is, at least, when all is in the table that the kernel has reported by now."""
         return self._dry + 1
 
     @property
     def dry_and_applied(self) -> int:
-        """How often all has been in the table that the kernel had told until then."""
+        """How often all has been in the table that the kernel had reported until then."""
         return self._dry_and_applied
 
     async def batches(self) -> AsyncGenerator[list[Change], None]:
         """Keep the table current, for as long as the iterator is used; yield what changes, which may be nothing.
 
         The first batch is everything that is there. Nothing is lost: where the kernel has more changes than its
-        buffer takes, the picture is made anew, and what became of the difference is told.
+        buffer takes, the picture is made anew, and its differences are reported.
 
         Raises:
             OSError: the kernel does not answer as it should.
@@ -410,7 +410,7 @@ class LinkWatch:
                     slimmer = _Slimmer()
                     while (messages := await self._receive(netlink, slimmer)) is not None:
                         # Their order, and whether one is there twice, is the kernel's to say. Asked for first, so that
-                        # nobody sees the table between a change and its being told.
+                        # nobody sees the table between a change and its report.
                         indexes = {int(m["index"]) for m in messages if m["header"]["type"] in _ADDRESS_CHANGES}
                         addresses = [(index, await _list_addresses(index)) for index in indexes]
                         changes = [change for message in messages for change in self.table.apply(message)]

@@ -53,7 +53,7 @@ def _parts(links: list[Link]) -> Generator[InterfaceSnapshot, None, None]:
         yield InterfaceSnapshot(links=part, is_first=at == 0, is_last=at + _AT_ONCE >= len(links))
 
 
-class _Told(NamedTuple):
+class _Encoded(NamedTuple):
     """A change, and its frame, which is the same for all."""
 
     change: Change
@@ -66,12 +66,12 @@ class Watch:
     def __init__(self, table: LinkTable, picture: _Picture) -> None:
         self._table = table
         self._picture = picture
-        self._pending: list[_Told] = []
+        self._pending: list[_Encoded] = []
         self._needs_picture = True
         self._news = trio.Event()
         self._news.set()
 
-    def put(self, changes: list[_Told]) -> None:
+    def put(self, changes: list[_Encoded]) -> None:
         """Add changes."""
         if not self._needs_picture:
             self._pending += changes
@@ -88,7 +88,7 @@ class Watch:
         await self._news.wait()
         self._news = trio.Event()
         self._needs_picture = False
-        removed = {told.change.link.index for told in self._pending if told.change.kind == InterfaceChange.REMOVED}
+        removed = {each.change.link.index for each in self._pending if each.change.kind == InterfaceChange.REMOVED}
         self._pending = []
         return list(self._table.links.values()), removed
 
@@ -100,10 +100,10 @@ class Watch:
         if self._needs_picture:
             self._needs_picture = False
             return self._picture.bytes()
-        return b"".join(told.frame for told in pending)
+        return b"".join(each.frame for each in pending)
 
 
-#: The counters of one moment, by name: the same object for all who are told of that moment.
+#: The counters of one moment, by name: the same object for all views that show that moment.
 _Present = dict[str, tuple[Account, Values]]
 
 
@@ -115,7 +115,7 @@ class _Difference(NamedTuple):
 
 
 def _difference(before: _Present, now: _Present) -> _Difference:
-    changed = [(name, *told) for name, told in now.items() if before.get(name) != told]
+    changed = [(name, *counted) for name, counted in now.items() if before.get(name) != counted]
     return _Difference(changed, tuple(name for name in before if name not in now))
 
 
@@ -124,8 +124,8 @@ class Count:
 
     def __init__(self, totals: Totals, interval_s: float) -> None:
         self._base = totals.all()
-        #: Of which moment it was told last.
-        self.told: _Present = {}
+        #: The moment that it was sent last.
+        self.sent: _Present = {}
         self._frames = b""
         self._tick = trio.Event()
         self._interval_s = interval_s
@@ -138,11 +138,11 @@ class Count:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the client has not taken what it was told last. It gets the sum of all later."""
+        """Whether the client has not taken what it was sent last. It gets the sum of all later."""
         return self._tick.is_set()
 
     def tell(self, difference: _Difference, present: _Present) -> None:
-        """Give what has changed since it was told last."""
+        """Give what has changed since the last time."""
         changed, gone = difference
         frames: list[bytes] = []
         for at in range(0, max(len(changed), 1), _AT_ONCE):
@@ -151,7 +151,7 @@ class Count:
             )
             is_last = at + _AT_ONCE >= len(changed)
             frames.append(encode(Statistics(counts=counts, gone=gone if is_last else (), is_last=is_last)))
-        self.told, self._frames = present, b"".join(frames)
+        self.sent, self._frames = present, b"".join(frames)
         self._tick.set()
 
     async def next_frames(self) -> bytes:
@@ -185,7 +185,7 @@ class Monitor:
         self._is_late = False
 
     async def run(self) -> None:
-        """Work for whoever asks, until cancelled.
+        """Work for all callers, until cancelled.
 
         Where the system has no room for it (descriptors, memory), it goes on as soon as there is: the picture is made
         anew, and counts are totals anyway.
@@ -204,7 +204,7 @@ class Monitor:
         return self._is_current.is_set()
 
     async def current_links(self) -> LinkTable:
-        """Return the interfaces, with all that the kernel has told of them up to now.
+        """Return the interfaces, with all that the kernel has reported of them up to now.
 
         Raises:
             OSError: the kernel does not tell.
@@ -271,9 +271,9 @@ class Monitor:
                     elif change.kind == InterfaceChange.REMOVED:
                         self._totals.forget(change.link.index, change.link.name, change.counters)
                 if changes and self._watches:
-                    told = [_Told(each, _frame_of(each)) for each in changes]
+                    encoded = [_Encoded(each, _frame_of(each)) for each in changes]
                     for watch in self._watches:
-                        watch.put(told)
+                        watch.put(encoded)
                 self._trouble = None
                 self._is_current.set()
                 self._note_move()
@@ -305,13 +305,13 @@ class Monitor:
     async def _tell(self, counts: list[Count]) -> None:
         """Tell views what has changed, one after the other: others' answers are not kept waiting by more than one."""
         present = self._present()
-        # Many were told of the same moment last.
+        # Many were sent the same moment last.
         differences: dict[int, tuple[_Present, _Difference]] = {}
         busy_s = 0.0
         for count in counts:
             began_s = time.perf_counter()
             if not count.is_behind and count in self._counts:
-                before = count.told
+                before = count.sent
                 if id(before) not in differences:
                     differences[id(before)] = before, _difference(before, present)
                 count.tell(differences[id(before)][1], present)

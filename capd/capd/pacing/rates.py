@@ -18,8 +18,8 @@ _ROUNDING_S = 1e-6
 class Bucket:
     """What one may still do: at first, and after some time without, ``burst`` times at once.
 
-    Whoever asks for more is in debt, and waits until it is paid off, one behind the other. Nobody is turned away: who
-    waits does not ask meanwhile, so debts are bounded by how many can wait.
+    A caller that asks for more is in debt, and waits until it is paid off, one behind the other. Nobody is turned away:
+    a caller that waits does not ask meanwhile, so debts are bounded by how many can wait.
     """
 
     def __init__(self, rate: Rate) -> None:

@@ -3,7 +3,7 @@
 As a service the lines go to the journal with their fields (``journalctl CAPD_VERDICT=refused``), by its native
 protocol, https://systemd.io/JOURNAL_NATIVE_PROTOCOL/; else to the daemon's log. None is lost: what the journal does not
 take now waits, and requests wait for it. Questions, which change nothing and may be frequent, are summed up: one line a
-minute for each user who asks.
+minute for each user.
 """
 
 import collections
@@ -166,7 +166,7 @@ class Audit:
     """Writes the lines."""
 
     def __init__(self, journal: Journal | None = None) -> None:
-        """Find out where they go, unless it is said."""
+        """Find out where they go, unless it is given."""
         # Set by systemd where the standard error of a service is the journal's.
         if journal is None and "JOURNAL_STREAM" in os.environ and _JOURNAL.exists():
             journal = Journal()
@@ -265,8 +265,8 @@ class Audit:
 
     def _note(self, priority: int, verdict: str, peer: Peer, request: Request, details: dict[str, object]) -> None:
         what = str(type(request).__struct_config__.tag)
-        told = {**_told_of(request), **details}
-        shown = {name: _shown(value) for name, value in told.items() if value not in ("", None)}
+        facts = {**_facts_of(request), **details}
+        shown = {name: _shown(value) for name, value in facts.items() if value not in ("", None)}
         rest = "".join(f" {name}={value if value.isalnum() else json.dumps(value)}" for name, value in shown.items())
         message = f"{verdict}: {peer} (process {peer.process_id}): {what}{rest}"
         fields = {
@@ -301,7 +301,7 @@ class Audit:
         self._journal.send(message, common | dict(fields))
 
 
-def _told_of(request: Request) -> dict[str, object]:
+def _facts_of(request: Request) -> dict[str, object]:
     if not isinstance(request, StartCapture):
         fields = {_CALLED.get(name, name): getattr(request, name) for name in request.__struct_fields__}
         return {name: value for name, value in fields.items() if isinstance(value, str | int)}

@@ -5,8 +5,8 @@ of before. So what is done under such an id counts for who has it. A range that 
 makes these share limits with its owner, and no more: what they may do is theirs.
 
 Accounts are asked for in threads, since the answer may come from the network (NSS: sssd(8), LDAP), and remembered.
-While that hangs, those who are known go on as ever, whoever is not waits for ``limits.ACCOUNT_TIMEOUT_S`` and is told
-to come later, and nobody else waits for them.
+While that hangs, those who are known go on as ever, whoever is not waits for ``limits.ACCOUNT_TIMEOUT_S`` and is then
+refused for now, and nobody else waits for them.
 """
 
 import bisect
@@ -197,7 +197,7 @@ class People:
         self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work for whoever asks, until cancelled."""
+        """Work for all callers, until cancelled."""
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
@@ -261,7 +261,7 @@ class People:
             self._asking[key] = _Asking()
             self._nursery.start_soon(self._ask, key)
         asking = self._asking[key]
-        # A thread that hangs is not joined by another one: whoever asks again waits for the rest of its time, if any.
+        # A thread that hangs is not joined by another one: the next caller waits for the rest of its time, if any.
         if asking.waiting < limits.MAX_CLIENTS_PER_USER:
             asking.waiting += 1
             try:

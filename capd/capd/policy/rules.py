@@ -172,7 +172,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Policy:
-    """All rules, and what a user who is refused is told.
+    """All rules, and whom a user who is refused should ask.
 
     Attributes:
         rules: in order.
@@ -219,7 +219,7 @@ class Policy:
     def may_see(self, peer: Peer, owner: Peer) -> bool:
         """Whether the peer may list and stop a capture of this user: it is the same, or stands behind it.
 
-        Users of containers are not told apart by their numbers: they have what their own connection has started.
+        Users of containers are not distinguished by their numbers: they have what their own connection has started.
         """
         if peer.is_contained:
             return False
@@ -282,7 +282,7 @@ class Policy:
         """Return what the peer may do, rule by rule.
 
         Args:
-            peer: who asks.
+            peer: the client.
             monitor_mode: whether this daemon can do that at all.
         """
         return tuple(

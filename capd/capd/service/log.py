@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 class Formatter(logging.Formatter):
-    """Escapes what is not printable: what clients, the network and files have said is in records, as it came."""
+    """Escapes what is not printable: records have texts of clients, the network and files as they came."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
         """Return a record's line."""
@@ -51,4 +51,4 @@ def _log_uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:
 
 
 def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    _log.error("an error that nothing could be told of (%s)", unraisable.err_msg, exc_info=unraisable.exc_value)
+    _log.error("an error that could be raised to no caller (%s)", unraisable.err_msg, exc_info=unraisable.exc_value)

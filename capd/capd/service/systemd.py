@@ -28,7 +28,7 @@ class ServiceManagerError(Exception):
     """What the service manager has passed cannot be used; the text says what to do."""
 
 
-# What it is told ---------------------------------------------------------------------------------------------------
+# What it is sent ---------------------------------------------------------------------------------------------------
 
 
 def notify(state: str) -> None:
@@ -36,7 +36,7 @@ def notify(state: str) -> None:
     try:
         _send(state)
     except OSError as error:
-        _log.warning("the service manager at %s is not told %s: %s", os.environ["NOTIFY_SOCKET"], state, error)
+        _log.warning("the service manager at %s cannot be sent %s: %s", os.environ["NOTIFY_SOCKET"], state, error)
 
 
 def has_manager() -> bool:
@@ -68,7 +68,7 @@ async def keep_status(text: Callable[[], str]) -> None:
     shown = None
     while True:
         if (now := text()) != shown:
-            with contextlib.suppress(OSError):  # a manager that is too busy now is told the next time
+            with contextlib.suppress(OSError):  # a manager that is too busy now gets it the next time
                 _send(f"STATUS={now}")
                 shown = now
         await trio.sleep(_STATUS_INTERVAL_S)
@@ -151,7 +151,7 @@ def listener_among(inherited: Sequence[Inherited]) -> socket.socket | None:
     """
     others = [each for each in inherited if each.name != CONTAINERS]
     for each in others:
-        if each.name not in _CLIENTS:  # who connects there, nobody has said
+        if each.name not in _CLIENTS:  # who connects there is not stated
             raise ServiceManagerError(
                 f"a socket was passed as {each.name!r}: say FileDescriptorName=capd.socket, or "
                 f"FileDescriptorName={CONTAINERS} where it is for clients in containers"

@@ -94,7 +94,7 @@ class Closer:
     async def _pass_on(self, channel: trio.socket.SocketType, passed: deque[list[_Held]]) -> None:
         """Pass on what comes, until nothing has come for a while, or the process does not get ahead.
 
-        What it has not said to be closed is in ``passed`` then.
+        What it has not reported closed is in ``passed`` then.
         """
         while True:
             is_idle = not self._waiting and not passed
@@ -120,7 +120,7 @@ class Closer:
             if not isinstance(error, OSError):
                 raise
             return False  # it has ended, or too many descriptors are under way
-        # It has them, and holds them until it is told to close, so none of these is the last reference.
+        # It has them, and holds them until it is ordered to close them, so none of these is the last reference.
         for each in batch:
             os.close(each.descriptor)
         passed.append(batch)

@@ -96,7 +96,7 @@ class Handover(Protocol):
 
     @property
     def comes(self) -> DirectoryComes:
-        """What the worker is told."""
+        """What the worker is sent about it."""
         ...
 
     @property

@@ -222,7 +222,7 @@ class Spawner:
         requests, process = self._requests, self._process
         if requests is None or process is None or self._nursery is None:
             raise AssertionError("it is ready")
-        said = b""
+        hello = b""
         # Once asked for, a worker is waited for, so that none is without an owner. It takes milliseconds.
         with trio.CancelScope(shield=True), trio.move_on_after(limits.FORK_TIMEOUT_S) as timeout:
             try:
@@ -230,13 +230,13 @@ class Spawner:
             except trio.ClosedResourceError as error:  # it has ended meanwhile
                 raise ConnectionError(errno.ECONNRESET, "the process that starts captures has ended") from error
             theirs.close()
-            said = await control.recv(HELLO.size)
+            hello = await control.recv(HELLO.size)
         if timeout.cancelled_caught:
             process.kill()  # another one is started
             self._nursery.start_soon(_see_off, trio.socket.socket(fileno=control.detach()))
-        if not said:
+        if not hello:
             raise ConnectionError(errno.ECONNRESET, "the process that starts captures does not answer")
-        (number,) = HELLO.unpack(said)
+        (number,) = HELLO.unpack(hello)
         if number < 0:
             raise OSError(-number, os.strerror(-number))
         return int(number)
@@ -257,8 +257,8 @@ async def _wait_taken_or_ended(spare: _Spare) -> None:
 async def _see_off(control: trio.socket.SocketType) -> None:
     """Wait for the end of a worker that comes too late, if it ever comes: it finds its socket closed."""
     with control:
-        said = await control.recv(HELLO.size)
-    number = HELLO.unpack(said)[0] if said else 0
+        hello = await control.recv(HELLO.size)
+    number = HELLO.unpack(hello)[0] if hello else 0
     if number > 0:
         await WorkerProcess(number).wait()
 

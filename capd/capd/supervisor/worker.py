@@ -1,7 +1,7 @@
 """The supervisor of one worker process: its start, its messages, its end.
 
-A worker ends by itself when it is told to, and when its control socket closes, which is also what happens when
-this daemon is killed. One that does neither in time is killed. When ``run`` returns, the process is gone.
+A worker ends by itself when it is ordered to, and when its control socket closes, which also happens when this
+daemon is killed. One that does neither in time is killed. When ``run`` returns, the process is gone.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ _NEWS = (
     *(PacketCount, Counters, FileOpened, FileClosed, FileDeleted, InterfaceAttached, InterfaceLost, InterfaceSkipped),
     *(Recording, Triggered, SnapshotFailed, TriggersIgnored),
 )
-#: These never are, so there may be only so much of them. Chosen: a failure, said twice, as long as it can be, and what
+#: These never are, so there may be only so much of them. Chosen: a failure, sent twice, as long as it can be, and what
 #: was dropped on tens of thousands of interfaces.
 _LAST_WORDS = (Failed, BadFilter, ErrorMessage, Drops, Ended)
 _MAX_LAST_WORDS_BYTES = 8 * 1024 * 1024
@@ -130,7 +130,7 @@ class Worker:
         return process.returncode
 
     async def _begin(self, control: GuardedSocket, scope: trio.CancelScope) -> None:
-        # It may end without reading. What it said before, if anything, or its exit status tells why.
+        # It may end without reading. Its last message, if any, or its exit status shows why.
         with contextlib.suppress(trio.BrokenResourceError):
             try:
                 await self._send(control, self._launch, self._handover.descriptors)
@@ -232,7 +232,7 @@ class Worker:
         """Return what a worker says, if it may: it waits for clients, here.
 
         Raises:
-            RemoteProtocolError: it may not say this, or has said too much.
+            RemoteProtocolError: it may not send this, or has sent too much.
         """
         if isinstance(message, _LAST_WORDS):
             self._last_words_bytes += size_bytes + _MESSAGE_BYTES
@@ -253,7 +253,7 @@ class Worker:
         await end(process, self._launch.user_id)
 
     async def kill(self) -> None:
-        """Kill the worker, which did not end when it was told to. What it was told last may be missing in its file."""
+        """Kill the worker, which did not end in time. Its last order may not have been carried out."""
         self._is_given_up = True
         if self._process is not None:
             await _kill(self._process, self._launch.user_id)

@@ -2,8 +2,8 @@
 
 Run by the daemon with the number of the descriptor of a socket (SOCK_SEQPACKET), and with ``strict``, where workers
 shall end at a system call that is refused. One byte on the socket says that it is ready. Then control sockets of
-processes to be come in, one with each message, which says what they are for; all else is said on these. Nothing that
-clients or the network supplied ever comes here, so a worker inherits nothing of other users' captures.
+processes to be come in, one with each message, which names their purpose; all further messages go over these. Nothing
+that clients or the network supplied ever comes here, so a worker inherits nothing of other users' captures.
 
 A worker becomes the daemon's own child, which alone learns how it ended: the process in between, its parent, ends at
 once, and the daemon takes over such orphans (PR_SET_CHILD_SUBREAPER).
@@ -31,7 +31,7 @@ from capd.worker.helpers import closing, serving
 _Run = Callable[[socket.socket, Confinement], None]
 #: What is forked for each job: its name, and what it does.
 _JOBS: dict[Job, tuple[str, _Run]] = {
-    Job.CAPTURE: ("capd-spare", start.run),  # until it is told which one
+    Job.CAPTURE: ("capd-spare", start.run),  # until it gets its capture
     Job.CLOSING: ("capd-closer", closing.run),
     Job.SERVING: ("capd-server", serving.run),
 }

@@ -31,7 +31,7 @@ class Arrivals:
         Args:
             sources: of the capture; what comes is added to it.
             maker: makes sources.
-            sink: is told of each interface that is new.
+            sink: gets each interface that is new.
             report: asks the daemon for rings, and says what became of each interface.
             look: looks whether the interface of a source, by its number, is still there.
             joined: is called with the number of a source that takes part from now on.

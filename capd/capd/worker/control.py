@@ -106,7 +106,7 @@ class ControlSocket:
         self._decoder.feed(data)
 
     def read(self) -> list[Order]:
-        """Return what the daemon has said since; ``is_over`` says that it will say no more.
+        """Return the orders that have come since; with ``is_over`` no more will come.
 
         Raises:
             RemoteProtocolError: it speaks another language.

@@ -27,7 +27,7 @@ from capd_protocol.messages import EndReason, Failure, FailureCode
 #: The kernel ends a worker that has not come round its loop for so long: stuck in libpcap, say. Chosen: longer
 #: than a slow disk keeps one write waiting.
 WATCHDOG_S = 60
-#: What happens to files and interfaces is told with the counts, and at least so often where these come more rarely.
+#: What happens to files and interfaces is reported with the counts, and at least so often where these come more rarely.
 _TELL_S = 0.1
 #: How often an idle worker comes round.
 _IDLE_S = 20.0
@@ -77,7 +77,7 @@ class CaptureLoop:
         self._started_s = time.monotonic()
         self._ticked_s = 0.0
         self._tell_s = min(self._interval_s, _TELL_S)
-        self._told_s = 0.0
+        self._reported_s = 0.0
         self._looked_s = 0.0
         self._is_dirty = False
         self._end: EndReason | None = None
@@ -160,7 +160,7 @@ class CaptureLoop:
         if self._is_dirty:
             deadlines_s.append(self._ticked_s + self._interval_s)
         if self._report.is_unsent:
-            deadlines_s.append(self._told_s + self._tell_s)
+            deadlines_s.append(self._reported_s + self._tell_s)
         if self._merge.is_waiting():
             deadlines_s.append(now_s + self._merge.wait_s(time.time_ns()))
         if self._duration_s is not None:
@@ -341,9 +341,9 @@ class CaptureLoop:
         if is_tick:
             self._tick()
             self._ticked_s = now_s
-        if is_tick or (self._report.is_unsent and now_s >= self._told_s + self._tell_s):
+        if is_tick or (self._report.is_unsent and now_s >= self._reported_s + self._tell_s):
             self._report.flush()
-            self._told_s = now_s
+            self._reported_s = now_s
 
     def _tick(self) -> None:
         """Announce what is in the file, if the daemon has read what was announced before."""

@@ -215,7 +215,7 @@ def _capture(
     # 2. Become the user who asked. What comes after is that user's own doing, and is checked as such.
     # 3. The same call verifies it.
     privileges.become(launch.user_id, launch.group_id, launch.groups)
-    os.umask(0)  # the mode of files is said in full where they are made
+    os.umask(0)  # the mode of files is given in full where they are made
     gc.freeze()
     keep_freed_memory()
     # 4. Take the directory, which the user has passed meanwhile.

@@ -168,7 +168,7 @@ async def snapshot_capture(capture: int | str, *, after: float | None = None, so
 
     Args:
         capture: as for ``stop_capture``.
-        after: and what comes within so many seconds; None: as the recorder was told.
+        after: and what comes within so many seconds; None: as the recorder is configured.
         socket_path: where the daemon listens.
 
     Raises:

@@ -275,7 +275,7 @@ class CaptureSession(SessionBase):
     async def terminate(self) -> None:
         """End the capture, wait until its files are complete, and close the connection. Safe to call again.
 
-        A capture that stays is left alone; if it was told to stop, its end is waited for.
+        A capture that stays is left alone; if it was asked to stop, its end is waited for.
         """
         connection = self._connection
         if connection is None or self._is_terminated:

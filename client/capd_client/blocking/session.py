@@ -359,7 +359,7 @@ class CaptureSession(SessionBase):
     def terminate(self) -> None:
         """End the capture, wait until its files are complete, and close the connection. Safe to call again.
 
-        A capture that stays is left alone; if it was told to stop, its end is waited for.
+        A capture that stays is left alone; if it was asked to stop, its end is waited for.
         """
         if self._transport.is_closed:
             return

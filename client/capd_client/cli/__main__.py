@@ -290,7 +290,7 @@ def _parser() -> argparse.ArgumentParser:
         "capture", type=capture.number_or_name, metavar="CAPTURE", help="name or number, as 'capctl list' shows"
     )
     snapshot.add_argument(
-        "--after", type=float, metavar="SECONDS", help="and what comes within this time (as the recorder was told)"
+        "--after", type=float, metavar="SECONDS", help="and what comes within this time (default: the recorder's own)"
     )
     snapshot.set_defaults(run=_snapshot)
     revoke = commands.add_parser(

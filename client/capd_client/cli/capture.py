@@ -133,13 +133,13 @@ def _add(parser: argparse.ArgumentParser, spec: ArgumentSpec, option: Option) ->
     names = [each for each in (option.letter, option.flag) if each]
     if option.key:
         keys = _keys_of(option.flag)
-        said = ", ".join(f"{_form(each)} ({about.help})" for about, each in keys.values())
+        summary = ", ".join(f"{_form(each)} ({about.help})" for about, each in keys.values())
         parser.add_argument(
             *names,
             action=_Keyed,
             const=keys,
             metavar="KEY:VALUE",
-            help=f"{KEYED_OPTIONS[option.flag]}: {said}; may be repeated",
+            help=f"{KEYED_OPTIONS[option.flag]}: {summary}; may be repeated",
         )
     elif not option.metavar:
         says_no = option.flag.startswith("--no-")
@@ -311,7 +311,7 @@ def _snapshot_on_signal(capture: CaptureSession) -> None:
 
     def take() -> None:
         try:
-            capture.snapshot()  # its file is told of by events
+            capture.snapshot()  # events report its file
         except CaptureError as error:
             complain(f"no snapshot: {error}")
         finally:
@@ -386,7 +386,7 @@ class _Json:
                 interfaces = [msgspec.structs.asdict(each) for each in self._capture.interface_counters]
                 self._print("ended", reason=reason, interfaces=interfaces)
             case _:
-                pass  # drops: told with the end, for each interface
+                pass  # drops: shown with the end, for each interface
 
     def _print(self, event: str, **fields: object) -> None:
         self._print_object({"event": event, **fields}, flush=True)

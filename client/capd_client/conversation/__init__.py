@@ -1,1 +1,1 @@
-"""What is said between client and daemon, without any input or output: bytes in, events out."""
+"""The conversation of client and daemon, without any input or output: bytes in, events out."""

@@ -60,7 +60,7 @@ class Place(Protocol):
     """Where the files are."""
 
     def path_of(self, file_name: str) -> str:
-        """Return a file's path as the user is told it."""
+        """Return a file's path as the user sees it."""
         ...
 
 
@@ -89,7 +89,7 @@ class Conversation:
         self.interfaces: tuple[InterfaceCounters, ...] = ()
         self.file_size_bytes = 0
         self._closed_bytes = 0
-        #: Of the current file; nothing until it has been told of, and after it was closed.
+        #: Of the current file; 0 until it was announced, and after it was closed.
         self._open_bytes = 0
         self.packets_total = 0
         self.packets_before = 0
@@ -97,7 +97,7 @@ class Conversation:
         #: By a ring, of those that are remembered.
         self.deleted: dict[str, None] = {}
         self.current_file: str | None = None
-        #: What the files of the ring are named after, where the daemon has told.
+        #: What the files of the ring are named after, where the daemon has sent it.
         self.ring: str | None = None
 
     # Bytes out ----------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Picture:
                 pass  # the reply, and what later versions may tell
 
     def _take_over(self, fresh: dict[int, Link]) -> None:
-        """Replace the picture; unless it is the first one, the difference is told as changes."""
+        """Replace the picture; unless it is the first one, the differences become changes."""
         before, self.links = self.links, dict(fresh)
         if self.is_complete:
             for index, link in before.items():

@@ -41,7 +41,7 @@ Answer = TypeVar("Answer")
 
 
 class Revocation(NamedTuple):
-    """What has come of a revocation; captures of which nothing is said run on.
+    """What has come of a revocation; captures that are not in it run on.
 
     Attributes:
         ended: what was revoked, or would be, oldest first; with ``capture_id``, ``user_id``, ``name`` and ``why``.

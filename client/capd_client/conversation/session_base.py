@@ -170,7 +170,7 @@ class SessionBase:
         of the latest.
 
         Args:
-            path: as ``SP_FILE`` told it.
+            path: as ``SP_FILE`` gave it.
 
         Raises:
             OSError: it was not passed along, or too long ago, and cannot be opened by its path.

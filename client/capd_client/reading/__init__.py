@@ -85,7 +85,7 @@ def stream(
     """Give the packets of a capture that runs as they come, about an ``update_interval`` behind.
 
     They come from the capture's files, which both sides have in memory: nothing is sent, and a reader that is slow
-    costs neither the capture nor others anything. Each file is opened when it is told of, and read also when its ring
+    costs neither the capture nor others anything. Each file is opened when it is announced, and read also when its ring
     has deleted it; with ``pass_files=True`` none is missed for that, as long as the stream is read.
 
     Example:

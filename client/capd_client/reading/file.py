@@ -190,6 +190,6 @@ def open_passed(open_file: Callable[[str], BinaryIO], path: str) -> File:
         OSError: it cannot be opened.
     """
     with open_file(path) as opened:
-        if not os.fstat(opened.fileno()).st_size:  # when it was told of, there was a header in it
+        if not os.fstat(opened.fileno()).st_size:  # when it was announced, there was a header in it
             raise FileNotFoundError(errno.ENOENT, f"it was {_GONE}", path)
         return File(os.dup(opened.fileno()), path)

@@ -1,7 +1,7 @@
 """Live streams: packets of a running capture through its files; the page cache is the memory that both sides share.
 
 What bounds the queue is how far behind its reader may be. Nothing here has an effect on the capture: what is missed
-was in a file that is gone, or is left out on purpose, and is told of.
+was in a file that is gone, or is left out on purpose, and is reported.
 """
 
 from collections import deque
@@ -76,7 +76,7 @@ class LiveFiles:
         self._parts: deque[_Part] = deque()
         self._pieces: Iterator[Piece] = iter(())
         self._waiting: deque[Batch | memoryview] = deque()
-        self._told_packets = 0
+        self._accounted_packets = 0
         self._has_lagged = False
         #: Of what was given last.
         self._given_packets, self._given_begins_file = 0, False
@@ -112,7 +112,7 @@ class LiveFiles:
         """Return what comes next; None where nothing is there now.
 
         Raises:
-            StreamOverrun: the reader is too far behind, and wanted to be told.
+            StreamOverrun: the reader is too far behind, and asked for this error.
             ReadError: a file is damaged.
         """
         if self._waiting:
@@ -123,7 +123,7 @@ class LiveFiles:
                     raise StreamOverrun(self.behind_bytes, self._max_behind_bytes)
                 left_out = self._leave_out()
                 if left_out:
-                    self._told_packets += left_out
+                    self._accounted_packets += left_out
                     return Gap(left_out, "too_slow")
             part = self._parts[0]
             piece = self._next_piece(part)
@@ -136,7 +136,7 @@ class LiveFiles:
                 return None
             missing = self._end_first()
             if missing:
-                self._told_packets += missing
+                self._accounted_packets += missing
                 return Gap(missing, "deleted")
         return None
 
@@ -166,7 +166,7 @@ class LiveFiles:
         self._given_packets, self._given_begins_file = packets, not part.is_begun
         part.is_begun = True
         part.read += packets
-        self._told_packets += packets
+        self._accounted_packets += packets
         self.interfaces = Interfaces(part.file) if part.file is not None else ()
         if self._as_bytes:
             return piece.data
@@ -199,7 +199,7 @@ class LiveFiles:
 
     def count_anew(self) -> None:
         """Forget the packets that were given: they came before those that are counted."""
-        self._told_packets = 0
+        self._accounted_packets = 0
 
     def last_gap(self, packets_total: int) -> Gap | None:
         """Return what is missing when the capture has ended and all was given.
@@ -207,10 +207,10 @@ class LiveFiles:
         Args:
             packets_total: in all its files since the stream began.
         """
-        missing = packets_total - self._told_packets
+        missing = packets_total - self._accounted_packets
         if not self._has_lagged or missing <= 0:
             return None
-        self._told_packets = packets_total
+        self._accounted_packets = packets_total
         return Gap(missing, "too_slow")
 
     def close(self) -> None:

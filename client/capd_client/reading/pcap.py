@@ -49,7 +49,7 @@ _LINKTYPE_MASK = 0xFFFF
 
 
 class PcapParser:
-    """Knows what the file's header has said."""
+    """Knows what was in the file's header."""
 
     def __init__(self, magic: bytes) -> None:
         self.interfaces: list[FileInterface] = []

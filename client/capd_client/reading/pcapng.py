@@ -41,7 +41,7 @@ class _Clock(NamedTuple):
 
 
 class PcapngParser:
-    """Knows what the file has said so far: byte order and interfaces."""
+    """Knows what was in the file so far: byte order and interfaces."""
 
     def __init__(self) -> None:
         self.interfaces: list[FileInterface] = []

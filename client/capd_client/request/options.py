@@ -245,7 +245,7 @@ def _text(value: object) -> object:
     return value.name if isinstance(value, LinkLayerType) else value
 
 
-#: What else a value may be given as: wirepy's programs have numbers as text, and what an interface has told.
+#: What else a value may be given as: wirepy's programs have numbers as text, and values that an interface reported.
 _FROM: dict[ArgumentType, Callable[[object], object]] = {
     ArgumentType.TEXT: _text,
     ArgumentType.WHOLE_NUMBER: _whole_number,

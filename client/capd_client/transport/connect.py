@@ -70,7 +70,7 @@ class Transport:
 
     socket: socket.socket
     _daemon: subprocess.Popen[bytes] | None = None
-    #: Where the capture's files can be had beside their paths, since the daemon has told.
+    #: Where the capture's files can be had beside their paths, where the daemon passes them.
     files: CaptureFiles | None = None
     #: What the capture is asked for; it is passed on when the daemon says where to.
     _offer: Offer | None = None
@@ -160,22 +160,22 @@ def connect(
 
     Args:
         socket_path: where it listens; None: as ``CAPD_SOCKET`` says, or the default place.
-        may_start: where none is told of and none runs, start a private one.
+        may_start: where no socket is given and no daemon runs, start a private one.
         needs_privilege: but only if this process could capture by itself.
         monitor_mode: whether a private daemon keeps CAP_NET_ADMIN.
 
     Raises:
         DaemonUnavailable: there is none.
     """
-    told = os.fspath(socket_path) if socket_path is not None else os.environ.get(SOCKET_VARIABLE) or None
-    path = told or DEFAULT_SOCKET
+    given = os.fspath(socket_path) if socket_path is not None else os.environ.get(SOCKET_VARIABLE) or None
+    path = given or DEFAULT_SOCKET
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         connection.connect(path)
     except OSError as error:
         connection.close()
         nobody_there = isinstance(error, FileNotFoundError | ConnectionRefusedError)
-        if may_start and told is None and nobody_there and (_may_capture() or not needs_privilege):
+        if may_start and given is None and nobody_there and (_may_capture() or not needs_privilege):
             return _start_private(monitor_mode)
         reason = error.strerror or str(error)
         advice = "start capd, or name its socket" if nobody_there else "ask an administrator"

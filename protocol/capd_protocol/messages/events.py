@@ -154,7 +154,7 @@ class TriggerReason(enum.StrEnum):
 
 
 class Triggered(JsonMessage, frozen=True, tag="triggered"):
-    """A recorder begins with a snapshot of its own accord. Its file is told of as any other.
+    """A recorder begins with a snapshot of its own accord. Its file is announced as any other.
 
     Attributes:
         reason: what has triggered it.

@@ -28,7 +28,7 @@ class Started(JsonMessage, frozen=True, tag="started"):
 
 
 class Stopping(JsonMessage, frozen=True, tag="stopping"):
-    """The capture was told to end; connections that hear of it carry its last events.
+    """The capture was asked to end; connections that hear of it carry its last events.
 
     On a connection that has no part in the capture it comes when the capture has ended.
     """
@@ -41,7 +41,7 @@ class Rotated(JsonMessage, frozen=True, tag="rotated"):
 
 
 class Flushed(JsonMessage, frozen=True, tag="flushed"):
-    """What was asked for is in the file, and where this connection hears of the capture, it has been told."""
+    """What was asked for is in the file; a connection that hears of the capture has its events by now."""
 
 
 class SnapshotTaken(JsonMessage, frozen=True, tag="snapshot_taken"):

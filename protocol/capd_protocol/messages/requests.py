@@ -103,7 +103,7 @@ class Recorder(JsonMessage, frozen=True):
 
     @property
     def effective_cool_down_s(self) -> float:
-        """What holds where nothing is said, too."""
+        """What holds, also where it is not given."""
         if self.cool_down_s is not None:
             return self.cool_down_s
         return DEFAULT_COOL_DOWN_S if self.duration_s is None else self.duration_s
@@ -126,7 +126,7 @@ class StartCapture(JsonMessage, frozen=True, tag="start"):
     update_interval_s: float = 0.1
     #: Interfaces need not be there yet, and the capture goes on when the last one is gone.
     wait_for_interfaces: bool = False
-    #: Pass each file to who asks, open for reading: it can be read then also when its ring has deleted it.
+    #: Pass each file to the client, open for reading: it can be read then also when its ring has deleted it.
     pass_files: bool = False
     #: By which its owner may mean it, beside its number.
     name: str | None = None
@@ -162,7 +162,7 @@ class SnapshotCapture(JsonMessage, frozen=True, tag="snapshot"):
     """Have a recorder write what it has. Without number or name: as ``StopCapture``."""
 
     capture: int | str | None = None
-    #: And what comes within so many seconds; None: as the recorder was told.
+    #: And what comes within so many seconds; None: as the recorder is configured.
     after_s: float | None = None
 
 
@@ -179,7 +179,7 @@ class RevokeCaptures(JsonMessage, frozen=True, tag="revoke"):
 
 
 class ListCaptures(JsonMessage, frozen=True, tag="list"):
-    """Ask which of the peer's captures run now; root is told of everybody's."""
+    """Ask which of the peer's captures run now; root sees everybody's."""
 
 
 class WhoAmI(JsonMessage, frozen=True, tag="whoami"):
@@ -205,7 +205,7 @@ class GetDriverCounters(JsonMessage, frozen=True, tag="get_driver_counters"):
 
 
 class WatchInterfaces(JsonMessage, frozen=True, tag="watch_interfaces"):
-    """Ask to be told what happens to interfaces, until the connection closes."""
+    """Ask for reports of what happens to interfaces, until the connection closes."""
 
 
 class WatchStatistics(JsonMessage, frozen=True, tag="watch_statistics"):

@@ -70,7 +70,7 @@ def restrict(directory_fd: int, readable: Iterable[str]) -> None:
         attributes += struct.pack("=Q", _SCOPES)
     ruleset_fd = _call(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
     try:
-        # What is no directory has nothing in it, and what is said about it then is that.
+        # One that is no directory has nothing in it; opening a file there reports that.
         with contextlib.suppress(OSError):
             _allow(ruleset_fd, directory_fd, _WRITING & denied)
         for path in readable:

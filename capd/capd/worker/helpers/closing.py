@@ -14,7 +14,7 @@ _MAX_DESCRIPTORS = 253
 
 
 def run(channel: socket.socket, _confinement: Confinement) -> None:
-    """Close what comes on a socket (SOCK_SEQPACKET), when it is told to, until the daemon closes that.
+    """Close what comes on a socket (SOCK_SEQPACKET), when ordered to, until the daemon closes that.
 
     Not sooner: the daemon closes its own descriptors meanwhile, which must not be the last ones.
     """
@@ -27,12 +27,12 @@ def run(channel: socket.socket, _confinement: Confinement) -> None:
 def _close_all(channel: socket.socket) -> None:
     held: list[int] = []
     while True:
-        said, descriptors = receive(channel, 1, _MAX_DESCRIPTORS)
+        order, descriptors = receive(channel, 1, _MAX_DESCRIPTORS)
         held += descriptors
-        if not said:
+        if not order:
             return
-        if said == CLOSE:
+        if order == CLOSE:
             while held:
                 with contextlib.suppress(OSError):  # it is closed all the same (close(2))
                     os.close(held.pop())
-            channel.send(said)
+            channel.send(order)

@@ -59,7 +59,7 @@ class Readers:
         return True
 
     def on_event(self, descriptor: int) -> bool:
-        """Serve a reader who asks; return whether the descriptor is one of theirs."""
+        """Serve a reader's request; return whether the descriptor is one of theirs."""
         channel = self._channels.get(descriptor)
         if channel is None:
             return False

@@ -1,1 +1,1 @@
-"""Where packets go: the files of a capture, and what the daemon is told of them."""
+"""Where packets go: the files of a capture, and what is reported of them to the daemon."""

@@ -52,7 +52,7 @@ class CaptureFiles:
             ring: when to switch, what to keep; None for a single file.
             header: returns what a file begins with.
             statistics: returns what a file ends with, counted when it is called.
-            report: is told of files and packets.
+            report: reports files and packets to the daemon.
             max_disk_bytes: what all files of the destination may take, with those that earlier captures left.
             index: of the ring, if it has one; its lock is held until the process ends.
             lock: of a ring that has no index; its file is deleted with the end.
@@ -179,7 +179,7 @@ class CaptureFiles:
                 self._index.opened(file.name, file.inode)
             file.write(self._header())
         except WriteError:
-            with contextlib.suppress(WriteError, DestinationError):  # what failed first is told
+            with contextlib.suppress(WriteError, DestinationError):  # what failed first is reported
                 file.close()
                 if file.is_new:
                     file.remove()

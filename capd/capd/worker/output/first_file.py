@@ -1,4 +1,4 @@
-"""The first file of a capture: what keeps it from being opened, said so that a person can act on it."""
+"""The first file of a capture: what keeps it from being opened, in words that a person can act on."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def open_files(
     Args:
         launch: what to capture, and where to.
         directory_fd: where the files go.
-        report: is told of files and packets.
+        report: reports files and packets to the daemon.
         header: returns what a file begins with.
         statistics: returns what a file ends with.
 

@@ -1,7 +1,7 @@
 """Announcements to the daemon: frames on the control socket, after the bytes that they announce.
 
-What is told within an update interval is sent together, files and counts: each message by itself woke the daemon and
-the client, which took 0.4 ms for each file of a ring. Counts that cannot be sent at once are added to the
+What is reported within an update interval is sent together, files and counts: each message by itself woke the daemon
+and the client, which took 0.4 ms for each file of a ring. Counts that cannot be sent at once are added to the
 next ones, so that a slow daemon costs no packet; events are kept in order, and at ``_MAX_UNSENT_BYTES`` of them the
 worker waits.
 """

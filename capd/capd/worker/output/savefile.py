@@ -129,7 +129,7 @@ class KeptFile:
 def _identity_of(status: os.stat_result) -> tuple[int, ...]:
     """Return what another file that comes to have the name does not share.
 
-    A number is given again when its file is gone; the owner is told apart then, and what may not be deleted as a file.
+    An inode's number is used again when its file is gone: so the owner and the kind of file count as well.
     """
     return status.st_dev, status.st_ino, status.st_uid, stat.S_IFMT(status.st_mode)
 
@@ -251,7 +251,7 @@ class SaveFile(KeptFile):
             done += max(taken, 0)
 
     def _leave_whole(self) -> None:
-        """Cut back after a write that has failed, which is what is told: of a file system that takes no cut, too."""
+        """Cut back after a write that has failed. That write's error is reported, also where the cut fails."""
         with contextlib.suppress(OSError):
             self._cut_back()
 

@@ -31,7 +31,7 @@ class Change(enum.Enum):
 
     #: Packets can come from now on.
     ARMED = enum.auto()
-    #: The kernel told that its interface is down, or gone.
+    #: The kernel reported that its interface is down, or gone.
     DOWN = enum.auto()
     #: It is about to be disarmed: its interface is gone.
     GONE = enum.auto()

@@ -34,9 +34,9 @@ def to_file_order(frames: U8, protocols: U8, captured: U32) -> U8:
             behind it belongs to the frame.
     """
     made = frames.copy()
-    told = protocols.astype(np.uint16) @ np.array([256, 1], np.uint16)
+    numbers = protocols.astype(np.uint16) @ np.array([256, 1], np.uint16)
     for protocol, (kept, added) in _KINDS.items():
-        which = told == protocol
+        which = numbers == protocol
         made[which, _FLAGS] = made[which, _FLAGS] & np.array(kept, np.uint8) | np.array(added, np.uint8)
     is_xl = (made[:, _FLAGS.start] & _XLF != 0) & (captured > _FLAGS.start)
     for field, order, is_there in (

@@ -284,6 +284,6 @@ def _windows(memory: npt.NDArray[_Item], width: int) -> npt.NDArray[_Item]:
 def _tags(headers: U32) -> U8:
     """Return the bytes of these packets' tags, as they were on the wire."""
     tpid = headers[:, VLAN_TPID] >> LOW_HALF & 0xFFFF
-    is_told = (tpid != 0) | (headers[:, STATUS] & _VLAN_TPID_VALID != 0)
-    tags = np.where(is_told, tpid, _ETHERTYPE_VLAN) << 16 | headers[:, VLAN_TCI] & 0xFFFF
+    is_given = (tpid != 0) | (headers[:, STATUS] & _VLAN_TPID_VALID != 0)
+    tags = np.where(is_given, tpid, _ETHERTYPE_VLAN) << 16 | headers[:, VLAN_TCI] & 0xFFFF
     return tags.astype(">u4").view(np.uint8).reshape(-1, _VLAN_TAG_BYTES)

@@ -45,8 +45,8 @@ from capd_protocol.messages import (
 )
 from capd_protocol.text import quoted
 
-#: Kept beyond the time that was asked for: who asks means the time before asking, and the order is under way for some
-#: milliseconds. Chosen: what that takes on a busy machine.
+#: Kept beyond the time that was asked for: the client means the time before its request, and the order is under way for
+#: some milliseconds. Chosen: what that takes on a busy machine.
 _UNDER_WAY_S = 0.1
 #: After a snapshot that was asked for nothing triggers the next one for so long.
 _QUIET_S = 1.0
@@ -111,7 +111,7 @@ class FlightRecorder:
             launch: what was asked for.
             wish: what of it is about the recorder.
             directory_fd: where snapshots go.
-            report: is told of them, and of their packets.
+            report: reports them, and their packets, to the daemon.
             thread: what a snapshot's has to know.
             header: returns what a file begins with.
             statistics: returns what a file ends with, counted when it is called.
@@ -495,7 +495,7 @@ class FlightRecorder:
             self._memory.unpin(writer.cut)
             self._count(snapshot, writer.cut_packets, writer.cut_last_ns)
         if not writer.is_whole and snapshot.failure is None:
-            text = "the snapshot could not be ended: what was told of it is readable: see the daemon's log"
+            text = "the snapshot could not be ended: what was reported of it is readable: see the daemon's log"
             snapshot.failure = Failure(code=FailureCode.DISK, text=text)
         if snapshot.file is not None:
             self._complete_snapshot(snapshot, snapshot.file)

@@ -66,7 +66,7 @@ class SnapshotWriter:
         self._rest = b""
         self._opened: SaveFile | None = None
         self._copied: deque[Part] = deque()
-        #: Not wholly copied: it, and what is told of it instead.
+        #: Not wholly copied: it, and what is reported of it instead.
         self.cut: Part | None = None
         self.cut_packets = 0
         self.cut_last_ns = 0
@@ -147,7 +147,7 @@ class SnapshotWriter:
         try:
             file.write(self._header)
         except WriteError:
-            with contextlib.suppress(WriteError, DestinationError):  # what failed first is told
+            with contextlib.suppress(WriteError, DestinationError):  # what failed first is reported
                 file.close()
                 file.remove()
             raise

@@ -208,5 +208,5 @@ def drain(packet_socket: socket.socket) -> None:
             packet_socket.recv(1, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
-        except OSError:  # the interface is down, which is told once
+        except OSError:  # the interface is down, which is reported once
             continue

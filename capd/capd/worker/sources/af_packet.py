@@ -230,7 +230,7 @@ class SourceMaker:
         return {*later, *(interface.default_dlt for interface in self._launch.interfaces)}
 
     def compile_ahead(self) -> None:
-        """Compile what interfaces that come later may need. Faults are told when there is one that needs it."""
+        """Compile what interfaces that come later may need. Faults are reported when there is one that needs it."""
         for dlt in self.link_layer_types:
             for text in self._launch.later_filters:
                 with contextlib.suppress(FilterError):
@@ -241,7 +241,7 @@ class SourceMaker:
         self._compiler.close_handles()
 
     def plan(self, interface: LaunchInterface, number: int) -> Plan:
-        """Compile the filters of an interface; its number is told with what is wrong with them.
+        """Compile the filters of an interface; an error about one of them has the interface's number.
 
         Raises:
             CaptureFailed: one does not compile, or the interface has no such link-layer type.
