@@ -56,7 +56,7 @@ def open_dir() -> Generator[Path, None, None]:
 
 @pytest.fixture
 def user_dir(open_dir: Path) -> Path:
-    """A new directory below it, likewise for everybody."""
+    """A new directory below it, for everybody as well."""
     directory = open_dir / f"test{next(_numbers)}"
     directory.mkdir()
     directory.chmod(0o1777)

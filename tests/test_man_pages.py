@@ -129,7 +129,7 @@ def test_all_that_is_printed_as_json_is_described(command: str, structs: tuple[t
         expected |= {field.name for field in msgspec.structs.fields(FileClosed)} - {"name"}  # it is path there
         expected |= {*FailureCode, *DeletionReason, *EndReason} - {
             EndReason.CLIENT_LEFT
-        }  # that is not told to who has left
+        }  # which a client that has left does not see
     assert set(re.findall(r"\w+", block)) >= expected
 
 

@@ -1,4 +1,4 @@
-"""How long it takes from a packet's sending until a client has been told that it is in its file.
+"""How long it takes from a packet's sending until a client learns that it is in its file.
 
 Measured in this process, from just before the frame is handed to the kernel until ``wait_for_event`` has returned.
 The bound must hold for the median and for nine packets of ten. On a machine that is busy with other things each of

@@ -457,7 +457,7 @@ def test_so_many_packets_within_a_second_trigger_a_snapshot(
         send(tx, FRAMES, 1500, 5000)
         triggered = until(capture, capture.SP_TRIGGERED)
         assert (triggered.reason, triggered.interface) == (TriggerReason.RATE, None)
-        # Some of the 800 may be within the second, so this is all that can be said: alone they trigger nothing.
+        # Some of the 800 may be within the second, so this is all that can be checked: alone they trigger nothing.
         assert closed_file(capture).packets >= 1000
         end(capture)
 

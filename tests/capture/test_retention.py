@@ -192,7 +192,7 @@ def test_a_ring_keeps_to_its_limits_over_restarts_and_a_kill(veth: tuple[str, st
                 assert "total" in deletions(daemon)
                 assert not set(kept) & set(numbers(ring)), "the oldest went first"
                 assert observer.used_bytes > TOTAL_KB * 1000 - FILE_KB * 1000 - SLACK_BYTES
-                # Both at once: nothing is told of the end, and the current file has none.
+                # Both at once: nothing reports the end, and the current file has none.
                 (worker,) = daemon.workers()
                 seen = numbers(ring)[-1]
                 os.kill(worker, 9)

@@ -26,7 +26,7 @@ class Bench:
 
     @property
     def savefile(self) -> Path:
-        """Where a session captures to, if not told otherwise."""
+        """Where a session captures to by default."""
         return self.directory / "a.pcapng"
 
     def arguments(self, **changes: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Captures that stay when their client leaves, are found again by name, and are told what to do by others."""
+"""Captures that stay when their client leaves, are found again by name, and take orders from others."""
 
 import contextlib
 import json
@@ -724,12 +724,12 @@ def test_ten_hear_of_one_capture_and_the_one_that_is_stuck_costs_the_others_noth
         bench.send(2 * files, rate_pps=400)
         wait_until(lambda: listed(bench)[0].packets_total == 2 * files, "all are captured")
         stop(bench, "stays")
-        # It is told what it missed, and no count is missing.
+        # It learns what it missed, and no count is missing.
         events = drain(stuck)
         (missed,) = of_type(events, stuck.SP_LAGGED)
         kinds = stuck.SP_FILE, stuck.SP_FILE_CLOSED, stuck.SP_FILE_DELETED
         heard = sum(len(of_type(events, kind)) for kind in kinds)
-        # Three are kept, and the last one is not told of as deleted.
+        # Three are kept, and the last one is not reported as deleted.
         assert heard + int(str(missed)) == 2 * (files + 1) + (files + 1 - 3)
         assert stuck.packetcount == 2 * files
         results = [json.loads(each.communicate(timeout=PATIENCE_S)[0]) for each in subscribers]

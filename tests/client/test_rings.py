@@ -174,7 +174,7 @@ def test_a_session_knows_the_files_of_its_ring(bench: Bench) -> None:
     with bench.running(ringbuffer_packets=2, ringbuffer_files=3) as capture:
         bench.send(9)
         wait_for_packets(capture, 9)
-        # Deleted are those before the third last, whichever of them was told of meanwhile.
+        # Deleted are those before the third last, whichever of them was announced meanwhile.
         assert numbers(capture.ring_files()) == [3, 4, 5]
         *complete, current = files(capture)
         assert [(each.is_complete, each.packets) for each in complete] == [(True, 2)] * 2

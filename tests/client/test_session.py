@@ -686,7 +686,7 @@ def test_attributes_tell_where_the_capture_stands(bench: Bench) -> None:
         capture.wait_started(PATIENCE_S)
         bench.send(6)
         wait_for_packets(capture, 6)
-        wait_until(lambda: _counted(capture) == 6, "the counters are told")
+        wait_until(lambda: _counted(capture) == 6, "the counters are announced")
         (counters,) = capture.interface_counters
         assert counters.interface == bench.interface
         assert counters.received_total == counters.written_total == 6

@@ -1,4 +1,4 @@
-"""What has come of a capture is what its worker has said: of its files, its packets, its end."""
+"""What has come of a capture is what its worker reported: of its files, its packets, its end."""
 
 import logging
 
@@ -193,7 +193,7 @@ def test_it_is_told_to_end_once_for_the_first_reason() -> None:
 
 
 REASONS = [
-    # told, what the worker says, why it ended
+    # why it was stopped, why its worker ended, why it ended
     (EndReason.CLIENT_LEFT, EndReason.STOPPED, EndReason.CLIENT_LEFT),
     (None, EndReason.STOPPED, EndReason.STOPPED),  # its user has sent it a signal
     (EndReason.CLIENT_LEFT, EndReason.PACKETS, EndReason.PACKETS),  # which it reached before

@@ -66,7 +66,7 @@ class Known:
 
 
 class Watched:
-    """A monitor with one view, and a worker: what it is told is told by name and index."""
+    """A monitor with one view, and a worker, whose orders are kept by name and index."""
 
     def __init__(self) -> None:
         self.interfaces = Known()
@@ -90,7 +90,7 @@ class Watched:
         self.told.append(f"detach {index}")
 
     async def see(self, *links: Link, removed: tuple[int, ...] = ()) -> list[str]:
-        """Have these interfaces be there, and others gone; return what the worker was told."""
+        """Have these interfaces be there, and others gone; return the worker's orders."""
         self.told.clear()
         await self._send.send((list(links), set(removed)))
         await trio.testing.wait_all_tasks_blocked()
@@ -223,7 +223,7 @@ async def test_those_that_come_are_attached_once_and_again_when_they_come_back()
         assert await watched.see(ETH0, removed=(3,)) == []
         assert begun.held(ETH0, ETH1) == ["eth0"]
         assert await watched.see(ETH0, ETH1) == ["attach eth1"]
-        # It is not there, which was told while nobody looked.
+        # It is not there, which was reported while nobody looked.
         assert await watched.see(ETH0) == []
         assert await watched.see(ETH0, ETH1) == ["attach eth1"]
         # Gone and there again, before anybody looked.

@@ -51,7 +51,7 @@ ALICE, STRANGER = User(23_500, 23_500), User(23_501, 23_501)
 
 
 class Reader:
-    """A journal that reads when it is told to."""
+    """A journal that reads when a test has it read."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -1,4 +1,4 @@
-"""What a client may say depends on what was said before, and on nothing else."""
+"""What a client may send depends on what was sent before, and on nothing else."""
 
 from typing import get_args
 

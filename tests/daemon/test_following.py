@@ -1,4 +1,4 @@
-"""A client that hears of a capture: what is told, what may be ordered, and what ends it. No worker is needed."""
+"""A client that hears of a capture: what it is sent, what it may order, and what ends it. No worker is needed."""
 
 import contextlib
 import socket

@@ -217,7 +217,7 @@ def test_who_starts_many_captures_keeps_nobody_elses_from_starting(
 
 
 def has_started(client: RawClient) -> bool:
-    """Hear what a client is told by now; return whether its capture has started."""
+    """Receive what a client is sent by now; return whether its capture has started."""
     try:
         client.receive(Started, timeout_s=0.001)
     except TimeoutError:

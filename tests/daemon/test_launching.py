@@ -1,4 +1,4 @@
-"""What a capture's worker is told when it begins."""
+"""What a capture's worker is sent when it begins."""
 
 import dataclasses
 

@@ -32,7 +32,7 @@ def silent(_: NumberedOrder) -> None:
 
 
 class Worker:
-    """Answers orders as it is told to, or not at all."""
+    """Answers orders as a test wants it, or not at all."""
 
     def __init__(self, answers: Answers) -> None:
         self.given: list[NumberedOrder] = []

@@ -115,7 +115,7 @@ def test_answers_failures_and_the_end_are_never_dropped(kind: str) -> None:
 
 
 class Plain:
-    """The same, as plainly as it can be said; it looks at all that waits each time."""
+    """The same, as plainly as possible; it looks at all that waits each time."""
 
     def __init__(self, max_pending: int) -> None:
         self._max_pending = max_pending

@@ -1,4 +1,4 @@
-"""Clients that break the protocol, or the daemon's patience: they are told so, and harm nobody else."""
+"""Clients that break the protocol, or the daemon's patience: they get an error, and harm nobody else."""
 
 import contextlib
 import os
@@ -488,7 +488,7 @@ def test_a_client_that_vanishes_while_the_worker_begins_leaves_nothing(
         os.kill(worker, signal.SIGSTOP)
         before = descriptors()
         client.close()
-        # It is told to end, and killed since it does not.
+        # It is ordered to end, and killed since it does not.
         eventually(lambda: descriptors() < before, "its end")
         await_end([worker])
 

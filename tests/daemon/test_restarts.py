@@ -1,4 +1,4 @@
-"""A capture that nobody waits for is run again, less and less often, until it is done or told to end."""
+"""A capture that nobody waits for is run again, less and less often, until it is done or stopped."""
 
 import contextlib
 from collections.abc import Awaitable, Callable, Generator

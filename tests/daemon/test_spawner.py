@@ -285,7 +285,7 @@ def test_a_worker_that_comes_too_late_is_waited_for(where: Path, veth: tuple[str
                 client.send(slow_request_for(veth[1]), [directory])
                 while not (workers := forked_for(daemon.process.pid)):
                     pass
-                os.kill(workers[0], signal.SIGSTOP)  # mostly before it has said who it is
+                os.kill(workers[0], signal.SIGSTOP)  # mostly before it has sent its number
                 with contextlib.suppress(TimeoutError):
                     client.receive(Refused, timeout_s=1)
                     late += 1
@@ -406,7 +406,7 @@ def test_workers_share_nothing(daemon: Daemon, veth: tuple[str, str], user_dir: 
     ):
         workers = sorted(daemon.workers(), key=lambda worker: status_of(worker)["Uid"])
         everybody = [daemon.process.pid, daemon.spawner(), *workers]
-        # The daemon closes its copies of what it has handed over when it has told the client of the start.
+        # The daemon closes its copies of what it has handed over when it has reported the start to the client.
         # It keeps the rings, to have them receive nothing more.
         table = [line.split() for line in Path("/proc/self/net/packet").read_text().splitlines()[1:]]
         rings = {f"socket:[{fields[-1]}]" for fields in table}

@@ -12,7 +12,7 @@ PAGES = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
 
 _FENCED = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INDENTED = re.compile(r"(?<=\n\n)(?: {4}\S.*\n)+", re.MULTILINE)
-#: A "#" in the samples' quotes would have to be told apart.
+#: A "#" in the samples' quotes would be taken for one.
 _COMMENT = re.compile(r"(?:^|\s+)#.*$", re.MULTILINE)
 
 

@@ -83,7 +83,7 @@ def test_the_most_telling_difference_is_named(table: LinkTable) -> None:
         (new(2), [(UP, 2)]),
         (new(2, IFLA_MTU=9000), [(CHANGED, 2)]),
         (new(2, "lan", IFLA_MTU=9000), [(RENAMED, 2)]),
-        # Both are told; what else has changed is in the link.
+        # Both are reported; what else has changed is in the link.
         (new(2, "eth0", flags=0, IFLA_MTU=100), [(RENAMED, 2), (DOWN, 2)]),
     ):
         assert kinds(table.apply(message)) == expected

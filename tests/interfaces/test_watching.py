@@ -48,7 +48,7 @@ def until_change(
 
 
 def told(changes: list[InterfaceChanged], name: str) -> list[InterfaceChange]:
-    """Return what happened to one interface, without what is told of its state alone."""
+    """Return what happened to one interface, without reports of its state alone."""
     return [each.change for each in changes if each.link.name == name and each.change != CHANGED]
 
 
@@ -59,7 +59,7 @@ def fresh_picture(daemon: Daemon) -> dict[str, Link]:
 
 
 def settle(watcher: InterfaceWatcher, stem: str) -> list[InterfaceChanged]:
-    """Return what comes until a new interface, the last of all, has been told of; the kernel is quiet then."""
+    """Return what comes until a new interface, the last of all, is reported; the kernel is quiet then."""
     ip("link", "add", "name", f"{stem}end", "type", "ifb")
     return until_change(watcher, ADDED, f"{stem}end", 40)
 
@@ -239,7 +239,7 @@ def test_a_watcher_that_does_not_read_gets_a_fresh_picture(user_dir: Path) -> No
         ip_batch((f"link set dev {stem}b name {stem}new",))
         settle(quick, stem)
         changes = until_change(lazy, ADDED, f"{stem}end")
-        # It was spared most of them, and told of the difference.
+        # It was spared most of them, and got the difference.
         assert len(changes) < 9000
         assert {REMOVED} <= set(told(changes, f"{stem}c"))
         assert {RENAMED} <= set(told(changes, f"{stem}new"))
@@ -263,7 +263,7 @@ def test_what_the_kernel_could_not_tell_is_looked_up(user_dir: Path) -> None:
         try:
             while kernel_drops(daemon.process.pid) == before:
                 many_changes(f"{stem}a", 1000)
-            # Of none of these is anything told.
+            # Nothing is reported of any of these.
             delete(f"{stem}c")
             ip("link", "set", "dev", f"{stem}b", "down")
             ip_batch((f"link set dev {stem}b name {stem}new", f"link add name {stem}x type ifb"))

@@ -253,7 +253,7 @@ def test_what_interfaces_of_the_configuration_lose_is_told(user_dir: Path, veth:
         assert scrape(path)[name] == link["stats64"]["rx"]["dropped"]
 
 
-# What is not told -------------------------------------------------------------------------------------------------
+# What is not shown ------------------------------------------------------------------------------------------------
 
 
 def test_nothing_tells_whose_a_capture_is_or_where(user_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""The configuration: what it says, and that everything that is wrong with it is told at once, with its place."""
+"""The configuration: what it says, and that all its faults are shown at once, each with its place."""
 
 import ipaddress
 import json

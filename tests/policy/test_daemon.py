@@ -120,7 +120,7 @@ class Sender:
         assert self.from_user.recv() == len(frames) * times
 
     def run(self) -> None:
-        """Send for whoever asks, until told ``None``."""
+        """Send what others ask for, until ``None`` comes."""
         while (order := self.to_sender.recv()) is not None:
             frames, times = order
             self.to_sender.send(send("pol0", frames, len(frames) * times))
@@ -190,7 +190,7 @@ def test_the_forced_filter_looks_into_what_comes_whatever_the_user_calls_it(
 
 
 def test_beyond_the_snaplen_the_users_own_filter_sees_nothing(daemon: Daemon, sender: Sender, user_dir: Path) -> None:
-    """Alice keeps 60 bytes of each packet. Filters told all others, bit by bit, by how many packets they took."""
+    """Alice keeps 60 bytes of each packet. Filters betrayed all others, bit by bit, by how many packets they took."""
     secret = ord("s")
     packet = UDP_53[:70] + bytes([secret]) + UDP_53[71:]
     tagged = TAGGED_UDP_53[:62] + bytes([secret]) + TAGGED_UDP_53[63:]
@@ -485,7 +485,7 @@ def test_a_filter_of_policy_that_does_not_compile_is_a_fault(daemon: Daemon) -> 
         reload(daemon, CONFIGURATION)
 
 
-# What is told -----------------------------------------------------------------------------------------------------
+# What is shown ----------------------------------------------------------------------------------------------------
 
 
 def test_everybody_can_ask_what_policy_allows(daemon: Daemon) -> None:
@@ -644,8 +644,8 @@ def test_a_capture_of_the_configuration_that_cannot_be_harms_nobody(veth: tuple[
     )
     options = ("--config", str(user_dir / "capd.toml"), "--state-directory", str(state))
     with running_daemon(user_dir, *options) as daemon:
-        wait_until(lambda: "capture full: " in daemon.log, "it is told")
-        wait_until(lambda: "capture nowhere: its directory cannot be used: " in daemon.log, "it is told")
+        wait_until(lambda: "capture full: " in daemon.log, "it is logged")
+        wait_until(lambda: "capture nowhere: its directory cannot be used: " in daemon.log, "it is logged")
         wait_until(lambda: any(state.glob("well/well_*")), "the other one runs")
 
 
@@ -669,7 +669,7 @@ def test_a_capture_of_the_configuration_is_stopped_until_a_reload(veth: tuple[st
         # That the file is gone by mistake lets nobody do more.
         (user_dir / "capd.toml").unlink()
         os.kill(daemon.process.pid, signal.SIGHUP)
-        wait_until(lambda: "stays in force" in daemon.log, "it is told")
+        wait_until(lambda: "stays in force" in daemon.log, "it is logged")
 
 
 def _listed(daemon: Daemon) -> tuple[CaptureSummary, ...]:

@@ -1,4 +1,4 @@
-"""An argument is said once: typing, messages, configuration, man pages and the documentation's tables follow."""
+"""An argument is defined once: typing, messages, configuration, man pages and the documentation's tables follow."""
 
 import re
 from collections.abc import Mapping
@@ -135,7 +135,7 @@ def test_the_manual_of_capctl_has_each_option_as_it_is_typed(spec: ArgumentSpec,
         assert (" Ar " in heading) == bool(option.metavar)
         if option.metavar:
             assert heading.partition(" Ar ")[2].split()[0] == re.split(r"\W", option.metavar.lower())[0]
-    # A range that is said is that of the table.
+    # A range that is given is that of the table.
     for least, greatest in re.findall(r"\b([\d.]+) to ([\d.]*\d)\b", body):
         assert spec.range is not None
         assert (float(least), float(greatest)) == spec.range[:2]

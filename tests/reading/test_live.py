@@ -25,7 +25,7 @@ PATIENCE_S = 60
 
 
 def counts(items: Iterable[object]) -> tuple[int, int]:
-    """Return how many packets were given, and how many told of as missing."""
+    """Return how many packets were given, and how many reported as missing."""
     given = missing = 0
     for item in items:
         if isinstance(item, Gap):

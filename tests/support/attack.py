@@ -201,7 +201,7 @@ def opened(path: Path, flags: int = os.O_PATH | os.O_DIRECTORY) -> Generator[int
 
 
 class RawClient:
-    """A connection to the daemon that sends whatever it is told to.
+    """A connection to the daemon that sends whatever a test wants.
 
     Descriptors that go along with what it sends are passed where the daemon asks for them, as the directory.
     """
@@ -315,7 +315,7 @@ class RawClient:
 
 @dataclass(frozen=True)
 class User:
-    """A user, whom the system knows unless it is said otherwise."""
+    """A user, whom the system knows by default."""
 
     user_id: int
     group_id: int
@@ -363,7 +363,7 @@ def process_of(
 
     Args:
         user: whose.
-        function: gets the other end of the channel; what it raises is said there.
+        function: gets the other end of the channel; what it raises is sent there.
         keep: descriptors of ours that it shall have; all others are closed there.
         traceable: let that user trace the process, as one that the user had started anew.
     """
@@ -389,7 +389,7 @@ def process_of(
                 _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
             try:
                 function(theirs)
-            except BaseException as error:  # told to the other side
+            except BaseException as error:  # sent to the other side
                 theirs.send(error)
         finally:
             os._exit(0)
@@ -418,7 +418,7 @@ def connected_as(user: User, daemon: Daemon) -> Generator[RawClient, None, None]
 
 
 def hold_capture(channel: Channel, arguments: Any) -> None:
-    """In a user's process: capture; answer ``"wait"``, ``"stop"`` and ``"count"`` until told otherwise."""
+    """In a user's process: capture; answer ``"wait"``, ``"stop"`` and ``"count"`` until anything else comes."""
     with CaptureSession(**arguments) as capture:
         capture.wait_started(PATIENCE_S)
         channel.send(capture.capture_id)

@@ -1,7 +1,7 @@
-"""What a capture cannot be asked for, and what is said of it: a table for those who refuse it.
+"""What a capture cannot be asked for, and the errors: a table for those who refuse it.
 
 What is wrong whatever the machine, the client refuses before it asks anybody; the daemon refuses it too, since its
-clients may be anybody's. What depends on the machine, or on who asks, only the daemon can refuse.
+clients may be anybody's. What depends on the machine, or on the user, only the daemon can refuse.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class Bad:
         argument: the argument that it names, in its attributes.
         interface: the interface that it names there.
         attributes: further ones of it or of its failure.
-        user: who asks, if it is not root.
+        user: the client's, if it is not root.
     """
 
     arguments: Mapping[str, Any]

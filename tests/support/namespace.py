@@ -150,7 +150,7 @@ def veth_pair(a: str, b: str, mtu: int = 1500) -> Generator[None, None, None]:
         mtu: Most bytes in a frame behind its 14-byte Ethernet header, of both.
 
     Raises:
-        RuntimeError: ``ip`` failed; the message holds what it said.
+        RuntimeError: ``ip`` failed; the message holds its output.
         TimeoutError: the interfaces were not up within 5 seconds.
     """
     # Without "name" in front, a name may be read as a keyword: "a" is short for "address".

@@ -28,7 +28,7 @@ MAX_COUNT: Final = 10_000_000
 """The most frames one call sends."""
 
 MAX_SECONDS: Final = 60.0
-"""How long one call sends for when not told otherwise."""
+"""How long one call sends for by default."""
 
 _SOL_PACKET: Final = 263
 _PACKET_QDISC_BYPASS: Final = 20

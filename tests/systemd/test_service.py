@@ -393,7 +393,7 @@ def test_policy_holds_after_a_reload_and_faults_change_nothing(service: Machine)
                 error = capture.next("error")
                 assert error["code"] == "not_permitted"
                 assert error["text"].endswith("may not capture here: ask netops")
-            # What is wrong with it is told, and what was in force stays.
+            # Its faults are shown, and what was in force stays.
             configuration.write_text(CONFIGURATION + "users = 1\n")
             assert service.done("systemctl", "reload", "capd.service").returncode == 1
         assert "/etc/capd/capd.toml:15: captures.kept.users: there is no such key" in journal(service)
@@ -508,7 +508,7 @@ def test_metrics_at_an_address_take_a_drop_in(service: Machine) -> None:
         configuration.write_text('[metrics]\naddress = "127.0.0.1:9105"\n')
         service.run("systemctl", "restart", "capd.service")
         reason = "metrics cannot be served at 127.0.0.1:9105: Address family not supported by protocol"
-        eventually(lambda: reason in journal(service), "it is told")
+        eventually(lambda: reason in journal(service), "it is logged")
         assert service.done(*ask).returncode == CURL_REFUSED
         # A reload tells it too, and the service goes on.
         service.run("systemctl", "reload", "capd.service")

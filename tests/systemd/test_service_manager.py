@@ -1,4 +1,4 @@
-"""What the service manager passes, and what it is told; no service manager is needed for it."""
+"""What the service manager passes, and what it is sent; no service manager is needed for it."""
 
 import contextlib
 import os

@@ -151,7 +151,7 @@ def test_one_whose_interface_is_not_there_waits_for_it_and_can_be_stopped(servic
         ip_json("link", "set", "rx", "down")
         try:
             service.run("systemctl", "restart", "capd.service")
-            eventually(lambda: "is down" in service.run("journalctl", "-u", "capd", "-n", "20"), "it is told")
+            eventually(lambda: "is down" in service.run("journalctl", "-u", "capd", "-n", "20"), "it is logged")
             (now,) = listed(service)
             assert (now["capture_id"], now["files_total"]) == (summary["capture_id"], 0)
             assert kept(service) == 2

@@ -34,7 +34,7 @@ STATISTICS = b"s" * 60
 
 
 class Bench:
-    """A sink in a directory, and what it has said."""
+    """A sink in a directory, and what it has reported."""
 
     def __init__(
         self, directory: Path, ring: Conditions | None, autostop: Conditions, max_disk_bytes: int | None = None
@@ -90,7 +90,7 @@ class Bench:
         self.epoll.close()
         self.urgent.close()
         self.openers.socket.close()
-        # They are a process's own: trio, in other tests, has its signals told elsewhere.
+        # They are a process's own: trio, in other tests, has its signals sent elsewhere.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGIO, signal.SIG_DFL)
         os.close(self.openers.signalled_fd)

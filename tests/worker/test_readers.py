@@ -137,7 +137,7 @@ def test_only_so_many_in_a_second(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     wait_s = bench.readers.wait_s()
     assert wait_s is not None
     assert 0 < wait_s <= 2 / readers._FILES_PER_S
-    late = bench.add()  # who comes now waits likewise
+    late = bench.add()  # who comes now waits as well
     late.send(b"nothing")
     bench.readers.go_on()
     assert not bench.serve()

@@ -124,7 +124,7 @@ def test_one_that_is_not_alike_is_noticed(other: Packet, at: int, file_format: F
     packets[at] = replace(other, time_ns=packets[at].time_ns)
     memory, blocks = Layout().lay_out(packets)
     made = data_of(maker_of(memory, file_format=file_format).make(blocks))
-    # Its TPID is not told, where it has no status.
+    # Its TPID is not given, where it has no status.
     if other.tag_status == 0:
         packets[at] = replace(packets[at], tag=(0x8100, 5))
     assert made == expected(packets, file_format=file_format)

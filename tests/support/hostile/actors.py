@@ -77,7 +77,7 @@ class _Closable(Protocol):
 
 
 class Client(RawClient):
-    """A raw client that is told nothing that its account must not hear, or says so."""
+    """A raw client that checks that it gets nothing which its account must not hear."""
 
     def __init__(self, actor: "Actor", *, greet: bool = True) -> None:
         super().__init__(actor.world.daemon.socket_path, greet=greet)
@@ -108,7 +108,7 @@ class Client(RawClient):
             case _:
                 pass
         if owners - {account.user_id}:
-            self._actor.tell(f"VIOLATION {account.name} was told of users {sorted(owners)}")
+            self._actor.tell(f"VIOLATION {account.name} was shown users {sorted(owners)}")
 
 
 @dataclass
@@ -616,5 +616,5 @@ ACTS = (
 
 def act(channel: Channel, actor: Actor) -> None:
     """Be an actor, in a process of its own, until killed."""
-    del channel  # what is raised is told there
+    del channel  # what is raised is sent there
     actor.run()

@@ -29,14 +29,14 @@ _READ_BYTES = 65536
 
 @dataclass
 class Told:
-    """What actors have told: how often each thing came to what; and what they should never have been granted."""
+    """What actors have reported: how often each thing came to what; and what they should never have been granted."""
 
     acts: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     killed: int = 0
 
     def take(self, lines: list[str]) -> None:
-        """Take what was told."""
+        """Take what was reported."""
         for line in lines:
             if line.startswith("VIOLATION "):
                 self.violations.append(line.removeprefix("VIOLATION "))

@@ -100,7 +100,7 @@ class Run:
         Args:
             plan: what to do.
             world: where.
-            say: told what goes on, for how many seconds more, and what actors have told so far.
+            say: gets what goes on, for how many seconds more, and what actors have reported so far.
         """
         self._plan = plan
         self._world = world

@@ -28,8 +28,8 @@ class Footprint:
         resident_kb: memory of the daemon.
         spawner: its process.
         spawner_descriptors: of that process.
-        spawner_threads: likewise.
-        spawner_resident_kb: likewise.
+        spawner_threads: of that process.
+        spawner_resident_kb: memory of that process.
     """
 
     descriptors: int

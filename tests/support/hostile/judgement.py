@@ -12,7 +12,7 @@ from tests.support.hostile.footprint import Footprint, foreign_files
 from tests.support.hostile.world import ALICE, CAROL, HOSTILE, World
 from tests.support.tools import tshark_fields
 
-#: An event is told of so long after it was due, at most.
+#: An event comes so long after it was due, at most.
 EVENT_BOUND_S = 0.25
 #: By how much memory may be more than after the first round. Chosen: what fragments of a heap take.
 _MORE_KB = 8 * 1024
@@ -27,7 +27,7 @@ class Observed:
     """What was seen of a run.
 
     Attributes:
-        told: by actors.
+        told: what actors have reported.
         attacked_s: when the first of them began (monotonic).
         over_s: when the last had gone, and all had settled.
         base: what the daemon had before.
@@ -35,7 +35,7 @@ class Observed:
         after: what it had at the end.
         left_before: of the first round, in a line for people; empty: nothing.
         left_after: of all rounds.
-        listed: numbers of captures that root is told of.
+        listed: numbers of captures that root is shown.
         alice: the number of hers.
         sent: what her sender tells.
         heard: what she tells.

@@ -1,4 +1,4 @@
-"""Who must not notice: alice, who records what a sender sends, and carol, who asks and captures once a second.
+"""Who must not notice: alice, who records what a sender sends, and carol, who lists and captures once a second.
 
 Each is a process of its own, and tells at the end what it has seen.
 """
@@ -60,7 +60,7 @@ def file_kb(rate_pps: float) -> int:
 
 
 def send(channel: Channel, rate_pps: float) -> None:
-    """Send to alice's interface until told to end."""
+    """Send to alice's interface until asked to end."""
     marks: list[Mark] = []
     stalls: list[Stall] = []
     before_s = time.monotonic()
@@ -102,7 +102,7 @@ class Closed(NamedTuple):
         packets: in it.
         last_ns: when its last packet came (realtime).
         at_ns: when alice heard that the file is complete (realtime).
-        at_s: likewise (monotonic).
+        at_s: the same moment (monotonic).
     """
 
     name: str
@@ -132,7 +132,7 @@ class Heard(NamedTuple):
 
 
 def record(channel: Channel, world: World, rate_pps: float) -> None:
-    """Be alice: capture until told how many packets were sent. Tells the capture's number, each complete file, all."""
+    """Be alice: capture until the number of sent packets comes. Sends the capture's number, each complete file, all."""
     heard = Heard([], [], [], [], (), "")
     with CaptureSession(
         interfaces=ALICE_PAIR[1],
@@ -259,7 +259,7 @@ class Late(NamedTuple):
 
 
 def sleep_only(channel: Channel) -> None:
-    """Sleep, and note how much longer that took, until told to end."""
+    """Sleep, and note how much longer that took, until asked to end."""
     late: list[Late] = []
     while not channel.poll():
         before_s = time.monotonic()
