@@ -23,7 +23,7 @@ from capd_protocol.messages import InterfaceCounters, Request, StartCapture, dec
 from tests.support.attack import await_end, eventually
 from tests.support.bounds import check_bound
 from tests.support.hostile import values
-from tests.support.hostile.crowd import Told
+from tests.support.hostile.crowd import Reports
 from tests.support.hostile.figures import Delay, Summary, file_delays, gaps, mark_delays, summary, with_machine
 from tests.support.hostile.footprint import Footprint
 from tests.support.hostile.judgement import Observed, checks
@@ -94,7 +94,7 @@ _HEARD = Heard(
     end="CaptureEnded: the capture has ended (stopped)",
 )
 _WELL = Observed(
-    told=Told(Counter({"silent done": 1})),
+    reports=Reports(Counter({"silent done": 1})),
     attacked_s=1.15,
     over_s=2.0,
     base=_FOOTPRINT,
@@ -153,7 +153,7 @@ WRONG: dict[str, tuple[Observed, str]] = {
         "in time: announcement to the next",
     ),
     "no announcement but one": (but_heard(counted=[Counted(300, 1.2)]), "in time: announcement to the next"),
-    "a late file": (but_heard(opened=[Opened(0, 1.0), Opened(1_401_000_000, 1.4)]), "in time: file full to told of"),
+    "a late file": (but_heard(opened=[Opened(0, 1.0), Opened(1_401_000_000, 1.4)]), "in time: file full to announced"),
     "a refusal": (
         dataclasses.replace(_WELL, answers=[Answer(1.2, 0.1, math.inf, math.inf, "ResourceError: x")]),
         "carol is always answered",
@@ -161,7 +161,10 @@ WRONG: dict[str, tuple[Observed, str]] = {
     "no answer": (dataclasses.replace(_WELL, answers=[]), "carol is always answered"),
     "what is left at once": (dataclasses.replace(_WELL, left_before="1 workers"), "nothing is left of the first round"),
     "what is left": (dataclasses.replace(_WELL, left_after="1 workers"), "nothing is left of all rounds"),
-    "a capture that is left": (dataclasses.replace(_WELL, listed=[12345, 1]), "root is told of alice's capture only"),
+    "a capture that is left": (
+        dataclasses.replace(_WELL, listed=[12345, 1]),
+        "root is reports of alice's capture only",
+    ),
     "memory": (
         dataclasses.replace(_WELL, after=dataclasses.replace(_FOOTPRINT, resident_kb=80_000)),
         "the daemon has no more memory",
@@ -175,7 +178,7 @@ WRONG: dict[str, tuple[Observed, str]] = {
         "the spawner is the same",
     ),
     "what was not theirs": (
-        dataclasses.replace(_WELL, told=Told(violations=["eve got Started"])),
+        dataclasses.replace(_WELL, reports=Reports(violations=["eve got Started"])),
         "nobody got what was not theirs",
     ),
 }
@@ -312,9 +315,9 @@ def test_nobody_notices_hostile_clients() -> None:
         processes = {
             kernel: stack.enter_context(ended_with_us([*run, *options])) for kernel, options in kernels.items()
         }
-        said = {kernel: process.communicate(timeout=200) for kernel, process in processes.items()}
+        printed = {kernel: process.communicate(timeout=200) for kernel, process in processes.items()}
     late: list[str] = []
-    for kernel, (output, errors) in said.items():
+    for kernel, (output, errors) in printed.items():
         assert output, (kernel, errors)
         found = json.loads(output)
         failed = [each for each in found["checks"] if not each["holds"]]

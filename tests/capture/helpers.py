@@ -365,15 +365,15 @@ def also_capturing(*command: str | Path, ready: str) -> Generator[None, None, No
     """Have another program capture, from when its stderr says a word until it ends by itself."""
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
-        said = ""
+        printed = ""
         try:
-            while ready not in said:
+            while ready not in printed:
                 line = process.stderr.readline()
-                assert line, said
-                said += line
+                assert line, printed
+                printed += line
             yield
-            said += process.communicate(timeout=END_TIMEOUT_S)[1]
-            assert process.returncode == 0, said
+            printed += process.communicate(timeout=END_TIMEOUT_S)[1]
+            assert process.returncode == 0, printed
         finally:
             if process.poll() is None:
                 process.kill()

@@ -88,9 +88,9 @@ def check_window(path: Path | str, start_ns: int, end_ns: int, duration_s: float
     assert last_ns >= end_ns
     # A little more than was asked for: two segments at most, and what a busy machine keeps waiting.
     assert first_ns >= start_ns - (duration_s / 16 + 0.5) * 1e9
-    told = capinfos(path)
-    assert int(told["Number of packets"]) == len(numbers)
-    assert told["Strict time order"] == "True"
+    shown = capinfos(path)
+    assert int(shown["Number of packets"]) == len(numbers)
+    assert shown["Strict time order"] == "True"
 
 
 def memory_bytes(process_id: int) -> int:
@@ -393,8 +393,8 @@ def test_one_of_the_configuration_writes_snapshots_for_its_group(veth: tuple[str
         (triggered,) = snapshots()
         assert read_file(triggered.path).frames == FRAMES * 100
         assert tshark_fields(triggered.path, "eth.type") == [("0x88b5",)] * 100
-        told = capinfos(triggered.path)
-        assert (told["Number of packets"], told["Strict time order"]) == ("100", "True")
+        shown = capinfos(triggered.path)
+        assert (shown["Number of packets"], shown["Strict time order"]) == ("100", "True")
         send(tx, FRAMES, 1)
         asked, last = (
             str(state / "black-box" / snapshot_capture("black-box", after=0, socket_path=daemon.socket_path))

@@ -415,7 +415,7 @@ def test_output_that_nobody_reads_is_no_fault(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("redirection", "status", "said"),
+    ("redirection", "status", "expected"),
     [
         (">&-", 0, ""),
         ("2>&-", 0, ""),
@@ -424,10 +424,10 @@ def test_output_that_nobody_reads_is_no_fault(bench: Bench) -> None:
         ("--json >/dev/full", 1, "capctl: the output cannot be written: No space left on device\n"),
     ],
 )
-def test_output_may_be_closed_or_full(bench: Bench, redirection: str, status: int, said: str) -> None:
+def test_output_may_be_closed_or_full(bench: Bench, redirection: str, status: int, expected: str) -> None:
     words = capture_command(bench, "-w", "a.pcapng", "-a", "duration:0.05")
     ended = done(["sh", "-c", f'"$@" {redirection}', "sh", *words], cwd=bench.directory)
-    assert (ended.returncode, ended.stderr) == (status, said)
+    assert (ended.returncode, ended.stderr) == (status, expected)
     assert read_complete(bench.directory / "a.pcapng").packets == []
     assert nothing_runs(bench)
 
@@ -644,8 +644,8 @@ def test_a_detached_capture_is_left_shown_rotated_flushed_and_stopped(bench: Ben
     file_line, line = started.stdout.splitlines()
     assert file_line.startswith(f"File: {bench.directory}/r_00001_")
     (listed,) = list_captures(socket_path=bench.daemon.socket_path)
-    said = f"The capture stays goes on as number {listed.capture_id}: 'capctl stop stays' ends it."
-    assert line == said
+    expected = f"The capture stays goes on as number {listed.capture_id}: 'capctl stop stays' ends it."
+    assert line == expected
     again = done(command(bench, "capture", *options, "--detach", "--json"))
     assert (again.returncode, json.loads(again.stdout)["code"]) == (1, "name_taken")
     header, row = done(command(bench, "list")).stdout.splitlines()
@@ -703,7 +703,7 @@ def test_a_list_fits_the_terminal(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("words", "status", "expected"),
     [
         (("-i", "nowhere0"), 1, ["there is no interface nowhere0"]),
         (("-f", "udp and ether broccoli"), 1, ["capture filter: ", "(at character 15)"]),
@@ -724,7 +724,7 @@ def test_a_list_fits_the_terminal(bench: Bench) -> None:
     ],
 )
 def test_what_is_wrong_is_told_in_a_sentence(
-    bench: Bench, words: tuple[str, ...], status: int, said: list[str]
+    bench: Bench, words: tuple[str, ...], status: int, expected: list[str]
 ) -> None:
     started_s = time.monotonic()
     ended = capture_asked(bench, *words)
@@ -733,12 +733,12 @@ def test_what_is_wrong_is_told_in_a_sentence(
     assert ended.stdout == ""
     (line,) = ended.stderr.splitlines()
     assert line.startswith("capctl: ")
-    assert all(each in line for each in said), line
+    assert all(each in line for each in expected), line
     assert nothing_runs(bench)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         ((), "the following arguments are required: COMMAND"),
         (("brew",), "invalid choice: 'brew'"),
@@ -762,13 +762,13 @@ def test_what_is_wrong_is_told_in_a_sentence(
         (("stop", "/one"), "'/one' is no capture: say its number or its name"),
     ],
 )
-def test_wrong_options_are_explained(bench: Bench, words: tuple[str, ...], said: str) -> None:
+def test_wrong_options_are_explained(bench: Bench, words: tuple[str, ...], expected: str) -> None:
     ended = asked(bench, *words)
     assert ended.returncode == 2
     assert ended.stdout == ""
     lines = ended.stderr.splitlines()
     assert lines[0].startswith("usage: capctl")
-    assert said in lines[-1]
+    assert expected in lines[-1]
 
 
 @pytest.mark.parametrize("words", [("list",), ("stop", "1"), ("capture", "-i", "lo")])
@@ -776,10 +776,10 @@ def test_no_daemon_has_an_exit_status_of_its_own(words: tuple[str, ...]) -> None
     ended = called("--socket", "/nowhere/capd.sock", *words)
     assert ended.returncode == 3
     assert ended.stdout == ""
-    said = (
+    expected = (
         "capctl: there is no capd at /nowhere/capd.sock (No such file or directory): start capd, or name its socket\n"
     )
-    assert ended.stderr == said
+    assert ended.stderr == expected
 
 
 def test_the_variable_names_the_socket(bench: Bench) -> None:
@@ -805,11 +805,11 @@ def test_help_fits_80_columns(words: tuple[str, ...]) -> None:
 def test_help_names_all_commands_and_what_exit_statuses_mean() -> None:
     text = done([*CAPCTL, "--help"]).stdout
     assert tuple(re.findall(r"(?m)^    (\w+)  ", text)) == COMMANDS
-    said = (
+    expected = (
         "Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon; 130 ended by "
         "Ctrl-C."
     )
-    assert said in " ".join(text.split())
+    assert expected in " ".join(text.split())
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -942,10 +942,10 @@ def test_what_is_kept_is_told_and_has_a_status_of_its_own(
     monkeypatch.setattr(capctl, "revoke_captures", lambda *_, **__: Revocation((line,), (kept,)))
     monkeypatch.setattr(pwd, "getpwuid", lambda _: _Words)
     assert capctl.main(["revoke"]) == 1
-    told = capsys.readouterr()
-    assert told.out.splitlines()[1].split() == ["7", r"\x1b[2Jalice", "a", r"\x1b[2J", "why"]
-    assert told.out.splitlines()[2] == "1 capture ended."
-    assert r"now: 8 (\x1b[2Jalice): try again" in told.err
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1].split() == ["7", r"\x1b[2Jalice", "a", r"\x1b[2J", "why"]
+    assert printed.out.splitlines()[2] == "1 capture ended."
+    assert r"now: 8 (\x1b[2Jalice): try again" in printed.err
     assert capctl.main(["revoke", "--json"]) == 1
     assert [json.loads(each)["outcome"] for each in capsys.readouterr().out.splitlines()] == ["ended", "kept"]
 

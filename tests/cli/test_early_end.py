@@ -72,10 +72,10 @@ def run(directory: Path, *words: str, redirections: str = "") -> Generator[subpr
     os.close(gone)
     gone, unread = os.pipe()
     os.close(gone)
-    said = redirections.format(unwritten=unwritten, unread=unread)
+    redirected = redirections.format(unwritten=unwritten, unread=unread)
     try:
         with subprocess.Popen(
-            ["bash", "-c", f'exec "$@" {said}', "bash", CAPCTL, *words],
+            ["bash", "-c", f'exec "$@" {redirected}', "bash", CAPCTL, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

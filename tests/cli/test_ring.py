@@ -107,7 +107,7 @@ def test_of_one_whose_writer_was_killed_is_shown_what_can_be_read(tmp_path: Path
 
 @pytest.mark.parametrize("command", ["files", "extract"])
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("words", "status", "complaint"),
     [
         (("--from", "2026-01-31T12:00Z"), 1, "span"),  # there is nothing
         (("--to", "2020-01-01"), 1, "span"),
@@ -118,11 +118,11 @@ def test_of_one_whose_writer_was_killed_is_shown_what_can_be_read(tmp_path: Path
     ],
 )
 def test_a_span_that_is_empty_or_none_is_told(
-    ring: Path, command: str, words: tuple[str, ...], status: int, said: str
+    ring: Path, command: str, words: tuple[str, ...], status: int, complaint: str
 ) -> None:
     found = called(command, ring, *words)
     assert (found.returncode, found.stdout) == (status, "")
-    assert said in found.stderr
+    assert complaint in found.stderr
     assert found.stderr.count("\n") == 1
 
 
@@ -161,8 +161,8 @@ ODD_PATHS = [
     [
         (command, path, shown, expected)
         for command in ("read", "files", "extract")
-        for path, shown, said in ODD_PATHS
-        if (expected := said.get(command, said["*"]))
+        for path, shown, complaint in ODD_PATHS
+        if (expected := complaint.get(command, complaint["*"]))
     ],
 )
 def test_what_is_no_file_of_yours_is_told_in_a_sentence(
@@ -175,12 +175,12 @@ def test_what_is_no_file_of_yours_is_told_in_a_sentence(
     for name in ("roots.pcapng", "ring.pcapng.index"):
         (user_dir / name).write_bytes(pcapng.section_header(application="test"))
         (user_dir / name).chmod(0o600)
-    told = as_user(lambda: called(command, path, cwd=user_dir), ALICE)
-    assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr.replace(".index: you may not enter", ": you may not enter").startswith(
+    refused = as_user(lambda: called(command, path, cwd=user_dir), ALICE)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.replace(".index: you may not enter", ": you may not enter").startswith(
         f"capctl: {shown}: {expected}"
     )
-    assert told.stderr.count("\n") == 1
+    assert refused.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["files", "extract"])

@@ -309,14 +309,14 @@ def test_every_task_that_waits_is_given_the_tick(held: Daemon, backend: str) -> 
 
 def test_each_change_is_given_to_one_of_the_waiting_tasks(daemon: Daemon, backend: str, pair: tuple[str, str]) -> None:
     names = [f"aio{number}" for number in range(20)]
-    told: list[str] = []
+    renamed: list[str] = []
 
     async def main() -> None:
         async def iterate() -> None:
             async for changed in watcher:
                 if changed.change == InterfaceChange.RENAMED:
-                    told.append(changed.link.name)
-                if len(told) == len(names):
+                    renamed.append(changed.link.name)
+                if len(renamed) == len(names):
                     tasks.cancel_scope.cancel()
 
         async with watching(daemon) as watcher, anyio.create_task_group() as tasks:
@@ -328,7 +328,7 @@ def test_each_change_is_given_to_one_of_the_waiting_tasks(daemon: Daemon, backen
     ip("link", "set", "dev", pair[1], "down")
     run(backend, main)
     ip("link", "set", "dev", names[-1], "name", pair[1])
-    assert sorted(told) == sorted(names)
+    assert sorted(renamed) == sorted(names)
 
 
 def test_a_tick_that_another_task_has_received_is_told_of(held: Daemon, backend: str, pair: tuple[str, str]) -> None:
@@ -380,23 +380,23 @@ def test_cancelling_again_and_again_loses_no_change(daemon: Daemon, backend: str
             await rename(former, name)
 
     async def main() -> tuple[list[str], int]:
-        told: list[str] = []
+        renamed: list[str] = []
         cancelled = 0
         async with watching(daemon) as watcher, anyio.create_task_group() as tasks:
             tasks.start_soon(rename_all)
             # Some are too short for anything, and some long enough on the busiest machine.
             timeouts_s = itertools.cycle((0, 0.0003, 0.0007, 0.002, 0.05))
-            while names[-1] not in told:
+            while names[-1] not in renamed:
                 with anyio.move_on_after(next(timeouts_s)) as scope:
                     changed = await watcher.wait_for_change()
-                    told += [changed.link.name] if changed.change == InterfaceChange.RENAMED else []
+                    renamed += [changed.link.name] if changed.change == InterfaceChange.RENAMED else []
                 cancelled += scope.cancelled_caught
-        return told, cancelled
+        return renamed, cancelled
 
     ip("link", "set", "dev", pair[1], "down")
-    told, cancelled = run(backend, main)
+    renamed, cancelled = run(backend, main)
     ip("link", "set", "dev", names[-1], "name", pair[1])
-    assert told == names
+    assert renamed == names
     assert cancelled > 10
 
 

@@ -340,9 +340,9 @@ def test_what_is_somebody_elses_is_as_if_it_did_not_exist(bench: Bench, action: 
     with staying(bench) as capture:
         assert capture.capture_id is not None
         number = capture.capture_id
-        said = as_user(lambda: (words("stays"), words("other"), words(number), words(7)), BOB, GROUP_ID)
-        assert said[0].replace("stays", "other") == said[1]
-        assert said[2].replace(str(number), "7") == said[3]
+        refusals = as_user(lambda: (words("stays"), words("other"), words(number), words(7)), BOB, GROUP_ID)
+        assert refusals[0].replace("stays", "other") == refusals[1]
+        assert refusals[2].replace(str(number), "7") == refusals[3]
         assert len(listed(bench)) == 1
 
 

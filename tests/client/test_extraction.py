@@ -21,12 +21,12 @@ INTERFACES = ("eth0", "eth1", "wlan0")
 EVERYTHING = Span()
 
 
-def told(packets: list[Packet]) -> list[Frame]:
+def frames_of(packets: list[Packet]) -> list[Frame]:
     return [Frame(each.timestamp_ns, each.interface or "", bytes(each.data)) for each in packets]
 
 
 def extracted(path: Path, span: Span = EVERYTHING, capture_filter: str | None = None) -> list[Frame]:
-    return told(list(Extraction(files(path), span, capture_filter)))
+    return frames_of(list(Extraction(files(path), span, capture_filter)))
 
 
 _frames = st.lists(

@@ -169,8 +169,8 @@ PAST: dict[str, tuple[list[Message], list[Message]]] = {
 
 @pytest.mark.parametrize("case", PAST)
 def test_who_comes_later_first_hears_what_it_must_know(case: str) -> None:
-    said, heard = PAST[case]
-    assert account_of(*said).past_events() == heard
+    reported, heard = PAST[case]
+    assert account_of(*reported).past_events() == heard
 
 
 @pytest.mark.parametrize("message", [FileOpened("1"), RECORDING])
@@ -201,14 +201,14 @@ REASONS = [
 ]
 
 
-@pytest.mark.parametrize(("told", "said", "ended"), REASONS)
+@pytest.mark.parametrize(("stopped", "reported", "ended"), REASONS)
 def test_it_has_ended_for_the_reason_that_its_worker_cannot_know(
-    told: EndReason | None, said: EndReason, ended: EndReason
+    stopped: EndReason | None, reported: EndReason, ended: EndReason
 ) -> None:
     account = account_of()
-    if told is not None:
-        account.stop(told)
-    account.add(Ended(reason=said, interfaces=(ETH0,)))
+    if stopped is not None:
+        account.stop(stopped)
+    account.add(Ended(reason=reported, interfaces=(ETH0,)))
     account.close()
     assert account.end_reason == ended
     assert account.last_events() == [Ended(reason=ended, interfaces=(ETH0,))]

@@ -70,7 +70,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.interfaces = Known()
-        self.told: list[str] = []
+        self.orders: list[str] = []
         self.is_given_back = False
         self._send, self._receive = trio.open_memory_channel[tuple[list[Link], set[int]]](1)
 
@@ -84,17 +84,17 @@ class Watched:
         return await self._receive.receive()
 
     async def attach(self, interface: LaunchInterface) -> None:
-        self.told.append(f"attach {interface.device}")
+        self.orders.append(f"attach {interface.device}")
 
     async def detach(self, index: int) -> None:
-        self.told.append(f"detach {index}")
+        self.orders.append(f"detach {index}")
 
     async def see(self, *links: Link, removed: tuple[int, ...] = ()) -> list[str]:
         """Have these interfaces be there, and others gone; return the worker's orders."""
-        self.told.clear()
+        self.orders.clear()
         await self._send.send((list(links), set(removed)))
         await trio.testing.wait_all_tasks_blocked()
-        return list(self.told)
+        return list(self.orders)
 
 
 class Begun:

@@ -348,6 +348,6 @@ def test_who_breaks_the_protocol_all_the_time_does_not_fill_the_log(daemon: Daem
     who = f"user {breaker.user_id}"
     eventually(lambda: f"lines about clients of {who} were left out" in daemon.log[at:], "the number")
     left_out = [int(number) for number in re.findall(rf"(\d+) lines about clients of {who} ", daemon.log[at:])]
-    said = daemon.log[at:].count(f"{who}: breaks the protocol")
-    assert said + sum(left_out) == 5 * limits.MISCONDUCT.burst
-    assert said <= limits.MISCONDUCT.burst + 2
+    logged = daemon.log[at:].count(f"{who}: breaks the protocol")
+    assert logged + sum(left_out) == 5 * limits.MISCONDUCT.burst
+    assert logged <= limits.MISCONDUCT.burst + 2

@@ -85,8 +85,8 @@ def raise_worse() -> None:
     raise WorseError(EVIL)
 
 
-@pytest.mark.parametrize(("act", "said"), [(raise_from_each_other, 3), (raise_group, 3), (raise_worse, 1)])
-def test_a_traceback_has_its_own_lines_and_no_others(act: Callable[[], None], said: int) -> None:
+@pytest.mark.parametrize(("act", "expected"), [(raise_from_each_other, 3), (raise_group, 3), (raise_worse, 1)])
+def test_a_traceback_has_its_own_lines_and_no_others(act: Callable[[], None], expected: int) -> None:
     def log(logger: logging.Logger) -> None:
         try:
             act()
@@ -99,7 +99,7 @@ def test_a_traceback_has_its_own_lines_and_no_others(act: Callable[[], None], sa
     assert any(line.startswith("  File ") and line.endswith(f"in {act.__name__}") for line in lines)
     starts = ("<", "granted", "kernel", "panic")
     assert not [line for line in lines if line.lstrip(" |").startswith(starts)]
-    assert sum(r"\ngranted: user 0" in line for line in lines) >= said
+    assert sum(r"\ngranted: user 0" in line for line in lines) >= expected
 
 
 def test_a_traceback_says_what_pythons_says() -> None:
@@ -157,14 +157,14 @@ fail()
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [(_UNCAUGHT, 4), (_WORKER, 1), (_THREAD, 2)], ids=["daemon", "worker", "others"]
+    ("code", "expected"), [(_UNCAUGHT, 4), (_WORKER, 1), (_THREAD, 2)], ids=["daemon", "worker", "others"]
 )
-def test_what_nobody_catches_makes_no_lines_either(code: str, said: int) -> None:
+def test_what_nobody_catches_makes_no_lines_either(code: str, expected: int) -> None:
     command = [sys.executable, "-P", "-c", code, EVIL]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert ended.returncode == 1
     lines = ended.stderr.split("\n")
-    assert sum(SHOWN in line for line in lines) == said
+    assert sum(SHOWN in line for line in lines) == expected
     assert not [line for line in lines if line.startswith(("<", "granted")) or not line.isprintable()]
 
 

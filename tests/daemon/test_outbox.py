@@ -93,9 +93,9 @@ def test_no_event_waits_in_any_number(kind: str) -> None:
     assert time.monotonic() - began_s < 5
     assert outbox.pending <= 100
     first, *rest = taken(outbox)
-    told = [each for each in rest if not isinstance(each, PacketCount | Counters)]
-    assert first == Lagged(events=20_000 - len(told))
-    assert told == [EVENTS[kind](number) for number in range(20_000 - len(told), 20_000)]
+    kept = [each for each in rest if not isinstance(each, PacketCount | Counters)]
+    assert first == Lagged(events=20_000 - len(kept))
+    assert kept == [EVENTS[kind](number) for number in range(20_000 - len(kept), 20_000)]
     assert sum(each.packets_delta for each in rest if isinstance(each, PacketCount)) == 20_000
     assert rest[-1] == Counters(file_size_bytes=19_999, interfaces=())
     assert taken(outbox) == []

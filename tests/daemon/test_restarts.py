@@ -64,7 +64,7 @@ def ends(reason: EndReason, after_s: float = 0.0) -> Callable[[Capture], Awaitab
     return end
 
 
-def told(reason: EndReason, ended: EndReason = EndReason.STOPPED) -> Callable[[Capture], Awaitable[None]]:
+def stopped(reason: EndReason, ended: EndReason = EndReason.STOPPED) -> Callable[[Capture], Awaitable[None]]:
     async def stop(capture: Capture) -> None:
         capture.stop(reason)
         capture.account.add(Ended(reason=ended, interfaces=()))
@@ -73,14 +73,14 @@ def told(reason: EndReason, ended: EndReason = EndReason.STOPPED) -> Callable[[C
 
 
 async def test_pauses_double_up_to_a_minute(autojump_clock: trio.testing.MockClock) -> None:
-    attempts = Attempts(*[refuse, lose_directory, ends(EndReason.FAILED)] * 3, told(EndReason.STOPPED))
+    attempts = Attempts(*[refuse, lose_directory, ends(EndReason.FAILED)] * 3, stopped(EndReason.STOPPED))
     assert await keep_running("a", attempts.enter, attempts.run)
     assert attempts.pauses_s == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60, 60])
 
 
 async def test_one_that_has_run_for_long_is_soon_run_again(autojump_clock: trio.testing.MockClock) -> None:
     short, long = ends(EndReason.FAILED, 599.0), ends(EndReason.FAILED, 601.0)
-    attempts = Attempts(short, short, short, long, long, told(EndReason.STOPPED))
+    attempts = Attempts(short, short, short, long, long, stopped(EndReason.STOPPED))
     assert await keep_running("a", attempts.enter, attempts.run)
     assert attempts.pauses_s == pytest.approx([599 + 1, 599 + 2, 599 + 4, 601 + 1, 601 + 1])
 
@@ -93,18 +93,18 @@ async def test_one_that_has_reached_a_limit_is_done(reason: EndReason) -> None:
 
 @pytest.mark.parametrize("reason", NOT_DONE)
 async def test_one_that_ends_otherwise_is_run_again(autojump_clock: trio.testing.MockClock, reason: EndReason) -> None:
-    attempts = Attempts(ends(reason), told(EndReason.STOPPED))
+    attempts = Attempts(ends(reason), stopped(EndReason.STOPPED))
     assert await keep_running("a", attempts.enter, attempts.run)
     assert len(attempts.begun_s) == 2
 
 
 async def test_only_one_that_the_daemon_has_stopped_goes_on_with_the_next_daemon() -> None:
     for reason in (EndReason.STOPPED, EndReason.REVOKED):
-        attempts = Attempts(told(reason))
+        attempts = Attempts(stopped(reason))
         assert await keep_running("a", attempts.enter, attempts.run)
-    attempts = Attempts(told(EndReason.DAEMON_STOPPING))
+    attempts = Attempts(stopped(EndReason.DAEMON_STOPPING))
     assert not await keep_running("a", attempts.enter, attempts.run)
-    attempts = Attempts(told(EndReason.DAEMON_STOPPING, ended=EndReason.PACKETS))  # which it has reached before
+    attempts = Attempts(stopped(EndReason.DAEMON_STOPPING, ended=EndReason.PACKETS))  # which it has reached before
     assert await keep_running("a", attempts.enter, attempts.run)
 
 
@@ -123,6 +123,6 @@ async def test_who_does_not_insist_learns_why_the_first_attempt_failed(autojump_
     attempts = Attempts(refuse)
     with pytest.raises(RequestRefused, match="no room"):
         await keep_running("a", attempts.enter, attempts.run, insists=False)
-    attempts = Attempts(ends(EndReason.FAILED), refuse, told(EndReason.STOPPED))
+    attempts = Attempts(ends(EndReason.FAILED), refuse, stopped(EndReason.STOPPED))
     assert await keep_running("a", attempts.enter, attempts.run, insists=False)
     assert len(attempts.begun_s) == 3

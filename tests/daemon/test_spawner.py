@@ -504,7 +504,7 @@ from capd.supervisor.spawner import WorkerProcess
 
 adopt_orphans()
 ours, theirs = os.pipe()
-told, tells = os.pipe()
+heard, tells = os.pipe()
 if (between := os.fork()) == 0:
     if (worker := os.fork()) == 0:
         os._exit(3)
@@ -514,7 +514,7 @@ if (between := os.fork()) == 0:
     os._exit(0)
 
 async def main():
-    process = WorkerProcess(int.from_bytes(os.read(told, 4), "little"))
+    process = WorkerProcess(int.from_bytes(os.read(heard, 4), "little"))
     os.waitid(os.P_PID, between, os.WNOHANG | os.WEXITED)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:

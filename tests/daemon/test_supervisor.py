@@ -105,10 +105,10 @@ async def test_requests_for_rings_do_not_pile_up(caplog: pytest.LogCaptureFixtur
 
 
 async def test_news_have_no_end() -> None:
-    told = encode(FileDeleted(name="x", reason=DeletionReason.FILES, size_bytes=1))
-    assert await heard_of(lambda _: told) == MANY
+    event = encode(FileDeleted(name="x", reason=DeletionReason.FILES, size_bytes=1))
+    assert await heard_of(lambda _: event) == MANY
 
 
 async def test_news_that_say_too_much_end_it() -> None:
-    told = encode(FileDeleted(name="x" * 20_000, reason=DeletionReason.FILES, size_bytes=1))
-    assert await heard_of(lambda _: told) == 0
+    event = encode(FileDeleted(name="x" * 20_000, reason=DeletionReason.FILES, size_bytes=1))
+    assert await heard_of(lambda _: event) == 0

@@ -162,7 +162,7 @@ def check_accounts(capture: CaptureSession, path: Path | str) -> None:
 OWN_SYS = ("unshare", "--mount", "sh", "-c", 'mount -t sysfs none /sys && exec "$@"', "sh")
 
 
-def said(*command: str, own_sys: bool = True) -> subprocess.CompletedProcess[str]:
+def outcome_of(*command: str, own_sys: bool = True) -> subprocess.CompletedProcess[str]:
     """Return what a program says, and how it ended."""
     return subprocess.run(
         [*(OWN_SYS if own_sys else ()), *command], capture_output=True, text=True, timeout=PATIENCE_S, check=False

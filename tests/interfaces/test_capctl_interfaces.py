@@ -241,7 +241,7 @@ def test_changes_are_json(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("words", "status", "complaint"),
     [
         (("linktypes", "nothing0"), 1, "nothing0"),
         (("linktypes", ""), 1, "''"),
@@ -252,10 +252,10 @@ def test_changes_are_json(daemon: Daemon) -> None:
         (("watch", "lo"), 2, "lo"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(daemon: Daemon, words: tuple[str, ...], status: int, said: str) -> None:
+def test_what_is_wrong_is_said_in_a_line(daemon: Daemon, words: tuple[str, ...], status: int, complaint: str) -> None:
     result = done(daemon, *words)
     assert (result.returncode, result.stdout) == (status, "")
-    assert said in result.stderr
+    assert complaint in result.stderr
     assert "Traceback" not in result.stderr
     assert len(result.stderr.splitlines()[-1]) < 400
 

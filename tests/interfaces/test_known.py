@@ -209,7 +209,7 @@ async def test_a_driver_is_asked_again_when_its_interface_has_changed(monkeypatc
 
 # libpcap ----------------------------------------------------------------------------------------------------------
 
-SAID = Capabilities(can_rfmon=False, link_layers=(), timestamp_types=())
+ANSWER = Capabilities(can_rfmon=False, link_layers=(), timestamp_types=())
 
 
 class Libpcap:
@@ -229,7 +229,7 @@ class Libpcap:
         self.at_once -= 1
         if self.refusal is not None:
             raise self.refusal
-        return SAID
+        return ANSWER
 
 
 async def test_libpcap_is_asked_once_while_an_interface_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +239,7 @@ async def test_libpcap_is_asked_once_while_an_interface_stays_as_it_is(monkeypat
 
             async def ask(monitor_mode: bool = False) -> None:
                 request = GetCapabilities(interface="knc0", monitor_mode=monitor_mode)
-                assert await watch.interfaces.capabilities(request, "a") == SAID
+                assert await watch.interfaces.capabilities(request, "a") == ANSWER
 
             await at_once(20, ask)
             assert libpcap.asked == [("knc0", False)]
@@ -310,17 +310,17 @@ async def test_what_has_changed_is_found_once_for_all_who_were_told_of_the_same(
         monkeypatch.setattr(monitor, "_difference", difference)
         for _ in range(3):
             for view in views:
-                (told,) = messages_of(await view.next_frames())
-                assert isinstance(told, Statistics)
+                (sent,) = messages_of(await view.next_frames())
+                assert isinstance(sent, Statistics)
         assert len(compared) <= 4
 
 
 async def test_telling_counters_leaves_time_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = 0
+    sent = 0
 
     def slow(name: str, values: object, base: object) -> InterfaceCounts:
-        nonlocal told
-        told += 1
+        nonlocal sent
+        sent += 1
         began_s = trio.current_time()
         while trio.current_time() < began_s + 0.01:
             pass
@@ -340,4 +340,4 @@ async def test_telling_counters_leaves_time_for_others(monkeypatch: pytest.Monke
                 for view in views:
                     nursery.start_soon(take, view)
         # Twenty times a second eight of them would be 3.2 s; a share of the time is some 0.4.
-        assert 8 <= told <= 2 * 2 * limits.STATISTICS_SHARE / 0.01
+        assert 8 <= sent <= 2 * 2 * limits.STATISTICS_SHARE / 0.01

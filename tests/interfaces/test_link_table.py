@@ -16,7 +16,7 @@ UP, DOWN, CHANGED = InterfaceChange.UP, InterfaceChange.DOWN, InterfaceChange.CH
 _IFF_UP, _AF_BRIDGE = 1, 7
 
 
-def told(
+def message_of(
     kind: int, index: int, name: str = "eth0", *, flags: int = _IFF_UP, family: int = 0, **attributes: object
 ) -> Any:
     """Return a message as pyroute2 reads it, from the bytes that it makes of it."""
@@ -31,11 +31,11 @@ def told(
 
 
 def new(index: int, name: str = "eth0", **changes: Any) -> Any:
-    return told(RTM_NEWLINK, index, name, **changes)
+    return message_of(RTM_NEWLINK, index, name, **changes)
 
 
 def gone(index: int, name: str = "eth0") -> Any:
-    return told(RTM_DELLINK, index, name)
+    return message_of(RTM_DELLINK, index, name)
 
 
 def veth(index: int, name: str, peer: int | None = None, **attributes: Any) -> Any:
@@ -134,7 +134,7 @@ def test_counters_are_told_with_what_comes_and_goes() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [new(2, "other", family=_AF_BRIDGE), told(RTM_DELLINK, 2, family=_AF_BRIDGE)], ids=["new", "gone"]
+    "message", [new(2, "other", family=_AF_BRIDGE), message_of(RTM_DELLINK, 2, family=_AF_BRIDGE)], ids=["new", "gone"]
 )
 def test_what_a_bridge_says_of_its_ports_is_not_of_the_link(table: LinkTable, message: Any) -> None:
     before = dict(table.links), table.version

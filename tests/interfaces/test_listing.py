@@ -22,7 +22,7 @@ from capd_client.transport.connect import SOCKET_VARIABLE
 from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link
 from tests.capture.helpers import ip, kernel_setting
 from tests.client.test_private_daemon import where_run_is_empty
-from tests.interfaces.helpers import add_pair, cleaned, link_of, other_namespace, said, unique, wait_until
+from tests.interfaces.helpers import add_pair, cleaned, link_of, other_namespace, outcome_of, unique, wait_until
 from tests.support.daemon import Daemon, as_user, children_of, running_daemon
 from tests.support.tools import ip_json
 
@@ -87,7 +87,7 @@ def links(daemon: Daemon) -> dict[str, Link]:
 
 @pytest.mark.usefixtures("zoo")
 def test_the_list_is_dumpcaps_field_by_field(daemon: Daemon) -> None:
-    shown = said("dumpcap", "-D", "-M").stdout.splitlines()
+    shown = outcome_of("dumpcap", "-D", "-M").stdout.splitlines()
     expected = []
     for line in shown:
         numbered, vendor, friendly, kind, addresses, loopback, _ = line.split("\t")
@@ -113,7 +113,7 @@ def test_the_list_is_dumpcaps_field_by_field(daemon: Daemon) -> None:
 
 @pytest.mark.usefixtures("zoo")
 def test_names_and_descriptions_are_tcpdumps(daemon: Daemon) -> None:
-    lines = said("tcpdump", "-D").stdout.splitlines()
+    lines = outcome_of("tcpdump", "-D").stdout.splitlines()
     shown = [re.sub(r" \[[^\[]*\]$", "", line) for line in lines]
     assert shown == [
         f"{each.number}.{each.name}" + (f" ({each.info.description})" if each.info and each.info.description else "")
@@ -166,10 +166,10 @@ def test_drivers_and_speeds_are_ethtools(daemon: Daemon) -> None:
         if info.link is None:
             assert (info.driver, info.bus, info.speed_bits_per_s) == (None, None, None)
             continue
-        shown = dict(line.partition(": ")[::2] for line in said("ethtool", "-i", name).stdout.splitlines())
+        shown = dict(line.partition(": ")[::2] for line in outcome_of("ethtool", "-i", name).stdout.splitlines())
         assert info.driver == shown.get("driver")
         assert info.bus == (shown.get("bus-info") or None)
-        speed = re.search(r"Speed: (\d+)Mb/s", said("ethtool", name).stdout)
+        speed = re.search(r"Speed: (\d+)Mb/s", outcome_of("ethtool", name).stdout)
         assert info.speed_bits_per_s == (int(speed[1]) * 10**6 if speed else None)
         seen.add((info.driver, info.speed_bits_per_s))
     assert ("veth", 10**10) in seen
@@ -188,14 +188,15 @@ def test_the_network_namespace_is_the_daemons(daemon: Daemon) -> None:
 
 def dumpcaps_capabilities(name: str) -> tuple[bool, list[tuple[int, str, str]], list[tuple[str, str]]] | str:
     """Return what dumpcap says of an interface, or its reason not to."""
-    done = said("dumpcap", "-i", name, "-L", "--list-time-stamp-types", "-M")
+    done = outcome_of("dumpcap", "-i", name, "-L", "--list-time-stamp-types", "-M")
     if done.returncode != 0:
         found = re.search(r"\(pcap_activate\(\) failed: ([^)]*)\)", done.stderr)
         return found[1] if found else done.stderr
-    lines = said("dumpcap", "-i", name, "-L", "-M").stdout.splitlines()
+    lines = outcome_of("dumpcap", "-i", name, "-L", "-M").stdout.splitlines()
     types = [line.split("\t") for line in lines[1:] if line]
     stamps = [
-        line.split("\t") for line in said("dumpcap", "-i", name, "--list-time-stamp-types", "-M").stdout.splitlines()
+        line.split("\t")
+        for line in outcome_of("dumpcap", "-i", name, "--list-time-stamp-types", "-M").stdout.splitlines()
     ]
     return (
         lines[0] == "1",
@@ -235,7 +236,7 @@ def test_capabilities_are_dumpcaps_and_tcpdumps(zoo: str, daemon: Daemon) -> Non
             expected[0],
             [layer[:2] for layer in expected[1]],
         )
-        done = said("tcpdump", "-i", each.name, "-L", own_sys=False)
+        done = outcome_of("tcpdump", "-i", each.name, "-L", own_sys=False)
         shown = re.findall(
             r"^  (\S+) \((.*?)\)(?: \(printing not supported\))?$", done.stdout + done.stderr, re.MULTILINE
         )

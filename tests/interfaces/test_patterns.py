@@ -29,9 +29,9 @@ from tests.interfaces.helpers import (
     ip_batch,
     link_of,
     other_namespace,
+    outcome_of,
     pcap_records,
     read,
-    said,
     tcpdump_until_told,
     unique,
     until_event,
@@ -357,8 +357,8 @@ def test_a_new_interface_with_the_name_that_an_old_one_had_is_captured_or_told_o
             )
             add_pair(f"{stem}t0", f"{stem}r0")
             deadline_s = time.monotonic() + PATIENCE_S
-            told = (capture.SP_INTERFACE_ATTACHED, capture.SP_INTERFACE_SKIPPED)
-            while capture.wait_for_event(timeout=deadline_s - time.monotonic())[0] not in told:
+            expected = (capture.SP_INTERFACE_ATTACHED, capture.SP_INTERFACE_SKIPPED)
+            while capture.wait_for_event(timeout=deadline_s - time.monotonic())[0] not in expected:
                 pass
             end(capture)
 
@@ -614,7 +614,7 @@ def test_cooked_packets_can_be_chosen_by_the_index_of_their_interface(
 
 
 def test_vlan_filters_are_refused_on_cooked_packets_as_by_tcpdump(daemon: Daemon) -> None:
-    words = said("tcpdump", "-i", "any", "-y", "LINUX_SLL2", "vlan", own_sys=False).stderr
+    words = outcome_of("tcpdump", "-i", "any", "-y", "LINUX_SLL2", "vlan", own_sys=False).stderr
     with (
         pytest.raises(BadFilterError) as raised,
         capturing(daemon, interfaces="any", link_layer_type="LINUX_SLL2", capture_filter="vlan"),

@@ -33,7 +33,7 @@ from tests.interfaces.helpers import (
     ip_batch,
     link_of,
     other_namespace,
-    said,
+    outcome_of,
     unique,
     wait_until,
 )
@@ -362,7 +362,7 @@ def test_drivers_counters_are_those_of_ethtool(daemon: Daemon) -> None:
     stem = unique("st")
     with cleaned(stem):
         add_pair(f"{stem}t", f"{stem}r")
-        shown = said("ethtool", "-S", f"{stem}r").stdout.splitlines()[1:]
+        shown = outcome_of("ethtool", "-S", f"{stem}r").stdout.splitlines()[1:]
         expected = {name.strip(): int(value) for name, _, value in (line.rpartition(":") for line in shown)}
         assert expected
         assert get_driver_counters(f"{stem}r", socket_path=daemon.socket_path) == expected

@@ -47,7 +47,7 @@ def until_change(
     return changes
 
 
-def told(changes: list[InterfaceChanged], name: str) -> list[InterfaceChange]:
+def changes_of(changes: list[InterfaceChanged], name: str) -> list[InterfaceChange]:
     """Return what happened to one interface, without reports of its state alone."""
     return [each.change for each in changes if each.link.name == name and each.change != CHANGED]
 
@@ -74,10 +74,10 @@ def test_what_happens_is_told_in_order(daemon: Daemon) -> None:
         assert set(watcher.interfaces) == set(fresh_picture(daemon))
         add_pair(one, two)
         changes = until_change(watcher, UP, two)
-        assert told(changes, one) == [ADDED, UP]
-        assert told(changes, two) == [ADDED, UP]
+        assert changes_of(changes, one) == [ADDED, UP]
+        assert changes_of(changes, two) == [ADDED, UP]
         ip("link", "set", "dev", one, "down")
-        assert told(until_change(watcher, DOWN, one), one) == [DOWN]
+        assert changes_of(until_change(watcher, DOWN, one), one) == [DOWN]
         assert not watcher.interfaces[one].is_up
         ip("link", "set", "dev", one, "name", f"{stem}c")
         renamed = until_change(watcher, RENAMED, f"{stem}c")[-1]
@@ -94,7 +94,7 @@ def test_what_happens_is_told_in_order(daemon: Daemon) -> None:
                 changed = until_change(watcher, CHANGED, two)[-1]
         delete(two)
         changes = until_change(watcher, REMOVED, two)
-        if told(changes, f"{stem}c")[-1:] != [REMOVED]:
+        if changes_of(changes, f"{stem}c")[-1:] != [REMOVED]:
             changes += until_change(watcher, REMOVED, f"{stem}c")
         assert changes[-1].former_name is None
         assert not [name for name in watcher.interfaces if name.startswith(stem)]
@@ -241,8 +241,8 @@ def test_a_watcher_that_does_not_read_gets_a_fresh_picture(user_dir: Path) -> No
         changes = until_change(lazy, ADDED, f"{stem}end")
         # It was spared most of them, and got the difference.
         assert len(changes) < 9000
-        assert {REMOVED} <= set(told(changes, f"{stem}c"))
-        assert {RENAMED} <= set(told(changes, f"{stem}new"))
+        assert {REMOVED} <= set(changes_of(changes, f"{stem}c"))
+        assert {RENAMED} <= set(changes_of(changes, f"{stem}new"))
         assert lazy.interfaces == quick.interfaces == fresh_picture(daemon)
 
 
@@ -272,8 +272,8 @@ def test_what_the_kernel_could_not_tell_is_looked_up(user_dir: Path) -> None:
             os.kill(daemon.process.pid, signal.SIGCONT)
         changes = until_change(watcher, ADDED, f"{stem}x")
         changes += settle(watcher, stem)
-        assert told(changes, f"{stem}c")[-1:] == [REMOVED]
-        assert RENAMED in told(changes, f"{stem}new")
+        assert changes_of(changes, f"{stem}c")[-1:] == [REMOVED]
+        assert RENAMED in changes_of(changes, f"{stem}new")
         assert DOWN in {each.change for each in changes if each.link.name in (f"{stem}b", f"{stem}new")}
         assert watcher.interfaces[f"{stem}a"].addresses == ("192.0.2.9",)
         assert watcher.interfaces == fresh_picture(daemon)

@@ -260,8 +260,8 @@ def test_names_with_a_nul_are_nobodys(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [-1, 2**32 - 1, 2**32])
 def test_numbers_that_are_nobodys_are_refused(tmp_path: Path, number: int) -> None:
     capture = f'[captures.a]\ninterfaces = ["any"]\nringbuffer_files = 2\nringbuffer_filesize = 9\ngroup = {number}\n'
-    told = faults(tmp_path, f'[[rule]]\nname = "a"\nusers = [{number}]\ngroups = [{number}]\n{capture}')
-    assert {"rule[1].users", "rule[1].groups", "captures.a.group"} <= {each.split(": ")[1] for each in told}
+    shown = faults(tmp_path, f'[[rule]]\nname = "a"\nusers = [{number}]\ngroups = [{number}]\n{capture}')
+    assert {"rule[1].users", "rule[1].groups", "captures.a.group"} <= {each.split(": ")[1] for each in shown}
 
 
 def test_what_is_nested_too_deep_is_refused(tmp_path: Path) -> None:

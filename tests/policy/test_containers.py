@@ -278,9 +278,9 @@ def test_a_contained_capture_cannot_be_detached(
         )
         return refusal_of(session.__enter__)
 
-    said = result_inside(place[1], user_dir / "root", ask)
-    assert said.startswith("NotPermitted: ")
-    assert "detached" in said
+    answer = result_inside(place[1], user_dir / "root", ask)
+    assert answer.startswith("NotPermitted: ")
+    assert "detached" in answer
 
 
 def test_what_one_may_is_told_inside(place: tuple[Daemon, str], veth: tuple[str, str], user_dir: Path) -> None:

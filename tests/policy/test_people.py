@@ -214,14 +214,14 @@ class Network:
 
 async def test_while_accounts_do_not_answer_nobody_else_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ACCOUNT_TIMEOUT_S", 0.3)
-    network, told = Network(), list[FailureCode]()
+    network, codes = Network(), list[FailureCode]()
     try:
         async with people_of(tmp_path / "none", network.find) as people, trio.open_nursery() as nursery:
 
             async def refused(user_id: int) -> None:
                 with pytest.raises(RequestRefused, match=f"whether user {user_id} has an account") as refusal:
                     await people.identified(peer(user_id))
-                told.append(refusal.value.failure.code)
+                codes.append(refusal.value.failure.code)
 
             for _ in range(30):
                 nursery.start_soon(refused, 2000)
@@ -230,7 +230,7 @@ async def test_while_accounts_do_not_answer_nobody_else_waits(tmp_path: Path, mo
             with trio.fail_after(0.2):  # sooner than these give up
                 assert (await people.identified(peer(1000))).has_account
                 assert (await people.identified(peer(1001))).has_account
-        assert told == [FailureCode.RESOURCES] * 31
+        assert codes == [FailureCode.RESOURCES] * 31
         async with people_of(tmp_path / "none", network.find) as people:
             await refused(2000)
             with trio.fail_after(0.2):  # again it takes no time, and no thread

@@ -220,12 +220,12 @@ def test_all_that_is_decided_is_told_in_frames_that_fit(ended: int, kept: int) -
     decoder = FrameDecoder()
     for answer in answers:
         decoder.feed(encode(answer))
-    told: list[Revoked] = []
+    sent: list[Revoked] = []
     while (frame := decoder.next_frame()) is not None:
-        told.append(decode(frame))  # type: ignore[arg-type]
-    assert (sum(len(each.ended) for each in told), sum(len(each.kept) for each in told)) == (ended, kept)
-    assert [each.is_last for each in told] == [*[False] * (len(told) - 1), True]
-    assert all(0 < len(line.why) <= 200 for each in told for line in (*each.ended, *each.kept))
+        sent.append(decode(frame))  # type: ignore[arg-type]
+    assert (sum(len(each.ended) for each in sent), sum(len(each.kept) for each in sent)) == (ended, kept)
+    assert [each.is_last for each in sent] == [*[False] * (len(sent) - 1), True]
+    assert all(0 < len(line.why) <= 200 for each in sent for line in (*each.ended, *each.kept))
 
 
 def test_a_daemon_that_stops_revokes_nothing() -> None:

@@ -191,12 +191,12 @@ def test_what_goes_on_is_under_todays_rules_for_interfaces_that_come(daemon: Dae
         have_rules(daemon, RULE)
         assert revoke(daemon) == Revocation((), ())
         with veth_pair("new0", "rev9"):
-            told: dict[str, type] = {}
-            while not {"new0", "rev9"} <= told.keys():
+            received: dict[str, type] = {}
+            while not {"new0", "rev9"} <= received.keys():
                 message = client.receive()
                 if isinstance(message, InterfaceAttached | InterfaceSkipped):
-                    told[message.interface] = type(message)
-            assert (told["new0"], told["rev9"]) == (InterfaceSkipped, InterfaceAttached)
+                    received[message.interface] = type(message)
+            assert (received["new0"], received["rev9"]) == (InterfaceSkipped, InterfaceAttached)
             stop_capture(hers, socket_path=daemon.socket_path)
             ended = end_of(client)
     assert {each.interface for each in ended.interfaces} == {"rev0", "rev1", "rev9"}

@@ -104,13 +104,13 @@ def items(page: str, macro: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("spec", CONFIGURED, ids=named)
 def test_the_manual_of_the_configuration_says_type_unit_and_range(spec: ArgumentSpec) -> None:
-    said = items("capd.toml.5", "Va")[spec.name].lower()
-    assert said.startswith(WORDS[spec.type].lower())
+    described = items("capd.toml.5", "Va")[spec.name].lower()
+    assert described.startswith(WORDS[spec.type].lower())
     if spec.range is not None:
         least, greatest, unit = spec.range
         if unit in ("bytes", "kB", "MiB"):
-            assert f"of {unit.lower()}" in said
-        assert f", {least} to {greatest};" in said or re.search(rf", from {re.escape(str(least))}[;,]", said)
+            assert f"of {unit.lower()}" in described
+        assert f", {least} to {greatest};" in described or re.search(rf", from {re.escape(str(least))}[;,]", described)
 
 
 # The command line -------------------------------------------------------------------------------------------------
@@ -151,8 +151,8 @@ def test_what_has_a_range_in_the_manual_of_capctl_keeps_it() -> None:
 
 
 def test_no_option_means_two_arguments() -> None:
-    said = [(option.flag, option.key) for _, option in OPTIONS]
-    assert len(said) == len(set(said))
+    described = [(option.flag, option.key) for _, option in OPTIONS]
+    assert len(described) == len(set(described))
     letters = {(option.letter, option.flag) for _, option in OPTIONS}
     assert len({flag for _, flag in letters}) == len(letters)
 

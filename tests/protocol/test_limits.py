@@ -148,9 +148,9 @@ def only(faults: list[Fault]) -> Fault:
 def words_of_range(fault: Fault) -> tuple[str, str, str]:
     """Return the value, the least and the greatest one that a fault's text tells."""
     unit = RANGES[fault.argument].unit
-    said = re.fullmatch(rf"{fault.argument} is (.+); possible are (\S+) to (\S+) {unit}", fault.text)
-    assert said
-    return said[1], said[2], said[3]
+    parts = re.fullmatch(rf"{fault.argument} is (.+); possible are (\S+) to (\S+) {unit}", fault.text)
+    assert parts
+    return parts[1], parts[2], parts[3]
 
 
 def test_the_table_holds_every_range() -> None:

@@ -1045,19 +1045,19 @@ def pcap_with(packets: int) -> bytes:
 
 
 def test_what_dumpcap_says_of_a_capture(tmp_path: Path) -> None:
-    said = run_dumpcap(tmp_path, "-i", "-", "-w", "a.pcapng", data=pcap_with(20))
-    assert said == [FileOpened("a.pcapng"), PacketCount(20), Drops(0, "-")]
+    heard = run_dumpcap(tmp_path, "-i", "-", "-w", "a.pcapng", data=pcap_with(20))
+    assert heard == [FileOpened("a.pcapng"), PacketCount(20), Drops(0, "-")]
 
 
 def test_what_dumpcap_says_of_an_error(tmp_path: Path) -> None:
-    (said,) = run_dumpcap(tmp_path, "-i", "nosuch0", "-w", "a.pcapng")
-    assert isinstance(said, ErrorMessage)
-    assert '"nosuch0"' in said.primary
+    (heard,) = run_dumpcap(tmp_path, "-i", "nosuch0", "-w", "a.pcapng")
+    assert isinstance(heard, ErrorMessage)
+    assert '"nosuch0"' in heard.primary
 
 
 def test_what_dumpcap_says_of_a_bad_filter(tmp_path: Path, veth: tuple[str, str]) -> None:
-    said = run_dumpcap(tmp_path, "-i", veth[0], "-f", "ip", "-i", veth[1], "-f", "tcp )", "-w", "a.pcapng")
-    assert len(said) == 1
-    assert isinstance(said[0], BadFilter)
-    assert said[0].interface_index == 1
-    assert "syntax error" in said[0].text
+    heard = run_dumpcap(tmp_path, "-i", veth[0], "-f", "ip", "-i", veth[1], "-f", "tcp )", "-w", "a.pcapng")
+    assert len(heard) == 1
+    assert isinstance(heard[0], BadFilter)
+    assert heard[0].interface_index == 1
+    assert "syntax error" in heard[0].text

@@ -69,19 +69,19 @@ def test_files_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     data += pcapng.interface_statistics(1, timestamp_ns=0, start_ns=0, end_ns=0, received=3, dropped=2, delivered=1)
     path.write_bytes(data + b"\6\0\0\0")
     assert main(["read", "--utc", str(path)]) == 1  # the last record is cut
-    shown, said = capsys.readouterr()
+    shown, errors = capsys.readouterr()
     assert shown.splitlines()[0] == f"22:13:20.000001 eth0 {to_text(dissect(UDP, 1))}"
     assert shown.splitlines()[1] == f"00:00:00.000000 eth1 {to_text(dissect(ARP, 1))}"
-    assert "4 bytes" in said
+    assert "4 bytes" in errors
     assert main(["read", "-n", "1", "--json", str(path)]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     fields = json.loads(line)
     assert (fields["interface"], fields["captured_size_bytes"], fields["dst_port"]) == ("eth0", 60, 50001)
     assert main(["read", "--info", "--json", str(path)]) == 1
-    shown, said = capsys.readouterr()
+    shown, errors = capsys.readouterr()
     fields = json.loads(shown)
     assert (fields["packets"], fields["original_bytes"], fields["rest_bytes"]) == (2, 159, 4)
-    assert "the last record is not whole (4 bytes)" in said
+    assert "the last record is not whole (4 bytes)" in errors
     assert fields["interfaces"][1]["statistics"]["drops"] == 2
     assert main(["read", str(tmp_path / "none")]) == 1
     assert main(["read", "-n", "-1", str(path)]) == 2

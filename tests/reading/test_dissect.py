@@ -103,35 +103,35 @@ def said_by_tshark(path: Path) -> list[dict[str, str]]:
     return [dict(zip(_FIELDS, line.split("\t"), strict=True)) for line in done.stdout.splitlines()]
 
 
-def check(found: dict[str, Any], said: dict[str, str]) -> None:
+def check(found: dict[str, Any], expected: dict[str, str]) -> None:
     if found["protocol"] in {"IP", "IP6"} and "src" in found:
-        assert found["src"] == said["ip.src"] + said["ipv6.src"]
+        assert found["src"] == expected["ip.src"] + expected["ipv6.src"]
         # tshark wants to see a header's options before it shows the target.
-        is_short = "[truncated]" in found["info"] and not said["ip.dst"] + said["ipv6.dst"]
-        assert is_short or found["dst"] == said["ip.dst"] + said["ipv6.dst"]
+        is_short = "[truncated]" in found["info"] and not expected["ip.dst"] + expected["ipv6.dst"]
+        assert is_short or found["dst"] == expected["ip.dst"] + expected["ipv6.dst"]
     else:
-        assert said["ip.dst"] == said["ipv6.dst"] == ""
+        assert expected["ip.dst"] == expected["ipv6.dst"] == ""
     if "src_port" in found:
-        assert str(found["src_port"]) == said["tcp.srcport"] + said["udp.srcport"]
-        assert str(found["dst_port"]) == said["tcp.dstport"] + said["udp.dstport"]
+        assert str(found["src_port"]) == expected["tcp.srcport"] + expected["udp.srcport"]
+        assert str(found["dst_port"]) == expected["tcp.dstport"] + expected["udp.dstport"]
     else:
-        assert said["tcp.dstport"] == said["udp.dstport"] == ""
+        assert expected["tcp.dstport"] == expected["udp.dstport"] == ""
     if "tcp_flags" in found:
-        bits = int(said["tcp.flags"], 16)
+        bits = int(expected["tcp.flags"], 16)
         assert found["tcp_flags"] == ("".join(each for bit, each in enumerate("FSRP.UEW") if bits >> bit & 1) or "none")
-    assert ",".join(map(str, found.get("vlans", ()))) == said["vlan.id"]
+    assert ",".join(map(str, found.get("vlans", ()))) == expected["vlan.id"]
     # tshark shows a type without its code.
     if "[truncated]" not in found["info"]:
-        assert (f"ICMP type {said['icmp.type']} " in found["info"]) == bool(said["icmp.type"])
-        assert (f"ICMP6 type {said['icmpv6.type']} " in found["info"]) == bool(said["icmpv6.type"])
+        assert (f"ICMP type {expected['icmp.type']} " in found["info"]) == bool(expected["icmp.type"])
+        assert (f"ICMP6 type {expected['icmpv6.type']} " in found["info"]) == bool(expected["icmpv6.type"])
 
 
 @pytest.mark.parametrize("name", PACKETS)
 def test_packets_of_every_length_are_what_tshark_says(name: str, tmp_path: Path) -> None:
     frame = PACKETS[name]
     kept = [frame[:size] for size in range(1, len(frame) + 1)]
-    said = said_by_tshark(write(tmp_path / "a.pcap", kept, len(frame)))
-    for data, fields in zip(kept, said, strict=True):
+    expected = said_by_tshark(write(tmp_path / "a.pcap", kept, len(frame)))
+    for data, fields in zip(kept, expected, strict=True):
         check(dissect(data, 1), fields)
 
 

@@ -101,10 +101,10 @@ def test_roots_umask_does_not_matter(machine: Machine, umask: str) -> None:
 def test_no_link_is_made_where_others_may_replace_it(machine: Machine) -> None:
     """The group staff may on older Debian systems."""
     machine.run("chmod", "g+w", LINK.parent)
-    said = machine.run(CAPD, "install-service")
+    printed = machine.run(CAPD, "install-service")
     machine.run("chmod", "g-w", LINK.parent)
     machine.run(CAPD, "uninstall-service", "--purge")
-    assert f"{LINK} is not made, since others may write to {LINK.parent}" in said
+    assert f"{LINK} is not made, since others may write to {LINK.parent}" in printed
     assert not machine.path(LINK).is_symlink()
 
 
@@ -120,8 +120,8 @@ def test_a_file_in_the_way_is_refused_before_anything_is_written(machine: Machin
 
 
 def test_an_installation_is_enabled_and_tells_what_comes_next(service: Machine) -> None:
-    said = service.run(CAPD, "install-service", "--now")
-    assert "usermod -aG capd" in said
+    printed = service.run(CAPD, "install-service", "--now")
+    assert "usermod -aG capd" in printed
     assert service.run("systemctl", "is-enabled", "capd.socket").strip() == "enabled"
     service.run("systemd-analyze", "verify", UNIT)
 
@@ -689,9 +689,9 @@ def test_the_journal_tells_of_a_stop(service: Machine) -> None:
 
 
 def test_uninstalling_leaves_what_is_the_administrators(service: Machine) -> None:
-    said = service.run(CAPD, "uninstall-service")
+    printed = service.run(CAPD, "uninstall-service")
     for left in ("user capd", "group capd", "/etc/capd", "/var/lib/capd", "--purge"):
-        assert left in said
+        assert left in printed
     assert service.path("/var/lib/capd").is_dir()
     service.run("id", "capd")
     assert service.done("systemctl", "cat", "capd.service").returncode == 1

@@ -38,15 +38,15 @@ def in_child(
     process.kill()
     process.join()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    said = None
+    answer = None
     if ours.poll():
         try:
-            said = ours.recv()
+            answer = ours.recv()
         except EOFError:
-            said = None
+            answer = None
     ours.close()
     taken_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return process.exitcode, said, taken_s
+    return process.exitcode, answer, taken_s
 
 
 def plan(text: str) -> None:

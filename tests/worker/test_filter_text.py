@@ -52,8 +52,8 @@ class Libpcap:
 
     def looks_up(self, text: str) -> bool:
         """Say whether libpcap looks a host name up: it tells when there is none, and tests run without a network."""
-        said = self.complain(text) or ""
-        return any(words in said for words in ("unknown host", "unknown network", "unknown ether host"))
+        complaint = self.complain(text) or ""
+        return any(words in complaint for words in ("unknown host", "unknown network", "unknown ether host"))
 
     def position(self, text: str) -> int | None:
         """Return where a filter goes wrong. Nothing is looked up for it."""
@@ -414,8 +414,8 @@ def test_a_stray_word_is_pointed_at_wherever_it_stands(ethernet: Libpcap, text: 
 def test_where_a_filter_breaks_off_is_its_end(ethernet: Libpcap, text: str) -> None:
     for word in list(words(text))[1:]:
         wrong = text[: word.position]
-        said = ethernet.complain(wrong)
-        if said == ethernet.complain(")"):  # a right filter in itself, or wrong for another reason, otherwise
+        complaint = ethernet.complain(wrong)
+        if complaint == ethernet.complain(")"):  # a right filter in itself, or wrong for another reason, otherwise
             assert ethernet.position(wrong) == len(wrong.rstrip()), wrong
 
 

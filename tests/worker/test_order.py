@@ -77,10 +77,10 @@ class Writer:
             for ring, start, end in [self.blocks[number]]
             for position in range(start, end)
         }
-        for (ring, position), timestamp_ns, told in zip(
+        for (ring, position), timestamp_ns, expected in zip(
             taken.vectors.tolist(), taken.timestamps_ns.tolist(), rings.tolist(), strict=True
         ):
-            assert told == ring
+            assert expected == ring
             assert self.arrived[ring][position] == timestamp_ns
             assert (ring, position) not in gone, "its block is the kernel's again"
             self.left.append((ring, position))

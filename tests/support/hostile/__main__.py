@@ -12,7 +12,7 @@ from typing import Any
 from capd_client.cli.text import count, table
 from tests.support.attack import on_older_kernel, with_limits
 from tests.support.hostile import judgement
-from tests.support.hostile.crowd import Told
+from tests.support.hostile.crowd import Reports
 from tests.support.hostile.endurance import DaemonEnded, Plan, Run
 from tests.support.hostile.isolation import run_isolated
 from tests.support.hostile.judgement import Check, Observed
@@ -52,7 +52,7 @@ class Progress:
         self._name = ""
         self._next_s = 0.0
 
-    def say(self, name: str, left_s: float, told: Told) -> None:
+    def say(self, name: str, left_s: float, reports: Reports) -> None:
         """Tell what goes on, if it is time to."""
         now_s = time.monotonic()
         if name == self._name and now_s < self._next_s:
@@ -60,7 +60,11 @@ class Progress:
         self._next_s = now_s + (_CHANGE_S if self._is_terminal else _LINE_S)
         self._name = name
         left = f", {left_s:.0f} s more" if left_s else ""
-        acts = f"; {count(told.acts.total())} things done, {count(told.killed)} clients killed" if told.acts else ""
+        acts = (
+            f"; {count(reports.acts.total())} things done, {count(reports.killed)} clients killed"
+            if reports.acts
+            else ""
+        )
         line = f"hostile: {name}{left}{acts}"
         sys.stderr.write(f"\r\x1b[K{line}" if self._is_terminal else f"{line}\n")
         sys.stderr.flush()
@@ -144,7 +148,7 @@ def _put_figures(observed: Observed) -> None:
     header = ("MILLISECONDS; CALM, THEN HOSTILE", *phase, *phase, "NUMBER")
     _put("\n".join(table(header, rows, frozenset(range(1, 10)))) + "\n")
     acts: dict[str, list[str]] = {}
-    for line, number in sorted(observed.told.acts.items()):
+    for line, number in sorted(observed.reports.acts.items()):
         name, _, outcome = line.partition(" ")
         acts.setdefault(name, []).append(f"{count(number)} {outcome}")
     rows = [(name, ", ".join(outcomes)) for name, outcomes in acts.items()]

@@ -28,7 +28,7 @@ _READ_BYTES = 65536
 
 
 @dataclass
-class Told:
+class Reports:
     """What actors have reported: how often each thing came to what; and what they should never have been granted."""
 
     acts: Counter[str] = field(default_factory=Counter)
@@ -47,12 +47,12 @@ class Told:
 class Crowd:
     """Runs actors; ``tick`` keeps them running."""
 
-    def __init__(self, world: World, seed: str, alice: int, told: Told) -> None:
+    def __init__(self, world: World, seed: str, alice: int, reports: Reports) -> None:
         self._world = world
         self._seed = seed
         self._choose = random.Random(f"{seed}/crowd")
         self._alice = alice
-        self._told = told
+        self._reports = reports
         self._slots = [(account, number) for account in HOSTILE for number in range(_ACTORS)]
         self._running: dict[int, tuple[contextlib.ExitStack, UserProcess]] = {}
         self._others: list[UserProcess] = []
@@ -92,7 +92,7 @@ class Crowd:
             self._next_kill_s = time.monotonic() + self._choose.expovariate(1 / _KILL_S)
             slot = self._choose.randrange(len(self._slots))
             self._running.pop(slot)[0].close()
-            self._told.killed += 1
+            self._reports.killed += 1
             self._begin(slot)
 
     def _begin(self, slot: int) -> None:
@@ -118,7 +118,7 @@ class Crowd:
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._readable, _READ_BYTES):
                 *lines, self._rest = (self._rest + data).split(b"\n")
-                self._told.take([line.decode() for line in lines])
+                self._reports.take([line.decode() for line in lines])
 
 
 # Root's part ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from capd_client import list_captures
 from tests.support.attack import User, UserProcess
 from tests.support.hostile import witnesses
-from tests.support.hostile.crowd import Crowd, Told
+from tests.support.hostile.crowd import Crowd, Reports
 from tests.support.hostile.footprint import Footprint, base_of, settled
 from tests.support.hostile.isolation import logged_in
 from tests.support.hostile.judgement import Observed
@@ -94,7 +94,7 @@ class FileCounter:
 class Run:
     """A run, from ``go`` to what was observed."""
 
-    def __init__(self, plan: Plan, world: World, say: Callable[[str, float, Told], None]) -> None:
+    def __init__(self, plan: Plan, world: World, say: Callable[[str, float, Reports], None]) -> None:
         """Nothing runs yet.
 
         Args:
@@ -106,7 +106,7 @@ class Run:
         self._world = world
         self._say = say
         self._counter = FileCounter()
-        self._told = Told()
+        self._reports = Reports()
         self._heard: witnesses.Heard | None = None
 
     def go(self) -> Observed:
@@ -138,14 +138,14 @@ class Run:
             listed = [each.capture_id for each in list_captures(socket_path=world.daemon.socket_path)]
             over_s = time.monotonic()
 
-            self._say("the end", 0, self._told)
+            self._say("the end", 0, self._reports)
             sent: witnesses.Sent = sender.ask("finish")
             self._alice.say(sent.packets)
             answers, late = self._carol.ask("finish"), sleeper.ask("finish")
             heard = self._hear_alice_out()
         self._counter.finish()
         return Observed(
-            told=self._told,
+            reports=self._reports,
             attacked_s=attacked_s,
             over_s=over_s,
             base=base,
@@ -168,7 +168,7 @@ class Run:
         if self._plan.is_calm:
             self._pass_time(f"{name}, without anybody hostile", seconds)
             return
-        crowd = Crowd(self._world, f"{self._plan.seed}/{name}", self._number, self._told)
+        crowd = Crowd(self._world, f"{self._plan.seed}/{name}", self._number, self._reports)
         with crowd.running():
             self._pass_time(name, seconds, crowd.tick)
 
@@ -177,7 +177,7 @@ class Run:
         while (left_s := end_s - time.monotonic()) > 0:
             self._tick()
             also()
-            self._say(name, left_s, self._told)
+            self._say(name, left_s, self._reports)
             time.sleep(_TICK_S)
 
     def _tick(self) -> None:
@@ -210,7 +210,7 @@ class Run:
 
         def meanwhile() -> None:
             self._tick()
-            self._say("settling", 0, self._told)
+            self._say("settling", 0, self._reports)
 
         daemon = self._world.daemon
         found = (

@@ -119,7 +119,7 @@ def all_delays(heard: Heard, sent: Sent, answers: Sequence[Answer], late: Sequen
     delays = {
         "packet sent to announced": mark_delays(sent.marks, heard.counted),
         "announcement to the next": gaps(heard.counted, sent.stalls),
-        "file full to told of": file_delays(heard.opened, heard.closed),
+        "file full to announced": file_delays(heard.opened, heard.closed),
         "carol: whoami": [Delay(each.at_s + each.whoami_s, each.whoami_s) for each in answered],
         "carol: capture started": [Delay(each.started_s, each.start_s) for each in answered],
         "carol: capture ended": [Delay(each.ended_s, each.end_s) for each in answered],

@@ -110,14 +110,14 @@ def settled(
         What it has then, and what is left of others: nothing, or a line for people.
     """
     deadline_s = time.monotonic() + timeout_s
-    told: set[int] = set()
+    seen: set[int] = set()
     others: set[int] | None = None
     while True:
         meanwhile()
         if others is None or others:  # each question has the daemon do something, too
             others = {each.capture_id for each in list_captures(socket_path=daemon.socket_path)}.difference(own)
-            for each in others - told:
-                told.add(each)
+            for each in others - seen:
+                seen.add(each)
                 with contextlib.suppress(CaptureError):  # it has ended meanwhile
                     stop_capture(each, socket_path=daemon.socket_path)
         now = footprint_of(daemon)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.hostile import figures, witnesses
-from tests.support.hostile.crowd import Told
+from tests.support.hostile.crowd import Reports
 from tests.support.hostile.footprint import Footprint, foreign_files
 from tests.support.hostile.world import ALICE, CAROL, HOSTILE, World
 from tests.support.tools import tshark_fields
@@ -27,7 +27,7 @@ class Observed:
     """What was seen of a run.
 
     Attributes:
-        told: what actors have reported.
+        reports: what actors have reported.
         attacked_s: when the first of them began (monotonic).
         over_s: when the last had gone, and all had settled.
         base: what the daemon had before.
@@ -46,7 +46,7 @@ class Observed:
         complaints: of capinfos.
     """
 
-    told: Told
+    reports: Reports
     attacked_s: float
     over_s: float
     base: Footprint
@@ -84,8 +84,8 @@ class Observed:
         return {
             "calm": {name: each._asdict() for name, each in self.calm.items()},
             "hostile": {name: each._asdict() for name, each in self.hostile.items()},
-            "acts": dict(sorted(self.told.acts.items())),
-            "killed": self.told.killed,
+            "acts": dict(sorted(self.reports.acts.items())),
+            "killed": self.reports.killed,
             "base": self.base.figures,
             "before": self.before.figures,
             "after": self.after.figures,
@@ -106,7 +106,7 @@ def checks(observed: Observed) -> Iterator[Check]:
     yield from _packets(observed)
     yield from _times(observed)
     yield from _remains(observed)
-    violations = observed.told.violations
+    violations = observed.reports.violations
     yield Check("nobody got what was not theirs", not violations, _some(violations))
 
 
@@ -133,7 +133,7 @@ def _times(observed: Observed) -> Iterator[Check]:
     bounds_s = {
         "packet sent to announced": EVENT_BOUND_S,
         "announcement to the next": EVENT_BOUND_S + witnesses.UPDATE_INTERVAL_S,
-        "file full to told of": EVENT_BOUND_S,
+        "file full to announced": EVENT_BOUND_S,
     }
     for name, bound_s in bounds_s.items():
         found, calm = observed.hostile[name], observed.calm[name]
@@ -154,7 +154,7 @@ def _remains(observed: Observed) -> Iterator[Check]:
     yield Check("nothing is left of the first round", not observed.left_before, observed.left_before or "nothing")
     yield Check("nothing is left of all rounds", not observed.left_after, observed.left_after or "nothing")
     captures = f"{len(observed.listed)} captures"
-    yield Check("root is told of alice's capture only", observed.listed == [observed.alice], captures)
+    yield Check("root is reports of alice's capture only", observed.listed == [observed.alice], captures)
     for name, was_kb, is_kb in (
         ("daemon", before.resident_kb, after.resident_kb),
         ("spawner", before.spawner_resident_kb, after.spawner_resident_kb),
