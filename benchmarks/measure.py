@@ -1,4 +1,4 @@
-"""What processes cost: processor time and memory, as the kernel tells."""
+"""What processes cost: processor time and memory, as the kernel reports them."""
 
 import time
 from collections.abc import Callable, Iterable

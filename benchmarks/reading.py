@@ -34,7 +34,7 @@ class FileReader:
     Attributes:
         name: for the tables.
         packets: of its file.
-        read: goes through a file, and returns how many packets it found; None: it does not tell.
+        read: goes through a file, and returns how many packets it found; None: it does not count them.
         program: without it this one is not measured; None: it is a library, and always there.
         write: makes the file of so many packets; None: packets of the IMIX, of one interface.
     """

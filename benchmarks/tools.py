@@ -230,7 +230,7 @@ class _Program(Tool):
 
 
 class Dumpcap(_Program):
-    """Wireshark's, as Wireshark runs it: it tells files and counts by messages on stderr (``-Z none``)."""
+    """Wireshark's, as Wireshark runs it: it reports files and counts by messages on stderr (``-Z none``)."""
 
     name = "dumpcap"
     program = "dumpcap"

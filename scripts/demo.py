@@ -75,7 +75,7 @@ def send() -> None:
 
 
 def show_events(capture: CaptureSession) -> None:
-    """Print what the capture tells until it ends."""
+    """Print what the capture reports until it ends."""
     began_s = time.monotonic()
 
     def say(text: str) -> None:

@@ -97,10 +97,10 @@ JOURNAL_END_TIMEOUT_S = 2.0
 # Interfaces ------------------------------------------------------------------------------------------------------
 
 #: The list of interfaces is made anew after so long, or when one has changed. Chosen: libpcap also lists what the
-#: kernel tells nothing of.
+#: kernel reports nothing of.
 LIST_AGE_S = 1.0
 #: What a driver says of its device (speed, name) is asked for again after so long, or when the interface has changed.
-#: Chosen: the few drivers that let a speed be set without telling.
+#: Chosen: the few drivers that let a speed be set without a report.
 DRIVER_AGE_S = 10.0
 #: What libpcap reports of an interface is asked for again after so long; where it could not report anything, sooner.
 CAPABILITIES_AGE_S = 60.0

@@ -1,7 +1,7 @@
 """Exceptions, by what the caller can do about them.
 
-``CaptureError``, ``NoEvents``, ``BrokenPipe``, ``ChildError`` and ``BadFilterError`` are wirepy's; the others tell
-more of the same, so that programs written for wirepy catch them too.
+``CaptureError``, ``NoEvents``, ``BrokenPipe``, ``ChildError`` and ``BadFilterError`` are wirepy's; the others are
+more precise kinds of these, so that programs written for wirepy catch them too.
 """
 
 from capd_protocol.messages import Failure, FailureCode
@@ -114,7 +114,7 @@ class BadFilterError(ChildError):
 
 
 class InvalidArgument(ChildError, ValueError):
-    """An argument is impossible, or excludes another one. The text tells what is possible.
+    """An argument is impossible, or excludes another one. The text states what is possible.
 
     Attributes:
         argument: its name.

@@ -173,7 +173,7 @@ def test_addresses_of_what_is_not_there_are_nobodys(table: LinkTable) -> None:
 
 def test_both_ends_of_a_pair_know_each_other_although_one_is_told_of_first() -> None:
     table = LinkTable()
-    # The kernel has the other end only afterwards, and does not tell of this one again.
+    # The kernel has the other end only afterwards, and does not report this one again.
     assert kinds(table.apply(veth(5, "far"))) == [(ADDED, 5)]
     assert kinds(table.apply(veth(6, "near", peer=5))) == [(ADDED, 6), (CHANGED, 5)]
     assert (table.links[5].bound_to_index, table.links[6].bound_to_index) == (6, 5)

@@ -162,7 +162,7 @@ class Capture:
 
         Args:
             handover: of the directory where the files go; stays the caller's.
-            monitor: tells of interfaces that come and go.
+            monitor: reports interfaces that come and go.
             task_status: trio's.
 
         Raises:
@@ -213,7 +213,7 @@ class Capture:
 
         Raises:
             RequestRefused: it cannot be started as it was asked for, or was revoked.
-            OSError: the system has no room for it, or does not tell of interfaces.
+            OSError: the system has no room for it, or does not report interfaces.
         """
         interfaces = await self._attaching.look_up(stack, monitor.interfaces)
         self._file_server = FileServer(

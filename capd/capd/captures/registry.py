@@ -220,7 +220,7 @@ class Captures:
             raise RequestRefused(FailureCode.STOPPING, "capd is stopping: try again when it runs again")
 
     def _new_id(self) -> int:
-        """Return a number that tells nothing about how many captures others have."""
+        """Return a number that shows nothing of how many captures others have."""
         while (capture_id := _FIRST_ID + secrets.randbelow(_IDS)) in self._running:
             pass
         return capture_id
@@ -255,7 +255,7 @@ class Captures:
 
     def may_control(self, peer: Peer, capture: Capture) -> bool:
         """Whether the peer may end a capture, and order what changes it."""
-        # By its own connection: in a container that is all that tells one user from another.
+        # By its own connection: in a container nothing else distinguishes users.
         return capture.owner is peer or self.policy.may_see(peer, capture.owner)
 
     def _named(self, name: str, owner: Peer) -> Capture | None:

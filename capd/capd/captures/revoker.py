@@ -88,7 +88,7 @@ class Revoker:
 
         Raises:
             RequestRefused: the peer may not, or the request is wrong, or the daemon is stopping.
-            OSError: the kernel does not tell which interfaces there are.
+            OSError: the kernel does not list the interfaces.
         """
         if not self._captures.policy.is_unbound(peer):
             text = "only root and the owner of a private daemon revoke captures: 'capctl stop' ends those of yours"

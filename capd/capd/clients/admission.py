@@ -90,7 +90,7 @@ class Admission:
         """Have let in nobody.
 
         Args:
-            people: tells who stands behind users.
+            people: finds who stands behind users.
             captures: knows policy, and counts clients.
             closer: knows what is left of earlier connections.
             audit: which requests wait for.
@@ -134,7 +134,7 @@ class Admission:
 
         Raises:
             RequestRefused: too many wait for that.
-            OSError: the kernel does not tell.
+            OSError: the kernel does not answer.
         """
         if group_count(connection) > limits.FEW_GROUPS:
             with self._one_that_waits("to have its groups read", limits.MAX_OF_MANY_GROUPS):

@@ -156,7 +156,7 @@ class Client:
     # Interfaces ---------------------------------------------------------------------------------------------------
 
     async def _watch(self, request: Request, view: Watch | Count) -> None:
-        """Send what a view has to tell until the client leaves."""
+        """Send what a view reports until the client leaves."""
         with self._audit.on_record(self._peer, request):
             try:
                 await self._say(Watching())
@@ -244,7 +244,7 @@ class Client:
                 if capture.account.has_worker:
                     capture.stop(EndReason.CLIENT_LEFT)  # which may have its file already
                 else:
-                    nursery.cancel_scope.cancel()  # there is nobody to tell
+                    nursery.cancel_scope.cancel()  # nobody is left to send to
 
             async def settled() -> RequestRefused | None:
                 try:
@@ -258,7 +258,7 @@ class Client:
             return await following.run(Started(capture.capture_id, names), settled=settled)
 
     async def _capture_detached(self, request: StartCapture) -> None:
-        """Start a capture that stays, and tell of it, unless it cannot be started."""
+        """Start a capture that stays, and announce it, unless it cannot be started."""
         begun = await self._services.detached.start(self._peer, request, self._handover(request))
         with self._captures.followed(begun.capture, begun.subscriber):
             try:

@@ -33,7 +33,7 @@ async def answer(question: Question, peer: Peer, services: Services) -> Sequence
 
     Raises:
         RequestRefused: the peer may not know it, or it cannot be found out.
-        OSError: the kernel does not tell.
+        OSError: the kernel does not answer.
     """
     policy, interfaces = services.captures.policy, services.monitor.interfaces
     match question:

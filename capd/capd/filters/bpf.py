@@ -24,15 +24,15 @@ _SIZES_BYTES = {0x00: 4, 0x08: 2, 0x10: 1}
 #: A conditional jump has eight bits for each of its ways.
 _LONGEST_JUMP = 255
 
-#: What the kernel tells beside the packet, as if it stood in it from here on (SKF_AD_…).
+#: Values that the kernel adds to the packet, as if they stood in it from here on (SKF_AD_…).
 ANCILLARY = 0xFFFFF000
 PROTOCOL, PACKET_TYPE, INTERFACE_INDEX, HARDWARE_TYPE = (ANCILLARY + offset for offset in (0, 4, 8, 28))
 _NETLINK_ATTRIBUTES = ANCILLARY + 12, ANCILLARY + 16
 _XOR_WITH_X, _VLAN_TAG, VLAN_TAG_PRESENT, _RANDOM, _VLAN_TYPE = (ANCILLARY + offset for offset in (40, 44, 48, 56, 60))
 #: The bytes of a frame that say which protocol it has, or that it has a VLAN tag, end here.
 _TYPE_END_BYTES = 14
-#: How much of a packet tells the same. All else is worked out from the packet (a hash of its ports, where its payload
-#: begins, its netlink attributes), or may be (the processor and queue that it came by, its mark).
+#: How much of a packet has the same values. All else is worked out from the packet (a hash of its ports, where its
+#: payload begins, its netlink attributes), or may be (the processor and queue that it came by, its mark).
 _ANCILLARY_END_BYTES = {
     PROTOCOL: _TYPE_END_BYTES,
     PACKET_TYPE: 0,
@@ -67,7 +67,7 @@ class Instruction(NamedTuple):
 
     @property
     def is_load_from_packet(self) -> bool:
-        """Whether it loads a byte or more of the packet, or what the kernel tells beside it."""
+        """Whether it loads a byte or more of the packet, or a value that the kernel adds."""
         return self.code & CLASS in (LOAD, LOAD_X) and self.code & MODE in (ABSOLUTE, INDIRECT, HEADER_LENGTH)
 
     @property

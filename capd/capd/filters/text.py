@@ -90,7 +90,7 @@ _MARKER = " 99999999999"
 
 
 def words(text: str) -> Iterator[Word]:
-    """Split a filter as libpcap's scanner does, near enough to tell names from the rest."""
+    """Split a filter as libpcap's scanner does, near enough to find the names."""
     for match in _WORD.finditer(text):
         yield Word(match.group(), match.start())
 
@@ -139,7 +139,7 @@ def host_name_complaint(name: Word) -> str:
 def find_position(text: str, complain: Callable[[str], str | None]) -> int | None:
     """Return how many characters of a wrong filter come before the word at which it goes wrong.
 
-    Libpcap does not tell. But it reads from left to right, and stops at the first word that cannot follow the
+    Libpcap does not report it. But it reads from left to right, and stops at the first word that cannot follow the
     ones before it: a marker behind some words is reached exactly when a right filter can begin with them. The
     length of the text, where one can begin with all of it. None for an empty filter.
 

@@ -127,7 +127,7 @@ def find_all_devices() -> list[Device]:
     """Return what can be captured on, in libpcap's order. Needs no privilege.
 
     Raises:
-        PcapError: libpcap cannot tell.
+        PcapError: libpcap cannot find out.
     """
     first, error = ctypes.POINTER(_Interface)(), ctypes.create_string_buffer(_ERRBUF_SIZE)
     if load().pcap_findalldevs(ctypes.byref(first), error) < 0:
@@ -172,7 +172,7 @@ class Handle:
         """Open the device. Needs CAP_NET_RAW; CAP_NET_ADMIN for monitor mode.
 
         Raises:
-            PcapError: libpcap cannot; its status tells why.
+            PcapError: libpcap cannot; its status gives the reason.
         """
         self._pcap.pcap_set_snaplen(self._handle, snaplen_bytes)
         self._pcap.pcap_set_buffer_size(self._handle, 1)  # libpcap takes the least that it can work with
@@ -204,7 +204,7 @@ class Handle:
         """Whether the device has a monitor mode. Before activation.
 
         Raises:
-            PcapError: libpcap cannot tell.
+            PcapError: libpcap cannot find out.
         """
         status = self._pcap.pcap_can_set_rfmon(self._handle)
         if status < 0:

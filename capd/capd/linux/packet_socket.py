@@ -89,7 +89,7 @@ def attach_filter(packet_socket: socket.socket, program: bytes) -> None:
 def filter_room_bytes() -> int | None:
     """Return how much memory the kernel gives a socket of this network namespace for its filter.
 
-    None where it does not tell: before Linux 6.8, in all namespaces but the first.
+    None where it is not known: before Linux 6.8, in all namespaces but the first.
     """
     try:
         return int(_OPTMEM_MAX.read_bytes())

@@ -26,7 +26,7 @@ _HEADER = struct.Struct("=IHHII")
 _STATS_MESSAGE = struct.Struct("=BBHII")
 #: Headers of message, of statistics and of their one attribute.
 _COUNTERS_OFFSET = _HEADER.size + _STATS_MESSAGE.size + 4
-#: The fields of struct rtnl_link_stats64 (linux/if_link.h) up to the last that we tell of.
+#: The fields of struct rtnl_link_stats64 (linux/if_link.h) up to the last that clients get.
 _FIELDS: tuple[str, ...] = (
     *(
         "rx_packets tx_packets rx_bytes tx_bytes rx_errors tx_errors rx_dropped tx_dropped multicast collisions "
@@ -65,11 +65,11 @@ async def read_counters() -> dict[int, bytes]:
                         return found
                     if kind == _NLMSG_ERROR:
                         (error,) = struct.unpack_from("=i", message, _HEADER.size)
-                        raise OSError(-error, "the kernel does not tell its interfaces' counters")
+                        raise OSError(-error, "the kernel does not report its interfaces' counters")
                     if kind == _RTM_NEWSTATS and len(message) >= _COUNTERS_OFFSET + _COUNTERS.size:
                         index = _STATS_MESSAGE.unpack_from(message, _HEADER.size)[3]
                         found[index] = message[_COUNTERS_OFFSET : _COUNTERS_OFFSET + _COUNTERS.size]
-    raise OSError(errno.ETIMEDOUT, "the kernel does not tell its interfaces' counters")
+    raise OSError(errno.ETIMEDOUT, "the kernel does not report its interfaces' counters")
 
 
 async def counts_by_index(names: Mapping[int, str]) -> list[InterfaceCounts]:

@@ -34,7 +34,7 @@ from capd_protocol.messages import (
 from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link
 from capd_protocol.targets import ANY
 
-#: By the beginning of their names, as dumpcap tells them apart (Wireshark, ``capture/capture-pcap-util.c``).
+#: By the beginning of their names, as dumpcap distinguishes them (Wireshark, ``capture/capture-pcap-util.c``).
 _TYPES_BY_NAME = (("bluetooth", InterfaceType.BLUETOOTH), ("usbmon", InterfaceType.USB))
 #: Interfaces in one frame: their descriptions stay well below its limit.
 _AT_ONCE = 400
@@ -154,7 +154,7 @@ class Interfaces:
         """Know none yet.
 
         Args:
-            current: returns the table of links as it is now; raises OSError where the kernel does not tell.
+            current: returns the table of links as it is now; raises OSError where the kernel does not answer.
             has_begun: whether there is one already; if not, it is made from now on.
         """
         self._current = current
@@ -171,7 +171,7 @@ class Interfaces:
         """Return all network interfaces as they are now, by index.
 
         Raises:
-            OSError: the kernel does not tell.
+            OSError: the kernel does not answer.
         """
         return (await self._current()).links
 
@@ -195,7 +195,7 @@ class Interfaces:
             may_capture: whether policy lets them capture on an interface.
 
         Raises:
-            RequestRefused: libpcap cannot tell.
+            RequestRefused: libpcap cannot find out.
             OSError: the kernel cannot, or there is no thread for it, or no descriptor.
         """
         return (await self._listing()).view(whose, may_capture)
@@ -210,7 +210,7 @@ class Interfaces:
             The first that is up, and none of a loopback where there is another; None where there is none at all.
 
         Raises:
-            RequestRefused: libpcap cannot tell.
+            RequestRefused: libpcap cannot find out.
             OSError: the kernel cannot, or there is no thread for it, or no descriptor.
         """
         return (await self._listing()).first(may_capture)
@@ -219,7 +219,7 @@ class Interfaces:
         """Return the names of all that libpcap lists, network interfaces and others.
 
         Raises:
-            RequestRefused: libpcap cannot tell.
+            RequestRefused: libpcap cannot find out.
             OSError: the kernel cannot, or there is no thread for it, or no descriptor.
         """
         return (await self._listing()).names
@@ -282,7 +282,7 @@ class Interfaces:
 
         Raises:
             RequestRefused: there is no such interface.
-            OSError: the kernel does not tell, or there is no thread for it, or no descriptor.
+            OSError: the kernel does not answer, or there is no thread for it, or no descriptor.
         """
         is_name = len(os.fsencode(interface)) <= _MAX_NAME_BYTES and interface.isprintable()
         if not is_name or await self.find(interface) is None:
@@ -301,7 +301,7 @@ class Interfaces:
 
         Raises:
             RequestRefused: there is no such interface, or libpcap cannot open it.
-            OSError: the kernel does not tell, or there is no thread for it, or no descriptor.
+            OSError: the kernel does not answer, or there is no thread for it, or no descriptor.
         """
         if request.interface not in await self.device_names():
             raise _no_such_interface(request.interface)
@@ -316,7 +316,7 @@ class Interfaces:
 
         Raises:
             RequestRefused: libpcap cannot open it.
-            OSError: the kernel does not tell, or there is no thread for it, or no descriptor.
+            OSError: the kernel does not answer, or there is no thread for it, or no descriptor.
         """
         if has_known_type(link.name, link.hardware_type):
             return _DLT_OF_HARDWARE[link.hardware_type]

@@ -151,7 +151,7 @@ class _Slimmer:
 
     def _is_news(self, kind: int, message: bytes, attributes: Iterable[bytes]) -> bool:
         family, hardware_type, index, flags = _LINK.unpack_from(message, _MESSAGE.size)
-        if family != _AF_UNSPEC:  # bridges and address families send such messages too; they tell of a part only
+        if family != _AF_UNSPEC:  # bridges and address families send such messages too; they have a part only
             return False
         if kind == RTM_DELLINK:
             self._last.pop(index, None)
@@ -238,7 +238,7 @@ async def _list_addresses(index: int) -> list[str]:
     except NetlinkError as error:
         if error.code == errno.ENODEV:
             return []
-        raise OSError(error.code, "the kernel does not tell its addresses") from error
+        raise OSError(error.code, "the kernel does not report its addresses") from error
     found = [_address_of(message) for message in messages if message["index"] == index]
     return [address for address in found if address is not None]
 
@@ -279,7 +279,7 @@ class Change(NamedTuple):
 
 
 class LinkTable:
-    """The interfaces, as messages of the kernel tell of them. Pure."""
+    """The interfaces, as messages of the kernel report them. Pure."""
 
     def __init__(self) -> None:
         self.links: dict[int, Link] = {}
@@ -296,7 +296,7 @@ class LinkTable:
 
     def apply(self, message: Any) -> list[Change]:
         """Take a message; return what changed: the change, the interface, and its former name if renamed."""
-        # What bridges and address families send tells of a part only.
+        # What bridges and address families send has a part only.
         kind = message["header"]["type"]
         if kind not in (RTM_NEWLINK, RTM_DELLINK) or message["family"] != _AF_UNSPEC:
             return []
@@ -325,7 +325,7 @@ class LinkTable:
         return _changes(old, link, counters)
 
     def _complete_peer(self, link: Link) -> list[Change]:
-        """Of a new veth pair, the kernel tells of one end before it has the other one, and not again."""
+        """Of a new veth pair, the kernel reports one end before it has the other one, and not again."""
         peer = self.links.get(link.bound_to_index or 0)
         if link.kind != "veth" or link.bound_to_namespace is not None or peer is None or peer.bound_to_index:
             return []
@@ -342,7 +342,7 @@ class LinkTable:
 
 
 def _changes(old: Link | None, new: Link, counters: Mapping[str, int] | None = None) -> list[Change]:
-    """Name the differences, the most telling ones; what else differs is in the link."""
+    """Name the differences, the most important ones; what else differs is in the link."""
     if old is None:
         return [Change(InterfaceChange.ADDED, new, counters=counters)]
     changes: list[Change] = []
@@ -363,7 +363,7 @@ class LinkWatch:
         self.table = LinkTable()
         self._netlink: socket.socket | None = None
         self._is_applied = False
-        #: How often the kernel had nothing more to tell, and how often all until then was in the table.
+        #: How often the kernel had nothing more to report, and how often all until then was in the table.
         self._dry = self._dry_and_applied = 0
 
     @property

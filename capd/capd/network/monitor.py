@@ -207,7 +207,7 @@ class Monitor:
         """Return the interfaces, with all that the kernel has reported of them up to now.
 
         Raises:
-            OSError: the kernel does not tell.
+            OSError: the kernel does not answer.
         """
         self._is_needed.set()
         enough = self._links.next_dry
@@ -228,7 +228,7 @@ class Monitor:
         """Return a view of the counters, which begin at zero now; give it back with ``leave``.
 
         Raises:
-            OSError: the kernel does not tell them.
+            OSError: the kernel does not list them.
         """
         await self._current()
         if not self._counts:

@@ -57,7 +57,7 @@ _MANY_BUCKETS = 1000
 
 
 class Buckets:
-    """Those of many, by whatever tells them apart. What is as good as a new one is forgotten sooner or later."""
+    """Those of many, by whatever distinguishes them. What is as good as a new one is forgotten sooner or later."""
 
     def __init__(self) -> None:
         self._buckets: dict[Hashable, Bucket] = {}

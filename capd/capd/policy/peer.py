@@ -10,7 +10,7 @@ from functools import cached_property
 from capd.linux import libc
 
 _SO_PEERGROUPS = 59
-#: (uid_t) -1, which no user has (chown(2)): where the kernel does not tell, or nobody asks.
+#: (uid_t) -1, which no user has (chown(2)): where the kernel does not name one, or nobody asks.
 NOBODY = 2**32 - 1
 #: For whom subordinate ids of root count, which container managers have: one person, who is not root.
 SUBORDINATES_OF_ROOT = -1
@@ -69,7 +69,7 @@ def peer_of(connection: socket.socket, *, is_contained: bool = False) -> Peer:
         is_contained: it came by the containers' socket.
 
     Raises:
-        OSError: the kernel does not tell.
+        OSError: the kernel does not answer.
     """
     process_id, user_id, group_id = struct.unpack(
         "=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
@@ -81,7 +81,7 @@ def group_count(connection: socket.socket) -> int:
     """Return how many groups the peer has, without reading them.
 
     Raises:
-        OSError: the kernel does not tell.
+        OSError: the kernel does not answer.
     """
     size = ctypes.c_uint32(0)
     try:

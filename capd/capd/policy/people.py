@@ -136,7 +136,7 @@ def find_account(key: Key) -> int | None:
 def find_groups(user_id: int) -> frozenset[int]:
     """Return the groups that an account has, its primary one too; none where there is no account. It may take any time.
 
-    The C library does not tell an account that is gone from one of a directory that says it does not answer.
+    The C library does not distinguish an account that is gone from one of a directory service that does not answer.
     """
     try:
         account = pwd.getpwuid(user_id)

@@ -62,7 +62,7 @@ class Rule:
     def applies_to(self, peer: Peer) -> bool:
         """Whether the rule names the peer, who has the groups that it had when it connected, but for those it has lost.
 
-        Where ids without an account come from, nobody can tell, nor how many of them one person has: such a one is
+        Nobody knows where ids without an account come from, nor how many of them one person has: such a one is
         named by its number or not at all. A subordinate id has the groups of its owner, but is another user.
         """
         if peer.is_contained != self.containers:
@@ -306,7 +306,7 @@ def default_policy(group_id: int | None, group_name: str, owner_id: int | None =
 
     Args:
         group_id: None where there is no such group.
-        group_name: what to tell those who are no members.
+        group_name: named in the refusal of those who are no members.
         owner_id: bound by no rule.
     """
     members = Rule(name=group_name, group_ids=frozenset(() if group_id is None else (group_id,)), monitor_mode=True)

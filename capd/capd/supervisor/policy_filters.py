@@ -53,7 +53,7 @@ class PolicyFilters:
 
 def _unusable(interface: LaunchInterface, reason: str) -> CaptureFailed:
     name = interface.request.name
-    text = f"policy's own filter does not compile on {name}: {reason}: tell an administrator"
+    text = f"policy's own filter does not compile on {name}: {reason}: report this to an administrator"
     return CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=name))
 
 

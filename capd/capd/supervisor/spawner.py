@@ -44,7 +44,7 @@ class WorkerProcess:
             if self._pidfd is not None:
                 await trio.lowlevel.wait_readable(self._pidfd)
                 os.close(self._pidfd)
-            while not self._is_to_be_reaped():  # noqa: ASYNC110  # nobody tells
+            while not self._is_to_be_reaped():  # noqa: ASYNC110  # nothing reports it
                 await trio.sleep(_LOOK_S)
             self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])  # noqa: ASYNC222  # nor this
 

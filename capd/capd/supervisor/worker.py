@@ -63,7 +63,7 @@ from capd_protocol.messages import (
 _log = logging.getLogger(__name__)
 
 _RECEIVE_BYTES = 65536
-#: What a worker tells; for a client that does not read, these are counted, replaced or dropped.
+#: Reports of a worker; for a client that does not read, these are counted, replaced or dropped.
 _NEWS = (
     *(PacketCount, Counters, FileOpened, FileClosed, FileDeleted, InterfaceAttached, InterfaceLost, InterfaceSkipped),
     *(Recording, Triggered, SnapshotFailed, TriggersIgnored),

@@ -86,7 +86,7 @@ class ControlSocket:
     def _next_frame(self, deadline_s: float = inf) -> Frame:
         while (frame := self._decoder.next_frame()) is None:
             timeout_s = None if deadline_s == inf else max(deadline_s - time.monotonic(), 0)
-            # What tells the daemon has made it non-blocking.
+            # The sender of reports has made it non-blocking.
             if self.is_over or not select.select([self.socket], [], [], timeout_s)[0]:
                 raise DaemonGone
             self._receive(0)

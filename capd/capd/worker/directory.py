@@ -32,7 +32,7 @@ def take_directory(channel: socket.socket, comes: DirectoryComes, control: Contr
     Args:
         channel: on which it comes; stays the caller's.
         comes: how.
-        control: tells whether it is still wanted.
+        control: shows whether it is still wanted.
 
     Raises:
         CaptureFailed: it does not come, or is no directory.

@@ -37,7 +37,7 @@ _DISARM_S = 5.0
 #: How long the last packets may take when a capture ends. Chosen: many times their retire time.
 _DRAIN_S = 2.0
 
-#: How often an interface that went down is looked at: the kernel does not tell when it is deleted after that.
+#: How often an interface that went down is looked at: the kernel does not report when it is deleted after that.
 _LOOK_S = 0.5
 
 #: How often it is looked whether what was to be flushed is in the file: nobody wakes a worker for it.
@@ -358,7 +358,7 @@ class CaptureLoop:
     # The end ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """Receive nothing more, write what has been received, close the file, tell the totals."""
+        """Receive nothing more, write what has been received, close the file, report the totals."""
         self._disarm()
         self._drain()
         bucket = "excess_total" if self._end in _LIMITS else "writer_drops_total"

@@ -13,7 +13,7 @@ from capd_protocol.messages.interfaces import Link
 
 
 class _Subscription:
-    """A connection on which the daemon tells of something until it is closed, and what is known from that."""
+    """A connection on which the daemon reports something until it is closed, and what is known from that."""
 
     def __init__(self, request: Request, socket_path: SocketPath, known: StatisticsState | Picture) -> None:
         self._request = request

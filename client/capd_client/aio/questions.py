@@ -54,7 +54,7 @@ async def list_interfaces(*, socket_path: SocketPath = None) -> tuple[InterfaceI
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
 
     Raises:
-        ChildError: the daemon cannot tell.
+        ChildError: the daemon cannot find out.
         DaemonUnavailable: there is none at ``socket_path``.
         BrokenPipe: it does not answer.
     """
@@ -116,7 +116,7 @@ async def revoke_captures(
         user: name or number; all captures of this person end, those under subordinate ids too. None: of all users
             those that the rules would not grant to who asked for them, with the groups of that time which the account
             still has.
-        dry_run: only tell what would end.
+        dry_run: only show what would end.
         socket_path: where the daemon listens.
 
     Raises:

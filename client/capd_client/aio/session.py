@@ -96,7 +96,7 @@ class CaptureSession(SessionBase):
         Raises:
             DestinationError: the directory of ``savefile`` cannot be entered.
             DaemonUnavailable: there is no daemon.
-            ChildError: the capture was refused; the subclass and ``failure`` tell why.
+            ChildError: the capture was refused; the subclass and ``failure`` give the reason.
             BrokenPipe: the daemon went away.
         """
         if self._was_entered:
@@ -136,7 +136,7 @@ class CaptureSession(SessionBase):
             timeout: at most so many seconds.
 
         Raises:
-            ChildError: it was refused; the subclass and ``failure`` tell why.
+            ChildError: it was refused; the subclass and ``failure`` give the reason.
             BrokenPipe: the daemon went away.
             NoEvents: neither in the time given.
         """

@@ -118,7 +118,7 @@ class Stream(Generic[Item_co]):
             await self._take(block=False)
             item = self._files.next_item()
             if item is not None:
-                # What ``files`` gives is what ``stream`` has made them for: its overloads tell which.
+                # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
                 return cast("Item_co", item)
             if self._error is None:
                 await self._take(block=True)

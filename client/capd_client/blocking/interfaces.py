@@ -90,7 +90,7 @@ class Interface:
             socket_path: where the daemon listens; None: as for ``CaptureSession``.
 
         Raises:
-            ChildError: the daemon cannot tell.
+            ChildError: the daemon cannot find out.
             DaemonUnavailable: there is none at ``socket_path``.
             BrokenPipe: it does not answer.
         """

@@ -139,7 +139,7 @@ class CaptureSession(SessionBase):
         """Wait until the capture runs: what is sent in the block is captured.
 
         Raises:
-            ChildError: it was refused; the subclass and ``failure`` tell why.
+            ChildError: it was refused; the subclass and ``failure`` give the reason.
             BrokenPipe: the daemon went away.
         """
         try:
@@ -160,7 +160,7 @@ class CaptureSession(SessionBase):
             timeout: at most so many seconds.
 
         Raises:
-            ChildError: it was refused; the subclass and ``failure`` tell why.
+            ChildError: it was refused; the subclass and ``failure`` give the reason.
             BrokenPipe: the daemon went away.
             NoEvents: neither in the time given.
         """

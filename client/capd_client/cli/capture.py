@@ -523,7 +523,7 @@ class _Text:
     def _draw(self) -> None:
         now_s = time.monotonic()
         if not self._is_live or not self._file or self._capture.end_reason is not None:
-            return  # before the first file and after the end there is no capture to tell of
+            return  # before the first file and after the end there is no capture to show
         elapsed_s = now_s - self._drawn_s
         if elapsed_s >= _REDRAW_S:
             packets = self._capture.packetcount

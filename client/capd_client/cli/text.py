@@ -6,7 +6,7 @@ from typing import TextIO
 
 from capd_protocol.text import escaped
 
-#: Where a terminal does not tell its width, as one behind a serial line.
+#: Where a terminal does not report its width, as one behind a serial line.
 _USUAL_COLUMNS = 80
 
 _SI = ("", "k", "M", "G", "T")

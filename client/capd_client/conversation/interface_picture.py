@@ -55,7 +55,7 @@ class Picture:
                     self.links[link.index] = link
                 self.changes.append(InterfaceChanged(change, link, former_name))
             case _:
-                pass  # the reply, and what later versions may tell
+                pass  # the reply, and what later versions may send
 
     def _take_over(self, fresh: dict[int, Link]) -> None:
         """Replace the picture; unless it is the first one, the differences become changes."""

@@ -24,7 +24,7 @@ class MessageStream:
         """Take bytes from the daemon and yield its messages, but for the greeting.
 
         Raises:
-            ChildError: it refuses; the subclass and ``failure`` tell why.
+            ChildError: it refuses; the subclass and ``failure`` give the reason.
             BrokenPipe: it has gone, or cannot be understood.
         """
         if not data:

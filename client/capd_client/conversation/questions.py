@@ -45,7 +45,7 @@ class Revocation(NamedTuple):
 
     Attributes:
         ended: what was revoked, or would be, oldest first; with ``capture_id``, ``user_id``, ``name`` and ``why``.
-        kept: captures of users whose groups are not known now, so that nobody can tell, oldest first.
+        kept: captures of users whose groups are not known now, so that nobody can decide, oldest first.
     """
 
     ended: tuple[RevokedCapture, ...]

@@ -101,7 +101,7 @@ def stream(
         session: whose events the stream takes. Of one that is attached to a capture, from the beginning of its
             current file.
         overflow: what happens where the reader is further behind than it may be: ``drop_oldest`` leaves out what is
-            oldest, and tells how much; ``disconnect`` raises ``StreamOverrun``; ``wait`` lets the files wait, as long
+            oldest, and reports how much; ``disconnect`` raises ``StreamOverrun``; ``wait`` lets the files wait, as long
             as they are there.
         max_behind_bytes: how far it may be, in bytes of the files.
         as_bytes: give pcapng (or pcap) bytes instead of batches, whole records at a time and each file from its

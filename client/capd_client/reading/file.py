@@ -142,7 +142,7 @@ class File:
         return np.frombuffer(mapped, np.uint8)
 
     def parser_for(self, window: U8, begin: int) -> Parser | None:
-        """Return what reads this file, from its first bytes; None where these are too few to tell.
+        """Return what reads this file, from its first bytes; None where these are too few to know.
 
         Raises:
             Damage: nothing does.

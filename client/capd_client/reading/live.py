@@ -228,7 +228,7 @@ class Stream(Generic[Item_co]):
     def __init__(self, session: EventSource, files: LiveFiles) -> None:
         self._session = session
         self._files = files
-        # What ``files`` gives is what ``stream`` has made them for: its overloads tell which.
+        # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
         self._items = cast("Iterator[Item_co]", self._read())
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from capd_client.reading.record_offsets import U8, Damage
 _READ_BYTES = 1024 * 1024
 #: In one piece of memory, which is kept as long as a packet of it is; only what has come takes room.
 _BUFFER_BYTES = 4 * 1024 * 1024
-#: What tells which format it is.
+#: What shows which format it is.
 _MAGIC_BYTES = 4
 
 

@@ -19,7 +19,7 @@ from capd_protocol.messages import FileOpened, Lagged, PacketCount
 
 Source = str | os.PathLike[str] | int | IO[bytes]
 
-#: How often a file that is followed is looked at. inotify would tell sooner, but not of every file system.
+#: How often a file that is followed is looked at. inotify would report sooner, but not for every file system.
 _POLL_S = 0.05
 
 

@@ -1,6 +1,6 @@
 """Offsets of the records in a file: each says how long it is, and so where the next one begins.
 
-Pure: arrays in, positions out. What is not whole, or damaged, ends a chain; ``check_block`` tells which.
+Pure: arrays in, positions out. What is not whole, or damaged, ends a chain; ``check_block`` reports which.
 """
 
 import struct
@@ -109,7 +109,7 @@ def _flush(words: U32, walked: list[int], parts: list[tuple[I64, U32]]) -> None:
 
 
 def _walk(words: U32, at: int, goal: int, walked: list[int]) -> tuple[int, bool]:
-    """Go from block to block up to a position, or behind it; tell where, and whether all were whole blocks."""
+    """Go from block to block up to a position, or behind it; return where, and whether all were whole blocks."""
     memory, limit = words.data, len(words)
     while at < goal:
         if at + 2 > limit:

@@ -1,4 +1,4 @@
-"""The files of a ring, as its index tells: which there are, and which of them a span of time concerns."""
+"""The files of a ring, as its index has them: which there are, and which of them a span of time concerns."""
 
 import contextlib
 import errno
@@ -341,7 +341,7 @@ def of_directory(descriptor: int, path: str, file_name: str) -> tuple[RingFile, 
 
 
 def of_passed_index(files: CaptureFiles, file_name: str) -> tuple[RingFile, ...] | None:
-    """Return the files of a ring, as far as its index tells, where only its files can be had; None if there is none.
+    """Return the files of a ring that its index has, where only its files can be had; None if there is none.
 
     Args:
         files: gives the index and the files; they can be opened as long as it is not closed.

@@ -194,7 +194,7 @@ class FileReceiver(CaptureFiles):
 class FilesOnRequest(CaptureFiles):
     """Files of a capture that somebody else may have started: its process passes them when they are asked for by name.
 
-    The current file comes unasked. It tells where the files are: this program opens them there by itself, if it can.
+    The current file comes unasked. It shows where the files are: this program opens them there by itself, if it can.
     """
 
     def __init__(self, channel: socket.socket) -> None:
@@ -283,6 +283,6 @@ def _directory_of(descriptor: int, name: str) -> Directory | None:
 
 
 def pass_directory(channel: socket.socket, directory_fd: int) -> None:
-    """Send the directory to the capture's process. One that has gone needs none: the daemon tells of it."""
+    """Send the directory to the capture's process. One that has gone needs none: the daemon reports it."""
     with contextlib.suppress(OSError):
         socket.send_fds(channel, [b"d"], [directory_fd])

@@ -175,7 +175,7 @@ def pcap_header(*, linktype: int, snaplen_bytes: int) -> bytes:
 
 
 class MalformedFileError(ValueError):
-    """The bytes are not what the format says; the text tells where."""
+    """The bytes are not what the format says; the text names the place."""
 
 
 class SectionHeader(NamedTuple):

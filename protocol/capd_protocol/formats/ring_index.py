@@ -32,7 +32,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
 class FileWasOpened(_Line, frozen=True, tag="opened"):
     """The ring has a new file."""
 
-    #: As stat(2) tells them. Device numbers may change when the machine starts: what holds across that is that the
+    #: As stat(2) gives them. Device numbers may change when the machine starts: what holds across that is that the
     #: file is on the index's own device.
     device: int
     inode: int

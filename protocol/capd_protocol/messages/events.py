@@ -122,7 +122,7 @@ class InterfaceAttached(JsonMessage, frozen=True, tag="interface_attached"):
 
 
 class InterfaceSkipped(JsonMessage, frozen=True, tag="interface_skipped"):
-    """An interface that belongs to the capture cannot be in it; the text tells why.
+    """An interface that belongs to the capture cannot be in it; the text gives the reason.
 
     Attributes:
         interface: its name.

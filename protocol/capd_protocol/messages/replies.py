@@ -120,7 +120,7 @@ class CaptureList(JsonMessage, frozen=True, tag="captures"):
 
 
 class RevokedCapture(JsonMessage, frozen=True):
-    """A capture that is revoked, or is kept since nobody can tell now whether it should be.
+    """A capture that is revoked, or is kept since nobody knows now whether it should be.
 
     Attributes:
         capture_id: the daemon's number for it.

@@ -174,7 +174,7 @@ class RevokeCaptures(JsonMessage, frozen=True, tag="revoke"):
 
     #: All of this user, and of who stands behind it, whatever the rules say; None: what the rules say, of all users.
     user_id: int | None = None
-    #: Only tell which would end.
+    #: Only show which would end.
     dry_run: bool = False
 
 

@@ -111,7 +111,7 @@ class Detached:
         self._nursery = nursery
 
     async def start(self, owner: Peer, request: StartCapture, handover: FromClient) -> Begun:
-        """Begin with a capture. Whether it runs, the answer tells later.
+        """Begin with a capture. The answer, which comes later, shows whether it runs.
 
         Args:
             owner: whose it is.

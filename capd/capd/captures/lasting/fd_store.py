@@ -1,7 +1,7 @@
 """Detached captures in systemd's file-descriptor store, over restarts.
 
 Its descriptor store (https://systemd.io/FILE_DESCRIPTOR_STORE/) has two for each, by one name: a socket in which the
-directory of the files lies unread, and a sealed file in memory that tells the rest. It gives them to the next daemon,
+directory of the files lies unread, and a sealed file in memory with all the rest. It gives them to the next daemon,
 also after a crash, and drops them when the service is stopped. So neither the manager nor the daemon ever asks a
 client's file system anything, which may not answer.
 """

@@ -81,7 +81,7 @@ async def run_to_end(
     Args:
         capture: to run.
         handover: of the directory where its files go; stays the caller's.
-        monitor: tells of interfaces that come and go.
+        monitor: reports interfaces that come and go.
         audit: has it on record.
         on_started: called when its first file has its header.
 

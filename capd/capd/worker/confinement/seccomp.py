@@ -1,4 +1,4 @@
-"""Holds threads to their lists of system calls, and tells of calls that are refused, if that is wanted."""
+"""Holds threads to their lists of system calls, and reports calls that are refused, if that is wanted."""
 
 import ctypes
 import faulthandler

@@ -7,7 +7,7 @@ import enum
 
 
 class Architecture(enum.IntEnum):
-    """AUDIT_ARCH_… (linux/audit.h): what the kernel tells a filter beside the number."""
+    """AUDIT_ARCH_… (linux/audit.h): what the kernel gives a filter beside the number."""
 
     X86_64 = 0xC000003E
     AARCH64 = 0xC00000B7

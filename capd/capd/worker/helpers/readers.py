@@ -33,7 +33,7 @@ class Readers:
         """Serve nobody yet.
 
         Args:
-            epoll: tells of requests.
+            epoll: waits for requests.
             directory_fd: where the files are.
             file_name: what they are called.
         """

@@ -42,7 +42,7 @@ class HeldFiles:
             return True
         try:
             is_held = _is_held(descriptor)
-        except OSError:  # a file system without leases: nobody can tell
+        except OSError:  # a file system without leases: it cannot be known
             _cut(descriptor)
             return True
         if not is_held:
@@ -79,7 +79,7 @@ def _is_held(descriptor: int) -> bool:
     """Whether somebody else has a file open too.
 
     Raises:
-        OSError: nobody can tell.
+        OSError: it cannot be known.
     """
     try:
         # Granted to the only one who has it open, mapped or linked (fcntl(2)); it ends with the descriptor.

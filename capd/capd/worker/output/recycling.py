@@ -141,7 +141,7 @@ class ReusedFile(SaveFile):
         """Cut off what is left, and close the file.
 
         Raises:
-            WriteError: what is left cannot be cut off, or the system had put off telling that it could not write.
+            WriteError: what is left cannot be cut off, or the system reports only now that it could not write.
         """
         try:
             self.give_way()

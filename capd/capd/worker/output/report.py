@@ -159,7 +159,7 @@ class Report:
         try:
             self._control.sendall(self._unsent)
         except OSError:
-            pass  # the daemon is gone or stuck: there is nobody to tell
+            pass  # the daemon is gone or stuck: nobody reads it
         finally:
             self._unsent.clear()
             self._control.setblocking(False)

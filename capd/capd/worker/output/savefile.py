@@ -262,7 +262,7 @@ class SaveFile(KeptFile):
         """Close the file.
 
         Raises:
-            WriteError: the system had put off telling that it could not write (network file systems do).
+            WriteError: the system reports only now that it could not write (as network file systems do).
         """
         try:
             os.close(self._fd)

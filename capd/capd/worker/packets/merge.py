@@ -19,7 +19,7 @@ from capd.worker.packets.records import Records
 JITTER_NS = 2_000_000
 #: The same where nobody is in a hurry: on two busy processors 2 ms were not always enough.
 RELAXED_JITTER_NS = 10_000_000
-#: A timestamp so far in the future tells that the clock was set back. Chosen: far beyond what two readings of one
+#: A timestamp so far in the future shows that the clock was set back. Chosen: far beyond what two readings of one
 #: clock can differ by.
 _SET_BACK_NS = 1_000_000_000
 

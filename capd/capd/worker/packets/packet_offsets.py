@@ -62,7 +62,7 @@ class FrameFinder:
         self._rows = rows(memory, HEADER_WORDS)
 
     def distance(self, block: Block) -> int | None:
-        """Return from one frame to the next, in words, where all seem to be equally far; only ``headers`` can tell."""
+        """Return from one frame to the next, in words, where all seem to be equally far; ``headers`` is the proof."""
         step = self._memory[block.first + NEXT_OFFSET] >> 2
         # The cheapest look: at the far end of the guess.
         if block.packets < 2 or not step or block.first + (block.packets - 1) * step + HEADER_WORDS > block.end:

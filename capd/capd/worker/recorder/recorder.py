@@ -105,7 +105,7 @@ class FlightRecorder:
         index: RingIndex | None,
         lock: RingLock | None,
     ) -> None:
-        """Begin to record, and tell that it runs; no file is opened yet.
+        """Begin to record, and report that it runs; no file is opened yet.
 
         Args:
             launch: what was asked for.

@@ -112,7 +112,7 @@ class Triggers:
         """Return what a socket that is ready has to say."""
         packet_socket, name = self._sockets[descriptor]
         if event & (select.EPOLLERR | select.EPOLLHUP):
-            packet_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # the ring's tells the same
+            packet_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # the ring's reports the same
         if not self._is_listening or not event & select.EPOLLIN:
             return None
         return Trigger(TriggerReason.FILTER, name)

@@ -43,7 +43,7 @@ class PacketSource(Protocol):
     #: Packets in files, or in a recorder's memory.
     written_total: int
     is_lost: bool
-    #: It was found to be down once; the system does not tell what happens to it then.
+    #: It was found to be down once; the system does not report what happens to it then.
     was_down: bool
 
     @property
