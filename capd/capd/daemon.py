@@ -103,7 +103,7 @@ class Daemon:
             _log.info("listening on %s", listener.getsockname())
 
     async def identified(self, kept: Sequence[Kept]) -> list[Kept]:
-        """Return captures with who is behind their owners by now; where that cannot be known, as it was."""
+        """Return captures with the persons behind their owners by now; where that cannot be known, as it was."""
         owners = {each.record.owner: each.record.owner for each in kept}
 
         async def identify(owner: Peer) -> None:

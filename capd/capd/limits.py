@@ -19,10 +19,10 @@ MAX_CLIENTS_PER_USER = 128
 MAX_STRANGERS = 64
 #: Of one of these. Chosen: several programs that show interfaces.
 MAX_CLIENTS_PER_STRANGER = 16
-#: Those of whom is not known yet who is behind them; further ones, of whom it is not known either, must come later.
-#: Chosen: as many as are then let in.
+#: Connections of users whose person is not known yet; further ones must come later. Chosen: as many as are then let
+#: in.
 MAX_UNIDENTIFIED = 512
-#: Whoever has more groups than this waits until these may be read: 65,536, the most that there can be, keep the event
+#: A client with more groups than this waits until these may be read: 65,536, the most that there can be, keep the event
 #: loop for 4 ms. Chosen: nobody has as many who does not want to.
 FEW_GROUPS = 1024
 #: How often they are read, of all users together. Chosen: a twenty-fifth of the loop's time.
@@ -46,7 +46,7 @@ NO_ACCOUNT_AGE_S = 10.0
 #: A group whose members may capture, and which was not there when the daemon was started, is looked for so often.
 #: Chosen: as for accounts.
 GROUP_LOOK_S = 10.0
-#: Whoever connects, and is not known, waits so long for the system's accounts; then it must come later.
+#: A client whose user is not known waits so long for the system's accounts; then it must come later.
 #: Chosen: sssd(8) answers from its cache, or from the network, in less; clients wait longer.
 ACCOUNT_TIMEOUT_S = 5.0
 #: Threads at once that ask for accounts, one for each; further questions wait. Chosen: where the network does not

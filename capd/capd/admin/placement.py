@@ -50,7 +50,7 @@ def check(paths: Iterable[Path]) -> None:
     """Check what a service runs and imports: files, directories with all that is in them, and the way to each.
 
     What is not there is checked as far as its way goes. A directory that a link leads to belongs to the one that the
-    link is in, as it does for who imports from there.
+    link is in, as it does for a program that imports from there.
 
     Raises:
         PlacementError: the first fault, from the root directory on.

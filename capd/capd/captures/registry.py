@@ -285,7 +285,7 @@ class Captures:
         found = [each for each in seen if not to_control or self.may_control(peer, each)]
         if len(found) == 1:
             return found[0]
-        if seen and not found:  # who may see a capture without being its owner reads its files
+        if seen and not found:  # a user who may see others' captures may read their files
             text = f"the capture {number_or_name} is one of the configuration: only root may do that, you may read it"
             raise RequestRefused(FailureCode.NOT_PERMITTED, text, argument="capture")
         if found:

@@ -68,7 +68,7 @@ _RATES_OF_STRANGERS = MappingProxyType(
         Kind.REFUSAL: limits.REFUSALS_OF_STRANGERS,
     }
 )
-#: All of them together, where others are by who is behind them.
+#: All of them together; others are counted by person.
 _STRANGERS = "strangers"
 
 
@@ -90,7 +90,7 @@ class Admission:
         """Have let in nobody.
 
         Args:
-            people: finds who stands behind users.
+            people: finds the persons behind users.
             captures: knows policy, and counts clients.
             closer: knows what is left of earlier connections.
             audit: which requests wait for.
@@ -117,7 +117,7 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def admitted(self, peer: Peer) -> AsyncGenerator[Peer, None]:
-        """Have a client that connects counted while the block lasts; give the peer with who is behind it.
+        """Have a client that connects counted while the block lasts; give the peer with the person behind it.
 
         Raises:
             RequestRefused: there are as many as there may be, or who it is is not known in time.
@@ -130,7 +130,7 @@ class Admission:
             yield peer
 
     async def introduced(self, connection: socket.socket, *, is_contained: bool) -> Peer:
-        """Return who has connected; who has very many groups, which take a while to be read, waits for a turn.
+        """Return the peer that has connected; one with very many groups, which are slow to read, waits for a turn.
 
         Raises:
             RequestRefused: too many wait for that.

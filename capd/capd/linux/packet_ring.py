@@ -127,7 +127,7 @@ def _try(packet_socket: socket.socket, memory: RingMemory, retire_ms: int) -> bo
 
 
 def kernel_failure(error: OSError | RingError, interface: str) -> Failure:
-    """Return what the kernel's word about an interface means to who wants to capture there."""
+    """Return what the kernel's error about an interface means for a capture there."""
     if isinstance(error, RingError):
         return Failure(code=FailureCode.RESOURCES, text=f"{error}: ask for a smaller kernel_buffer_size")
     if isinstance(error, PermissionError):

@@ -149,7 +149,7 @@ def _bind_address(place: MetricsAddress) -> socket.socket:
 def _bind_socket(place: MetricsSocket) -> socket.socket:
     with contextlib.suppress(FileExistsError):
         place.path.parent.mkdir(mode=0o755)
-        place.path.parent.chmod(0o755)  # whatever the umask: who may connect is the socket's to say
+        place.path.parent.chmod(0o755)  # whatever the umask: the socket's mode decides who may connect
     if place.group_id is None:
         return bind(place.path, _UMASK)
     former = os.getegid()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Rate(NamedTuple):
-    """So many each second, and so many at once by who has not asked for a while."""
+    """So many each second, and so many at once after a while without any."""
 
     per_s: float
     burst: int

@@ -41,7 +41,7 @@ async def in_thread(
         # Its own RuntimeError shall not pass for that of a thread that cannot be started.
         try:
             result = function()
-        except BaseException as error:  # raised by who waits for it
+        except BaseException as error:  # raised in the task that waits for it
             return partial(_raise, error)
         return lambda: result
 

@@ -171,11 +171,11 @@ class Audit:
         if journal is None and "JOURNAL_STREAM" in os.environ and _JOURNAL.exists():
             journal = Journal()
         self._journal = journal
-        #: What was asked since the last sums, by who is behind the user.
+        #: What was asked since the last sums, by the person behind the user.
         self._asked: dict[int, collections.Counter[str]] = {}
         #: There is something to sum up.
         self._has_sums = trio.Event()
-        #: Lines about what clients do wrong in the protocol, by who is behind the user.
+        #: Lines about what clients do wrong in the protocol, by the person behind the user.
         self._misconduct: dict[int | None, Restrained] = {}
 
     async def run(self) -> None:

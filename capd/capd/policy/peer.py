@@ -31,7 +31,7 @@ class Peer:
     groups: tuple[int, ...]
     #: Of whom the user is a subordinate id; None: of nobody.
     behind_id: int | None = None
-    #: Whether this machine knows the user, or who is behind it.
+    #: Whether this machine knows the user, or the person behind it.
     has_account: bool = True
     #: Whether it came by the containers' socket: its ids are nobody's of this machine, whatever their numbers.
     is_contained: bool = False

@@ -1,12 +1,12 @@
 """Persons behind user ids: limits are a person's, and one person may have many ids (subuid(5)).
 
 useradd(8) gives each user 65,536 subordinate ids (subuid(5)), which newuidmap(1) lets that user become, with the groups
-of before. So what is done under such an id counts for who has it. A range that takes in ids of accounts, by mistake,
-makes these share limits with its owner, and no more: what they may do is theirs.
+of before. So what is done under such an id counts for the person who has it. A range that takes in ids of accounts, by
+mistake, makes these share limits with its owner, and no more: what they may do is theirs.
 
 Accounts are asked for in threads, since the answer may come from the network (NSS: sssd(8), LDAP), and remembered.
-While that hangs, those who are known go on as ever, whoever is not waits for ``limits.ACCOUNT_TIMEOUT_S`` and is then
-refused for now, and nobody else waits for them.
+While that hangs, users who are known go on as before; others wait for ``limits.ACCOUNT_TIMEOUT_S`` and are then refused
+for now, and nobody else waits for them.
 """
 
 import bisect
@@ -168,7 +168,7 @@ class _Asking:
 
 
 class People:
-    """Tells who stands behind users."""
+    """Finds the persons behind users."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class People:
         self._accounts: dict[Key, _Account] = {}
         self._asking: dict[Key, _Asking] = {}
         self._threads = trio.CapacityLimiter(limits.MAX_ACCOUNT_THREADS)
-        # Apart, so that who connects does not wait for these.
+        # Apart, so that new clients do not wait for these.
         self._group_threads = trio.CapacityLimiter(limits.MAX_ACCOUNT_THREADS)
         self._nursery: trio.Nursery | None = None
 
@@ -203,7 +203,7 @@ class People:
             await trio.sleep_forever()
 
     async def identified(self, peer: Peer) -> Peer:
-        """Return the peer with who stands behind it; of one from a container, that is known.
+        """Return the peer with the person behind it; of one from a container, that is known.
 
         Raises:
             RequestRefused: that is not known in time.

@@ -35,7 +35,7 @@ def as_of_today(owner: Peer, group_ids: frozenset[int]) -> Peer:
 
     Args:
         owner: with the groups of that time.
-        group_ids: what the account of who is behind it has now; none: there is no such account any more.
+        group_ids: what the account of the person behind it has now; none: there is no such account any more.
     """
     lost = {owner.group_id, *owner.groups} - group_ids
     return dataclasses.replace(
@@ -90,7 +90,7 @@ def _is_beyond(has: float | None, allowed: float | None) -> bool:
 
 
 def persons_of(user_id: int, owners: Iterable[Peer]) -> frozenset[int]:
-    """Return whose captures are meant by a user id: this person's, or if it is subordinate, of who stands behind it.
+    """Return whose captures are meant by a user id: this person's, or if it is subordinate, of the person behind it.
 
     What has the same number in a container is somebody else.
     """

@@ -19,7 +19,7 @@ from capd.service.systemd import Inherited
 _log = logging.getLogger(__name__)
 
 DEFAULT_SOCKET = Path("/run/capd/capd.sock")
-#: Everybody may connect: who may capture is decided by who the kernel says is asking.
+#: Everybody may connect: what a client may do depends on the user that the kernel names.
 _SOCKET_UMASK = 0o111
 _BACKLOG = 128
 #: accept(2) fails for these because of somebody else, and works again later.

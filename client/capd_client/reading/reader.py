@@ -30,10 +30,11 @@ class Reader:
 
     Files are mapped, a few megabytes at a time, and a part is kept as long as a packet or batch of it is. If somebody
     cuts the file meanwhile, what is noticed is a ``ReadError``; each part is checked before it is looked at. What
-    cannot be noticed: bytes that are cut off a part that is mapped. Who reads them then (also the ``data`` of a packet
-    that is kept) gets SIGBUS. Bytes that are overwritten change in packets that are kept. A file that is replaced
-    by renaming, or deleted, harms nothing: the old one is read. Only a ring with ``ringbuffer_free_space`` also cuts
-    files that it deletes, where several are kept open: what is read of them then is a ``ReadError`` that says so.
+    cannot be noticed: bytes that are cut off a part that is mapped. A program that reads them then (also as the
+    ``data`` of a packet that is kept) gets SIGBUS. Bytes that are overwritten change in packets that are kept. A file
+    that is replaced by renaming, or deleted, harms nothing: the old one is read. Only a ring with
+    ``ringbuffer_free_space`` also cuts files that it deletes, where several are kept open: what is read of them then is
+    a ``ReadError`` that says so.
     """
 
     def __init__(self) -> None:

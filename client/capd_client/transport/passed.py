@@ -116,7 +116,7 @@ def open_regular(name: str, directory_fd: int) -> int:
     """Open a regular file for reading, and nothing else: no link is followed, no FIFO is waited for.
 
     One that its capture is just writing over an older one is given when it has been made ready, in a moment: the kernel
-    keeps who opens it waiting, at most for ``/proc/sys/fs/lease-break-time``.
+    keeps its opener waiting, at most for ``/proc/sys/fs/lease-break-time``.
 
     Raises:
         OSError: it cannot be opened, or is no regular file.

@@ -117,7 +117,7 @@ def index_name(file_name: str) -> str:
 
 
 def lock_name(file_name: str) -> str:
-    """Return the name of what is locked by who writes a ring; it is empty, and its owner's alone."""
+    """Return the name of what the writer of a ring locks; it is empty, and its owner's alone."""
     return f"{index_name(file_name)}.lock"
 
 

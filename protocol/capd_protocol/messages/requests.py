@@ -172,7 +172,7 @@ class RevokeCaptures(JsonMessage, frozen=True, tag="revoke"):
     Captures of the configuration are left alone.
     """
 
-    #: All of this user, and of who stands behind it, whatever the rules say; None: what the rules say, of all users.
+    #: All of this user, and of the person behind it, whatever the rules say; None: what the rules say, of all users.
     user_id: int | None = None
     #: Only show which would end.
     dry_run: bool = False

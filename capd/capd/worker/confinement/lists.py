@@ -30,7 +30,7 @@ class Role(enum.Enum):
     RECORDER = enum.auto()
     #: Of a recorder: one snapshot.
     SNAPSHOT = enum.auto()
-    #: Passing files to who reads them.
+    #: Passing files to their readers.
     PASSING = enum.auto()
 
 
@@ -40,7 +40,7 @@ CONTROL = "control"
 SIGNALLED = "signalled"
 #: What a snapshot's thread wakes the capture's own with.
 TOLD = "told"
-#: To who reads the files.
+#: To the readers of files.
 FILES = "files"
 #: The process itself.
 PROCESS = "process"

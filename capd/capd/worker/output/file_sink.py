@@ -39,7 +39,7 @@ class FileSink:
             files: these.
             launch: when to switch, and when to end.
             report: answers orders.
-            openers: reports who waits to open the current file.
+            openers: reports that somebody waits to open the current file.
             drops: returns what was dropped since the capture began, by interface.
         """
         self._files = files

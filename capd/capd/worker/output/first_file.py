@@ -44,7 +44,7 @@ def open_files(
             index=index_of(launch, directory_fd, launch.ring),
             lock=lock_of(launch, directory_fd, launch.ring),
             continues=launch.continues,
-            # Who is passed each file has it open.
+            # A client that is passed each file has it open.
             reuses=launch.file_format == "pcapng" and not launch.passes_files,
         )
         try:

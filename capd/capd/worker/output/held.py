@@ -2,8 +2,8 @@
 
 Whoever may read a ring's files may keep them open, and a ring that leaves room on the disk would delete one after
 another without any room coming of it. So such files are remembered, and cut where room is needed: emptied, which frees
-it. That is hard on who reads them, and harder on who has mapped them: what is cut off cannot be touched any more
-(SIGBUS). So it is the youngest that are cut, which a reader that follows the ring has not come to.
+it. That is hard on their readers, and harder on those that have mapped them: what is cut off cannot be touched any
+more (SIGBUS). So it is the youngest that are cut, which a reader that follows the ring has not come to.
 """
 
 import contextlib
@@ -90,7 +90,7 @@ def _is_held(descriptor: int) -> bool:
 
 
 def _cut(descriptor: int) -> None:
-    """Empty a file that is ours alone but for who has it open, and let go of it."""
+    """Empty a file that is ours alone but for its readers, and let go of it."""
     with contextlib.suppress(OSError):  # then it takes its room until they close it
         os.ftruncate(descriptor, 0)
     os.close(descriptor)

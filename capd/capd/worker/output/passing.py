@@ -51,7 +51,7 @@ class FilePasser:
             os.close(self._files.fileno())  # for this thread; the other one goes on with the same number
 
     def pass_file(self, file: SaveFile) -> None:
-        """Pass a descriptor for reading; who does not take those of before gets no further one."""
+        """Pass a descriptor for reading; a client that has not taken earlier ones gets no more."""
         self._file = file
         self._wanted.release()
         self._done.acquire()

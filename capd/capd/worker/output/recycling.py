@@ -5,7 +5,7 @@ Whoever has opened a file must never see it change, and whoever opens one must f
 - a file is only written over if nobody else has it open, mapped or linked: the kernel grants a lease (fcntl(2),
   F_SETLEASE) to nobody else's knowledge;
 - what is left of its old bytes is always one block, of a type that readers skip, or several, if it is long;
-- who opens the file meanwhile waits, for the lease, until the worker has cut off what is left.
+- a reader that opens the file meanwhile waits, for the lease, until the worker has cut off what is left.
 """
 
 import contextlib

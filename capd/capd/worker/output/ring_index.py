@@ -4,9 +4,10 @@
 line is written whole or not at all; it is not synchronized to the disk, as packets are not.
 
 What it says is followed when files are deleted, so it is believed only where nobody else can have written it. The lock
-is on a file of its own, which others cannot even open: flock(2) is content with a descriptor for reading, and who may
-read the index shall not keep its ring from going on. That file stays, empty, as long as the index does. A ring without
-an index has the same lock: the names of its files are its own, which others would take as soon as it has deleted one.
+is on a file of its own, which others cannot even open: flock(2) is content with a descriptor for reading, and a
+reader of the index shall not keep its ring from going on. That file stays, empty, as long as the index does. A ring
+without an index has the same lock: the names of its files are its own, which others would take as soon as it has
+deleted one.
 """
 
 import contextlib

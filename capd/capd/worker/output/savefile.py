@@ -38,7 +38,7 @@ _pwrite.restype = ctypes.c_ssize_t
 
 #: Tried for a file of a ring, where others have taken them. Chosen: rings of one name that begin within a second.
 _MOST_NAMES = 100
-#: Whether hard links to a file are made only by its owner, and by who may read and write it (proc_sys_fs(5)): the
+#: Whether hard links to a file are made only by its owner, and by users who may read and write it (proc_sys_fs(5)): the
 #: kernel's default is no, that of distributions yes.
 _PROTECTED_HARDLINKS = Path("/proc/sys/fs/protected_hardlinks")
 
