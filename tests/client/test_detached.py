@@ -686,7 +686,7 @@ def test_a_stuck_client_cannot_be_made_to_keep_the_daemon_alive(own_bench: Bench
         assert time.monotonic() - began_s < 10
 
 
-# Many who hear of one ---------------------------------------------------------------------------------------------
+# Many that follow one ----------------------------------------------------------------------------------------------
 
 
 _SUBSCRIBER = """

@@ -1,4 +1,4 @@
-"""What is wrong whatever the machine is refused in the process that asks: no daemon hears of it, and nothing is left.
+"""What is wrong whatever the machine is refused in the process that asks: no daemon gets it, and nothing is left.
 
 The daemon would refuse the same: its clients may be anybody's.
 """

@@ -1,4 +1,4 @@
-"""A client that hears of a capture: what it is sent, what it may order, and what ends it. No worker is needed."""
+"""A client that follows a capture: what it is sent, what it may order, and what ends it. No worker is needed."""
 
 import contextlib
 import socket
@@ -63,7 +63,7 @@ async def at_once() -> None:
 
 
 class Talk:
-    """A client that hears of root's capture, which nothing is known to have come of yet."""
+    """A client that follows root's capture, which nothing is known to have come of yet."""
 
     def __init__(self, services: Services, capture: Capture, peer: Peer, *, is_own: bool) -> None:
         ours, theirs = socket.socketpair()

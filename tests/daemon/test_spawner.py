@@ -370,7 +370,7 @@ def test_one_that_ends_as_it_is_taken_is_not_taken(where: Path, veth: tuple[str,
         await_end([spare])
         with RawClient(daemon.socket_path) as client:
             client.send(request_for(veth[1]), [directory])
-            os.kill(daemon.process.pid, signal.SIGCONT)  # it hears of both at once
+            os.kill(daemon.process.pid, signal.SIGCONT)  # it gets both at once
             client.receive(Started)
 
 

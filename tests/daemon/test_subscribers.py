@@ -1,4 +1,4 @@
-"""Who hears of a capture hears all of it in order, as long as it is there."""
+"""A subscriber of a capture gets all its events in order, as long as it is there."""
 
 import trio
 import trio.testing

@@ -158,7 +158,7 @@ class Account:
         refusal.failure = failure
         return refusal
 
-    # For those who hear of it -------------------------------------------------------------------------------------
+    # For subscribers ----------------------------------------------------------------------------------------------
 
     def summary(self) -> CaptureSummary:
         """Return the capture's line in the list."""
@@ -176,7 +176,7 @@ class Account:
         )
 
     def attached(self) -> Attached:
-        """Return where it stands, for somebody who hears of all that comes from now on."""
+        """Return where it stands, for a subscriber that gets all events from now on."""
         return Attached(
             capture=self.summary(),
             file_format=self.request.file_format,
@@ -186,7 +186,7 @@ class Account:
         )
 
     def past_events(self) -> list[Message]:
-        """Return which events such a one must hear first, as if they came only now."""
+        """Return which events such a subscriber must get first, as if they came only now."""
         events: list[Message] = []
         if self._recording is not None:
             events.append(self._recording)

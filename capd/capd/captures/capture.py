@@ -130,14 +130,14 @@ class Capture:
         """Whether it is one of the configuration, and no user's."""
         return self.reader_group_id is not None
 
-    # Who hears of it ----------------------------------------------------------------------------------------------
+    # Subscribers --------------------------------------------------------------------------------------------------
 
     def subscribe(self) -> Subscriber:
-        """Return a subscriber that hears of all that comes from now on."""
+        """Return a subscriber that gets all events from now on."""
         return self._subscribers.add()
 
     def attach(self) -> tuple[Attached, Subscriber]:
-        """Return where it stands, and a subscriber that hears of the current file, and of all that comes."""
+        """Return where it stands, and a subscriber that gets the current file, and all events from now on."""
         return self.account.attached(), self._subscribers.add(self.account.past_events())
 
     def leave(self, subscriber: Subscriber) -> None:

@@ -304,7 +304,7 @@ class Captures:
 
     @contextlib.contextmanager
     def followed(self, capture: Capture, subscriber: Subscriber) -> Generator[None, None, None]:
-        """Have somebody hear of a capture as long as the block lasts; also its end, when the daemon stops."""
+        """Have a client follow a capture as long as the block lasts; also to its end, when the daemon stops."""
         self._followers += 1
         try:
             yield

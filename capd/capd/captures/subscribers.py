@@ -10,7 +10,7 @@ from capd_protocol.messages import Ended, Message
 
 
 class Subscriber:
-    """Somebody who hears of a capture: an outbox, and an event for the task that empties it."""
+    """One subscriber of a capture: an outbox, and an event for the task that empties it."""
 
     def __init__(self) -> None:
         self.outbox = Outbox(limits.MAX_PENDING_EVENTS)
@@ -36,13 +36,13 @@ class Subscriber:
 
 
 class Subscribers:
-    """All who hear of one capture."""
+    """All subscribers of one capture."""
 
     def __init__(self) -> None:
         self._subscribers: list[Subscriber] = []
 
     def add(self, past_events: Iterable[Message] = ()) -> Subscriber:
-        """Return a subscriber that hears of these events, and of all that come from now on."""
+        """Return a subscriber that gets these events, and all that come from now on."""
         subscriber = Subscriber()
         for event in past_events:
             subscriber.put(event)

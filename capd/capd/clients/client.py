@@ -1,7 +1,7 @@
-"""One client: a greeting, then one request after another; hearing of a capture, or of interfaces, is the last one.
+"""One client: a greeting, then one request after another; following a capture, or interfaces, is the last one.
 
 A connection that has started a capture belongs to it: its events go there until it ends, and when the client
-closes its side, the capture ends. One that is attached to a capture only hears of it.
+closes its side, the capture ends. One that is attached to a capture only follows it.
 """
 
 import contextlib

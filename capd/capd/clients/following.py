@@ -1,4 +1,4 @@
-"""A client that hears of a capture: events go there, and orders come from there, at the same time."""
+"""A client that follows a capture: it is sent events, and sends orders, at the same time."""
 
 import socket
 from collections.abc import Awaitable, Callable
@@ -36,7 +36,7 @@ async def _at_once() -> None:
 
 
 class Following:
-    """One client, and the capture that it hears of."""
+    """One client, and the capture that it follows."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Following:
             connection: to it.
             conversation: with it, which is about a capture now.
             capture: which.
-            subscriber: hears of it.
+            subscriber: of the capture, for this client.
             on_left: called when the client has left, or has broken the protocol as it says; events go on until the
                 capture's end. None: that is the end.
         """

@@ -41,13 +41,13 @@ class State(enum.Enum):
     GREETING = enum.auto()
     #: One request after another is answered.
     ASKING = enum.auto()
-    #: The client hears of a capture, which is the last thing that it asks for.
+    #: The client follows a capture, which is the last thing that it asks for.
     FOLLOWING = enum.auto()
-    #: It hears of a capture, and an order that takes a while is carried out.
+    #: It follows a capture, and an order that takes a while is carried out.
     ORDERING = enum.auto()
-    #: It hears of a capture, and the answer to an order waits among the events.
+    #: It follows a capture, and the answer to an order waits among the events.
     ANSWERING = enum.auto()
-    #: The client hears of interfaces, which is the last thing that it asks for.
+    #: The client follows interfaces, which is the last thing that it asks for.
     WATCHING = enum.auto()
 
 

@@ -1,1 +1,1 @@
-"""The daemon as a service: its sockets, what systemd hands over and hears, the log, how processes are started."""
+"""The daemon as a service: its sockets, what it gets from systemd and reports to it, the log, starting of processes."""

@@ -67,7 +67,7 @@ class GuardedSocket:
             self.socket.close()
             return
         trio.lowlevel.notify_closing(self.socket)
-        # Whoever is at the other end hears of it now, however long others keep the process that closes.
+        # The other end notices now, however long others keep the process that closes.
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self._closer.close(self.socket.detach(), person_id)

@@ -102,7 +102,7 @@ def _greet(control: socket.socket, number: int) -> bool:
 def _work(run: _Run, control: socket.socket, confinement: Confinement) -> NoReturn:
     status = 1
     try:
-        # Out of the spawner's group before the daemon hears of it: it waits for the rest of the group.
+        # Out of the spawner's group before the daemon knows of it: it waits for the rest of the group.
         os.setsid()
         if _greet(control, os.getpid()):
             run(control, confinement)

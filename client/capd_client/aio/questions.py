@@ -88,7 +88,7 @@ async def who_am_i(*, socket_path: SocketPath = None) -> Permissions:
 
 
 async def stop_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:
-    """Have a capture end, and wait until it has: its files are complete. Sessions that hear of it get the last events.
+    """Have a capture end, and wait until it has: its files are complete. Sessions that follow it get the last events.
 
     Args:
         capture: its number or name. Of several of that name (for root), this user's own.

@@ -73,7 +73,7 @@ class CaptureSession(SessionBase):
     def attach(
         cls, capture: int | str, *, socket_path: str | os.PathLike[str] | None = None, events: Wanted = ()
     ) -> "CaptureSession":
-        """Prepare to hear of a capture that runs, whoever started it; entering the block asks for it.
+        """Prepare to follow a capture that runs, whoever started it; entering the block asks for it.
 
         As with the blocking session, whose exceptions entering the block raises.
 

@@ -85,7 +85,7 @@ class CaptureSession(SessionBase):
         shown: frozenset[EventType],
     ) -> None:
         super().__init__(request, place, shown)
-        #: Around the two below it. One thread receives, and all that wait hear of it.
+        #: Around the two below it. One thread receives, and wakes all that wait.
         self._received = threading.Condition()
         self._is_receiving = False
         #: Around what is asked among events, and its answer.
@@ -104,7 +104,7 @@ class CaptureSession(SessionBase):
     def attach(
         cls, capture: int | str, *, socket_path: str | os.PathLike[str] | None = None, events: Wanted = ()
     ) -> "CaptureSession":
-        """Return a session that hears of a capture that runs, whoever started it.
+        """Return a session that follows a capture that runs, whoever started it.
 
         Its first event is the current file; the counts begin with what was captured before. Leaving the session leaves
         the capture alone; ``stop`` ends it, if it is this user's.

@@ -28,7 +28,7 @@ class Started(JsonMessage, frozen=True, tag="started"):
 
 
 class Stopping(JsonMessage, frozen=True, tag="stopping"):
-    """The capture was asked to end; connections that hear of it carry its last events.
+    """The capture was asked to end; connections that follow it carry its last events.
 
     On a connection that has no part in the capture it comes when the capture has ended.
     """
@@ -41,7 +41,7 @@ class Rotated(JsonMessage, frozen=True, tag="rotated"):
 
 
 class Flushed(JsonMessage, frozen=True, tag="flushed"):
-    """What was asked for is in the file; a connection that hears of the capture has its events by now."""
+    """What was asked for is in the file; a connection that follows the capture has its events by now."""
 
 
 class SnapshotTaken(JsonMessage, frozen=True, tag="snapshot_taken"):
@@ -94,7 +94,7 @@ class CaptureSummary(JsonMessage, frozen=True):
 
 
 class Attached(JsonMessage, frozen=True, tag="attached"):
-    """This connection hears of the capture from now on; of its current file and counters first.
+    """This connection follows the capture from now on; its current file and counters come first.
 
     To ``AttachCapture`` it comes with one descriptor: a socket (SOCK_SEQPACKET) that leads to the capture's process.
     The current file comes there, if there is one: its name, and with it a descriptor that is open for reading. A name

@@ -76,7 +76,7 @@ class Stay:
 
 
 class Begun:
-    """For the client that has asked for a capture: it hears of it from the beginning."""
+    """For the client that has asked for a capture: it gets events from the beginning."""
 
     def __init__(self, stay: Stay, capture: Capture) -> None:
         self._stay = stay

@@ -19,7 +19,7 @@ def run(channel: socket.socket, _confinement: Confinement) -> None:
     Not sooner: the daemon closes its own descriptors meanwhile, which must not be the last ones.
     """
     privileges.renounce()
-    # A daemon that ends does not hear the last answers.
+    # A daemon that ends does not read the last answers.
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
         _close_all(channel)
 
