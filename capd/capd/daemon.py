@@ -175,7 +175,7 @@ class Daemon:
         except ConfigError as error:
             for fault in error.faults:
                 _log.error("%s", fault)
-            _log.error("the configuration of before stays in force")
+            _log.error("the earlier configuration stays in force")
             return
         self._captures.policy = self._configuration.policy
         self._configured.start(self._configuration.captures, nursery)

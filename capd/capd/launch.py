@@ -273,7 +273,7 @@ def decode(frame: Frame) -> Control | Message:
     """Return the message in a frame on a control socket.
 
     Raises:
-        RemoteProtocolError: it is none.
+        RemoteProtocolError: it is no message.
     """
     if frame.indicator != _CONTROL:
         return messages.decode(frame)
@@ -281,4 +281,4 @@ def decode(frame: Frame) -> Control | Message:
         return _decoder.decode(frame.payload)
     # JSON nested too deep is a RecursionError. The reason may quote what was sent, and goes into logs: it is left out.
     except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError("a message on the control socket that is none") from error
+        raise RemoteProtocolError("bytes on the control socket that are no message") from error

@@ -85,7 +85,7 @@ def test_a_message_that_is_not_whole_is_none(message: Control) -> None:
     "payload", [b"[" * 100_000, b"{}", b'{"type":"nosuch"}', b"null", b'{"type":"flush","number":"1"}']
 )
 def test_what_is_no_message_is_an_error_that_quotes_nothing(payload: bytes) -> None:
-    with pytest.raises(RemoteProtocolError, match=r"^a message on the control socket that is none$"):
+    with pytest.raises(RemoteProtocolError, match=r"^bytes on the control socket that are no message$"):
         decode(Frame(ord("l"), payload))
 
 

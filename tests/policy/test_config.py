@@ -490,7 +490,7 @@ def test_a_daemon_does_not_start_with_one_that_others_may_change(user_dir: Path,
 
 def test_who_may_write_to_it_by_mistake_gains_nothing_by_a_reload(user_dir: Path, configuration: Path) -> None:
     configuration.write_text("")
-    says = "the configuration of before stays in force"
+    says = "the earlier configuration stays in force"
 
     def let_herself_in() -> None:
         configuration.write_text(f'[[rule]]\nname = "mine"\nusers = [{MALLORY}]\n')

@@ -453,7 +453,7 @@ def test_a_faulty_configuration_changes_nothing_and_all_faults_are_logged(
     daemon: Daemon, sender: Sender, user_dir: Path
 ) -> None:
     try:
-        reload(daemon, "contakt = 1\nrule = 3\n", says="the configuration of before stays in force")
+        reload(daemon, "contakt = 1\nrule = 3\n", says="the earlier configuration stays in force")
         assert "capd.toml:1: contakt: there is no such key: did you mean contact?" in daemon.log
         assert "capd.toml:2: rule: rules are written as [[rule]]" in daemon.log
         assert captured(daemon, BOB, user_dir, sender, [TCP_80]) == [TCP_80]
@@ -479,7 +479,7 @@ def test_a_daemon_does_not_start_with_a_faulty_configuration(user_dir: Path) -> 
 
 def test_a_filter_of_policy_that_does_not_compile_is_a_fault(daemon: Daemon) -> None:
     try:
-        reload(daemon, CONFIGURATION.replace('"tcp"', '"tcp port"'), says="the configuration of before stays in force")
+        reload(daemon, CONFIGURATION.replace('"tcp"', '"tcp port"'), says="the earlier configuration stays in force")
         assert "rule[2].filter: can't parse filter expression" in daemon.log
     finally:
         reload(daemon, CONFIGURATION)

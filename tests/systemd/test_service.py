@@ -420,7 +420,7 @@ def test_a_configuration_of_the_services_own_user_is_refused(service: Machine) -
         assert refused.returncode == 1
         # The daemon looks itself, too.
         service.run("kill", "-HUP", daemon)
-        eventually(lambda: "the configuration of before stays in force" in journal(service), "it has looked")
+        eventually(lambda: "the earlier configuration stays in force" in journal(service), "it has looked")
         assert journal(service).count("'chown root /etc/capd/capd.toml'") == 2
         with capturing(service, "capd-stranger", "-w", "/home/capd-stranger/a.pcapng") as capture:
             assert capture.next("error")["code"] == "not_permitted"

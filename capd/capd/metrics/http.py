@@ -85,7 +85,7 @@ async def _request(connection: GuardedSocket, conversation: h11.Connection) -> h
     """Return the request; None where the other side leaves before there is one.
 
     Raises:
-        h11.RemoteProtocolError: it is none, or too long.
+        h11.RemoteProtocolError: it is no request, or too long.
     """
     while (event := conversation.next_event()) is h11.NEED_DATA:
         conversation.receive_data(await connection.receive(_RECEIVE_BYTES))

@@ -1,7 +1,7 @@
 """Persons behind user ids: limits are a person's, and one person may have many ids (subuid(5)).
 
-useradd(8) gives each user 65,536 subordinate ids (subuid(5)), which newuidmap(1) lets that user become, with the groups
-of before. So what is done under such an id counts for the person who has it. A range that takes in ids of accounts, by
+useradd(8) gives each user 65,536 subordinate ids (subuid(5)), which newuidmap(1) lets that user become, keeping its
+groups. So what is done under such an id counts for the person who has it. A range that takes in ids of accounts, by
 mistake, makes these share limits with its owner, and no more: what they may do is theirs.
 
 Accounts are asked for in threads, since the answer may come from the network (NSS: sssd(8), LDAP), and remembered.
@@ -273,7 +273,7 @@ class People:
         if known is None:
             text = f"capd cannot find out now whether user {peer.user_id} has an account here: try again later"
             raise RequestRefused(FailureCode.RESOURCES, text)
-        return known.user_id  # of before, where there is no answer now
+        return known.user_id  # the earlier answer, where there is none now
 
     async def _ask(self, key: Key) -> None:
         asking = self._asking[key]

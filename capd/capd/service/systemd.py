@@ -83,7 +83,7 @@ def watchdog_interval_s(environment: Mapping[str, str], process_id: int) -> floa
     Half the time after which it is taken to hang, as sd_watchdog_enabled(3) recommends.
 
     Raises:
-        ServiceManagerError: the time is none.
+        ServiceManagerError: the time is 0, or not a number.
     """
     if environment.get("WATCHDOG_PID") not in (None, str(process_id)):
         return None
@@ -96,7 +96,7 @@ def watchdog_interval_s(environment: Mapping[str, str], process_id: int) -> floa
 
 
 async def feed_watchdog(interval_s: float) -> None:
-    """Say that the event loop comes round, until cancelled."""
+    """Report that the event loop runs, until cancelled."""
     while True:
         notify("WATCHDOG=1")
         await trio.sleep(interval_s)
@@ -134,7 +134,7 @@ def take_inherited(environment: MutableMapping[str, str], process_id: int) -> li
     """Return what is passed to this process, and remove the variables, which are not meant for its children.
 
     Raises:
-        ServiceManagerError: their number is none.
+        ServiceManagerError: LISTEN_FDS is not a number.
     """
     passed = {name: environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
     if passed["LISTEN_PID"] != str(process_id):

@@ -202,7 +202,7 @@ def _check(program: bytes) -> None:
         RemoteProtocolError: it cannot.
     """
     if not program or len(program) % bpf.INSTRUCTION.size:
-        raise RemoteProtocolError("a filter that is none")
+        raise RemoteProtocolError("a filter that is not a program")
 
 
 def _loopback_index() -> int | None:

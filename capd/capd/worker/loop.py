@@ -24,12 +24,12 @@ from capd.worker.sources.af_packet import RingSource, SourceMaker
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.messages import EndReason, Failure, FailureCode
 
-#: The kernel ends a worker that has not come round its loop for so long: stuck in libpcap, say. Chosen: longer
+#: The kernel ends a worker whose loop has stood still for so long: stuck in libpcap, say. Chosen: longer
 #: than a slow disk keeps one write waiting.
 WATCHDOG_S = 60
 #: What happens to files and interfaces is reported with the counts, and at least so often where these come more rarely.
 _TELL_S = 0.1
-#: How often an idle worker comes round.
+#: How often the loop of an idle worker turns.
 _IDLE_S = 20.0
 #: How long the daemon may take to have nothing more received. Chosen: many times the kernel's grace period, which it
 #: waits for, for as many interfaces as there can be.

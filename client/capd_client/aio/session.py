@@ -49,7 +49,7 @@ class CaptureSession(SessionBase):
             **arguments: see ``capd_client.CaptureArguments``.
 
         Raises:
-            InvalidArgument: an argument is impossible, or an event is none.
+            InvalidArgument: an argument is impossible, or an event does not exist.
         """
         shown = wanted_types(events)
         request, place = make_request(arguments)
@@ -83,7 +83,7 @@ class CaptureSession(SessionBase):
             events: which events beyond wirepy's iteration gives, too.
 
         Raises:
-            InvalidArgument: it is neither number nor name, or an event is none.
+            InvalidArgument: it is neither number nor name, or an event does not exist.
         """
         session = cls.__new__(cls)
         request = AttachCapture(capture=checked_capture(capture))

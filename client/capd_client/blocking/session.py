@@ -61,7 +61,7 @@ class CaptureSession(SessionBase):
             **arguments: see ``capd_client.CaptureArguments``.
 
         Raises:
-            InvalidArgument: an argument is impossible, or an event is none.
+            InvalidArgument: an argument is impossible, or an event does not exist.
             DestinationError: the directory of ``savefile`` cannot be entered.
             DaemonUnavailable: there is no daemon.
         """

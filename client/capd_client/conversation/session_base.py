@@ -144,7 +144,7 @@ class SessionBase:
             end: only those with packets before that time.
 
         Raises:
-            InvalidArgument: a time is none, or the span ends before it begins.
+            InvalidArgument: a time is not valid, or the span ends before it begins.
             ReadError: the ring's index cannot be read.
         """
         span = span_of(start, end)
@@ -154,7 +154,7 @@ class SessionBase:
         return tuple(file for file in found if file.may_have(span))
 
     def _indexed_files(self) -> tuple[RingFile, ...] | None:
-        """Return what the index says, where the daemon has led to it: it knows of files of before, too."""
+        """Return what the index says, where the daemon has led to it: it knows of earlier files, too."""
         files, ring = self._files(), self._conversation.ring
         if ring is None or files is None:
             return None

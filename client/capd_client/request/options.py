@@ -258,7 +258,7 @@ def _typed(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments with values of their types.
 
     Raises:
-        InvalidArgument: there is no such argument, or its value is none.
+        InvalidArgument: there is no such argument, or its value is not valid.
     """
     return {name: _typed_value(name, value) for name, value in arguments.items()}
 

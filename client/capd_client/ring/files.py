@@ -244,7 +244,7 @@ def files(
         end: only those with packets before that time. With neither, also those without packets.
 
     Raises:
-        InvalidArgument: a time is none, or the span ends before it begins.
+        InvalidArgument: a time is not valid, or the span ends before it begins.
         ReadError: there is no ring and no file, or its index cannot be read.
     """
     if not isinstance(source, str | os.PathLike):
@@ -257,7 +257,7 @@ def span_of(start: Time | None, end: Time | None, now_ns: int | None = None) -> 
     """Return the span between two times.
 
     Raises:
-        InvalidArgument: a time is none, or the span ends before it begins.
+        InvalidArgument: a time is not valid, or the span ends before it begins.
     """
     now_ns = time.time_ns() if now_ns is None else now_ns
     span = Span(_nanoseconds(start, "start", now_ns), _nanoseconds(end, "end", now_ns))
@@ -368,7 +368,7 @@ def _read_index(descriptor: int, shown: str, file_name: str) -> tuple[Contents, 
     """Return what an index says of a ring, and its device; the descriptor is closed.
 
     Raises:
-        ReadError: it is none.
+        ReadError: it is no index.
     """
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)

@@ -19,7 +19,7 @@ Message = (
     FileOpened | PacketCount | Drops | ErrorMessage | BadFilter | Success | Hello | Request | Reply | Event | Unknown
 )
 
-#: Of why a message is none: some reasons quote it.
+#: Of the reason why bytes are no message, which may quote them.
 _MAX_REASON_CHARACTERS = 200
 
 _DECIMAL = re.compile(r"[0-9]{1,20}")

@@ -117,7 +117,7 @@ _CAPTURE = [
     *_each("alarm setitimer rt_sigaction"),
     # Of itself: what compiling was held to is lifted again.
     Rule("prlimit64", (Among(0, (0,)),)),
-    # Files: those of before, those that go, the index.
+    # Files: earlier ones, those that are deleted, the index.
     *_each("read pread64 lseek getdents64 unlinkat renameat renameat2 fstatfs faccessat faccessat2 geteuid"),
     Rule("flock", (_ABOVE_STANDARD,)),
     # The lock of a ring's index, where the user or an earlier version has left it open to others.

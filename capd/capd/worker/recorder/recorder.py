@@ -291,7 +291,7 @@ class FlightRecorder:
                 self._give_up(FailureCode.RESOURCES, text)
 
     def describe(self, source: PacketSource, statistics_bytes: int) -> None:
-        """Describe an interface that comes during a snapshot; those of before are in the header of the next one."""
+        """Describe an interface that comes during a snapshot; earlier ones are in the header of the next one."""
         snapshot = self._snapshot
         if snapshot is None or snapshot.is_ending:
             return
