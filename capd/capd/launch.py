@@ -1,8 +1,8 @@
 """The contract between daemon and worker: what to capture, as whom, where to.
 
-On the control socket the worker says who it is (``HELLO``). The daemon writes one ``Launch`` frame. The worker asks for
-rings with its filters (``Arm``), and gets a ``RingMade`` for each; it gives them back with ``LetGo``, and in the end
-asks the daemon to have all of them receive nothing more (``Disarm``). It says the messages of
+On the control socket the worker sends its process id (``HELLO``). The daemon writes one ``Launch`` frame. The worker
+asks for rings with its filters (``Arm``), and gets a ``RingMade`` for each; it gives them back with ``LetGo``, and in
+the end asks the daemon to have all of them receive nothing more (``Disarm``). It sends the messages of
 ``capd_protocol.messages``, and takes ``Attach`` for interfaces that come later, ``Detach`` and ``Stop``. Each
 ``Rotate``, ``Flush`` and ``Snapshot`` has its ``Answer``, unless the capture ends before. When the socket closes, it
 ends.

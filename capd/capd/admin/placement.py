@@ -1,7 +1,7 @@
 """Placement of the service: only where the hardened unit sees it, and nobody but root can change it.
 
-Whoever may change one file that it imports has its capabilities, and CAP_SETUID is root's in effect. So all is looked
-at: whatever lies where it imports from, and everything on the way there.
+A user who may change one file that the service imports has its capabilities, and CAP_SETUID amounts to being root. So
+every file is checked that lies where the service imports from, and every directory and link on the way there.
 """
 
 import functools

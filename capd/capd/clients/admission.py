@@ -1,6 +1,6 @@
-"""Admission of clients and rates of their requests: nobody's number or haste is at others' cost.
+"""Admission of clients and rates of their requests: one user's many or hasty clients cost other users nothing.
 
-Root, and the owner of a private daemon, are let in whatever others do, and wait for nothing here.
+Root, and the owner of a private daemon, are always let in, and never wait here.
 """
 
 import collections

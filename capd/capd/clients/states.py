@@ -1,7 +1,7 @@
 """The state machine of a client's conversation: which message is legal in which state. Pure.
 
-It is one table, in the manner of h11's ``_state.py``: what stands in it may happen, and leads to the state beside it;
-whatever else a client says breaks the protocol.
+It is one table, in the manner of h11's ``_state.py``: a message that is in it is legal, and leads to the state
+beside it; any other message breaks the protocol.
 """
 
 import enum

@@ -1,7 +1,7 @@
-"""Bounds on compiling filters: processor time and memory, and how the daemon learns that it was too much.
+"""Bounds on compiling filters: processor time and memory, and how the daemon learns that one was passed.
 
-libpcap's optimizer takes time that grows with the square or the cube of a filter's length, and nothing stops it but the
-end of its process: ``port 1 or port 2 …`` in 16 KiB kept a processor busy for minutes, in 700 MiB.
+libpcap's optimizer takes time that grows with the square or the cube of a filter's length, and only the end of its
+process stops it: ``port 1 or port 2 …`` in 16 KiB kept a processor busy for minutes, in 700 MiB.
 """
 
 import contextlib

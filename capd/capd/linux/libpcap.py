@@ -1,7 +1,7 @@
 """The system's libpcap, through ctypes: devices, what they can do, and compiled filters.
 
-The library of the system, since it gets the distribution's security updates. Only on a handle of a device it knows that
-the kernel sets VLAN tags aside; on another one it compiles ``vlan`` wrongly.
+It is the library of the system, which gets the distribution's security updates. Only on a device's handle does it know
+that the kernel sets VLAN tags aside; on any other handle it compiles ``vlan`` wrongly.
 """
 
 import ctypes

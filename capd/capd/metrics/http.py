@@ -1,7 +1,7 @@
 """HTTP/1.1 for scrapers: one request, one answer, and the connection is closed. Bounded in number, size and time.
 
-Whoever may connect can do no more than keep others from asking for metrics: connections beyond the bound wait in the
-kernel, and what is accepted is paced.
+The worst that a scraper can do is to keep others from the metrics: connections beyond the bound wait in the kernel, and
+are accepted at a bounded pace.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Metrics for Prometheus: on or off, and where, as the configuration says.
 
-They are a help to whoever looks after the daemon, and no more: where they cannot be served, that is logged, and
-captures go on. What serves them is imported when it is asked for.
+Metrics help to look after the daemon, and no more: where they cannot be served, that is logged, and captures go on. The
+libraries that serve them are imported when metrics are switched on.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Drivers' details and counters, through ethtool(8)'s ioctls.
 
-The kernel asks them one after the other, under the lock that all changes of interfaces take: it may be a while.
+The kernel asks drivers one after the other, under the lock that all changes of interfaces take, so it may take a while.
 """
 # pyroute2 has no annotations: what comes from it is checked where it is turned into our own types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false

@@ -1,9 +1,9 @@
 """Audit log: one structured line for each grant, refusal, order and end.
 
 As a service the lines go to the journal with their fields (``journalctl CAPD_VERDICT=refused``), by its native
-protocol, https://systemd.io/JOURNAL_NATIVE_PROTOCOL/; else to the daemon's log. None is lost: what the journal does not
-take now waits, and requests wait for it. Questions, which change nothing and may be frequent, are summed up: one line a
-minute for each user.
+protocol, https://systemd.io/JOURNAL_NATIVE_PROTOCOL/; else to the daemon's log. None is lost: a line that the journal
+does not take now waits, and requests wait for it. Questions, which change nothing and may be frequent, are summed up:
+one line a minute for each user.
 """
 
 import collections

@@ -1,9 +1,9 @@
 """Closing of descriptors that others have opened, in a process that may be killed.
 
-How long a close takes is for whoever opened it to say. So what may be the last reference is passed to a process that
-does nothing else (``capd.worker.helpers.closing``), and this process waits for none of it. One that takes too long is
-killed: all that it holds is closed with it, and nothing lingers for a process that ends (inet_release() in
-net/ipv4/af_inet.c).
+Whoever opened a descriptor decides how long closing it takes. So one that may be the last reference is passed to a
+process that does nothing else (``capd.worker.helpers.closing``), and the daemon does not wait for it. A closing process
+that takes too long is killed: all that it holds is closed with it, and nothing lingers for a process that ends
+(inet_release() in net/ipv4/af_inet.c).
 """
 
 import contextlib

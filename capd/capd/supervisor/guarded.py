@@ -1,8 +1,9 @@
 """Guarded sockets: bytes are received here, descriptors that others send are neither received nor closed.
 
-Closing what somebody else has opened may take as long as that one likes: a socket that lingers, a file system that is
-taken down with it, a server of FUSE. And a socket that is closed closes what lies unread in it. So nothing is received
-that has a descriptor with it; and where some may lie unread, the socket is closed by another process (``closer``).
+Closing a descriptor may take as long as its opener likes: a socket that lingers, a file system that is taken down with
+it, a server of FUSE. And closing a socket closes the descriptors that lie unread in it. So a message that has a
+descriptor with it is not received; and where descriptors may lie unread, another process closes the socket
+(``closer``).
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Packet rings made in threads, while the worker that will read them begins; and one made ahead.
 
-With each the kernel waits for a grace period (RCU), 8 to 12 ms however large it is, after it has cleared its memory, 4
-ms for 32 MiB. A worker that made its own would wait for two, as the fork before it has begun one that must end first,
-and for several rings one after the other. What is used here of what a client asked for is numbers, which are within the
+For each ring the kernel clears memory, 4 ms for 32 MiB, and then waits for a grace period (RCU), 8 to 12 ms whatever
+the size. A worker that made its own would wait for two, as the fork before it has begun one that must end first, and
+would make several rings one after the other. Of a client's request only numbers are used here, which are within the
 limits.
 """
 

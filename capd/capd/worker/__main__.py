@@ -1,9 +1,9 @@
-"""The spawner: forks workers, having imported all that they need, so that a capture begins within milliseconds.
+"""The spawner: imports all that workers need and forks them, so that a capture begins within milliseconds.
 
 Run by the daemon with the number of the descriptor of a socket (SOCK_SEQPACKET), and with ``strict``, where workers
-shall end at a system call that is refused. One byte on the socket says that it is ready. Then control sockets of
-processes to be come in, one with each message, which names their purpose; all further messages go over these. Nothing
-that clients or the network supplied ever comes here, so a worker inherits nothing of other users' captures.
+shall end at a system call that is refused. One byte on the socket says that it is ready. Then the control sockets of
+new processes come, one with each message, which names its purpose; further messages go over these. Nothing that clients
+or the network supplied ever comes here, so a worker inherits nothing of other users' captures.
 
 A worker becomes the daemon's own child, which alone learns how it ended: the process in between, its parent, ends at
 once, and the daemon takes over such orphans (PR_SET_CHILD_SUBREAPER).

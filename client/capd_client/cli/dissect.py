@@ -1,6 +1,6 @@
 """A packet as a line of text, as people know it from tcpdump, or as a dict. Pure.
 
-Headers are taken apart one by one, as far as they were kept: who asked for 40 bytes of each packet still wants to see
+Headers are taken apart one by one, as far as they were kept: a user who kept 40 bytes of each packet still wants to see
 its ports.
 """
 

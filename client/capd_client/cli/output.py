@@ -1,6 +1,6 @@
 """Standard output and standard error of ``capctl``: nothing is printed but through these functions.
 
-What files, packets, other users and libpcap have called things is escaped here, so that it can neither steer a terminal
+Names and texts from files, packets, other users and libpcap are escaped here, so that they can neither steer a terminal
 nor look like a line of ours. All functions take whole lines, and so a line end in one is no line end.
 """
 

@@ -1,7 +1,7 @@
 """Live streams: packets of a running capture through its files; the page cache is the memory that both sides share.
 
-What bounds the queue is how far behind its reader may be. Nothing here has an effect on the capture: what is missed
-was in a file that is gone, or is left out on purpose, and is reported.
+The queue is bounded by how far behind its reader may be. Nothing here affects the capture: packets that a reader misses
+were in a file that is gone, or are left out on purpose, and are reported.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""The captures of the configuration: they run without anybody asking, as long as the daemon does.
+"""The captures of the configuration: they run without a request, as long as the daemon does.
 
 Their files lie in a directory of their own below the daemon's state directory, and may be read by the members of
 the group that the configuration names.

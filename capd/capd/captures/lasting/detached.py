@@ -1,7 +1,7 @@
 """Detached captures: they belong to the daemon, and stay when the client that has asked for them leaves.
 
-Those of a ring are run again where they could not go on, and go on after a restart of the service (``kept``). A single
-file cannot be continued, so it ends with its first run.
+One with a ring is run again when it has failed, and after a restart of the service (``kept``). A single file cannot be
+continued, so such a capture ends with its first run.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """Detached captures in systemd's file-descriptor store, over restarts.
 
-Its descriptor store (https://systemd.io/FILE_DESCRIPTOR_STORE/) has two for each, by one name: a socket in which the
-directory of the files lies unread, and a sealed file in memory with all the rest. It gives them to the next daemon,
-also after a crash, and drops them when the service is stopped. So neither the manager nor the daemon ever asks a
-client's file system anything, which may not answer.
+The store (https://systemd.io/FILE_DESCRIPTOR_STORE/) has two descriptors for each capture, under one name: a socket in
+which the directory of the files lies unread, and a sealed file in memory with all the rest. systemd passes them to the
+next daemon, also after a crash, and drops them when the service is stopped. So neither systemd nor the daemon ever
+waits for a client's file system, which may not answer.
 """
 
 import fcntl

@@ -1,7 +1,8 @@
 """Where files may be opened, by Landlock: in one directory and below it, and nowhere else.
 
-For code in a worker that was taken over, with the rights of its user: or of root, who may write almost anywhere without
-any capability. It came with Linux 5.13, and each version of its interface denies something more. See landlock(7).
+It stops code in a worker that was taken over, which has the rights of its user: or of root, who may write almost
+anywhere without any capability. It came with Linux 5.13, and each version of its interface denies something more. See
+landlock(7).
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Passes the files of a capture to those who are attached to it: a process of the capture's own user.
 
-It is none of the capture's: what readers ask for costs that nothing, and where files can be passed there is no packet
-socket to pass.
+It is apart from the worker: readers' requests cost the capture nothing, and the process that passes files has no packet
+socket that could be passed.
 """
 
 import os

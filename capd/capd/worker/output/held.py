@@ -1,9 +1,9 @@
 """Deleted files that others still have open: they take their room until they are closed, or cut.
 
-Whoever may read a ring's files may keep them open, and a ring that leaves room on the disk would delete one after
-another without any room coming of it. So such files are remembered, and cut where room is needed: emptied, which frees
-it. That is hard on their readers, and harder on those that have mapped them: what is cut off cannot be touched any
-more (SIGBUS). So it is the youngest that are cut, which a reader that follows the ring has not come to.
+A reader may keep a ring's files open, and a ring that has to keep room free on the disk would delete one after another
+without gaining any. So such files are remembered, and cut where room is needed: emptied, which frees it. That is hard
+on their readers, and harder on those that have mapped them: what is cut off cannot be touched any more (SIGBUS). So it
+is the youngest that are cut, which a reader that follows the ring has not come to.
 """
 
 import contextlib

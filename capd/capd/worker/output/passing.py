@@ -1,7 +1,7 @@
 """Passing of open files to the capture's client, by a thread that has no packet socket.
 
-What a message brings along cannot be seen by a filter of system calls. So the thread that may send some has descriptors
-of its own, none of which is worth passing on to a user who has taken over the worker: the directory, which is that
+A filter of system calls cannot see which descriptors a message carries. So the thread that may send some has its own
+descriptors, none of which is worth passing on to a user who has taken over the worker: the directory, which is that
 user's, and this socket. The other threads have the packet sockets, and no call to pass them with (``confinement``).
 
 So a descriptor means something only in the thread that it belongs to, and each is closed there by name: never by a

@@ -1,9 +1,9 @@
 """In-place recycling of a ring's oldest file (page-cache reuse), under a lease.
 
-Whoever has opened a file must never see it change, and whoever opens one must find packets up to its end. So
+A reader that has opened a file must never see it change, and one that opens a file must find packets up to its end. So
 
 - a file is only written over if nobody else has it open, mapped or linked: the kernel grants a lease (fcntl(2),
-  F_SETLEASE) to nobody else's knowledge;
+  F_SETLEASE) only then;
 - what is left of its old bytes is always one block, of a type that readers skip, or several, if it is long;
 - a reader that opens the file meanwhile waits, for the lease, until the worker has cut off what is left.
 """

@@ -1,7 +1,7 @@
 """One capture file: opened in the client's directory, written by gathering from the ring, closed whole.
 
 A file on disk always ends at the end of a record once a call has returned: a write that the system cuts short
-is cut back, as long as the file system takes anything at all. What is written says where in the file it goes, as a
+is cut back, as long as the file system takes anything at all. Every write names its position in the file, as a
 worker may write in no other way (``confinement``).
 
 Others may write in the directory too. What they put there under a name of ours is neither written nor deleted: a file

@@ -1,8 +1,7 @@
 """Batching: how long packets may gather before the worker wakes (interrupt moderation, in user space). Pure.
 
-What is done once for all that has come takes a worker as long as what is done for some thousand packets, so they are
-worked on together: after each time that rings were emptied they rest. Nothing is announced later for it: a rest ends
-when the next announcement is due.
+A round costs a worker as much as the work on some thousand packets, so packets are worked on together: whenever the
+rings were emptied they rest. Nothing is announced later for it: a rest ends when the next announcement is due.
 """
 
 #: Of the update interval. Chosen: a live reader's packets do not wait longer than they do in the kernel.

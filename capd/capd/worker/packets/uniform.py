@@ -1,7 +1,7 @@
 """Fast path for blocks whose packets all have one size: records by copying, side by side.
 
-A flood, the acknowledgements of a download: so many small packets of one size that what each costs matters. numpy
-copies them as one column, and what goes around them is the same for all, so that it is there already. The kernel would
+A flood, or the acknowledgements of a download, has so many small packets of one size that the cost of each matters.
+numpy copies them as one column; headers and padding are the same for all, and so are there already. The kernel would
 take longer to gather them from where they lie; and the ring is only read, while memory that was written to must come
 back to the processor that receives.
 """

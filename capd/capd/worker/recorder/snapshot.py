@@ -1,7 +1,7 @@
 """The file of a snapshot, written by a thread of its own: a slow disk keeps only the thread waiting.
 
-The thread has the file to itself, from creating it to closing it. What it is to append is given to it in order; what it
-has done it signals that by an eventfd, and the capture's own thread asks for it.
+The thread has the file to itself, from creating it to closing it. It gets what it is to append in order; it signals by
+an eventfd that something is done, and the capture's own thread fetches what.
 """
 
 import contextlib
