@@ -2,8 +2,8 @@
 
 A reader that has opened a file must never see it change, and one that opens a file must find packets up to its end. So
 
-- a file is only written over if nobody else has it open, mapped or linked: the kernel grants a lease (fcntl(2),
-  F_SETLEASE) only then;
+- a file is only written over if nobody else has it open, mapped or linked: with a link it is left alone, and otherwise
+  the kernel grants no lease (fcntl(2), F_SETLEASE);
 - what is left of its old bytes is always one block, of a type that readers skip, or several, if it is long;
 - a reader that opens the file meanwhile waits, for the lease, until the worker has cut off what is left.
 """
