@@ -153,6 +153,23 @@ def test_every_key_of_the_configuration_is_described_with_its_default(
         assert expected in described[field.name], field.name
 
 
+def test_warnings_are_described_as_the_configuration_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobodys(name: str) -> int:
+        raise KeyError(name)
+
+    monkeypatch.setattr(reader, "_user_id", nobodys)
+    path = tmp_path / "capd.toml"
+    path.write_text(
+        '[[rule]]\nname = "all"\neverybody = true\nusers = [0, "alise"]\n\n\n\n\n'
+        '[[rule]]\nname = "hidden"\ngroups = [0]\n'
+    )
+    (shown,) = displays(dict(blocks(source("capd.toml.5"), "Ss"))["Warnings"].partition("\n.Sh ")[0])
+    warnings = reader.load(path).warnings
+    assert shown.split() == " ".join(warnings).replace(str(path), str(reader.DEFAULT_PATH)).split()
+    described = dict(blocks(source("capd.8"), "Ss"))["check-config"]
+    assert all(text in " ".join(described.split()) for text in ("(warning)", "is not there", "never grants"))
+
+
 def test_the_examples_of_the_configuration_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "_group_id", lambda _: 4)  # whatever groups there are on this machine
     examples = displays(dict(blocks(source("capd.toml.5"), "Sh"))["EXAMPLES"])
