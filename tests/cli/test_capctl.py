@@ -377,6 +377,67 @@ def test_a_second_ctrl_c_does_not_wait_for_a_daemon_that_does_not_react(bench: B
     assert len(read_complete(bench.directory / "a.pcapng").packets) == 6
 
 
+#: What goes on until somebody has seen enough.
+WATCHING = {
+    "attach": ("{number}",),
+    "read": ("--follow", "{directory}/a.pcapng"),
+    "stats": (),
+    "watch": (),
+}
+
+
+@contextlib.contextmanager
+def watching(bench: Bench, name: str, *before: str) -> Generator[subprocess.Popen[str], None, None]:
+    """Have such a command run, behind other words, until it has made up its mind about signals."""
+    with bench.running() as capture:
+        words = [each.format(number=capture.capture_id, directory=bench.directory) for each in WATCHING[name]]
+        with subprocess.Popen(
+            [*before, *command(bench, name, *words)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                wait_until(lambda: "SigCgt" in (each := status_of(process.pid)) and has(each["SigCgt"]), "it is ready")
+                yield process
+            finally:
+                process.kill()
+        assert capture.end_reason is None
+
+
+def has(mask: str, number: signal.Signals = signal.SIGTERM) -> bool:
+    """Whether a signal is in a mask of /proc."""
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("name", WATCHING)
+def test_a_signal_ends_well_what_only_shows(bench: Bench, name: str, number: signal.Signals) -> None:
+    with watching(bench, name) as process:
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize("name", [*WATCHING, "capture"])
+def test_nohup_has_a_command_go_on(bench: Bench, name: str) -> None:
+    nohup = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    with contextlib.ExitStack() as stack:
+        if name == "capture":
+            words = [*nohup, *capture_command(bench, "-w", "a.pcapng")]
+            process, _ = stack.enter_context(started(words, bench.directory))
+        else:
+            process = stack.enter_context(watching(bench, name, *nohup))
+        status = status_of(process.pid)
+        assert has(status["SigIgn"], signal.SIGHUP)
+        assert not has(status["SigCgt"], signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+
+
 def _is_handled(process_id: int, number: signal.Signals) -> bool:
     """Whether a process has taken a signal and waits again."""
     status = status_of(process_id)

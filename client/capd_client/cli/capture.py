@@ -24,6 +24,7 @@ from capd_client.cli.live import (
     writing_to,
 )
 from capd_client.cli.output import complain, draw, note, note_json, show, show_json
+from capd_client.cli.signals import end_by, until_told
 from capd_client.cli.text import count, shorten, si, width_of
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, CaptureError, InvalidArgument, NoEvents
@@ -194,7 +195,7 @@ def run(options: argparse.Namespace) -> int:
         raise InvalidArgument("only what goes to a program as it comes leaves it out", argument="with_ssh")
     capture = CaptureSession(socket_path=options.socket, **arguments)
     if not options.detach:
-        _stop_on_signals(capture)  # also while it starts
+        end_by(capture.stop, signal.SIGINT)  # also while it starts
     with capture:
         if not options.interfaces and not options.json:
             show(f"Interface: {', '.join(capture.interfaces)}", flush=True)
@@ -253,7 +254,7 @@ def _run_live(
     options: argparse.Namespace, arguments: CaptureArguments, sink_of: Callable[[CaptureSession], Sink]
 ) -> int:
     capture = CaptureSession(socket_path=options.socket, **arguments)
-    _stop_on_signals(capture)
+    end_by(capture.stop, signal.SIGINT)
     in_memory = bool(arguments.get("in_memory"))
     with capture:
         if not options.interfaces and not options.json:
@@ -282,6 +283,7 @@ def _leave_running(capture: CaptureSession, as_json: bool) -> int:
     return 0
 
 
+@until_told
 def attach(options: argparse.Namespace) -> int:
     """Show the events of a capture that runs, until its end or Ctrl-C."""
     with CaptureSession.attach(options.capture, socket_path=options.socket) as capture:
@@ -291,18 +293,6 @@ def attach(options: argparse.Namespace) -> int:
         finally:
             output.close()
         return EXIT_STOPPED if capture.end_reason in _ENDED_BY_OTHERS else 0
-
-
-def _stop_on_signals(capture: CaptureSession) -> None:
-    def stop(number: int, _frame: object) -> None:
-        # The second one is not handled: it ends the program, and with it the capture.
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        capture.stop()
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else nohup(1) has asked for a capture that goes on
-        signal.signal(signal.SIGHUP, stop)
 
 
 def _snapshot_on_signal(capture: CaptureSession) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import signal
 import sys
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from capd_client.blocking.interfaces import Interface, InterfaceWatcher
 from capd_client.blocking.questions import get_capabilities
 from capd_client.blocking.statistics import LiveInterfaceStats
 from capd_client.cli.output import show, show_json, show_screen
+from capd_client.cli.signals import until_told
 from capd_client.cli.text import count, shorten, si, table, width_of
 from capd_client.conversation.interface_picture import InterfaceChanged
 from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts
@@ -135,11 +135,11 @@ class _Rates:
         return "".join(_BARS[round(rate / highest * (len(_BARS) - 1))] for rate in history)
 
 
+@until_told
 def _stats(options: argparse.Namespace) -> int:
     is_live = sys.stdout.isatty() and not options.json
     rates = _Rates()
     with LiveInterfaceStats(interval=options.interval, socket_path=options.socket) as stats:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             for _ in stats:
                 counts = {name: stats.details(name) for name in stats.interfaces}
@@ -186,10 +186,10 @@ def _print_stats(
         show(*lines, flush=True)
 
 
+@until_told
 def _watch(options: argparse.Namespace) -> int:
     is_live = sys.stdout.isatty() and not options.json
     with InterfaceWatcher(socket_path=options.socket) as watcher:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             for changed in watcher:
                 if options.json:

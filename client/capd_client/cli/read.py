@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from capd_client.cli.dissect import dissect, to_text
 from capd_client.cli.output import complain, show, show_json
+from capd_client.cli.signals import until_told
 from capd_client.cli.text import count
 from capd_client.errors import InvalidArgument
 from capd_client.reading import read
@@ -45,7 +46,11 @@ def run(options: argparse.Namespace) -> int:
     if options.count is not None and options.count < 0:
         raise InvalidArgument(f"{options.count} packets", argument="count")
     show = _info if options.info else _packets
-    return max([show(path, options) for path in options.file])
+
+    def show_all() -> int:
+        return max([show(path, options) for path in options.file])
+
+    return until_told(show_all)() if options.follow else show_all()
 
 
 def source_of(path: str) -> "str | BinaryIO":
