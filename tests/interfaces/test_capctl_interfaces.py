@@ -11,7 +11,10 @@ from collections.abc import Generator
 import msgspec
 import pytest
 
-from capd_client import Interface, get_capabilities
+from capd_client import Interface, InterfaceWatcher, get_capabilities
+from capd_client.cli.interfaces import _change_line
+from capd_client.conversation.interface_picture import InterfaceChanged
+from capd_protocol.messages.interfaces import InterfaceChange, Link
 from tests.capture.helpers import ip, kernel_setting
 from tests.cli.calling import Done, called
 from tests.cli.terminal import in_terminal
@@ -116,6 +119,80 @@ def test_the_list_shows_what_there_is(pair: tuple[str, str], daemon: Daemon) -> 
     assert link["address"] in row
     # A file has no width.
     assert all(address in row for address in LONG_ADDRESSES)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 132, 200])
+def test_addresses_are_whole_or_left_out(pair: tuple[str, str], daemon: Daemon, columns: int) -> None:
+    wait_until(lambda: set(LONG_ADDRESSES) <= set(addresses_of(daemon, pair[1])))
+    with in_terminal(command(daemon, "interfaces"), columns=columns) as terminal:
+        assert terminal.wait_ended() == 0
+        header, *rows = terminal.screen.lines
+    (row,) = (row for row in rows if row.split()[1:2] == [pair[1]])
+    at = header.find("ADDRESSES")
+    shown = row[at:].split(", ") if at >= 0 else []
+    assert bool(shown) == (columns >= 80)
+    assert set(shown[:-1]) <= set(LONG_ADDRESSES)
+    assert not shown or shown[-1] == f"+{len(addresses_of(daemon, pair[1])) - len(shown) + 1}"
+    assert (len(shown) > 1) == (columns > 120)
+
+
+def test_a_change_has_as_many_addresses_as_there_is_room_for() -> None:
+    link = Link(
+        index=7,
+        name="eth0",
+        loopback=False,
+        is_up=True,
+        state="up",
+        mtu=1500,
+        hardware_type=1,
+        addresses=LONG_ADDRESSES,
+    )
+    changed = InterfaceChanged(InterfaceChange.CHANGED, link)
+    everything = _change_line(changed, None)
+    assert everything.endswith(f"changed: up, MTU 1500, {', '.join(LONG_ADDRESSES)}")
+    for width in range(60, len(everything)):
+        line = _change_line(changed, width)
+        assert len(line) <= width
+        *shown, left = line.partition("MTU 1500, ")[2].split(", ")
+        assert tuple(shown) == LONG_ADDRESSES[: len(shown)]
+        assert left == f"+{len(LONG_ADDRESSES) - len(shown)}"
+
+
+@pytest.mark.parametrize(
+    ("making", "word", "said"),
+    [
+        (("link", "add", "name", "{}", "type", "veth"), "lowerlayerdown", "but the device under it is down"),
+        (("tuntap", "add", "name", "{}", "mode", "tap"), "no-carrier", "but has no carrier"),
+        (("link", "add", "name", "{}", "type", "ifb"), "unknown", ""),
+    ],
+    ids=["veth", "tap", "ifb"],
+)
+def test_a_state_is_said_as_ip_shows_it(daemon: Daemon, making: tuple[str, ...], word: str, said: str) -> None:
+    name = unique("cc")
+    with cleaned(name), InterfaceWatcher(socket_path=daemon.socket_path) as watcher:
+
+        def change(kind: InterfaceChange) -> str:
+            while (changed := watcher.wait_for_change(PATIENCE_S)).change != kind or changed.link.name != name:
+                pass
+            return _change_line(changed, None)
+
+        def state() -> str:
+            (row,) = (row for row in done(daemon, "interfaces").stdout.splitlines() if row.split()[1] == name)
+            return row.split()[2]
+
+        ip(*(each.format(name) for each in making))
+        ip("link", "set", "dev", name, "up")
+        line = change(InterfaceChange.UP)
+        assert line.endswith(f" {name:<15}  is up" + (f", {said} ({word.upper()})" if said else ""))
+        shown = link_of(name)
+        assert word.upper() in (shown["operstate"], *shown["flags"])
+        assert ("NO-CARRIER" in shown["flags"]) == bool(said)
+        assert state() == word
+        ip("link", "set", "dev", name, "mtu", "1300")
+        assert f"  changed: up{said and ', '}{said}" in change(InterfaceChange.CHANGED)
+        ip("link", "set", "dev", name, "down")
+        assert change(InterfaceChange.DOWN).endswith(f" {name:<15}  is down")
+        assert state() == "down"
 
 
 def test_link_types_are_shown_with_timestamps(daemon: Daemon) -> None:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,12 +15,38 @@ from capd_client.blocking.questions import get_capabilities
 from capd_client.blocking.statistics import LiveInterfaceStats
 from capd_client.cli.output import show, show_json, show_screen
 from capd_client.cli.signals import until_told
-from capd_client.cli.text import count, shorten, si, table, width_of
+from capd_client.cli.text import Cell, count, shorten, si, table, whole, width_of
 from capd_client.conversation.interface_picture import InterfaceChanged
-from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts
+from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts, Link
 from capd_protocol.text import escaped
 
 _HISTORY = 12
+
+
+class _State(NamedTuple):
+    """The operational state of an interface that is up (RFC 2863, as the kernel's operstates.rst has it).
+
+    Attributes:
+        word: as ``ip link`` shows it, in lower case.
+        but: what that means, where packets do not pass.
+    """
+
+    word: str
+    but: str = ""
+
+
+_NOT_UP = _State("down")
+#: By what the kernel calls it; what it knows beside these is a word only.
+_STATES = {
+    "up": _State("up"),
+    "unknown": _State("unknown"),  # its driver does not tell: packets may well pass, as on a loopback
+    "down": _State("no-carrier", "has no carrier"),
+    "lowerlayerdown": _State("lowerlayerdown", "the device under it is down"),
+    "dormant": _State("dormant", "waits to be let in, as with 802.1X"),
+    "testing": _State("testing", "is being tested"),
+    "notpresent": _State("notpresent", "its hardware is missing"),
+}
+
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -74,9 +100,18 @@ def _interfaces(options: argparse.Namespace) -> int:
     return 0
 
 
-def _row(interface: Interface, names: dict[int, str]) -> tuple[str, ...]:
+def _state_of(link: Link) -> _State:
+    return _STATES.get(link.state, _State(link.state)) if link.is_up else _NOT_UP
+
+
+def _in_words(link: Link) -> str:
+    state = _state_of(link)
+    return f"up, but {state.but} ({state.word.upper()})" if state.but else "up" if link.is_up else "down"
+
+
+def _row(interface: Interface, names: dict[int, str]) -> tuple[Cell, ...]:
     info, link = interface.info, interface.info.link if interface.info else None
-    about = ", ".join(interface.addresses) or (info.description if info else "")
+    about: Cell = tuple(interface.addresses) or (info.description if info else "")
     if link is None:
         return str(interface.number), interface.name, "", "", "", about
     kind = link.kind or ("loopback" if link.loopback else info.driver if info else None) or ""
@@ -84,9 +119,8 @@ def _row(interface: Interface, names: dict[int, str]) -> tuple[str, ...]:
         there = link.bound_to_namespace is not None
         bound_to = f"#{link.bound_to_index}" if there else names.get(link.bound_to_index, f"#{link.bound_to_index}")
         kind = f"{kind} @{bound_to}".strip()
-    state = link.state if link.is_up else "off"
     mac_address = "" if link.loopback else link.mac_address or ""
-    return str(interface.number), interface.name, state, kind, mac_address, about
+    return str(interface.number), interface.name, _state_of(link).word, kind, mac_address, about
 
 
 def _linktypes(options: argparse.Namespace) -> int:
@@ -97,7 +131,7 @@ def _linktypes(options: argparse.Namespace) -> int:
         show_json(fields)
         return 0
     rows = [(str(each.dlt), each.name, each.description) for each in found.link_layers]
-    show(*table(("DLT", "NAME", "DESCRIPTION"), rows, right=frozenset((0,))))
+    show(*table(("DLT", "NAME", "DESCRIPTION"), rows, frozenset((0,)), width_of(sys.stdout), flexible=frozenset((2,))))
     show(f"Monitor mode: {'yes' if found.can_rfmon else 'no'}")
     show("Timestamps: " + ", ".join(each.name for each in found.timestamp_types))
     return 0
@@ -195,9 +229,9 @@ def _watch(options: argparse.Namespace) -> int:
                 if options.json:
                     show_json(_change_json(changed), flush=True)
                     continue
-                line = escaped(_change_line(changed))
                 # The terminal itself may write ^C behind it.
-                show(line[: (width_of(sys.stdout) or 0) - 2] if is_live else line, flush=True)
+                width = (width_of(sys.stdout) or 0) - 2 if is_live else None
+                show(_change_line(changed, width)[:width], flush=True)
         except KeyboardInterrupt:
             if is_live:
                 show()
@@ -213,20 +247,22 @@ def _change_json(changed: InterfaceChanged) -> dict[str, object]:
     }
 
 
-def _change_line(changed: InterfaceChanged) -> str:
+def _change_line(changed: InterfaceChanged, width: int | None) -> str:
+    """Return what is shown of a change, with as many addresses as there is room for."""
     link = changed.link
     now = datetime.now().astimezone().strftime("%H:%M:%S")
+    begin = f"{now}  {escaped(link.name):<15}  "
     match changed.change:
         case InterfaceChange.RENAMED:
             what = f"is the new name of {changed.former_name}"
         case InterfaceChange.CHANGED:
-            what = f"changed: {link.state}, MTU {link.mtu}" + "".join(f", {each}" for each in link.addresses)
+            begin += "changed: "
+            items = (_in_words(link), f"MTU {link.mtu}", *link.addresses)
+            what = whole(items, None if width is None else width - len(begin))
         case InterfaceChange.ADDED:
             what = f"appeared ({link.kind})" if link.kind else "appeared"
         case InterfaceChange.REMOVED:
             what = "is gone"
-        case InterfaceChange.UP:
-            what = f"is up ({link.state})"
-        case InterfaceChange.DOWN:
-            what = "is down"
-    return f"{now}  {link.name:<15}  {what}"
+        case InterfaceChange.UP | InterfaceChange.DOWN:
+            what = f"is {_in_words(link)}"
+    return escaped(f"{begin}{what}")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TextIO
 
 from capd_protocol.text import escaped
@@ -10,6 +11,9 @@ from capd_protocol.text import escaped
 _USUAL_COLUMNS = 80
 
 _SI = ("", "k", "M", "G", "T")
+
+#: A text that may be made shorter, or several of which each is whole or left out, such as addresses.
+Cell = str | tuple[str, ...]
 
 
 def si(value: float, unit: str = "") -> str:
@@ -38,6 +42,24 @@ def shorten(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
+def whole(items: Sequence[str], width: int | None) -> str:
+    """Return as many items as fit, each whole, and the number of others: ``a, b, +3``; empty where nothing fits.
+
+    Args:
+        items: what is joined with commas.
+        width: at most so many characters; None: all of them.
+    """
+    if width is None:
+        return ", ".join(items)
+    sizes = list(accumulate((len(", ") + len(item) for item in items), initial=0))
+    for shown in range(len(items), 0, -1):
+        rest = f", +{len(items) - shown}" if shown < len(items) else ""
+        if sizes[shown] - len(", ") + len(rest) <= width:
+            return ", ".join(items[:shown]) + rest
+    none = f"+{len(items)}" if items else ""
+    return none if len(none) <= width else ""
+
+
 def width_of(stream: TextIO) -> int | None:
     """Return how many columns a terminal has; None for what is no terminal."""
     return (os.get_terminal_size(stream.fileno()).columns or _USUAL_COLUMNS) if stream.isatty() else None
@@ -45,7 +67,7 @@ def width_of(stream: TextIO) -> int | None:
 
 def table(
     header: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Sequence[Sequence[Cell]],
     right: frozenset[int] = frozenset(),
     width: int | None = None,
     flexible: frozenset[int] = frozenset(),
@@ -59,19 +81,32 @@ def table(
         width: lines are not longer.
         flexible: indexes of the columns whose cells are shortened for it, the widest first.
     """
-    everything = [[escaped(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in everything) for i in range(len(header))]
+    everything = [[_escaped(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(_fitted(row[i], None)) for row in everything) for i in range(len(header))]
     if width is not None:
         for _ in range(sum(widths) + 2 * (len(widths) - 1) - width):
             widest = max(flexible, key=lambda i: widths[i] - len(header[i]), default=None)
             if widest is None or widths[widest] <= len(header[widest]):
                 break
             widths[widest] -= 1
+        starts = accumulate((size + 2 for size in widths), initial=0)
+        # What is still too wide ends with the line.
+        widths = [min(size, max(width - start, 0)) for size, start in zip(widths, starts, strict=False)]
     lines = (
         "  ".join(
-            shorten(cell, size).rjust(size) if i in right else shorten(cell, size).ljust(size)
+            _fitted(cell, size).rjust(size) if i in right else _fitted(cell, size).ljust(size)
             for i, (cell, size) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in everything
     )
     return [line[:width] for line in lines]
+
+
+def _escaped(cell: Cell) -> Cell:
+    return escaped(cell) if isinstance(cell, str) else tuple(map(escaped, cell))
+
+
+def _fitted(cell: Cell, width: int | None) -> str:
+    if isinstance(cell, tuple):
+        return whole(cell, width)
+    return cell if width is None else shorten(cell, width)
