@@ -78,6 +78,7 @@ from capd_protocol.messages.interfaces import (
     InterfaceType,
     Link,
     LinkLayer,
+    MissingRight,
     TimestampType,
 )
 
@@ -153,6 +154,7 @@ __all__ = [
     "LinkLayer",
     "LinkLayerType",
     "LiveInterfaceStats",
+    "MissingRight",
     "NameTaken",
     "NoEvents",
     "NoSuchCapture",

@@ -1,12 +1,16 @@
 """``capctl interfaces``, ``linktypes``, ``stats`` and ``watch``: for people at a terminal, and for programs."""
 
 import contextlib
+import grp
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Generator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,10 +18,12 @@ import pytest
 from capd_client import Interface, InterfaceWatcher, get_capabilities
 from capd_client.cli.interfaces import _change_line
 from capd_client.conversation.interface_picture import InterfaceChanged
+from capd_client.transport.connect import SOCKET_VARIABLE
 from capd_protocol.messages.interfaces import InterfaceChange, Link
 from tests.capture.helpers import ip, kernel_setting
 from tests.cli.calling import Done, called
 from tests.cli.terminal import in_terminal
+from tests.client.test_private_daemon import WITHOUT_RUN
 from tests.interfaces.helpers import (
     PATIENCE_S,
     add_pair,
@@ -29,11 +35,12 @@ from tests.interfaces.helpers import (
     unique,
     wait_until,
 )
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, as_user, running_daemon
 from tests.support.traffic import send
 
 LONG_ADDRESSES = tuple(f"2001:db8:1234:5678:9abc:def0:1234:{number:x}" for number in range(0x5670, 0x5676))
 
+STRANGER = 12345
 #: As the command's help says.
 NO_DAEMON = 3
 
@@ -156,6 +163,51 @@ def test_a_change_has_as_many_addresses_as_there_is_room_for() -> None:
         *shown, left = line.partition("MTU 1500, ")[2].split(", ")
         assert tuple(shown) == LONG_ADDRESSES[: len(shown)]
         assert left == f"+{len(LONG_ADDRESSES) - len(shown)}"
+
+
+def column(text: str, heading: str) -> dict[str, str]:
+    """Return what a table has in a column, by the names in it; nothing where it has no such column."""
+    header, *rows = text.splitlines()
+    at = [each.start() for each in re.finditer(r"\S+", header)]
+    headings = header.split()
+    if heading not in headings:
+        return {}
+    begin, end = [*at, None][headings.index(heading) :][:2]
+    return {row.split()[1]: row[begin:end].strip() for row in rows}
+
+
+def test_what_one_needs_to_capture_is_shown(daemon: Daemon, user_dir: Path) -> None:
+    assert column(done(daemon, "interfaces").stdout, "NEEDS") == {}
+    assert column(done(daemon, "interfaces").stdout, "KIND")["nflog"] == "no interface"
+    with running_daemon(user_dir, "--group", grp.getgrall()[-1].gr_name) as grouped:
+        shown = as_user(lambda: done(grouped, "interfaces").stdout, STRANGER)
+        listed = as_user(lambda: done(grouped, "interfaces", "--json").stdout, STRANGER)
+    needs = column(shown, "NEEDS")
+    assert (needs["lo"], needs["any"], needs["nflog"]) == ("a rule", "a rule", "")
+    found = {each["name"]: each for each in map(json.loads, listed.splitlines())}
+    assert {name: each["needs"] for name, each in found.items()} == {
+        name: {"a rule": "rule", "": None}[text] for name, text in needs.items()
+    }
+    assert not any(each["may_capture"] for each in found.values())
+
+
+def test_without_a_daemon_the_capability_is_what_one_needs() -> None:
+    words = (*WITHOUT_RUN, "setpriv", "--bounding-set=-net_raw", "--inh-caps=-all", sys.executable, "-m")
+    environment = {name: value for name, value in os.environ.items() if name != SOCKET_VARIABLE}
+    shown, listed = (
+        subprocess.run(
+            [*words, "capd_client.cli", "interfaces", *options],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=PATIENCE_S,
+            env=environment,
+        ).stdout
+        for options in ((), ("--json",))
+    )
+    assert column(shown, "NEEDS")["lo"] == column(shown, "NEEDS")["any"] == "CAP_NET_RAW"
+    (found,) = (each for each in map(json.loads, listed.splitlines()) if each["name"] == "lo")
+    assert (found["may_capture"], found["needs"]) == (False, "CAP_NET_RAW")
 
 
 @pytest.mark.parametrize(

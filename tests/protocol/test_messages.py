@@ -95,6 +95,7 @@ from capd_protocol.messages.interfaces import (
     InterfaceInfo,
     Link,
     LinkLayer,
+    MissingRight,
     TimestampType,
 )
 
@@ -590,6 +591,7 @@ INTERFACE_JSON = {
     "bus": "0000:00:01.0",
     "network_namespace": "net:[4026531840]",
     "may_capture": True,
+    "needs": None,
 }
 PLAIN_INTERFACE_JSON = {
     "name": "nflog",
@@ -604,7 +606,9 @@ PLAIN_INTERFACE_JSON = {
     "bus": None,
     "network_namespace": None,
     "may_capture": False,
+    "needs": None,
 }
+LACKING_JSON = {**PLAIN_INTERFACE_JSON, "name": "any", "needs": "rule"}
 
 OURS += [
     (ListInterfaces(), "r", {"type": "list_interfaces"}),
@@ -640,11 +644,12 @@ OURS += [
                     may_capture=True,
                 ),
                 InterfaceInfo(name="nflog", number=2),
+                InterfaceInfo(name="any", number=2, needs=MissingRight.RULE),
             ),
             is_last=True,
         ),
         "a",
-        {"type": "interfaces", "interfaces": [INTERFACE_JSON, PLAIN_INTERFACE_JSON], "is_last": True},
+        {"type": "interfaces", "interfaces": [INTERFACE_JSON, PLAIN_INTERFACE_JSON, LACKING_JSON], "is_last": True},
     ),
     (
         Capabilities(
@@ -792,6 +797,7 @@ WORDS = {
     FailureCode: "invalid bad_filter not_permitted no_such_interface interface_down interface_lost unsupported "
     "destination disk resources no_such_capture name_taken timeout protocol worker_died stopping",
     InterfaceChange: "added removed renamed up down changed",
+    MissingRight: "rule CAP_NET_RAW",
     DeletionReason: "files total age free_space policy",
     EndReason: "stopped client_left daemon_stopping revoked duration filesize files packets disk_limit failed",
 }

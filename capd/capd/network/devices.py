@@ -15,6 +15,7 @@ import trio
 from capd import limits
 from capd.errors import RequestRefused
 from capd.linux.libpcap import Device, DeviceFlag, PcapError, find_all_devices
+from capd.linux.privileges import Capability, has_capability
 from capd.network.drivers import Hardware, hardware_of
 from capd.network.inquiries import ask_driver, ask_libpcap
 from capd.network.links import LinkTable, find_link
@@ -31,7 +32,7 @@ from capd_protocol.messages import (
     InterfaceList,
     encode,
 )
-from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link
+from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link, MissingRight
 from capd_protocol.targets import ANY
 
 #: By the beginning of their names, as dumpcap distinguishes them (Wireshark, ``capture/capture-pcap-util.c``).
@@ -74,6 +75,8 @@ class _Listing:
         self._devices = devices
         self._links = {link.name: link for link in links}
         self._hardware = hardware
+        #: Not in a private daemon of somebody who may not either.
+        self._may_open = has_capability(Capability.NET_RAW)
         self._namespace = os.readlink("/proc/self/ns/net")  # noqa: PTH115  # it is no path
         self._views: dict[Hashable, tuple[bytes, ...]] = {}
 
@@ -111,6 +114,8 @@ class _Listing:
     def _describe(self, device: Device, number: int, may_capture: Callable[[str], bool]) -> InterfaceInfo:
         link = self._links.get(device.name)
         hardware = self._hardware.get(link.index, Hardware()) if link else Hardware()
+        is_capturable = link is not None or device.name == ANY
+        needs = self._missing_right(device.name, may_capture) if is_capturable else None
         return InterfaceInfo(
             name=device.name,
             number=number,
@@ -123,8 +128,14 @@ class _Listing:
             driver=hardware.driver,
             bus=hardware.bus,
             network_namespace=self._namespace if link else None,
-            may_capture=(link is not None or device.name == ANY) and may_capture(device.name),
+            may_capture=is_capturable and needs is None,
+            needs=needs,
         )
+
+    def _missing_right(self, name: str, may_capture: Callable[[str], bool]) -> MissingRight | None:
+        if not self._may_open:
+            return MissingRight.CAP_NET_RAW
+        return None if may_capture(name) else MissingRight.RULE
 
 
 #: The name of an interface, and whether in monitor mode.

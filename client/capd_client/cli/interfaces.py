@@ -17,7 +17,7 @@ from capd_client.cli.output import show, show_json, show_screen
 from capd_client.cli.signals import until_told
 from capd_client.cli.text import Cell, count, shorten, si, table, whole, width_of
 from capd_client.conversation.interface_picture import InterfaceChanged
-from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts, Link
+from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts, Link, MissingRight
 from capd_protocol.text import escaped
 
 _HISTORY = 12
@@ -48,6 +48,9 @@ _STATES = {
 }
 
 _BARS = "▁▂▃▄▅▆▇█"
+
+#: What is shown of a right that is missing.
+_NEEDS = {MissingRight.RULE: "a rule", MissingRight.CAP_NET_RAW: "CAP_NET_RAW"}
 
 
 def add_parsers(commands: Any) -> None:
@@ -94,9 +97,13 @@ def _interfaces(options: argparse.Namespace) -> int:
             fields = msgspec.to_builtins(each.info)
             show_json({**fields, "friendly_name": each.friendly_name})
         return 0
-    rows = [_row(each, {o.info.link.index: o.name for o in found if o.info and o.info.link}) for each in found]
-    header = ("#", "NAME", "STATE", "KIND", "MAC", "ADDRESSES")
-    show(*table(header, rows, frozenset((0,)), width_of(sys.stdout), flexible=frozenset((3, 5))))
+    names = {each.info.link.index: each.name for each in found if each.info and each.info.link}
+    # A column that few need takes no room from the others.
+    is_lacking = any(each.info.needs for each in found if each.info)
+    header = ("#", "NAME", *(("NEEDS",) if is_lacking else ()), "STATE", "KIND", "MAC", "ADDRESSES")
+    rows = [[cells[heading] for heading in header] for cells in (_cells(each, names) for each in found)]
+    flexible = frozenset(map(header.index, ("KIND", "ADDRESSES")))
+    show(*table(header, rows, frozenset((0,)), width_of(sys.stdout), flexible))
     return 0
 
 
@@ -109,18 +116,25 @@ def _in_words(link: Link) -> str:
     return f"up, but {state.but} ({state.word.upper()})" if state.but else "up" if link.is_up else "down"
 
 
-def _row(interface: Interface, names: dict[int, str]) -> tuple[Cell, ...]:
+def _cells(interface: Interface, names: dict[int, str]) -> dict[str, Cell]:
+    """Return what is shown of an interface, by the headings of columns."""
     info, link = interface.info, interface.info.link if interface.info else None
-    about: Cell = tuple(interface.addresses) or (info.description if info else "")
-    if link is None:
-        return str(interface.number), interface.name, "", "", "", about
-    kind = link.kind or ("loopback" if link.loopback else info.driver if info else None) or ""
-    if link.bound_to_index is not None and link.bound_to_index != link.index:
-        there = link.bound_to_namespace is not None
-        bound_to = f"#{link.bound_to_index}" if there else names.get(link.bound_to_index, f"#{link.bound_to_index}")
-        kind = f"{kind} @{bound_to}".strip()
-    mac_address = "" if link.loopback else link.mac_address or ""
-    return str(interface.number), interface.name, _state_of(link).word, kind, mac_address, about
+    cells: dict[str, Cell] = dict.fromkeys(("NEEDS", "STATE", "KIND", "MAC"), "")
+    cells |= {"#": str(interface.number), "NAME": interface.name}
+    cells["ADDRESSES"] = tuple(interface.addresses) or (info.description if info else "")
+    if info is not None and info.needs is not None:
+        cells["NEEDS"] = _NEEDS[info.needs]
+    elif info is not None and not info.may_capture:
+        cells["KIND"] = "no interface"
+    if link is not None:
+        kind = link.kind or ("loopback" if link.loopback else info.driver if info else None) or ""
+        if link.bound_to_index is not None and link.bound_to_index != link.index:
+            there = link.bound_to_namespace is not None
+            bound_to = f"#{link.bound_to_index}" if there else names.get(link.bound_to_index, f"#{link.bound_to_index}")
+            kind = f"{kind} @{bound_to}".strip()
+        cells |= {"STATE": _state_of(link).word, "KIND": kind}
+        cells["MAC"] = "" if link.loopback else link.mac_address or ""
+    return cells
 
 
 def _linktypes(options: argparse.Namespace) -> int:

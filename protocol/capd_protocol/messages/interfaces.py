@@ -58,6 +58,15 @@ class Link(JsonMessage, frozen=True):
     addresses: tuple[str, ...] = ()
 
 
+class MissingRight(enum.StrEnum):
+    """What somebody would need to capture on an interface, and has not."""
+
+    #: Of policy, that names the user and the interface.
+    RULE = "rule"
+    #: Of the process, where it has a private daemon, which can do no more than it.
+    CAP_NET_RAW = "CAP_NET_RAW"
+
+
 class InterfaceInfo(JsonMessage, frozen=True):
     """A device that libpcap can capture on.
 
@@ -73,7 +82,8 @@ class InterfaceInfo(JsonMessage, frozen=True):
         driver: its driver's name.
         bus: where on its bus the device is, as ethtool says.
         network_namespace: the daemon's, as in ``readlink /proc/PID/ns/net``.
-        may_capture: whether policy lets the one who asked capture there.
+        may_capture: whether the one who asked can capture there.
+        needs: which right that one lacks for it; None: none, or this is nothing that capd ever captures on.
     """
 
     name: str
@@ -88,6 +98,7 @@ class InterfaceInfo(JsonMessage, frozen=True):
     bus: str | None = None
     network_namespace: str | None = None
     may_capture: bool = False
+    needs: MissingRight | None = None
 
 
 class LinkLayer(JsonMessage, frozen=True):
