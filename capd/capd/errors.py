@@ -1,5 +1,7 @@
 """What ends a request, or keeps the daemon from starting."""
 
+import errno
+
 from capd_protocol.messages import Failure, FailureCode
 
 
@@ -15,9 +17,24 @@ class StartError(Exception):
     """The daemon cannot start; the text says what to do."""
 
 
+#: Where no descriptor is left: which limit it is.
+_LIMITS_OF_DESCRIPTORS = {
+    errno.EMFILE: "capd has as many descriptors as it may (RLIMIT_NOFILE): end captures, or raise its LimitNOFILE=",
+    errno.ENFILE: "the system has as many open files as it may (fs.file-max): close some, or raise that limit",
+}
+
+
+def is_out_of_descriptors(error: OSError) -> bool:
+    """Whether an error is that a limit of descriptors is reached."""
+    return error.errno in _LIMITS_OF_DESCRIPTORS
+
+
 def no_room(error: OSError) -> RequestRefused:
-    """Return what to say when the system gives the daemon no descriptor, no process, no memory."""
-    return RequestRefused(FailureCode.RESOURCES, f"capd has no room for that now ({error.strerror}): try again later")
+    """Return what to say when the system gives the daemon, or a worker, no descriptor, no process, no memory."""
+    text = _LIMITS_OF_DESCRIPTORS.get(
+        error.errno or 0, f"capd has no room for that now ({error.strerror}): try again later"
+    )
+    return RequestRefused(FailureCode.RESOURCES, text)
 
 
 def revoked() -> RequestRefused:

@@ -5,12 +5,25 @@ The daemon receives none, and closes none that others have sent (``supervisor.gu
 
 import array
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 #: Linux 6.16 (asm-generic/socket.h); Python has no name for it.
 _SO_PASSRIGHTS = 83
+
+
+class DescriptorsDropped(OSError):
+    """The kernel has dropped descriptors that came along: this process may have no more (RLIMIT_NOFILE).
+
+    ``data`` has the bytes with which they came.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.data = data
 
 
 class _Socket(Protocol):
@@ -54,16 +67,23 @@ def receive(unix_socket: socket.socket, size_bytes: int, most: int, flags: int =
     Args:
         unix_socket: where they come.
         size_bytes: so many bytes at most.
-        most: so many descriptors at most; the kernel closes the rest.
+        most: so many descriptors at most.
         flags: for recv(2).
 
     Raises:
+        DescriptorsDropped: more came, or more than this process may have; none of them is open.
         OSError: as recvmsg(2).
     """
     # socket.recv_fds() does not pass its flags on before Python 3.12.
     space = socket.CMSG_SPACE(4 * most)
-    data, ancillary, _, _ = unix_socket.recvmsg(size_bytes, space, flags | socket.MSG_CMSG_CLOEXEC)
-    return data, _received(ancillary)
+    data, ancillary, came, _ = unix_socket.recvmsg(size_bytes, space, flags | socket.MSG_CMSG_CLOEXEC)
+    descriptors = _received(ancillary)
+    if not came & socket.MSG_CTRUNC:
+        return data, descriptors
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # it is closed all the same (close(2))
+            os.close(descriptor)
+    raise DescriptorsDropped(data)
 
 
 def _received(ancillary: Iterable[tuple[int, int, Any]]) -> list[int]:

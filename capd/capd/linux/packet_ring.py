@@ -8,6 +8,7 @@ import socket
 import struct
 from typing import NamedTuple
 
+from capd.errors import is_out_of_descriptors, no_room
 from capd.linux import libc
 from capd.linux.packet_socket import SOL_PACKET
 from capd_protocol.messages import Failure, FailureCode
@@ -39,8 +40,6 @@ _PATIENCE_MS = 900
 #: What the kernel says of an interface that has changed since the daemon looked, or of itself; all else is unsupported.
 _CODES = {
     errno.EAGAIN: FailureCode.RESOURCES,
-    errno.EMFILE: FailureCode.RESOURCES,
-    errno.ENFILE: FailureCode.RESOURCES,
     errno.ENOBUFS: FailureCode.RESOURCES,
     errno.ENOMEM: FailureCode.RESOURCES,
     errno.ENODEV: FailureCode.NO_SUCH_INTERFACE,
@@ -133,6 +132,8 @@ def kernel_failure(error: OSError | RingError, interface: str) -> Failure:
     if isinstance(error, PermissionError):
         text = "capd itself may not open a packet socket: it lacks CAP_NET_RAW"
         return Failure(code=FailureCode.NOT_PERMITTED, text=text, interface=interface)
+    if is_out_of_descriptors(error):
+        return no_room(error).failure
     code = _CODES.get(error.errno or 0, FailureCode.UNSUPPORTED)
     text = f"the kernel does not capture on {interface}: {error.strerror}"
     return Failure(code=code, text=text, interface=interface)

@@ -21,12 +21,15 @@ from typing import NoReturn
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from capd.launch import HELLO, Job
-from capd.linux.descriptors import receive
+from capd.linux.descriptors import DescriptorsDropped, receive
 from capd.linux.privileges import name_process
 from capd.printable import escape_uncaught, print_traceback
 from capd.worker import start
 from capd.worker.confinement.confine import Confinement
 from capd.worker.helpers import closing, serving
+
+#: Standard input, which is /dev/null.
+_INPUT = 0
 
 _Run = Callable[[socket.socket, Confinement], None]
 #: What is forked for each job: its name, and what it does.
@@ -60,8 +63,29 @@ def main() -> None:
 
 
 def _receive(requests: socket.socket) -> tuple[bytes, socket.socket] | None:
-    data, descriptors = receive(requests, 1, 1)
-    return (data, socket.socket(fileno=descriptors[0])) if data else None
+    """Return the next job, and its control socket; None when the daemon has closed its side."""
+    while True:
+        try:
+            job, descriptors = receive(requests, 1, 1, socket.MSG_PEEK)
+        except DescriptorsDropped as error:
+            _refuse(requests, error)
+            continue
+        requests.recv(1)  # what was looked at
+        return (job, socket.socket(fileno=descriptors[0])) if job else None
+
+
+def _refuse(requests: socket.socket, error: DescriptorsDropped) -> None:
+    """Answer a request for which no descriptor is left: that of our input, which nobody reads, is lent to it.
+
+    It is the lowest there is, and so within every limit.
+    """
+    os.close(_INPUT)
+    try:
+        _, descriptors = receive(requests, 1, 1)
+        with socket.socket(fileno=descriptors[0]) as control:
+            _greet(control, -(error.errno or 1))
+    finally:
+        os.open(os.devnull, os.O_RDONLY)
 
 
 def _fork(requests: socket.socket, job: bytes, control: socket.socket, confinement: Confinement) -> None:

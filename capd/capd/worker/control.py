@@ -1,15 +1,16 @@
 """The worker's end of the control socket: orders and descriptors in."""
 
 import contextlib
-import os
 import select
 import socket
 import time
+from collections import deque
 from math import inf
 from typing import NamedTuple
 
+from capd.errors import no_room
 from capd.launch import Attach, Control, Detach, Disarmed, Flush, Launch, RingMade, Rotate, Snapshot, Stop, decode
-from capd.linux.descriptors import receive
+from capd.linux.descriptors import DescriptorsDropped, receive
 from capd.worker.sources.af_packet import PacketSockets
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import Frame, FrameDecoder
@@ -39,7 +40,8 @@ class ControlSocket:
     def __init__(self, control: socket.socket) -> None:
         self.socket = control
         self._decoder = FrameDecoder()
-        self._descriptors: list[int] = []
+        #: Of each message that brought some; none where the kernel dropped them.
+        self._descriptors: deque[list[int] | DescriptorsDropped] = deque()
         #: What came between the frames that a capture begins with.
         self._orders: list[Order] = []
         self.is_over = False
@@ -92,16 +94,28 @@ class ControlSocket:
             self._receive(0)
         return frame
 
-    def take_descriptor(self) -> int:
-        """Return the next descriptor of those that came along, which is the caller's now."""
-        return self._descriptors.pop(0)
+    def take_sockets(self) -> list[socket.socket]:
+        """Return the sockets that came with the next message that brought any; they are the caller's now.
+
+        Raises:
+            DescriptorsDropped: this process may have no more.
+        """
+        descriptors = self._descriptors.popleft()
+        if isinstance(descriptors, DescriptorsDropped):
+            raise descriptors
+        return [socket.socket(fileno=each) for each in descriptors]
 
     def _receive(self, flags: int) -> None:
+        # One call takes the descriptors of one message at most (unix(7)).
         try:
             data, descriptors = receive(self.socket, _RECEIVE_BYTES, _MAX_DESCRIPTORS, flags)
+            if descriptors:
+                self._descriptors.append(descriptors)
         except ConnectionResetError:
-            data, descriptors = b"", []
-        self._descriptors += descriptors
+            data = b""
+        except DescriptorsDropped as error:
+            data = error.data
+            self._descriptors.append(error)
         self.is_over = not data
         self._decoder.feed(data)
 
@@ -131,9 +145,11 @@ class ControlSocket:
         if made.memory is None:
             raise RemoteProtocolError("a ring that is none")
         # The descriptors came with the frame's first byte, so they are here.
-        ring = socket.socket(fileno=self.take_descriptor())
-        trigger = socket.socket(fileno=self.take_descriptor()) if made.has_trigger else None
-        return PacketSockets(ring, made.memory, trigger)
+        try:
+            ring, *trigger = self.take_sockets()
+        except DescriptorsDropped as error:
+            return no_room(error).failure
+        return PacketSockets(ring, made.memory, *trigger)
 
     def is_gone(self) -> bool:
         """Whether the daemon has closed its side."""
@@ -145,4 +161,6 @@ class ControlSocket:
     def close(self) -> None:
         """Close descriptors that nobody took."""
         while self._descriptors:
-            os.close(self._descriptors.pop())
+            with contextlib.suppress(DescriptorsDropped):
+                for each in self.take_sockets():
+                    each.close()

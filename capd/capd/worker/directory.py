@@ -12,7 +12,7 @@ import time
 
 from capd.filters.compiler import CaptureFailed
 from capd.launch import DirectoryComes
-from capd.linux.descriptors import receive
+from capd.linux.descriptors import DescriptorsDropped, receive
 from capd.worker.control import ControlSocket, DaemonGone
 from capd_protocol.messages import Failure, FailureCode
 
@@ -36,6 +36,7 @@ def take_directory(channel: socket.socket, comes: DirectoryComes, control: Contr
 
     Raises:
         CaptureFailed: it does not come, or is no directory.
+        DescriptorsDropped: this process may have no more.
         DaemonGone: the capture is not wanted any more.
     """
     if comes == DirectoryComes.KEPT:
@@ -103,6 +104,12 @@ def _take_no_more(channel: socket.socket) -> None:
     """Have the client send nothing more, and close what it has sent: its own end of the connection, say."""
     channel.shutdown(socket.SHUT_RD)
     with contextlib.suppress(BlockingIOError, ConnectionResetError):
-        while descriptors := _receive(channel):
+        while True:
+            try:
+                descriptors = _receive(channel)
+            except DescriptorsDropped:  # closed, as the others are
+                continue
+            if not descriptors:
+                return
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -15,10 +15,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+from capd.errors import is_out_of_descriptors, no_room
 from capd.filters import bounds
 from capd.filters.compiler import CaptureFailed, find_names
-from capd.launch import Arm, DirectoryComes, Launch
+from capd.launch import Arm, Launch
 from capd.linux import libpcap, privileges
+from capd.linux.descriptors import DescriptorsDropped
 from capd.version import SOFTWARE
 from capd.worker.confinement.confine import Confinement
 from capd.worker.confinement.lists import CONTROL, FILES, SIGNALLED, TOLD, Role
@@ -33,7 +35,7 @@ from capd.worker.output.passing import FilePasser
 from capd.worker.output.recycling import Openers
 from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex, RingLock
-from capd.worker.output.savefile import DestinationError, WriteError
+from capd.worker.output.savefile import DestinationError, WriteError, failure_of
 from capd.worker.output.sink import Sink
 from capd.worker.recorder.recorder import FlightRecorder
 from capd.worker.recorder.snapshot import SnapshotThread
@@ -151,7 +153,7 @@ def _index_or_lock(launch: Launch, recorder: Recorder, directory_fd: int) -> tup
         return index_of(launch, directory_fd, recorder.kept), lock_of(launch, directory_fd, recorder.kept)
     except (DestinationError, WriteError) as error:
         failure = Failure(code=FailureCode.DESTINATION, text=str(error), argument="savefile")
-        raise CaptureFailed(failure) from error
+        raise CaptureFailed(failure_of(error, failure)) from error
 
 
 class _Held(NamedTuple):
@@ -163,7 +165,7 @@ class _Held(NamedTuple):
 
 
 def _take_directory(
-    launch: Launch, control: ControlSocket, channel: socket.socket, envelope: socket.socket | None
+    launch: Launch, control: ControlSocket, channel: socket.socket, envelope: socket.socket | None = None
 ) -> int:
     directory_fd = take_directory(channel, launch.directory_comes, control)
     if not launch.passes_files:
@@ -273,14 +275,24 @@ def _run(launch: Launch, control: ControlSocket, confinement: Confinement) -> No
     signal.alarm(WATCHDOG_S)
     time.tzset()  # the system's time zone, which is in the names of files, may be another one by now
     be_killed_first(launch.recorder.memory_bytes if launch.recorder is not None else 0)
-    channel = socket.socket(fileno=control.take_descriptor())
-    is_kept = launch.directory_comes != DirectoryComes.KEPT
-    envelope = socket.socket(fileno=control.take_descriptor()) if is_kept else None
+    try:
+        channel, *envelope = control.take_sockets()
+    except DescriptorsDropped as error:
+        _fail(Report(control.socket), no_room(error).failure)
+        return
     passer = FilePasser(channel) if launch.passes_files else None
     report = Report(control.socket, passer)
-    take = partial(_take_directory, launch, control, channel, envelope)
+    take = partial(_take_directory, launch, control, channel, *envelope)
     try:
         _capture(launch, take, control, report, passer=passer, confinement=confinement)
     except CaptureFailed as error:
-        report.failed(error.failure)
-        report.flush_all()
+        _fail(report, error.failure)
+    except OSError as error:
+        if not is_out_of_descriptors(error):
+            raise
+        _fail(report, no_room(error).failure)
+
+
+def _fail(report: Report, failure: Failure) -> None:
+    report.failed(failure)
+    report.flush_all()

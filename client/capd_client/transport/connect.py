@@ -9,9 +9,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from capd_client.errors import DaemonUnavailable
+from capd_client.errors import DaemonUnavailable, ResourceError
 from capd_client.request.options import Place
-from capd_client.transport.passed import CaptureFiles, Directory, FileReceiver, FilesOnRequest, pass_directory, receive
+from capd_client.transport.passed import (
+    CaptureFiles,
+    DescriptorDropped,
+    Directory,
+    FileReceiver,
+    FilesOnRequest,
+    pass_directory,
+    receive,
+)
 from capd_protocol.messages import AttachCapture, StartCapture
 
 SocketPath = str | os.PathLike[str] | None
@@ -107,13 +115,20 @@ class Transport:
         return self.receive_nowait()
 
     def receive_nowait(self) -> bytes:
-        """Return the bytes that are there, when the socket is readable; empty ones when one side has closed."""
+        """Return the bytes that are there, when the socket is readable; empty ones when one side has closed.
+
+        Raises:
+            ResourceError: this process has no descriptor left for what came along; the conversation is over.
+        """
         if self.is_closed:
             return b""
         try:
             data, descriptor = receive(self.socket, _RECEIVE_BYTES)
         except ConnectionResetError:
             return b""
+        except DescriptorDropped as error:
+            text = "this program has as many descriptors as it may (RLIMIT_NOFILE): close some, or raise that limit"
+            raise ResourceError(text) from error
         if descriptor is not None:
             channel, offer = socket.socket(fileno=descriptor), self._offer
             self._offer = None

@@ -22,12 +22,25 @@ _ANSWER_S = 10.0
 _MAX_NAME_BYTES = 255
 
 
+class DescriptorDropped(OSError):
+    """The kernel has dropped the descriptor that came along: this process may have no more (RLIMIT_NOFILE)."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 def receive(connection: socket.socket, size_bytes: int) -> tuple[bytes, int | None]:
     """Return bytes, and the descriptor that came with them, if one did: ours, and not of programs that we start.
 
     ``socket.recv_fds`` passes no flags on before Python 3.12.
+
+    Raises:
+        DescriptorDropped: one did, and is lost; with it the bytes.
+        OSError: as recvmsg(2).
     """
-    data, ancillary, _, _ = connection.recvmsg(size_bytes, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = connection.recvmsg(size_bytes, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    if flags & socket.MSG_CTRUNC:
+        raise DescriptorDropped
     for level, kind, payload in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             return data, int.from_bytes(payload[:4], sys.byteorder)
@@ -163,7 +176,10 @@ class FileReceiver(CaptureFiles):
         """Take what has come: only so many files may wait; and let go of what was deleted meanwhile."""
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
             while True:
-                name, descriptor = receive(self._socket, _MAX_NAME_BYTES)
+                try:
+                    name, descriptor = receive(self._socket, _MAX_NAME_BYTES)
+                except DescriptorDropped:  # as if it had been passed too long ago
+                    continue
                 if descriptor is None:
                     return  # the worker has ended
                 former = self._files.pop(os.fsdecode(name), None)
@@ -245,11 +261,16 @@ class FilesOnRequest(CaptureFiles):
         """Take what has come, and return the file that was wanted, if it is among that.
 
         Raises:
-            OSError: there is no such file, or nothing more will come.
+            OSError: there is no such file, or nothing more will come, or no descriptor is left.
         """
         with contextlib.suppress(BlockingIOError):
             while True:
-                data, descriptor = receive(self._socket, _MAX_NAME_BYTES)
+                try:
+                    data, descriptor = receive(self._socket, _MAX_NAME_BYTES)
+                except DescriptorDropped:
+                    if wanted:
+                        raise
+                    continue
                 name = os.fsdecode(data)
                 if descriptor is not None and self._directory is None:
                     self._directory = _directory_of(descriptor, name)

@@ -6,7 +6,7 @@ import socket
 
 from capd.launch import CLOSE
 from capd.linux import privileges
-from capd.linux.descriptors import receive
+from capd.linux.descriptors import DescriptorsDropped, receive
 from capd.worker.confinement.confine import Confinement
 
 #: SCM_MAX_FD (net/scm.h).
@@ -27,7 +27,10 @@ def run(channel: socket.socket, _confinement: Confinement) -> None:
 def _close_all(channel: socket.socket) -> None:
     held: list[int] = []
     while True:
-        order, descriptors = receive(channel, 1, _MAX_DESCRIPTORS)
+        try:
+            order, descriptors = receive(channel, 1, _MAX_DESCRIPTORS)
+        except DescriptorsDropped as error:  # closed, as they were to be
+            order, descriptors = error.data, []
         held += descriptors
         if not order:
             return

@@ -13,7 +13,7 @@ import msgspec
 
 from capd.launch import NO_FILE, ServeLaunch
 from capd.linux import privileges
-from capd.linux.descriptors import receive
+from capd.linux.descriptors import DescriptorsDropped, receive
 from capd.worker.confinement.confine import Confinement
 from capd.worker.directory import take_kept
 from capd.worker.helpers.readers import Readers
@@ -56,6 +56,8 @@ def _add_reader(control: socket.socket, readers: Readers) -> bool:
             return False
         is_served = readers.add(socket.socket(fileno=descriptors[0]), "" if name == NO_FILE else os.fsdecode(name))
         control.send(b"y" if is_served else b"n")
+    except DescriptorsDropped:
+        control.send(b"n")
     except (ConnectionResetError, BrokenPipeError):  # it has gone without hearing an answer
         return False
     return True

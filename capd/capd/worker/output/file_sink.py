@@ -11,7 +11,7 @@ from capd.worker.output.files import CaptureFiles
 from capd.worker.output.recycling import Openers
 from capd.worker.output.report import Report
 from capd.worker.output.rotation import is_full, room_for
-from capd.worker.output.savefile import DestinationError, WriteError
+from capd.worker.output.savefile import DestinationError, WriteError, failure_of
 from capd.worker.output.sink import Change, Ending, SinkFailed
 from capd.worker.packets.merge import Slice
 from capd.worker.sources.source import PacketSource
@@ -201,7 +201,7 @@ class FileSink:
 def _ending(error: DestinationError | WriteError | OSError) -> Ending:
     if isinstance(error, DestinationError):
         text = f"the next file cannot be opened: {error}"
-        return Ending(EndReason.FAILED, Failure(code=FailureCode.DESTINATION, text=text))
+        return Ending(EndReason.FAILED, failure_of(error, Failure(code=FailureCode.DESTINATION, text=text)))
     failed = WriteError(error) if isinstance(error, OSError) else error
     text = f"the capture file cannot be written any further: {failed}; what counts as written is in it: {failed.advice}"
     return Ending(EndReason.FAILED, Failure(code=FailureCode.DISK, text=text))

@@ -7,7 +7,7 @@ from capd.launch import Launch
 from capd.worker.output.files import CaptureFiles
 from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex, RingLock
-from capd.worker.output.savefile import DestinationError, WriteError
+from capd.worker.output.savefile import DestinationError, WriteError, failure_of
 from capd_protocol.messages import Conditions, DeletionReason, Failure, FailureCode
 from capd_protocol.text import quoted
 
@@ -58,7 +58,7 @@ def open_files(
     except (DestinationError, WriteError, OSError) as error:
         text = str(error) if isinstance(error, DestinationError) else f"the capture file cannot be written: {error}"
         failure = Failure(code=FailureCode.DESTINATION, text=text, argument="savefile")
-        raise CaptureFailed(failure) from error
+        raise CaptureFailed(failure_of(error, failure)) from error
     return files
 
 

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from capd.errors import is_out_of_descriptors, no_room
 from capd.linux import libc
 from capd.worker.packets.arrays import U64
 from capd_protocol.formats.ring_index import number_of, ring_file_name
+from capd_protocol.messages import Failure
 from capd_protocol.text import quoted
 
 #: The kernel's limit of vectors in one call (UIO_MAXIOV, linux/uio.h).
@@ -62,6 +64,12 @@ class WriteError(Exception):
     def advice(self) -> str:
         """What a person can do about it."""
         return "make room there" if self.errno in (errno.ENOSPC, errno.EDQUOT) else "see the system's log"
+
+
+def failure_of(error: Exception, otherwise: Failure) -> Failure:
+    """Return why a file is not to be had: that no descriptor is left is no fault of its place."""
+    cause = error.__cause__ or error
+    return no_room(cause).failure if isinstance(cause, OSError) and is_out_of_descriptors(cause) else otherwise
 
 
 def is_own(status: os.stat_result) -> bool:
