@@ -20,6 +20,7 @@ from capd.worker.output.retention import LOOK_BYTES
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.packets.merge import Slice
 from capd_client import CaptureEnded
+from capd_protocol.formats import pcapng
 from capd_protocol.formats.ring_index import FileWasClosed, FileWasDeleted, FileWasOpened, Line, read_index
 from capd_protocol.formats.ring_index import _decode as decode_line
 from capd_protocol.messages import Conditions, DeletionReason, Destination, EndReason
@@ -356,6 +357,7 @@ def test_the_disk_is_not_looked_at_for_each_batch(user_dir: Path, monkeypatch: p
 
 def test_a_ring_that_goes_on_with_fewer_files_leaves_none_of_the_others(user_dir: Path) -> None:
     directory_fd = os.open(user_dir, os.O_PATH | os.O_DIRECTORY)
+    header = pcapng.section_header() + pcapng.interface_description(linktype=1, snaplen_bytes=100)
     for kept in (6, 2):
         ours, theirs = socket.socketpair()
         index = RingIndex(directory_fd, "ring.pcapng", group_access=False)
@@ -364,7 +366,7 @@ def test_a_ring_that_goes_on_with_fewer_files_leaves_none_of_the_others(user_dir
                 directory_fd=directory_fd,
                 destination=Destination(file_name="ring.pcapng"),
                 ring=Conditions(packets=1, files=kept),
-                header=lambda: b"h" * 100,
+                header=lambda: header,
                 statistics=lambda: b"s" * 100,
                 report=Report(ours),
                 index=index,

@@ -51,7 +51,7 @@ def vectors_of(records: list[bytes]) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def reused(old: KeptFile, name: str = "new") -> SaveFile | None:
-    return reuse(old, name, group_access=False)
+    return reuse(old, name, header=HEADER, group_access=False)
 
 
 @pytest.mark.parametrize("sizes", [[60], [60, 61, 62, 63, 1500], [16]])
@@ -68,7 +68,7 @@ def test_after_each_write_the_file_is_whole_to_others(
     path = tmp_path / "new"
     assert path.stat().st_ino == inode
     assert not (tmp_path / "old").exists()
-    file.write(HEADER)
+    file.write(DESCRIPTION)
     written = 0
     for number in range(60):
         count = 1 + number % 3
@@ -95,7 +95,7 @@ def test_what_is_long_is_left_as_several_blocks(tmp_path: Path) -> None:
     old = complete(tmp_path, "old", 14_000, 1500)  # 21 MB
     file = reused(old)
     assert file is not None
-    file.write(HEADER + record(60, 0))
+    file.write(DESCRIPTION + record(60, 0))
     take_lease_away(tmp_path / "new")
     blocks = dict(pcapng_blocks(tmp_path / "new"))
     left = [size for kind, size in pcapng_blocks(tmp_path / "new") if kind == 0x80000001]

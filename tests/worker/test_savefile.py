@@ -17,9 +17,12 @@ from capd.worker.output.savefile import (
     create_file,
     create_ring_file,
 )
+from capd_protocol.formats import pcapng
 from capd_protocol.formats.ring_index import ring_file_name
 
 STRANGER = 23472
+#: Of 28 bytes.
+SECTION = pcapng.section_header()
 OPENED = time.struct_time((2026, 1, 31, 3, 4, 5, 5, 31, 0))
 
 
@@ -158,9 +161,9 @@ def test_a_number_that_was_given_again_is_no_file_of_ours(tmp_path: Path, direct
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o602])
 def test_only_a_file_that_nobody_else_may_write_is_written_over(tmp_path: Path, directory_fd: int, mode: int) -> None:
     path = tmp_path / "old"
-    path.write_bytes(bytes(100))
+    path.write_bytes(SECTION + bytes(72))
     path.chmod(mode)
-    file = reuse(KeptFile(directory_fd, "old", 100, path.stat()), "new", group_access=False)
+    file = reuse(KeptFile(directory_fd, "old", 100, path.stat()), "new", header=SECTION, group_access=False)
     assert (file is not None) is (mode == 0o600)
     assert path.exists() is (mode != 0o600)
     if file is not None:
@@ -169,8 +172,8 @@ def test_only_a_file_that_nobody_else_may_write_is_written_over(tmp_path: Path, 
 
 def test_a_file_with_a_further_name_is_not_written_over(tmp_path: Path, directory_fd: int) -> None:
     path = tmp_path / "old"
-    path.write_bytes(bytes(100))
+    path.write_bytes(SECTION + bytes(72))
     path.chmod(0o600)
     (tmp_path / "link").hardlink_to(path)
-    assert reuse(KeptFile(directory_fd, "old", 100, path.stat()), "new", group_access=False) is None
-    assert (tmp_path / "link").read_bytes() == bytes(100)
+    assert reuse(KeptFile(directory_fd, "old", 100, path.stat()), "new", header=SECTION, group_access=False) is None
+    assert (tmp_path / "link").read_bytes() == SECTION + bytes(72)

@@ -172,12 +172,13 @@ class CaptureFiles:
             WriteError: its header, or the index, cannot be written. It is deleted again, if it can be; one that was
                 there before the capture is left, empty.
         """
-        file = self._open()
+        header = self._header()
+        file = self._open(header)
         try:
             # Before there is anything in it: what is not in the index is not of the ring.
             if self._index is not None:
                 self._index.opened(file.name, file.inode)
-            file.write(self._header())
+            file.write(header[file.size_bytes :])
         except WriteError:
             with contextlib.suppress(WriteError, DestinationError):  # what failed first is reported
                 file.close()
@@ -206,7 +207,7 @@ class CaptureFiles:
             self.open_next()
         return obstacle
 
-    def _open(self) -> SaveFile:
+    def _open(self, header: bytes) -> SaveFile:
         name, group_access = self._destination.file_name, self._destination.group_access
         if self._ring is None:
             return create_file(
@@ -219,7 +220,7 @@ class CaptureFiles:
         spare, self._complete.spare = self._complete.spare, None
         file = None
         if spare is not None:
-            file = reuse(spare, ring_file_name(name, number, opened), group_access=group_access)
+            file = reuse(spare, ring_file_name(name, number, opened), header=header, group_access=group_access)
             if file is None:
                 spare.remove()
         # What others have put under a ring's names stays as it is.

@@ -1,58 +1,87 @@
 """In-place recycling of a ring's oldest file (page-cache reuse), under a lease.
 
-A reader that has opened a file must never see it change, and one that opens a file must find packets up to its end. So
+A reader that has opened a file must never see it change, and one that opens a file must find packets up to its end, and
+none of the file that it was. So
 
 - a file is only written over if nobody else has it open, mapped or linked: with a link it is left alone, and otherwise
   the kernel grants no lease (fcntl(2), F_SETLEASE);
 - what is left of its old bytes is always one block, of a type that readers skip, or several, if it is long;
 - a reader that opens the file meanwhile waits, for the lease, until the worker has cut off what is left.
+
+A worker may be killed at any moment, within a write as well, between two pages. So records are written into the block
+that is left, behind whose header nobody looks, and their first header comes last, in its place.
 """
 
 import contextlib
+import ctypes
 import fcntl
+import itertools
+import mmap
 import os
 import signal
 import socket
 import stat
 import struct
 
+import numpy as np
+
 from capd.linux import libc
-from capd.worker.output.savefile import KeptFile, SaveFile, WriteError, file_mode
+from capd.worker.output.savefile import KeptFile, SaveFile, WriteError, file_mode, write_at
 from capd.worker.packets.arrays import U64
 
 _RENAME_NOREPLACE = 1  # linux/fs.h
 #: A block type for local use (draft-ietf-opsawg-pcapng, section 10.1): readers skip it.
 _LEFT_BLOCK = 0x80000001
-_LEFT_HEADER = struct.Struct("=II")
-_LEFT_TRAILER = struct.Struct("=I")
-_SMALLEST_LEFT_BYTES = _LEFT_HEADER.size + _LEFT_TRAILER.size
+#: Of any block: type and total length; total length again.
+_HEADER = struct.Struct("=II")
+_TRAILER = struct.Struct("=I")
+_SMALLEST_LEFT_BYTES = _HEADER.size + _TRAILER.size
 #: Readers take no larger blocks than 16 MiB (libpcap, Wireshark): what is left is divided at multiples of half of it.
 _DIVISION_BYTES = 8 * 1024 * 1024
+#: To address and size of a record: what leaves out its header.
+_BEHIND_HEADER = np.array((_HEADER.size, -_HEADER.size), np.int64).view(np.uint64)
 
 
-def reuse(old: KeptFile, name: str, *, group_access: bool) -> SaveFile | None:
-    """Return a complete pcapng file of ours as an empty one of another name, to be written over; None: it cannot be.
+def reuse(old: KeptFile, name: str, *, header: bytes, group_access: bool) -> SaveFile | None:
+    """Return a complete pcapng file of ours under another name, to be written over.
 
-    Then it is as it was, under its old name.
+    Nothing is in it but its section header.
+
+    Args:
+        old: the file.
+        name: its new one.
+        header: what the new file begins with. It is written behind the section header, which must be the same.
+        group_access: who may read the file.
+
+    Returns:
+        The file; None: it cannot be written over. Then it has its old name, and may be as empty.
     """
     descriptor = old.open_for_writing()
     if descriptor is None:
         return None
+    section = header[: _HEADER.unpack_from(header)[1]]
     try:
         status = os.fstat(descriptor)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        if not _is_reusable(status, file_mode(group_access=group_access)) or not _rename(old, name):
-            os.close(descriptor)
-            return None
+        if _is_reusable(status, file_mode(group_access=group_access)) and _begins_with(descriptor, section):
+            file = ReusedFile(old.directory_fd, name, descriptor, status, len(section))
+            if _rename(old, name):
+                return file
     except OSError:  # somebody else has it open, or its file system has no leases
-        os.close(descriptor)
-        return None
-    return ReusedFile(old.directory_fd, name, descriptor, status)
+        pass
+    os.close(descriptor)
+    return None
 
 
 def _is_reusable(status: os.stat_result, mode: int) -> bool:
     is_ours = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == mode
     return is_ours and status.st_nlink == 1 and status.st_size % 4 == 0
+
+
+def _begins_with(descriptor: int, section: bytes) -> bool:
+    """Whether a file has this section header, and room for a block behind it."""
+    there = os.pread(descriptor, len(section) + _SMALLEST_LEFT_BYTES, 0)
+    return there.startswith(section) and len(there) == len(section) + _SMALLEST_LEFT_BYTES
 
 
 def _rename(old: KeptFile, name: str) -> bool:
@@ -68,15 +97,30 @@ def _rename(old: KeptFile, name: str) -> bool:
 class ReusedFile(SaveFile):
     """A file that is written over another one."""
 
-    def __init__(self, directory_fd: int, name: str, descriptor: int, status: os.stat_result) -> None:
+    def __init__(
+        self, directory_fd: int, name: str, descriptor: int, status: os.stat_result, section_bytes: int
+    ) -> None:
+        """Take over a descriptor, and make blocks of all that is behind the section header.
+
+        Args:
+            directory_fd: where the file is.
+            name: what it is called there.
+            descriptor: open for writing.
+            status: which file it is.
+            section_bytes: size of its section header.
+
+        Raises:
+            OSError: they cannot be written.
+        """
         super().__init__(directory_fd, name, descriptor, status)
+        self.size_bytes = section_bytes
         end = status.st_size
         #: Where what is left is divided, and where it ends. Empty: nothing is left.
         self._divisions = [
             at for at in range(_DIVISION_BYTES, end, _DIVISION_BYTES) if end - at >= _SMALLEST_LEFT_BYTES
         ]
         self._divisions.append(end)
-        for start, stop in zip(self._divisions, self._divisions[1:], strict=False):
+        for start, stop in itertools.pairwise([section_bytes, *self._divisions]):
             self._write_left(start, stop)
 
     @property
@@ -90,34 +134,95 @@ class ReusedFile(SaveFile):
         Raises:
             WriteError: it is not in the file, nor a part of it.
         """
-        super().write(data)
-        self._cover()
+        array = np.frombuffer(data, np.uint8)
+        self.write_records(np.array([(array.ctypes.data, len(data))], np.uint64))
 
     def write_records(self, vectors: U64) -> None:
         """Append records from where they lie in memory.
 
+        Args:
+            vectors: rows of address and size in bytes; the first one is another one while this goes on.
+
         Raises:
             WriteError: not all of them are in the file; it ends after the last whole one.
         """
-        super().write_records(vectors)
-        self._cover()
-
-    def _cover(self) -> None:
-        """Make blocks of what is left."""
-        while self._divisions and self._divisions[0] - self.size_bytes < _SMALLEST_LEFT_BYTES:
-            del self._divisions[0]
-            if not self._divisions:
-                self.cut_back_to(self.size_bytes)
-        if self._divisions:
-            try:
-                self._write_left(self.size_bytes, self._divisions[0])
-            except OSError as error:
+        if not self._cover(int(vectors[:, 1].sum())):
+            super().write_records(vectors)
+            return
+        start, header = self.size_bytes, ctypes.string_at(int(vectors[0, 0]), _HEADER.size)
+        self.size_bytes += _HEADER.size
+        vectors[0] += _BEHIND_HEADER
+        try:
+            super().write_records(vectors)
+        except WriteError as error:
+            if error.records_written:
+                self._write_header(header, start)
+            else:
+                self.size_bytes = start
                 self._leave_whole()
-                raise WriteError(error) from error
+            raise
+        finally:
+            vectors[0] -= _BEHIND_HEADER
+        self._write_header(header, start)
+        try:
+            self._end_left()
+        except OSError as error:
+            raise WriteError(error, len(vectors)) from error
+
+    def _cover(self, more_bytes: int) -> bool:
+        """Begin the block of what will be left behind so many bytes; say whether anything is left now.
+
+        Raises:
+            WriteError: what is left can neither be covered nor cut off.
+        """
+        if self.size_bytes % mmap.PAGESIZE > mmap.PAGESIZE - _HEADER.size:
+            self.give_way()  # a header here would be on two pages, and might come to be only half there
+        if not self._divisions:
+            return False
+        end = self.size_bytes + more_bytes
+        divisions = [at for at in self._divisions if at - end >= _SMALLEST_LEFT_BYTES]
+        try:
+            if divisions and divisions[0] != self._divisions[0]:
+                self._write_left(self.size_bytes, divisions[0])  # whole, whatever is written into it
+            if divisions:
+                write_at(self._fd, _HEADER.pack(_LEFT_BLOCK, divisions[0] - end), end)
+        except OSError:
+            self.give_way()
+            return False
+        self._divisions = divisions
+        return True
+
+    def _write_header(self, header: bytes, start: int) -> None:
+        """Write the header that was held back: what was written behind it can be read from now on.
+
+        Raises:
+            WriteError: it cannot be; the file ends before.
+        """
+        try:
+            write_at(self._fd, header, start)
+        except OSError as error:
+            self.size_bytes = start
+            self._leave_whole()
+            raise WriteError(error) from error
+
+    def _end_left(self) -> None:
+        """End the block of what is left behind what was written, or cut that off.
+
+        Raises:
+            OSError: neither can be done.
+        """
+        with contextlib.suppress(OSError):
+            if self._divisions:
+                self._write_left_end(self.size_bytes, self._divisions[0])
+                return
+        self._cut_back()
 
     def _write_left(self, start: int, stop: int) -> None:
-        os.pwrite(self._fd, _LEFT_HEADER.pack(_LEFT_BLOCK, stop - start), start)
-        os.pwrite(self._fd, _LEFT_TRAILER.pack(stop - start), stop - _LEFT_TRAILER.size)
+        write_at(self._fd, _HEADER.pack(_LEFT_BLOCK, stop - start), start)
+        self._write_left_end(start, stop)
+
+    def _write_left_end(self, start: int, stop: int) -> None:
+        write_at(self._fd, _TRAILER.pack(stop - start), stop - _TRAILER.size)
 
     def _cut_back(self) -> None:
         """Cut off everything behind what was written, and let those have the file who wait for it."""

@@ -101,8 +101,8 @@ class KeptFile:
         return self._open(os.O_RDONLY)
 
     def open_for_writing(self) -> int | None:
-        """Return a further descriptor of the file, for writing; None if its name is another file's by now."""
-        return self._open(os.O_WRONLY)
+        """Return a further descriptor of the file, for reading too; None if its name is another file's by now."""
+        return self._open(os.O_RDWR)
 
     def _open(self, flags: int) -> int | None:
         try:
