@@ -26,7 +26,7 @@ import struct
 import numpy as np
 
 from capd.linux import libc
-from capd.worker.output.savefile import KeptFile, SaveFile, WriteError, file_mode, write_at
+from capd.worker.output.savefile import KeptFile, SaveFile, WriteError, file_mode
 from capd.worker.packets.arrays import U64
 
 _RENAME_NOREPLACE = 1  # linux/fs.h
@@ -149,9 +149,10 @@ class ReusedFile(SaveFile):
         if not self._cover(int(vectors[:, 1].sum())):
             super().write_records(vectors)
             return
-        start, header = self.size_bytes, ctypes.string_at(int(vectors[0, 0]), _HEADER.size)
+        first = vectors[0]
+        start, header = self.size_bytes, ctypes.string_at(int(first[0]), _HEADER.size)
         self.size_bytes += _HEADER.size
-        vectors[0] += _BEHIND_HEADER
+        first += _BEHIND_HEADER
         try:
             super().write_records(vectors)
         except WriteError as error:
@@ -162,7 +163,7 @@ class ReusedFile(SaveFile):
                 self._leave_whole()
             raise
         finally:
-            vectors[0] -= _BEHIND_HEADER
+            first -= _BEHIND_HEADER
         self._write_header(header, start)
         try:
             self._end_left()
@@ -180,16 +181,16 @@ class ReusedFile(SaveFile):
         if not self._divisions:
             return False
         end = self.size_bytes + more_bytes
-        divisions = [at for at in self._divisions if at - end >= _SMALLEST_LEFT_BYTES]
         try:
-            if divisions and divisions[0] != self._divisions[0]:
-                self._write_left(self.size_bytes, divisions[0])  # whole, whatever is written into it
-            if divisions:
-                write_at(self._fd, _HEADER.pack(_LEFT_BLOCK, divisions[0] - end), end)
+            if self._divisions[0] - end < _SMALLEST_LEFT_BYTES:
+                self._divisions = [at for at in self._divisions if at - end >= _SMALLEST_LEFT_BYTES]
+                if not self._divisions:
+                    return True
+                self._write_left(self.size_bytes, self._divisions[0])  # whole, whatever is written into it
+            os.pwrite(self._fd, _HEADER.pack(_LEFT_BLOCK, self._divisions[0] - end), end)
         except OSError:
             self.give_way()
             return False
-        self._divisions = divisions
         return True
 
     def _write_header(self, header: bytes, start: int) -> None:
@@ -199,7 +200,7 @@ class ReusedFile(SaveFile):
             WriteError: it cannot be; the file ends before.
         """
         try:
-            write_at(self._fd, header, start)
+            os.pwrite(self._fd, header, start)
         except OSError as error:
             self.size_bytes = start
             self._leave_whole()
@@ -211,18 +212,18 @@ class ReusedFile(SaveFile):
         Raises:
             OSError: neither can be done.
         """
-        with contextlib.suppress(OSError):
-            if self._divisions:
+        if self._divisions:
+            with contextlib.suppress(OSError):
                 self._write_left_end(self.size_bytes, self._divisions[0])
                 return
         self._cut_back()
 
     def _write_left(self, start: int, stop: int) -> None:
-        write_at(self._fd, _HEADER.pack(_LEFT_BLOCK, stop - start), start)
+        os.pwrite(self._fd, _HEADER.pack(_LEFT_BLOCK, stop - start), start)
         self._write_left_end(start, stop)
 
     def _write_left_end(self, start: int, stop: int) -> None:
-        write_at(self._fd, _TRAILER.pack(stop - start), stop - _TRAILER.size)
+        os.pwrite(self._fd, _TRAILER.pack(stop - start), stop - _TRAILER.size)
 
     def _cut_back(self) -> None:
         """Cut off everything behind what was written, and let those have the file who wait for it."""
