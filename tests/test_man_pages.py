@@ -51,7 +51,8 @@ def displays(text: str) -> list[str]:
 
 
 def options_in(text: str) -> set[str]:
-    return {f"-{name}" for name in re.findall(r"\bFl (\S+)", text)}
+    # One that may be repeated is described as -tt, too.
+    return {re.sub(r"^-(\w)\1+$", r"-\1", f"-{name}") for name in re.findall(r"\bFl (\S+)", text)}
 
 
 # Programs ---------------------------------------------------------------------------------------------------------

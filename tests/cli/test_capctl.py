@@ -219,15 +219,6 @@ def test_several_interfaces_are_given_one_by_one(bench: Bench) -> None:
     ]
 
 
-def test_without_a_savefile_it_tells_which_temporary_file(bench: Bench) -> None:
-    status, lines, _ = captured(bench, 1, "-c", "1")
-    path = Path(lines[0].removeprefix("File: "))
-    try:
-        assert (status, len(read_complete(path).packets)) == (0, 1)
-    finally:
-        path.unlink()
-
-
 def test_without_a_terminal_it_prints_plain_text(bench: Bench) -> None:
     with started(capture_command(bench, "-w", "a.pcapng", "-a", "duration:0.3"), bench.directory) as (process, lines):
         bench.send(3)

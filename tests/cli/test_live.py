@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from capd_client import CaptureSession, ResourceError, list_captures
+from capd_client import CaptureSession, NoSuchCapture, ResourceError, list_captures
 from capd_client.cli.live import own_connection, without_connection
 from tests.capture.helpers import ip, readable_packets
 from tests.cli.terminal import in_terminal
@@ -52,16 +52,19 @@ def runs(bench: Bench, captures: int = 1) -> bool:
 
 def wait_until_armed(bench: Bench) -> None:
     """Wait for captures, and until what is sent is captured by all."""
-    wait_until(lambda: not runs(bench, 0), "there is a capture")
-    for each in list_captures(socket_path=bench.daemon.socket_path):
-        wait_until(lambda number=each.capture_id: can_attach(bench, number), "it is armed")  # type: ignore[misc]
+
+    def are_armed() -> bool:
+        captures = list_captures(socket_path=bench.daemon.socket_path)
+        return bool(captures) and all(can_attach(bench, each.capture_id) for each in captures)
+
+    wait_until(are_armed, "captures run")
 
 
 def can_attach(bench: Bench, number: int) -> bool:
-    """Whether a capture runs; before, nobody can attach to it."""
+    """Whether a capture runs; before, and behind its end, nobody can attach to it."""
     try:
         CaptureSession.attach(number, socket_path=bench.daemon.socket_path).terminate()
-    except ResourceError:
+    except (ResourceError, NoSuchCapture):
         return False
     return True
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from capd_client import CaptureSession, list_captures, stop_capture
-from capd_client.cli.dissect import dissect, to_text
+from capd_client.cli.packets.dissect import dissect, to_text
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.ring_index import FileWasClosed
 from tests.cli.calling import called

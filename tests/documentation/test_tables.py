@@ -43,10 +43,13 @@ def test_each_option_of_the_command_stands_beside_its_argument() -> None:
             assert shown & set(names(described[each.name][1])), each.name
     used = {name.split()[0] for row in described.values() for name in names(row[1])}
     parser = capctl_parsers()["capture"]
-    for action in parser._actions:
-        if action.dest not in ("help", "json", "socket"):
-            assert used & set(action.option_strings), action.option_strings
     assert used <= options_of(parser)
+    # How packets are shown, and what lists something, is said where reading is.
+    page = (CHECKOUT / "docs" / "reading.md").read_text(encoding="utf-8")
+    used |= set(names(page[page.rindex("```") + 3 :]))
+    for action in parser._actions:
+        if action.option_strings and action.dest not in ("help", "json", "socket"):
+            assert used & set(action.option_strings), action.option_strings
 
 
 def test_ranges_are_those_that_are_checked() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capd_client.cli.__main__ import main
-from capd_client.cli.dissect import dissect, to_text
+from capd_client.cli.packets.dissect import dissect, to_text
 from capd_protocol.formats import pcapng
 from tests.support.traffic import build_frames
 
@@ -73,7 +73,7 @@ def test_files_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert shown.splitlines()[0] == f"22:13:20.000001 eth0 {to_text(dissect(UDP, 1))}"
     assert shown.splitlines()[1] == f"00:00:00.000000 eth1 {to_text(dissect(ARP, 1))}"
     assert "4 bytes" in errors
-    assert main(["read", "-n", "1", "--json", str(path)]) == 0
+    assert main(["read", "-c", "1", "--json", str(path)]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     fields = json.loads(line)
     assert (fields["interface"], fields["captured_size_bytes"], fields["dst_port"]) == ("eth0", 60, 50001)
@@ -84,7 +84,7 @@ def test_files_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "the last record is not whole (4 bytes)" in errors
     assert fields["interfaces"][1]["statistics"]["drops"] == 2
     assert main(["read", str(tmp_path / "none")]) == 1
-    assert main(["read", "-n", "-1", str(path)]) == 2
+    assert main(["read", "-c", "-1", str(path)]) == 2
 
 
 def test_one_packet_is_no_packets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd_client.cli.dissect import dissect, to_text
+from capd_client.cli.packets.dissect import dissect, to_text
 
 _MACS = bytes.fromhex("020000000002020000000001")
 _SOURCE_4, _TARGET_4 = socket.inet_aton("10.0.0.1"), socket.inet_aton("10.0.0.2")

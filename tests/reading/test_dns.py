@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd_client.cli.dissect import dissect
-from capd_client.cli.dns import to_words
+from capd_client.cli.packets.dissect import dissect
+from capd_client.cli.packets.dns import to_words
 from capd_protocol.formats import pcapng
 from tests.reading.test_capctl_read import ip
 

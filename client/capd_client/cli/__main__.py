@@ -66,9 +66,10 @@ _OPTIONS = {
     "after": "--after",
     "user": "--user",
     "interval": "--interval",
-    "count": "-n",
+    "count": "-c",
     "with_ssh": "--with-ssh",
     "serve": "--serve",
+    "print": "--print",
 }
 
 

@@ -1,65 +1,33 @@
 """``capctl capture``: a capture as a person types it."""
 
 import argparse
-import os
 import re
 import signal
-import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import msgspec
-
+from capd_client.blocking.questions import list_interfaces
 from capd_client.blocking.session import CaptureSession
-from capd_client.cli.live import (
-    LiveOutput,
-    Messages,
-    Sink,
-    live_arguments,
-    own_connection,
-    served_arguments,
-    serving,
-    writing_to,
-)
-from capd_client.cli.output import complain, draw, note, note_json, show, show_json
+from capd_client.cli.events import ENDED_BY_OTHERS, EXIT_STOPPED, Json, Messages, Text, follow, recording_line
+from capd_client.cli.interfaces import show_interfaces, show_linktypes
+from capd_client.cli.output import complain, show
+from capd_client.cli.packets.lines import add_arguments as packet_options
+from capd_client.cli.packets.lines import is_for_people
 from capd_client.cli.signals import end_by, until_told
-from capd_client.cli.text import count, shorten, si, width_of
-from capd_client.conversation.events import CaptureEvent
-from capd_client.errors import CaptureEnded, CaptureError, InvalidArgument, NoEvents
-from capd_client.output.destinations import LiveDestination, live_destination_of
-from capd_client.output.server import LiveServer, serving_address
+from capd_client.errors import CaptureError, InvalidArgument
+from capd_client.output.destinations import live_destination_of
 from capd_client.request.options import CaptureArguments, checked_capture
 from capd_protocol.arguments import ARGUMENTS, BY_NAME, KEYED_OPTIONS, ArgumentSpec, ArgumentType, Option
-from capd_protocol.messages import (
-    BadFilter,
-    DeletionReason,
-    Ended,
-    EndReason,
-    ErrorMessage,
-    FileClosed,
-    FileDeleted,
-    FileOpened,
-    InterfaceAttached,
-    InterfaceLost,
-    InterfaceSkipped,
-    Lagged,
-    PacketCount,
-    Recording,
-    Refused,
-    SnapshotFailed,
-    Triggered,
-    TriggerReason,
-    TriggersIgnored,
-)
-from capd_protocol.text import counted, escaped
+from capd_protocol.messages import FileOpened, Recording
 
-_REDRAW_S = 0.2
-#: The capture ended, and nobody here wanted it to.
-EXIT_STOPPED = 1
-#: For that status.
-_ENDED_BY_OTHERS = (EndReason.DAEMON_STOPPING, EndReason.REVOKED)
+#: What leaves no packets to follow, or nobody to follow them.
+NEVER_LIVE = ("detach", *(spec.name for spec in ARGUMENTS if spec.part == "recorder"))
+#: What is about files on a disk.
+OF_FILES = frozenset(
+    {*NEVER_LIVE, "group_access", "autostop_filesize", "autostop_files"}
+    | {spec.name for spec in ARGUMENTS if spec.part == "ring"}
+)
 
 #: What a value is made by, and what it then is not.
 _MADE_BY: dict[ArgumentType, Callable[[str], object]] = {
@@ -116,6 +84,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             if option.flag not in added:
                 added.add(option.flag)
                 _add(parser, spec, option)
+    parser.add_argument(
+        "words", nargs="*", metavar="FILTER", help="the filter, behind all options, as tcpdump has it; or -f"
+    )
+    parser.add_argument(
+        "-D",
+        "--list-interfaces",
+        action="store_true",
+        help="list what can be captured on, as 'capctl interfaces' does, and do nothing else",
+    )
+    parser.add_argument(
+        "-L",
+        "--list-linktypes",
+        action="store_true",
+        help="list the interface's link-layer types, as 'capctl linktypes' does, and do nothing else",
+    )
+    parser.add_argument("--print", action="store_true", help="show packets, which are also written to a file or served")
+    packet_options(parser.add_argument)
     parser.add_argument(
         "--serve",
         metavar="ADDRESS",
@@ -179,20 +164,29 @@ def number_or_name(text: str) -> int | str:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Capture until the end, a limit, or Ctrl-C."""
+    """Capture until the end, a limit, or Ctrl-C; or list what can be captured on."""
+    if options.list_interfaces:
+        return show_interfaces(options)
+    if options.interfaces:
+        options.interfaces = _named(options.interfaces, options.socket)
+    if options.list_linktypes:
+        return _show_linktypes(options)
     given = {spec.name: getattr(options, spec.name, None) for spec in ARGUMENTS}
     arguments = cast(CaptureArguments, {**given, **options.conditions})
     if options.max_packet_count is not None and "max_packet_count" in options.conditions:  # -c, and -a packets
         arguments["max_packet_count"] = min(options.max_packet_count, options.conditions["max_packet_count"])
+    if options.words:
+        arguments["capture_filter"] = _one_filter(options.capture_filter, options.words)
     destination = live_destination_of(options.savefile)
-    if options.serve is not None:
-        if destination is not None:
-            raise InvalidArgument("packets go to a program or are served: leave out -w, or --serve", argument="serve")
-        return _serve(options, arguments)
-    if destination is not None:
-        return _write_live(options, arguments, destination)
+    is_shown = options.print or _is_for_a_person(options, arguments)
+    if destination is not None or options.serve is not None or is_shown:
+        from capd_client.cli import live  # noqa: PLC0415  # numpy takes a while, which others need not
+
+        return live.run(options, arguments, destination, is_shown=is_shown)
     if options.with_ssh:
         raise InvalidArgument("only what goes to a program as it comes leaves it out", argument="with_ssh")
+    if is_for_people(options):
+        raise InvalidArgument("-t, -e, -v, -x, -X and -A say how packets are shown: leave out -w, or give --print")
     capture = CaptureSession(socket_path=options.socket, **arguments)
     if not options.detach:
         end_by(capture.stop, signal.SIGINT)  # also while it starts
@@ -203,9 +197,9 @@ def run(options: argparse.Namespace) -> int:
             return _leave_running(capture, options.json)
         if any(arguments.get(each.name) is not None for each in ARGUMENTS if each.part == "recorder"):
             _snapshot_on_signal(capture)
-        output: _Json | _Text = _Json(capture) if options.json else _Text(capture)
+        output: Messages = Json(capture) if options.json else Text(capture)
         try:
-            _follow(capture, output)
+            follow(capture, output)
         except KeyboardInterrupt:  # the second Ctrl-C: no more patience
             capture.abandon()
             output.close()
@@ -213,70 +207,67 @@ def run(options: argparse.Namespace) -> int:
             raise
         finally:
             output.close()
-        return EXIT_STOPPED if capture.end_reason in _ENDED_BY_OTHERS else 0
+        return EXIT_STOPPED if capture.end_reason in ENDED_BY_OTHERS else 0
 
 
-def _write_live(options: argparse.Namespace, arguments: CaptureArguments, destination: LiveDestination) -> int:
-    """Capture for a program that reads the packets as they come, until it has enough of them."""
-    arguments = live_arguments(arguments, _connection_to_leave_out(options))
-    destination.wait_for_reader()
-    try:
-        return _run_live(options, arguments, lambda capture: writing_to(capture, destination))
-    finally:
-        destination.close()
+def _named(interfaces: Sequence[str], socket_path: str | None) -> list[str]:
+    """Return names of interfaces, of which some are given by their numbers.
+
+    Raises:
+        InvalidArgument: there is none of that number.
+    """
+    if not any(each.isascii() and each.isdecimal() for each in interfaces):
+        return list(interfaces)
+    listed = list_interfaces(socket_path=socket_path)
+    names, by_number = {each.name for each in listed}, {str(each.number): each.name for each in listed}
+    found = [each if each in names else by_number.get(each.lstrip("0"), each) for each in interfaces]
+    for given, name in zip(interfaces, found, strict=True):
+        if given.isascii() and given.isdecimal() and name not in names:
+            text = f"there is no interface {given}: 'capctl interfaces' shows their numbers"
+            raise InvalidArgument(text, argument="interfaces")
+    return found
 
 
-def _serve(options: argparse.Namespace, arguments: CaptureArguments) -> int:
-    """Capture for all programs that come to read, and into a file where one is named."""
-    address = serving_address(options.serve)
-    arguments = served_arguments(arguments, _connection_to_leave_out(options))
-    server = LiveServer(address, note)
+def _show_linktypes(options: argparse.Namespace) -> int:
+    """Show the link-layer types of the interfaces that are named.
 
-    def begin(capture: CaptureSession) -> LiveServer:
-        serving(capture, server)
-        note(f"Serving at {address}: {address.readers}.")
-        return server
-
-    try:
-        return _run_live(options, arguments, begin)
-    finally:
-        server.close()
+    Raises:
+        InvalidArgument: none is.
+    """
+    if not options.interfaces:
+        raise InvalidArgument("-L shows the link-layer types of an interface: name it with -i", argument="interfaces")
+    options.monitor_mode = bool(options.monitor_mode)
+    for each in options.interfaces:
+        options.interface = each
+        show_linktypes(options)
+    return 0
 
 
-def _connection_to_leave_out(options: argparse.Namespace) -> str | None:
-    connection = None if options.with_ssh else own_connection(os.environ)
-    if connection is not None:
-        note(f"The ssh connection from {connection.split()[0]} is left out; --with-ssh captures it too.")
-    return connection
+def _is_for_a_person(options: argparse.Namespace, arguments: CaptureArguments) -> bool:
+    """Whether packets are shown since nothing says that they are written."""
+    given: Mapping[str, object] = cast(Mapping[str, object], arguments)
+    return options.savefile is None and options.serve is None and not any(given.get(name) for name in OF_FILES)
 
 
-def _run_live(
-    options: argparse.Namespace, arguments: CaptureArguments, sink_of: Callable[[CaptureSession], Sink]
-) -> int:
-    capture = CaptureSession(socket_path=options.socket, **arguments)
-    end_by(capture.stop, signal.SIGINT)
-    in_memory = bool(arguments.get("in_memory"))
-    with capture:
-        if not options.interfaces and not options.json:
-            note(f"Interface: {', '.join(capture.interfaces)}")
-        messages = _Json(capture, note_json) if options.json else _Text(capture, note, shows_files=not in_memory)
-        output = LiveOutput(capture, sink_of(capture), messages)
-        try:
-            _follow(capture, output)
-            output.finish()
-        finally:
-            output.close()
-        return EXIT_STOPPED if capture.end_reason in _ENDED_BY_OTHERS else 0
+def _one_filter(option: str | None, words: Sequence[str]) -> str:
+    """Return the filter that stands behind the options, as tcpdump has it.
+
+    Raises:
+        InvalidArgument: there is one in an option, too.
+    """
+    if option:
+        raise InvalidArgument("there are two filters: leave out -f, or the words behind the options", argument="filter")
+    return " ".join(words)
 
 
 def _leave_running(capture: CaptureSession, as_json: bool) -> int:
     """Tell how to find a capture again that runs."""
     event = capture.next_event()
     if as_json:
-        _Json(capture).show(event)
+        Json(capture).show(event)
         return 0
     if isinstance(event, Recording):
-        show(_recording_line(event))
+        show(recording_line(event))
     elif isinstance(event, FileOpened):
         show(f"File: {event.name}")
     show(f"The capture {capture.name} goes on as number {capture.capture_id}: 'capctl stop {capture.name}' ends it.")
@@ -287,12 +278,12 @@ def _leave_running(capture: CaptureSession, as_json: bool) -> int:
 def attach(options: argparse.Namespace) -> int:
     """Show the events of a capture that runs, until its end or Ctrl-C."""
     with CaptureSession.attach(options.capture, socket_path=options.socket) as capture:
-        output: _Json | _Text = _Json(capture) if options.json else _Text(capture)
+        output: Messages = Json(capture) if options.json else Text(capture)
         try:
-            _follow(capture, output)
+            follow(capture, output)
         finally:
             output.close()
-        return EXIT_STOPPED if capture.end_reason in _ENDED_BY_OTHERS else 0
+        return EXIT_STOPPED if capture.end_reason in ENDED_BY_OTHERS else 0
 
 
 def _snapshot_on_signal(capture: CaptureSession) -> None:
@@ -314,78 +305,6 @@ def _snapshot_on_signal(capture: CaptureSession) -> None:
             complain("no snapshot: one is being written already")
 
     signal.signal(signal.SIGUSR1, begin)
-
-
-def _follow(capture: CaptureSession, output: Messages) -> None:
-    while True:
-        try:
-            event = capture.next_event(timeout=_REDRAW_S)
-        except NoEvents:
-            output.tick()
-            continue
-        except CaptureEnded:
-            return
-        if isinstance(event, Refused | ErrorMessage | BadFilter):
-            continue  # raised, typed, by the wait after the last event
-        output.show(event)
-
-
-class _Json:
-    """Events as lines of JSON."""
-
-    def __init__(self, capture: CaptureSession, print_object: Callable[..., None] = show_json) -> None:
-        self._capture = capture
-        self._print_object = print_object
-        #: Before any event was taken: what a capture had that was attached to.
-        self._packets_total = capture.packetcount_before
-        self._is_started = False
-
-    def show(self, event: CaptureEvent) -> None:
-        if isinstance(event, FileOpened | Recording) and not self._is_started:
-            self._print("started", capture_id=self._capture.capture_id, interfaces=self._capture.interfaces)
-            self._is_started = True
-        match event:
-            case FileOpened(name=path):
-                self._print("file", path=path)
-            case PacketCount(packets_delta=packets):
-                # The session's own count is ahead of the events that wait to be shown.
-                self._packets_total += packets
-                self._print("packets", packets_delta=packets, packets_total=self._packets_total)
-            case FileClosed():
-                fields = msgspec.structs.asdict(event)
-                self._print("file_closed", path=fields.pop("name"), **fields)
-            case FileDeleted(name=path, reason=reason, size_bytes=size_bytes):
-                self._print("file_deleted", path=path, reason=reason, size_bytes=size_bytes)
-            case InterfaceLost(interface=interface):
-                self._print("interface_lost", interface=interface)
-            case InterfaceAttached(interface=interface):
-                self._print("interface_attached", interface=interface)
-            case InterfaceSkipped(interface=interface, text=text):
-                self._print("interface_skipped", interface=interface, text=text)
-            case Recording():
-                self._print("recording", **msgspec.structs.asdict(event))
-            case Triggered():
-                self._print("triggered", **msgspec.structs.asdict(event))
-            case SnapshotFailed(failure=failure):
-                self._print("snapshot_failed", text=failure.text)
-            case TriggersIgnored(triggers=triggers):
-                self._print("triggers_ignored", triggers=triggers)
-            case Lagged(events=events):
-                self._print("lagged", events=events)
-            case Ended(reason=reason):
-                interfaces = [msgspec.structs.asdict(each) for each in self._capture.interface_counters]
-                self._print("ended", reason=reason, interfaces=interfaces)
-            case _:
-                pass  # drops: shown with the end, for each interface
-
-    def _print(self, event: str, **fields: object) -> None:
-        self._print_object({"event": event, **fields}, flush=True)
-
-    def tick(self) -> None:
-        """Nothing came."""
-
-    def close(self) -> None:
-        """Nothing is left to print."""
 
 
 #: What is also a word, and means the argument only where a sentence begins with it.
@@ -426,152 +345,3 @@ def in_options(text: str, words: Sequence[str]) -> str:
         return mention[0] if argument is None else option_for(argument, words) or argument
 
     return _MENTIONS.sub(called, text)
-
-
-_ENDINGS = {
-    EndReason.STOPPED: "stopped",
-    EndReason.CLIENT_LEFT: "its program has left",
-    EndReason.DAEMON_STOPPING: "capd was stopped",
-    EndReason.REVOKED: "revoked by an administrator",
-    EndReason.DURATION: "time is up",
-    EndReason.FILESIZE: "the file is full",
-    EndReason.FILES: "the last file is full",
-    EndReason.PACKETS: "as many as were asked for",
-    EndReason.DISK_LIMIT: "no room within the limits of bytes on disk",
-}
-
-_DELETIONS = {
-    DeletionReason.FILES: "number of files",
-    DeletionReason.TOTAL: "bytes in all",
-    DeletionReason.AGE: "age",
-    DeletionReason.FREE_SPACE: "free space",
-    DeletionReason.POLICY: "bytes that policy allows",
-}
-
-
-class _Text:
-    """Files as lines on standard output; on a terminal, the state of the capture in a line below."""
-
-    def __init__(
-        self, capture: CaptureSession, print_lines: Callable[..., None] = show, *, shows_files: bool = True
-    ) -> None:
-        self._capture = capture
-        self._shows_files = shows_files
-        self._print_lines = print_lines
-        self._is_live = sys.stderr.isatty()
-        self._is_drawn = False
-        self._file = ""
-        self._drawn_s = time.monotonic()
-        self._drawn_packets = 0
-        self._rate = 0.0
-
-    def show(self, event: CaptureEvent) -> None:
-        match event:
-            case FileOpened() | FileClosed() | FileDeleted() if not self._shows_files:
-                self._file = "(live)"
-            case FileOpened(name=path):
-                self._file = path
-                self._line(f"File: {path}")
-            case FileClosed():
-                self._line(_closed_line(event))
-            case FileDeleted(name=path, reason=reason):
-                self._line(f"  deleted: {path} ({_DELETIONS[reason]})")
-            case InterfaceLost(interface=interface):
-                self._line(f"The interface {interface} is gone.")
-            case InterfaceAttached(interface=interface):
-                self._line(f"The interface {interface} is attached.")
-            case InterfaceSkipped(interface=interface, text=text):
-                self._line(f"Not captured: {interface}: {text}")
-            case Recording():
-                self._file = "(recording)"
-                self._line(_recording_line(event))
-            case Triggered():
-                self._line(_triggered_line(event))
-            case SnapshotFailed(failure=failure):
-                self._line(f"No snapshot: {failure.text}")
-            case TriggersIgnored(triggers=triggers):
-                self._line(f"Triggered again {count(triggers)} times meanwhile, without a further snapshot.")
-            case Ended(reason=reason):
-                self._line(*_summary(self._capture, reason))
-            case _:
-                pass
-        self._draw()
-
-    def tick(self) -> None:
-        """Nothing came: the rate falls."""
-        self._draw()
-
-    def _line(self, *lines: str) -> None:
-        self._erase()
-        self._print_lines(*lines, flush=True)
-
-    def _erase(self) -> None:
-        if self._is_drawn:
-            draw("")
-            self._is_drawn = False
-
-    def _draw(self) -> None:
-        now_s = time.monotonic()
-        if not self._is_live or not self._file or self._capture.end_reason is not None:
-            return  # before the first file and after the end there is no capture to show
-        elapsed_s = now_s - self._drawn_s
-        if elapsed_s >= _REDRAW_S:
-            packets = self._capture.packetcount
-            self._rate = (packets - self._drawn_packets) / elapsed_s
-            self._drawn_s, self._drawn_packets = now_s, packets
-        elif self._is_drawn:
-            return
-        state = (
-            f"{counted(self._capture.packetcount, 'packet')}  {si(self._capture.size_bytes_total, 'B')}  "
-            f"{count(self._capture.dropcount)} dropped  {si(self._rate, '/s')}  "
-        )
-        # The line is on standard error, which may be a terminal where standard output is none; and the terminal
-        # itself writes ^C behind it.
-        width = max((width_of(sys.stderr) or 0) - 3, 0)
-        name = escaped(self._file.rpartition("/")[2])
-        line = state + shorten(name, max(width - len(state), 0))
-        draw(line[:width])
-        self._is_drawn = True
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        self._erase()
-
-
-_TRIGGERS = {
-    TriggerReason.FILTER: "a packet that matches",
-    TriggerReason.RATE: "as many packets within a second as were named",
-    TriggerReason.LINK_DOWN: "down, or gone",
-}
-
-
-def _recording_line(recording: Recording) -> str:
-    memory = f"{count(recording.memory_bytes // (1024 * 1024))} MiB of memory"
-    if recording.duration_s is None:
-        return f"Recording: what {memory} hold"
-    return f"Recording: the last {recording.duration_s:g} s, in up to {memory}"
-
-
-def _triggered_line(triggered: Triggered) -> str:
-    place = f"{triggered.interface}: " if triggered.interface is not None else ""
-    return f"Triggered: {place}{_TRIGGERS.get(triggered.reason, triggered.reason)}"
-
-
-def _closed_line(closed: FileClosed) -> str:
-    span = ""
-    if closed.first_timestamp_ns is not None and closed.last_timestamp_ns is not None:
-        span = f", {(closed.last_timestamp_ns - closed.first_timestamp_ns) / 1e9:.3f} s"
-    drops = f", {count(closed.drops)} dropped" if closed.drops else ""
-    return f"  complete: {counted(closed.packets, 'packet')}, {si(closed.size_bytes, 'B')}{span}{drops}"
-
-
-def _summary(capture: CaptureSession, reason: EndReason) -> list[str]:
-    lines = [f"{counted(capture.packetcount, 'packet')} captured ({_ENDINGS.get(reason, reason)})"]
-    for each in capture.interface_counters:
-        percent = 100 * each.drops_total / each.received_total if each.received_total else 0.0
-        lines.append(
-            f"  {each.interface}: {count(each.written_total)} written, {count(each.drops_total)} dropped "
-            f"({percent:.1f} %) of {count(each.received_total)}"
-            + (f", {count(each.excess_total)} came after the end" if each.excess_total else "")
-        )
-    return lines

@@ -59,7 +59,7 @@ def add_parsers(commands: Any) -> None:
         "interfaces", help="show what can be captured on", description="Show what packets can be captured on."
     )
     listing.add_argument("--json", action="store_true", help="print a line of JSON for each")
-    listing.set_defaults(run=_interfaces)
+    listing.set_defaults(run=show_interfaces)
 
     types = commands.add_parser(
         "linktypes",
@@ -69,7 +69,7 @@ def add_parsers(commands: Any) -> None:
     types.add_argument("interface", metavar="IFACE")
     types.add_argument("-I", "--monitor-mode", action="store_true", help="the ones that it has in monitor mode")
     types.add_argument("--json", action="store_true", help="print an object of JSON")
-    types.set_defaults(run=_linktypes)
+    types.set_defaults(run=show_linktypes)
 
     stats = commands.add_parser(
         "stats",
@@ -90,7 +90,8 @@ def add_parsers(commands: Any) -> None:
     watch.set_defaults(run=_watch)
 
 
-def _interfaces(options: argparse.Namespace) -> int:
+def show_interfaces(options: argparse.Namespace) -> int:
+    """Show what can be captured on."""
     found = Interface.list_interfaces(socket_path=options.socket)
     if options.json:
         for each in found:
@@ -137,7 +138,8 @@ def _cells(interface: Interface, names: dict[int, str]) -> dict[str, Cell]:
     return cells
 
 
-def _linktypes(options: argparse.Namespace) -> int:
+def show_linktypes(options: argparse.Namespace) -> int:
+    """Show the link-layer types of an interface."""
     found = get_capabilities(options.interface, options.monitor_mode, socket_path=options.socket)
     if options.json:
         fields = msgspec.to_builtins(found)

@@ -1,84 +1,132 @@
-"""The live output of ``capctl capture``: packets to standard output or a FIFO, and what is different there."""
+"""``capctl capture`` whose packets are shown, or go to programs, as they come."""
 
+import argparse
 import ipaddress
-from collections.abc import Mapping
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
 
 from capd_client.blocking.session import CaptureSession
-from capd_client.cli.output import note
+from capd_client.cli.capture import NEVER_LIVE, OF_FILES
+from capd_client.cli.events import ENDED_BY_OTHERS, EXIT_STOPPED, Json, Messages, Text, follow
+from capd_client.cli.output import note, note_json, show
+from capd_client.cli.packets.lines import PacketLines
+from capd_client.cli.signals import end_by
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import DestinationError, InvalidArgument
-from capd_client.output.destinations import LiveDestination
+from capd_client.output.destinations import DescriptorDestination, LiveDestination
 from capd_client.output.live_writer import LiveWriter
-from capd_client.output.server import LiveServer
+from capd_client.output.server import LiveServer, serving_address
+from capd_client.reading.gap import Gap
+from capd_client.reading.live import LiveFiles
+from capd_client.reading.model import Batch, packets_of
 from capd_client.request.options import CaptureArguments
-from capd_protocol.arguments import ARGUMENTS
 from capd_protocol.text import counted
 
-#: What leaves no packets to follow, or nobody to follow them.
-_NEVER_LIVE = ("detach", *(spec.name for spec in ARGUMENTS if spec.part == "recorder"))
-#: What is kept or written in files, of which there are none.
-_OF_FILES = frozenset(
-    {*_NEVER_LIVE, "group_access", "autostop_filesize", "autostop_files"}
-    | {spec.name for spec in ARGUMENTS if spec.part == "ring"}
-)
-#: How far the reader may be behind. Chosen: less than is kept for it (``in_memory``), so that it is left out file by
+#: How far a reader may be behind. Chosen: less than is kept for it (``in_memory``), so that it is left out file by
 #: file, before the files go.
 _MAX_BEHIND_BYTES = 48_000_000
+#: The same for what is shown. Chosen: some seconds of it, so that what a person sees is of now.
+_MAX_BEHIND_SHOWN_BYTES = 16_000_000
 
 
-def live_arguments(arguments: CaptureArguments, connection: str | None) -> CaptureArguments:
-    """Return the arguments of a capture whose packets go to a program as they come, and into no file.
+class Sink(Protocol):
+    """What takes packets to who reads them: a ``LiveWriter``, a ``LiveServer`` or a ``Printer``."""
+
+    @property
+    def is_left(self) -> bool:
+        """Nobody will read any more."""
+        ...
+
+    @property
+    def missed_packets(self) -> int:
+        """Packets that no reader got."""
+        ...
+
+    @property
+    def missed_because(self) -> str:
+        """What was not done to them, and why."""
+        ...
+
+    def take(self, event: CaptureEvent) -> None:
+        """Learn of an event of the capture."""
+        ...
+
+    def finish(self, packets_total: int) -> None:
+        """Wait until all is written, after the last event."""
+        ...
+
+
+SinkMaker = Callable[[CaptureSession], Sink]
+
+
+def run(
+    options: argparse.Namespace,
+    arguments: CaptureArguments,
+    destination: LiveDestination | None,
+    *,
+    is_shown: bool,
+) -> int:
+    """Capture, and show the packets as they come, write them to a program, or serve them to all that connect.
+
+    Args:
+        options: what was typed.
+        arguments: of the capture.
+        destination: where ``-w`` writes to, unless to a file.
+        is_shown: whether packets are shown.
+
+    Raises:
+        InvalidArgument: two of these exclude each other.
+        CaptureError: as the capture, and writing, have it.
+    """
+    if is_shown and isinstance(destination, DescriptorDestination):
+        raise InvalidArgument("standard output has packets already: leave out -w -, or --print", argument="print")
+    if options.serve is not None and destination is not None:
+        raise InvalidArgument("packets go to a program or are served: leave out -w, or --serve", argument="serve")
+    if options.with_ssh and options.savefile is not None and options.serve is None and destination is None:
+        raise InvalidArgument("only what goes to a program as it comes leaves it out", argument="with_ssh")
+    makers: list[SinkMaker] = []
+    if is_shown:
+        lines = PacketLines(options)
+        makers.append(lambda capture: Printer(capture, lines))
+    changed = live_arguments(arguments, is_in_file=options.savefile is not None and destination is None)
+    if changed.get("in_memory") or options.serve is not None:
+        connection = None if options.with_ssh else own_connection(os.environ)
+        changed = _leaving_out(changed, connection)
+    if options.serve is not None:
+        return _serve(options, changed, makers)
+    if destination is not None:
+        return _write(options, changed, makers, destination)
+    return _capture(options, changed, makers)
+
+
+def live_arguments(arguments: CaptureArguments, *, is_in_file: bool) -> CaptureArguments:
+    """Return the arguments of a capture whose packets are followed as they come.
 
     Args:
         arguments: as they were given.
-        connection: the ssh connection that is left out, as ``SSH_CONNECTION`` has it; None: there is none.
+        is_in_file: they are in a file, or ring, as well.
 
     Raises:
-        InvalidArgument: one of them is about files.
+        InvalidArgument: one of them is about files, and there are none; or the capture is a recorder, or detached.
     """
     given: Mapping[str, object] = cast(Mapping[str, object], arguments)
-    for name in sorted(_OF_FILES):
+    for name in sorted(NEVER_LIVE if is_in_file else OF_FILES):
         if given.get(name):
-            text = f"{name} is about files on a disk, and the packets go to programs as they come: leave it out"
+            text = (
+                f"{name} cannot go together with --serve or --print: leave out one of the two"
+                if is_in_file
+                else f"{name} is about files on a disk, and the packets go to programs as they come: leave it out"
+            )
             raise InvalidArgument(text, argument=name)
-    return _without_connection({**given, "savefile": None, "in_memory": True}, connection)
+    if is_in_file:
+        return cast(CaptureArguments, {**given, "pass_files": True})
+    return cast(CaptureArguments, {**given, "savefile": None, "in_memory": True})
 
 
-def served_arguments(arguments: CaptureArguments, connection: str | None) -> CaptureArguments:
-    """Return the arguments of a capture whose packets are served, from its files where one is named.
-
-    Args:
-        arguments: as they were given.
-        connection: as for ``live_arguments``.
-
-    Raises:
-        InvalidArgument: one of them is about files, and none is named; or the capture is a recorder, or detached.
-    """
-    given: Mapping[str, object] = cast(Mapping[str, object], arguments)
-    if given.get("savefile") is None:
-        return live_arguments(arguments, connection)
-    for name in _NEVER_LIVE:
-        if given.get(name):
-            text = f"{name} cannot go together with --serve: leave out one of the two"
-            raise InvalidArgument(text, argument=name)
-    return _without_connection({**given, "pass_files": True}, connection)
-
-
-def _without_connection(given: dict[str, object], connection: str | None) -> CaptureArguments:
-    if connection is not None:
-        given["capture_filter"] = without_connection(str(given.get("capture_filter") or ""), connection)
-    return cast(CaptureArguments, given)
-
-
-def writing_to(capture: CaptureSession, destination: LiveDestination) -> LiveWriter:
-    """Return what writes the packets of a capture that runs to one reader."""
-    return LiveWriter(capture.open_file, destination, max_behind_bytes=_MAX_BEHIND_BYTES)
-
-
-def serving(capture: CaptureSession, server: LiveServer) -> None:
-    """Have a server take readers of a capture that runs."""
-    server.begin(capture.open_file, lambda: capture.packetcount, max_behind_bytes=_MAX_BEHIND_BYTES)
+# The ssh connection that it was started through -------------------------------------------------------------------
 
 
 def own_connection(environment: Mapping[str, str]) -> str | None:
@@ -102,82 +150,146 @@ def without_connection(capture_filter: str, connection: str) -> str:
     return f"({capture_filter}) and {rest}" if capture_filter.strip() else rest
 
 
-class Messages(Protocol):
-    """What shows the events of a capture."""
-
-    def show(self, event: CaptureEvent) -> None:
-        """Show one."""
-        ...
-
-    def tick(self) -> None:
-        """Nothing came for a while."""
-        ...
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        ...
+def _leaving_out(arguments: CaptureArguments, connection: str | None) -> CaptureArguments:
+    if connection is None:
+        return arguments
+    note(f"The ssh connection from {connection.split()[0]} is left out; --with-ssh captures it too.")
+    capture_filter = without_connection(arguments.get("capture_filter") or "", connection)
+    return cast(CaptureArguments, {**arguments, "capture_filter": capture_filter})
 
 
-class Sink(Protocol):
-    """What takes packets to their readers: a ``LiveWriter``, or a ``LiveServer``."""
+# Where packets go -------------------------------------------------------------------------------------------------
 
-    @property
-    def is_left(self) -> bool:
-        """Nobody will read any more."""
-        ...
 
-    @property
-    def missed_packets(self) -> int:
-        """Packets that no reader got."""
-        ...
+class Printer:
+    """Packets as lines on standard output."""
+
+    is_left = False
+    missed_because = "shown: they came too fast"
+
+    def __init__(self, capture: CaptureSession, lines: PacketLines) -> None:
+        """Show the packets of a capture that runs."""
+        self._lines = lines
+        self._files = LiveFiles(
+            capture.open_file, max_behind_bytes=_MAX_BEHIND_SHOWN_BYTES, overflow="drop_oldest", as_bytes=False
+        )
+        self.missed_packets = 0
 
     def take(self, event: CaptureEvent) -> None:
-        """Learn of an event of the capture."""
-        ...
+        """Show what is there, as of an event."""
+        self._files.take(event)
+        while (item := self._files.next_item()) is not None:
+            if isinstance(item, Gap):
+                self.missed_packets += item.packets
+            elif isinstance(item, Batch):
+                interfaces = self._files.interfaces
+                for packet in packets_of(item, [each.name for each in interfaces]):
+                    show(*self._lines.of(packet, interfaces))
+                sys.stdout.flush()
 
     def finish(self, packets_total: int) -> None:
-        """Wait until all is written, after the last event."""
-        ...
+        """Count what was missed."""
+        gap = self._files.last_gap(packets_total)
+        if gap is not None:
+            self.missed_packets += gap.packets
+        self._files.close()
 
 
-class LiveOutput:
-    """Packets to their readers; what else happens as ``messages`` shows it."""
+def _write(
+    options: argparse.Namespace, arguments: CaptureArguments, makers: Sequence[SinkMaker], destination: LiveDestination
+) -> int:
+    """Capture for a program that reads the packets as they come, until it has enough of them."""
+    destination.wait_for_reader()
 
-    def __init__(self, capture: CaptureSession, sink: Sink, messages: Messages) -> None:
-        """Begin to write the packets of a capture that runs."""
+    def write(capture: CaptureSession) -> Sink:
+        return LiveWriter(capture.open_file, destination, max_behind_bytes=_MAX_BEHIND_BYTES)
+
+    try:
+        return _capture(options, arguments, [*makers, write])
+    finally:
+        destination.close()
+
+
+def _serve(options: argparse.Namespace, arguments: CaptureArguments, makers: Sequence[SinkMaker]) -> int:
+    """Capture for all programs that come to read, and into a file where one is named."""
+    address = serving_address(options.serve)
+    server = LiveServer(address, note)
+
+    def serve(capture: CaptureSession) -> Sink:
+        server.begin(capture.open_file, lambda: capture.packetcount, max_behind_bytes=_MAX_BEHIND_BYTES)
+        note(f"Serving at {address}: {address.readers}.")
+        return server
+
+    try:
+        return _capture(options, arguments, [*makers, serve])
+    finally:
+        server.close()
+
+
+# The capture ------------------------------------------------------------------------------------------------------
+
+
+def _capture(options: argparse.Namespace, arguments: CaptureArguments, makers: Sequence[SinkMaker]) -> int:
+    capture = CaptureSession(socket_path=options.socket, **arguments)
+    end_by(capture.stop, signal.SIGINT)
+    with capture:
+        if not options.interfaces and not options.json:
+            note(f"Interface: {', '.join(capture.interfaces)}")
+        shows_files = not arguments.get("in_memory")
+        if options.json:
+            messages: Messages = Json(capture, note_json, shows_files=shows_files)
+        else:
+            # Lines of packets would push the state out of sight.
+            is_live = not (options.print or sys.stdout.isatty())
+            messages = Text(capture, note, shows_files=shows_files, is_live=is_live)
+        output = _Output(capture, [make(capture) for make in makers], messages)
+        try:
+            follow(capture, output)
+            output.finish()
+        finally:
+            output.close()
+        return EXIT_STOPPED if capture.end_reason in ENDED_BY_OTHERS else 0
+
+
+class _Output:
+    """Packets to those who read them; what else happens as ``messages`` shows it."""
+
+    def __init__(self, capture: CaptureSession, sinks: Sequence[Sink], messages: Messages) -> None:
         self._capture = capture
         self._messages = messages
-        self._sink = sink
+        self._sinks = sinks
 
     def show(self, event: CaptureEvent) -> None:
-        """Take an event."""
-        self._sink.take(event)
+        for sink in self._sinks:
+            sink.take(event)
         self._messages.show(event)
         self._stop_if_left()
 
     def tick(self) -> None:
-        """Nothing came."""
         self._messages.tick()
         self._stop_if_left()
 
     def _stop_if_left(self) -> None:
-        if self._sink.is_left and self._capture.end_reason is None:
+        if self._capture.end_reason is None and any(sink.is_left for sink in self._sinks):
             self._capture.stop()
 
     def finish(self) -> None:
-        """Wait until the reader has all that was captured.
+        """Wait until readers have all that was captured.
 
         Raises:
             DestinationError: it cannot be written.
             CaptureError: what was captured cannot be read.
         """
-        try:
-            self._sink.finish(self._capture.packetcount)
-        except OSError as error:
-            raise DestinationError(f"packets cannot be written: {error.strerror}") from error
-        if self._sink.missed_packets:
-            note(f"{counted(self._sink.missed_packets, 'packet')} not written: nobody read, or too slowly")
+        for sink in self._sinks:
+            try:
+                sink.finish(self._capture.packetcount)
+            except OSError as error:
+                raise DestinationError(f"packets cannot be written: {error.strerror}") from error
+            if sink.missed_packets:
+                verb = (
+                    "shown: they came too fast" if isinstance(sink, Printer) else "written: nobody read, or too slowly"
+                )
+                note(f"{counted(sink.missed_packets, 'packet')} not {verb}")
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
         self._messages.close()

@@ -1,16 +1,14 @@
 """``capctl read``: the packets of files, a line for each."""
 
 import argparse
-import json
 import sys
 from dataclasses import astuple, dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
-from capd_client.cli.dissect import dissect, to_text
 from capd_client.cli.output import complain, show, show_json
+from capd_client.cli.packets.lines import PacketLines, time_of_day
+from capd_client.cli.packets.lines import add_arguments as packet_options
 from capd_client.cli.signals import until_told
 from capd_client.cli.text import count
 from capd_client.errors import InvalidArgument
@@ -18,9 +16,7 @@ from capd_client.reading import read
 from capd_protocol.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from capd_client.reading.model import Batch, FileInterface, Packet
+    from capd_client.reading.model import Batch
     from capd_client.reading.reader import Reader
 
 #: What names standard input.
@@ -34,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("file", nargs="+", metavar="FILE", help="pcapng or pcap; - is standard input")
-    add("-n", "--count", type=int, metavar="N", help="at most so many packets of each file")
+    add("-c", "--count", type=int, metavar="N", help="at most so many packets of each file")
+    add("-f", "--filter", metavar="TEXT", help="only packets that match, see pcap-filter(7)")
     add("--info", action="store_true", help="print interfaces, time span, packets, bytes and drops instead")
     add("--follow", action="store_true", help="wait for more (one file)")
-    add("--utc", action="store_true", help="times in UTC instead of local time")
+    packet_options(add)
     add("--json", action="store_true", help="print a line of JSON for each")
 
 
@@ -45,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
     """Print packets, or what the files are."""
     if options.count is not None and options.count < 0:
         raise InvalidArgument(f"{options.count} packets", argument="count")
+    if options.info and options.filter is not None:
+        raise InvalidArgument("--info is about whole files: leave out the filter", argument="filter")
     show = _info if options.info else _packets
 
     def show_all() -> int:
@@ -73,34 +72,13 @@ def _is_whole(path: str, reader: "Reader") -> bool:
     return not reader.rest_bytes
 
 
-def _time(timestamp_ns: int, utc: bool) -> str:
-    seconds, rest_ns = divmod(timestamp_ns, 10**9)
-    return f"{_clock(seconds, utc)}.{rest_ns // 1000:06}"
-
-
-@lru_cache(maxsize=16)
-def _clock(seconds: int, utc: bool) -> str:
-    """Return a time of the day, for all packets of a second."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment if utc else moment.astimezone():%H:%M:%S}"
-
-
-def line_of(packet: "Packet", interfaces: "Sequence[FileInterface]", options: argparse.Namespace) -> str:
-    """Return a packet as a line: with the options ``utc`` and ``json``."""
-    found = dissect(bytes(packet.data), interfaces[packet.interface_id].linktype)
-    if options.json:
-        fields = packet._asdict()
-        del fields["data"]
-        return json.dumps({**fields, "captured_size_bytes": len(packet.data), **found})
-    name = f"{packet.interface or packet.interface_id} " if len(interfaces) > 1 else ""
-    return f"{_time(packet.timestamp_ns, options.utc)} {name}{to_text(found)}"
-
-
 def _packets(path: str, options: argparse.Namespace) -> int:
+    lines = PacketLines(options)
     with read(source_of(path), follow=options.follow) as reader:
         interfaces = reader.interfaces
-        for packet in islice(reader, options.count):
-            show(line_of(packet, interfaces, options), flush=options.follow)
+        found = reader if options.filter is None else reader.matching(options.filter)
+        for packet in islice(found, options.count):
+            show(*lines.of(packet, interfaces), flush=options.follow)
         is_done = options.count is not None or _is_whole(path, reader)
     return 0 if is_done else EXIT_CUT
 
@@ -141,7 +119,7 @@ def _info(path: str, options: argparse.Namespace) -> int:
         return status
     show(f"{path}: {counted(packets, 'packet')}, {counted(size_bytes, 'byte')}")
     if first_ns is not None and last_ns is not None:
-        first, last = _time(first_ns, options.utc), _time(last_ns, options.utc)
+        first, last = time_of_day(first_ns, options.utc), time_of_day(last_ns, options.utc)
         show(f"  {first} to {last}, {(last_ns - first_ns) / 1e9:.6f} s")
     for number, each in enumerate(interfaces):
         drops = (each["statistics"] or {}).get("drops")

@@ -16,6 +16,8 @@ from capd_client import reading
 from capd_client.blocking.session import CaptureSession
 from capd_client.cli import read
 from capd_client.cli.output import complain, show, show_json
+from capd_client.cli.packets.lines import PacketLines
+from capd_client.cli.packets.lines import add_arguments as packet_options
 from capd_client.cli.text import count, si, table, width_of
 from capd_client.errors import DaemonUnavailable, DestinationError, InvalidArgument, NoSuchCapture, ReadError
 from capd_client.ring.files import RingFile, of_input, of_path, span_of
@@ -56,7 +58,7 @@ def add_extract_arguments(parser: argparse.ArgumentParser) -> None:
     add("-w", "--write", metavar="FILE", help="write pcapng instead of lines; - is standard output")
     add("--overwrite", action="store_true", help="replace the file if it is there")
     add("-f", "--filter", metavar="TEXT", help="only packets that match, see pcap-filter(7)")
-    add("--utc", action="store_true", help="show times in UTC instead of local time")
+    packet_options(add)
     add("--json", action="store_true", help="print a line of JSON for each packet")
 
 
@@ -207,9 +209,9 @@ def run_extract(options: argparse.Namespace) -> int:
 
 
 def _print(extraction: "Extraction", options: argparse.Namespace) -> int:
-    packets = 0
+    packets, lines = 0, PacketLines(options)
     for packet in extraction:
-        show(read.line_of(packet, extraction.interfaces, options))
+        show(*lines.of(packet, extraction.interfaces))
         packets += 1
     return packets
 

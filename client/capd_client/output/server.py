@@ -156,6 +156,7 @@ class LiveServer:
     is_left = False
     #: Each reader has its own, which are reported when it leaves.
     missed_packets = 0
+    missed_because = ""
 
     def __init__(self, address: ServingAddress, report: Callable[[str], object]) -> None:
         """Listen.

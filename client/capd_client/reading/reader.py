@@ -5,15 +5,15 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, Self
 
 from capd_client.errors import CaptureEnded, CaptureError, ReadError
 from capd_client.obstacles import IS_DIRECTORY, obstacle
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.file import File, open_passed
-from capd_client.reading.model import Batch, FileInterface, Interfaces, Packet
+from capd_client.reading.filtering import PacketFilter
+from capd_client.reading.model import Batch, FileInterface, Interfaces, Packet, packets_of
 from capd_client.reading.pipe import Pipe
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
 
@@ -40,7 +40,7 @@ class Reader:
     def __init__(self) -> None:
         self._file: File | None = None
         self._batches = self._read()
-        self._packets = itertools.chain.from_iterable(map(self._packets_of, self._batches))
+        self._packets = itertools.chain.from_iterable(packets_of(batch, self._names) for batch in self._batches)
 
     def __repr__(self) -> str:
         """Return what is read, and how far."""
@@ -72,6 +72,28 @@ class Reader:
         """
         return self._batches
 
+    def matching(self, capture_filter: str) -> Iterator[Packet]:
+        """Iterate over the packets that match a filter.
+
+        Args:
+            capture_filter: in libpcap's language, see pcap-filter(7); compiled for each link-layer type that comes.
+
+        Raises:
+            BadFilterError: it does not compile for the packets' link-layer type.
+            UnsupportedError: there is no libpcap.
+            ReadError: the file is damaged there; all packets before were given.
+        """
+        filters: dict[tuple[int, bool], PacketFilter] = {}
+        for batch in self._batches:
+            interfaces, address = self.interfaces, int(batch.data.ctypes.data)
+            for packet, offset in zip(packets_of(batch, self._names), batch.offsets.tolist(), strict=True):
+                interface = interfaces[packet.interface_id]
+                kind = interface.linktype, interface.is_swapped
+                if kind not in filters:
+                    filters[kind] = PacketFilter(capture_filter, kind[0], is_swapped=kind[1])
+                if filters[kind].matches(address + offset, len(packet.data), packet.original_size_bytes):
+                    yield packet
+
     @property
     def interfaces(self) -> Sequence[FileInterface]:
         """The interfaces so far, of all sections; of a session the current file's. Grows as the file is read."""
@@ -98,23 +120,12 @@ class Reader:
         if self._file is not None:
             self._file.close()
 
+    @property
+    def _names(self) -> Sequence[str | None]:
+        return self._file.names if self._file is not None else ()
+
     def _read(self) -> Iterator[Batch]:
         raise NotImplementedError
-
-    def _packets_of(self, batch: Batch) -> Iterator[Packet]:
-        names = self._file.names if self._file is not None else []
-        ids = batch.interface_ids.tolist()
-        ends = batch.offsets + batch.captured_sizes
-        rows = zip(
-            batch.timestamps_ns.tolist(),
-            map(names.__getitem__, ids),
-            ids,
-            batch.original_sizes.tolist(),
-            map(batch.data.data.__getitem__, map(slice, batch.offsets.tolist(), ends.tolist())),
-            strict=True,
-        )
-        # Without Packet's own constructor, which takes as long as everything else.
-        return cast("Iterator[Packet]", map(partial(tuple.__new__, Packet), rows))  # pyright: ignore[reportUnknownMemberType]
 
 
 class FileReader(Reader):

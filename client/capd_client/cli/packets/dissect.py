@@ -10,7 +10,7 @@ from collections.abc import Callable
 from struct import unpack_from
 from typing import Any
 
-from capd_client.cli import dns
+from capd_client.cli.packets import dns
 
 _IPV4, _LLDP = 0x0800, 0x88CC
 #: 802.1Q, 802.1ad, and what was used before that.
@@ -53,12 +53,17 @@ def dissect(data: bytes, linktype: int) -> Found:
     return found
 
 
-def to_text(found: Found) -> str:
-    """Return what ``dissect`` found as text; what a packet says in it stands there as it came."""
+def to_text(found: Found, header: str = "") -> str:
+    """Return what ``dissect`` found as text; what a packet says in it stands there as it came.
+
+    Args:
+        found: what it returned.
+        header: of ``ip_header``.
+    """
     vlans = "".join([f"vlan {each}, " for each in found["vlans"]]) if "vlans" in found else ""
     source, target = _with_port(found, "src"), _with_port(found, "dst")
     ends = f"{source} > {target}: " if source and target else ""
-    return f"{vlans}{found['protocol']} {ends}{found['info']}"
+    return f"{vlans}{found['protocol']} {header}{ends}{found['info']}"
 
 
 def _with_port(found: Found, side: str) -> str:
@@ -138,6 +143,81 @@ def _arp(data: bytes, at: int, found: Found) -> None:
             found["info"] = f"Reply {asking} is-at {asker_hardware.hex(':')}"
         case _:
             found["info"] = f"operation {operation}"
+
+
+# Headers in full --------------------------------------------------------------------------------------------------
+
+#: Of Ethernet, SLL and SLL2, without tags.
+_LINK_BYTES = {1: 14, 113: 16, 276: 20}
+#: Where the type of what follows stands in them.
+_ETHERTYPE_AT = {1: 12, 113: 14, 276: 0}
+_ETHERTYPES = {_IPV4: "IPv4", 0x86DD: "IPv6", 0x0806: "ARP", 0x8100: "802.1Q", 0x88A8: "802.1ad", _LLDP: "LLDP"}
+_PROTOCOLS = {1: "ICMP", 2: "IGMP", 6: "TCP", 17: "UDP", 47: "GRE", 50: "ESP", 51: "AH", 58: "ICMPv6", 132: "SCTP"}
+#: Bits of the fragment field of IPv4 (RFC 791).
+_MORE_FRAGMENTS, _DO_NOT_FRAGMENT = 0x2000, 0x4000
+
+
+def network_offset(data: bytes, linktype: int) -> int:
+    """Return where what the link layer carries begins: 0 where the link layer is not known."""
+    at = _LINK_BYTES.get(linktype, 0)
+    if linktype == 1:
+        while at <= len(data) and _SHORT.unpack_from(data, at - 2)[0] in _TAGS:
+            at += 4
+    return min(at, len(data))
+
+
+def link_header(data: bytes, linktype: int, original_size_bytes: int) -> str:
+    """Return the link layer's header as text, with a blank behind it; empty where there is none, or not all of it."""
+    if linktype not in _LINK_BYTES or len(data) < _LINK_BYTES[linktype]:
+        return ""
+    (ethertype,) = _SHORT.unpack_from(data, _ETHERTYPE_AT[linktype])
+    if ethertype < _LEAST_ETHERTYPE:
+        kind = f"802.3, length {ethertype}: "
+    else:
+        kind = f"ethertype {_ETHERTYPES.get(ethertype, 'unknown')} (0x{ethertype:04x}), length {original_size_bytes}: "
+    match linktype:
+        case 1:
+            return f"{data[6:12].hex(':')} > {data[:6].hex(':')}, {kind}"
+        case 113:
+            return f"{_DIRECTIONS.get(data[1], data[1])} {data[6 : 6 + min(data[5], 8)].hex(':')}, {kind}"
+        case _:
+            (index,) = unpack_from("!I", data, 4)
+            return (
+                f"{_DIRECTIONS.get(data[10], data[10])} if {index} {data[12 : 12 + min(data[11], 8)].hex(':')}, {kind}"
+            )
+
+
+#: What kind of packet the kernel says it is (packet(7), sll_pkttype), as tcpdump calls it.
+_DIRECTIONS = {0: "In ", 1: "B  ", 2: "M  ", 3: "P  ", 4: "Out"}
+
+
+def ip_header(data: bytes, linktype: int) -> str:
+    """Return what an IP header has beside addresses, in parentheses and a blank behind; empty where there is none."""
+    at = network_offset(data, linktype)
+    try:
+        match data[at] >> 4:
+            case 4 if linktype in _LINKTYPES:
+                tos, size, number, fragment, ttl, protocol = unpack_from("!xBHHHBB", data, at)
+                flags = [name for bit, name in ((_MORE_FRAGMENTS, "+"), (_DO_NOT_FRAGMENT, "DF")) if fragment & bit]
+                return (
+                    f"(tos 0x{tos:x}, ttl {ttl}, id {number}, offset {(fragment & 0x1FFF) * 8}, "
+                    f"flags [{', '.join(flags) or 'none'}], proto {_named(protocol)}, length {size}) "
+                )
+            case 6 if linktype in _LINKTYPES:
+                first, size, protocol, hops = unpack_from("!IHBB", data, at)
+                traffic_class, label = first >> 20 & 0xFF, first & 0xFFFFF
+                words = [f"class 0x{traffic_class:02x}"] if traffic_class else []
+                words += [f"flowlabel 0x{label:05x}"] if label else []
+                words += [f"hlim {hops}", f"next-header {_named(protocol)} payload length: {size}"]
+                return f"({', '.join(words)}) "
+            case _:
+                return ""
+    except (IndexError, struct.error):  # the end of what was kept
+        return ""
+
+
+def _named(protocol: int) -> str:
+    return f"{_PROTOCOLS.get(protocol, 'unknown')} ({protocol})"
 
 
 # IP ---------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Packets as lines of text, as people know them from tcpdump, or as JSON."""

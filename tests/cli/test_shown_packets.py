@@ -1,0 +1,248 @@
+"""Packets that are shown: by ``capctl read``, as tcpdump shows them, and by ``capctl capture`` as they come."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from capd_client import read
+from capd_client.cli.packets.dissect import ip_header, link_header, network_offset
+from capd_protocol.formats import pcapng
+from tests.capture.helpers import readable_packets
+from tests.cli.calling import called
+from tests.cli.test_capctl import asked, capture_asked, capture_command, command
+from tests.cli.test_live import live, wait_until_armed
+from tests.client.conftest import Bench
+from tests.client.helpers import PATIENCE_S
+from tests.reading.test_dissect import PACKETS
+
+ETHERNET, SLL, SLL2, RAW = 1, 113, 276, 101
+_START_NS = 1_700_000_000_123_456_789
+
+
+def write(path: Path, packets: list[bytes], step_ns: int = 1_500_000_000) -> Path:
+    """Write a file of Ethernet frames, some seconds apart."""
+    data = pcapng.section_header() + pcapng.interface_description(linktype=ETHERNET, snaplen_bytes=262_144)
+    for number, packet in enumerate(packets):
+        data += pcapng.enhanced_packet(0, _START_NS + number * step_ns, packet, len(packet))
+    path.write_bytes(data)
+    return path
+
+
+def tcpdump(path: Path, *options: str) -> list[str]:
+    """Return tcpdump's lines, with its tabs as blanks."""
+    words = ("tcpdump", "-n", "-r", str(path), *options)
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin", "TZ": "UTC"})
+    return [line.replace("\t", " " * 8) for line in done.stdout.splitlines()]
+
+
+def shown(path: Path, *options: str) -> list[str]:
+    """Return our lines."""
+    done = called("read", path, "--utc", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def capture_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Behind an 802.3 header, tcpdump takes the LLC header for the link layer's, too.
+    packets = [packet for packet in PACKETS.values() if packet[12:14] >= b"\x06\x00"]
+    return write(tmp_path_factory.mktemp("shown") / "a.pcapng", packets)
+
+
+# As tcpdump has it ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("times", "words"), [("", 1), ("-t", 0), ("-tt", 1), ("-ttt", 1), ("-tttt", 2), ("-ttttt", 1)])
+def test_times_are_tcpdumps(capture_file: Path, times: str, words: int) -> None:
+    options = [times] if times else []
+    # Its further lines are indented; so are some of its times.
+    theirs = [line for line in tcpdump(capture_file, *options) if not line.startswith(" " * 4)]
+    ours = shown(capture_file, *options)
+    assert len(ours) == len(theirs) > 20
+    assert [line.split()[:words] for line in ours] == [line.split()[:words] for line in theirs]
+    assert ours[0].split()[words] in ("IP", "ARP", "vlan")
+
+
+@pytest.mark.parametrize("option", ["-x", "-xx", "-X", "-XX"])
+def test_bytes_are_tcpdumps(capture_file: Path, option: str) -> None:
+    def dumps(lines: list[str]) -> list[str]:
+        return [line.rstrip() for line in lines if re.match(" {8}0x", line)]
+
+    assert dumps(shown(capture_file, option)) == dumps(tcpdump(capture_file, option)) != []
+
+
+def test_link_layer_headers_are_tcpdumps(capture_file: Path) -> None:
+    pattern = re.compile(r"[0-9a-f:]{17} > [0-9a-f:]{17}, (?:ethertype [^,]*|802\.3), length \d+")
+    theirs = [found[0] for line in tcpdump(capture_file, "-e") if (found := pattern.search(line))]
+    ours = [found[0] for line in shown(capture_file, "-e") if (found := pattern.search(line))]
+
+    def without_name(text: str) -> str:
+        return re.sub(r"(?<=ethertype )[^(]*", "", text)
+
+    assert list(map(without_name, ours)) == list(map(without_name, theirs)) != []
+
+
+def test_ip_headers_are_tcpdumps(capture_file: Path) -> None:
+    pattern = re.compile(r"\((tos .*?length \d+|.*?payload length: \d+)")
+
+    def headers(lines: list[str]) -> list[str]:
+        return [re.sub(r", (bad cksum|options).*", "", found[1]) for line in lines if (found := pattern.search(line))]
+
+    ours, theirs = (headers(lines) for lines in (shown(capture_file, "-v"), tcpdump(capture_file, "-v")))
+    names = re.compile(r"(?<=proto )[^(]*|(?<=next-header )[^(]*")
+    assert [names.sub("", each) for each in ours] == [names.sub("", each) for each in theirs] != []
+
+
+def test_text_is_printable_and_cannot_pass_for_a_line_of_ours(tmp_path: Path) -> None:
+    payload = b"GET / HTTP/1.1\r\n12:00:00.000000 IP fake\x1b[2J\ttab\xff"
+    path = write(tmp_path / "a.pcapng", [bytes(12) + b"\x08\x06" + payload])
+    assert shown(path, "-A")[1:] == ["        GET / HTTP/1.1", "        12:00:00.000000 IP fake.[2J tab."]
+
+
+def test_a_span_goes_back_where_times_do(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.pcapng", [PACKETS["ARP"]] * 2, step_ns=-61_000_001_000)
+    assert [line.split()[0] for line in shown(path, "-ttt")] == ["00:00:00.000000", "-00:01:01.000001"]
+
+
+@pytest.mark.parametrize("linktype", [ETHERNET, SLL, SLL2, RAW, 147])
+def test_headers_that_are_cut_are_left_out(linktype: int) -> None:
+    data = PACKETS["TCP"]
+    for size in range(len(data)):
+        assert 0 <= network_offset(data[:size], linktype) <= size
+        assert isinstance(link_header(data[:size], linktype, len(data)), str)
+        assert isinstance(ip_header(data[:size], linktype), str)
+    assert ip_header(data[:20], ETHERNET) == ""
+
+
+def test_headers_of_cooked_packets() -> None:
+    sll = bytes.fromhex("0004 0001 0006 020000000001 0000 0800")
+    assert link_header(sll, SLL, 60) == "Out 02:00:00:00:00:01, ethertype IPv4 (0x0800), length 60: "
+    sll2 = bytes.fromhex("0800 0000 00000007 0001 00 06 0200000000010000")
+    assert link_header(sll2, SLL2, 60) == "In  if 7 02:00:00:00:00:01, ethertype IPv4 (0x0800), length 60: "
+
+
+# Which packets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["udp", "ip6", "arp or icmp", "tcp[tcpflags] & tcp-syn != 0", "vlan"])
+def test_a_filter_leaves_what_tcpdump_leaves(capture_file: Path, text: str) -> None:
+    ours = shown(capture_file, "-f", text, "-tt")
+    theirs = [line for line in tcpdump(capture_file, "-tt", text) if line[0].isdigit()]
+    assert [line.split()[0] for line in ours] == [line.split()[0] for line in theirs] != []
+    with read(capture_file) as reader:
+        assert len(list(reader.matching(text))) == len(ours)
+
+
+def test_a_number_of_packets_is_of_those_that_match(capture_file: Path) -> None:
+    assert len(shown(capture_file, "-f", "udp", "-c", "2")) == 2
+
+
+def test_what_cannot_be_done_to_lines_is_refused(capture_file: Path) -> None:
+    for words, status, text in (
+        (("--json", "-x"), 2, "leave out -t, -e, -v, -x, -X and -A, or --json"),
+        (("--info", "-f", "udp"), 2, "leave out the filter"),
+        (("-f", "udp and"), 1, "syntax error"),
+    ):
+        done = called("read", capture_file, *words)
+        assert done.returncode == status
+        assert text in done.stderr
+
+
+# As they come -----------------------------------------------------------------------------------------------------
+
+
+def test_a_capture_without_a_file_shows_its_packets(bench: Bench) -> None:
+    with live(bench, "-c", "3", "-e", "udp", "port", "50001") as process:
+        wait_until_armed(bench)
+        bench.send(3)
+        output, errors = (each.decode() for each in process.communicate(timeout=PATIENCE_S))
+    assert process.returncode == 0
+    assert len(output.splitlines()) == 3
+    assert all(re.search(r" ethertype IPv4 .*: IP .*\.50001: UDP", line) for line in output.splitlines())
+    assert errors.splitlines()[0] == "3 packets captured (as many as were asked for)"
+    assert list(bench.directory.iterdir()) == []
+
+
+def test_packets_are_shown_beside_their_file(bench: Bench) -> None:
+    with live(bench, "-c", "3", "-w", "a.pcapng", "--print", "--json") as process:
+        wait_until_armed(bench)
+        bench.send(3)
+        output, errors = (each.decode() for each in process.communicate(timeout=PATIENCE_S))
+    assert process.returncode == 0
+    assert [json.loads(line)["captured_size_bytes"] for line in output.splitlines()] == [100] * 3
+    assert [json.loads(line)["event"] for line in errors.splitlines()] == [
+        "started",
+        "file",
+        "packets",
+        "file_closed",
+        "ended",
+    ]
+    assert readable_packets(bench.directory / "a.pcapng") == 3
+
+
+def test_packets_that_come_too_fast_are_counted(bench: Bench) -> None:
+    with live(bench, "--json") as process:
+        wait_until_armed(bench)
+        bench.send(60_000, 1400)
+        process.terminate()
+        output, errors = (each.decode() for each in process.communicate(timeout=PATIENCE_S))
+    assert process.returncode == 0
+    missed = [line for line in errors.splitlines() if line.endswith("not shown: they came too fast")]
+    missed_packets = int(missed[0].split()[0].replace(",", "")) if missed else 0
+    ended = json.loads(next(line for line in errors.splitlines() if '"ended"' in line))
+    assert len(output.splitlines()) + missed_packets == ended["interfaces"][0]["written_total"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("-w", "a.pcapng", "-x"), "leave out -w, or give --print"),
+        (("-w", "-", "--print"), "leave out -w -, or --print"),
+        (("-f", "udp", "tcp"), "there are two filters"),
+        (("-w", "a.pcapng", "--print", "--detach", "--name", "a"), "--detach cannot go together with"),
+        (("--print", "-b", "filesize:100"), "-b filesize is about files on a disk"),
+    ],
+)
+def test_what_excludes_being_shown_is_refused(bench: Bench, words: tuple[str, ...], text: str) -> None:
+    with (bench.directory / "out").open("wb") as out:
+        words = tuple(capture_command(bench, *words))
+        done = subprocess.run(words, stdout=out, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def test_interfaces_are_listed_and_have_numbers(bench: Bench) -> None:
+    listed = asked(bench, "capture", "-D")
+    assert listed.stdout == asked(bench, "interfaces").stdout
+    number = next(line.split()[0] for line in listed.stdout.splitlines() if line.split()[1] == bench.interface)
+    types = asked(bench, "capture", "-i", number, "-L")
+    assert types.stdout == asked(bench, "linktypes", bench.interface).stdout
+    none = asked(bench, "capture", "-i", "50001")
+    assert (none.returncode, none.stderr) == (
+        2,
+        "capctl: there is no interface 50001: 'capctl interfaces' shows their numbers (option -i)\n",
+    )
+    assert "name it with -i" in asked(bench, "capture", "-L").stderr
+
+
+def test_a_filter_that_is_wrong_is_refused(bench: Bench) -> None:
+    done = capture_asked(bench, "udp", "prot", "53")
+    assert done.returncode == 1
+    assert "'prot' is no keyword" in done.stderr
+
+
+def test_a_reader_that_has_enough_ends_the_capture(bench: Bench) -> None:
+    words = command(bench, "capture", "-i", bench.interface)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until_armed(bench)
+        bench.send(10)
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        bench.send(10)
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait(PATIENCE_S) == 1
