@@ -334,6 +334,79 @@ def test_a_failure_leaves_no_line_behind(bench: Bench) -> None:
     assert not any("dropped  " in line for line in lines)
 
 
+# capture, before there is an interface -----------------------------------------------------------------------------
+
+
+def read_line(process: subprocess.Popen[str], *, of_errors: bool = False) -> str:
+    """Return the next line of what it prints."""
+    stream = process.stderr if of_errors else process.stdout
+    assert stream is not None
+    return stream.readline().rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "said"),
+    [
+        (("-i", "nope*"), "nope*"),
+        (("-i", "nope0", "--wait"), "nope0"),
+        (("-i", "nope[0-9]", "-i", "never?"), "nope[0-9] or never?"),
+        (("-i", "nope*", "--record", "duration:9"), "nope*"),
+    ],
+    ids=["pattern", "name", "several", "recorder"],
+)
+def test_what_waits_for_an_interface_says_so(bench: Bench, interfaces: tuple[str, ...], said: str) -> None:
+    waiting = f"capctl: waiting for an interface that matches {said}"
+    with started(command(bench, "capture", *interfaces, "-w", "a.pcapng"), bench.directory) as (process, _):
+        assert read_line(process, of_errors=True) == waiting
+        with veth_pair("peer0", "nope0"):
+            assert read_line(process) == "The interface nope0 is attached."
+        assert read_line(process) == "The interface nope0 is gone."
+        # Nothing of it is said before it is so again.
+        assert read_line(process, of_errors=True) == waiting
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize("interfaces", [("-i", "{}"), ("-i", "{}", "--wait"), ("-i", "{}*", "-i", "nope*")])
+def test_what_has_an_interface_does_not_say_that_it_waits(bench: Bench, interfaces: tuple[str, ...]) -> None:
+    words = [each.format(bench.interface) for each in interfaces]
+    with started(command(bench, "capture", *words, "-w", "a.pcapng"), bench.directory) as (process, _):
+        bench.send(3)
+        wait_until(lambda: list_captures(socket_path=bench.daemon.socket_path)[0].packets_total == 3, "counted")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_json_attach_and_detach_tell_that_a_capture_waits(bench: Bench) -> None:
+    options = ("-i", "nope*", "-w", str(bench.directory / "a.pcapng"), "--name", "waits", "--detach")
+    detached = asked(bench, "capture", *options)
+    assert (detached.returncode, detached.stderr) == (0, "capctl: waiting for an interface that matches nope*\n")
+    try:
+        with started(command(bench, "attach", "waits", "--json"), bench.directory) as (process, lines):
+            assert [json.loads(line)["event"] for line in lines] == ["started", "file"]
+            assert json.loads(read_line(process)) == {"event": "waiting", "interfaces": ["nope*"]}
+            with veth_pair("peer0", "nope0"):
+                assert json.loads(read_line(process)) == {"event": "interface_attached", "interface": "nope0"}
+            assert json.loads(read_line(process)) == {"event": "interface_lost", "interface": "nope0"}
+            assert json.loads(read_line(process))["event"] == "waiting"
+    finally:
+        assert asked(bench, "stop", "waits").returncode == 0
+
+
+def test_on_a_terminal_nothing_of_the_live_line_is_left_where_it_says_that_it_waits(bench: Bench) -> None:
+    with in_terminal(command(bench, "capture", "-i", "nope*", "-w", "a.pcapng"), cwd=bench.directory) as session:
+        session.wait_for("waiting for an interface that matches nope[*]")
+        with veth_pair("peer0", "nope0"):
+            session.wait_for("The interface nope0 is attached.")
+        session.wait_for("is gone.(.|\n)*waiting")
+        session.type("\x03")
+        assert session.wait_ended() == 0
+    said = "capctl: waiting for an interface that matches nope*"
+    assert [line for line in session.screen.lines if "waiting" in line] == [said] * 2
+
+
 # capture, stopped -----------------------------------------------------------------------------------------------
 
 

@@ -441,9 +441,15 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
         },
     ),
     (
-        Counters(file_size_bytes=2**63 - 1, interfaces=(LO,), disk_bytes=2**63 - 1),
+        Counters(file_size_bytes=2**63 - 1, interfaces=(LO,), disk_bytes=2**63 - 1, is_waiting=True),
         "e",
-        {"type": "counters", "file_size_bytes": 2**63 - 1, "interfaces": [LO_JSON], "disk_bytes": 2**63 - 1},
+        {
+            "type": "counters",
+            "file_size_bytes": 2**63 - 1,
+            "interfaces": [LO_JSON],
+            "disk_bytes": 2**63 - 1,
+            "is_waiting": True,
+        },
     ),
     (
         FileClosed(name="a", packets=1, size_bytes=2, first_timestamp_ns=3, last_timestamp_ns=4, drops=5),

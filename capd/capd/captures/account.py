@@ -69,6 +69,7 @@ class Account:
         self._interfaces: tuple[InterfaceCounters, ...] = tuple(
             InterfaceCounters(interface=interface.name) for interface in request.interfaces
         )
+        self._is_waiting = False
         self._has_died = False
 
     def add(self, message: Message) -> None:
@@ -86,9 +87,9 @@ class Account:
                 self._recording = message
             case PacketCount(packets_delta):
                 self._packets_total += packets_delta
-            case Counters(file_size_bytes=size_bytes, disk_bytes=disk_bytes, interfaces=interfaces):
-                self._file_size_bytes, self._disk_bytes = size_bytes, disk_bytes
-                self._interfaces = interfaces
+            case Counters():
+                self._file_size_bytes, self._disk_bytes = message.file_size_bytes, message.disk_bytes
+                self._interfaces, self._is_waiting = message.interfaces, message.is_waiting
             case Failed(failure=failure):
                 self.failure = failure
             case Ended(reason=reason, interfaces=interfaces):
@@ -193,7 +194,8 @@ class Account:
         if self.is_started:
             if self._is_file_open or self._recording is None:
                 events.append(FileOpened(self.file_name))
-            events.append(Counters(file_size_bytes=self._file_size_bytes, interfaces=self._interfaces))
+            size_bytes, interfaces = self._file_size_bytes, self._interfaces
+            events.append(Counters(file_size_bytes=size_bytes, interfaces=interfaces, is_waiting=self._is_waiting))
         return events
 
     def last_events(self) -> list[Message]:

@@ -21,6 +21,7 @@ from capd.worker.output.sink import Change, Ending, Sink, SinkFailed
 from capd.worker.packets.merge import JITTER_NS, RELAXED_JITTER_NS, Slice, WatermarkMerge
 from capd.worker.packets.pace import Pace
 from capd.worker.sources.af_packet import RingSource, SourceMaker
+from capd.worker.sources.source import standing
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.messages import EndReason, Failure, FailureCode
 
@@ -133,6 +134,7 @@ class CaptureLoop:
         self._ready.add(number)
         self._pace.has_ring(source.size_bytes)
         self._sink.source_changed(source, Change.ARMED)
+        self._is_dirty = True
 
     def _rest(self) -> None:
         """Let packets gather, where the rings are empty and nobody waits for what is in the file."""
@@ -209,14 +211,18 @@ class CaptureLoop:
         if not source.was_down:
             self._sink.source_changed(source, Change.DOWN)
         if source.look():
-            self._report.interface_lost(source.name)
+            self._tell_lost(source)
 
     def _lose(self, interface_index: int) -> None:
         """Give up an interface, from which the daemon has nothing more received."""
         for source in self._sources:
             if source.is_armed and source.interface_index == interface_index and not source.is_lost:
                 source.is_lost = True
-                self._report.interface_lost(source.name)
+                self._tell_lost(source)
+
+    def _tell_lost(self, source: RingSource) -> None:
+        self._report.interface_lost(source.name)
+        self._is_dirty = True
 
     def _let_go(self) -> None:
         """Give up the sources of interfaces that are gone, when their last packets are in the file."""
@@ -351,8 +357,9 @@ class CaptureLoop:
             self._announce()
 
     def _announce(self) -> None:
-        counters = tuple(source.counters() for source in self._sources)
-        self._report.announce(self._sink.size_bytes, self._sink.disk_bytes, counters)
+        size_bytes, disk_bytes = self._sink.size_bytes, self._sink.disk_bytes
+        waits = self._launch.waits
+        self._report.announce(standing(self._sources, waits=waits, file_size_bytes=size_bytes, disk_bytes=disk_bytes))
         self._is_dirty = False
 
     # The end ------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ from capd.worker.output.sink import Sink
 from capd.worker.recorder.recorder import FlightRecorder
 from capd.worker.recorder.snapshot import SnapshotThread
 from capd.worker.sources.af_packet import Plan, RingSource, SourceMaker
-from capd.worker.sources.source import drops_by_name, statistics_blocks
+from capd.worker.sources.source import drops_by_name, standing, statistics_blocks
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.linktypes import dlt_to_linktype
 from capd_protocol.messages import Failure, FailureCode, Recorder
@@ -233,6 +233,7 @@ def _capture(
     sources, skipped = _make_sources(plans, maker, control)
     if control.is_gone():  # the client has left: a file that is there is not replaced for nothing
         return
+    report.announce(standing(sources, waits=launch.waits))
     # 8. The first file, which is announced when its header is on disk; or the memory of a recorder.
     section = pcapng.section_header(hardware=_cpu_name(), operating_system=_operating_system(), application=SOFTWARE)
     header = partial(_header, launch, sources, section)

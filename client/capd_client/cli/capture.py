@@ -9,7 +9,16 @@ from typing import Any, cast
 
 from capd_client.blocking.questions import list_interfaces
 from capd_client.blocking.session import CaptureSession
-from capd_client.cli.events import ENDED_BY_OTHERS, EXIT_STOPPED, Json, Messages, Text, follow, recording_line
+from capd_client.cli.events import (
+    ENDED_BY_OTHERS,
+    EXIT_STOPPED,
+    Json,
+    Messages,
+    Text,
+    follow,
+    recording_line,
+    waiting_line,
+)
 from capd_client.cli.interfaces import show_interfaces, show_linktypes
 from capd_client.cli.output import complain, show
 from capd_client.cli.packets.lines import add_arguments as packet_options
@@ -270,6 +279,8 @@ def _leave_running(capture: CaptureSession, as_json: bool) -> int:
         show(recording_line(event))
     elif isinstance(event, FileOpened):
         show(f"File: {event.name}")
+    if capture.is_waiting:
+        complain(waiting_line(capture))
     show(f"The capture {capture.name} goes on as number {capture.capture_id}: 'capctl stop {capture.name}' ends it.")
     return 0
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from capd_client.blocking.session import CaptureSession
-from capd_client.cli.output import draw, show, show_json
+from capd_client.cli.output import complain, draw, show, show_json
 from capd_client.cli.text import count, shorten, si, width_of
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, NoEvents
@@ -53,24 +53,33 @@ class Messages(Protocol):
         """Nothing came for a while."""
         ...
 
+    def wait(self) -> None:
+        """No interface is there now."""
+        ...
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         ...
 
 
 def follow(capture: CaptureSession, output: Messages) -> None:
-    """Show all events of a capture, to its end."""
+    """Show all events of a capture, to its end, and whether it waits for an interface."""
+    was_waiting = has_begun = False
     while True:
         try:
             event = capture.next_event(timeout=_REDRAW_S)
         except NoEvents:
             output.tick()
-            continue
         except CaptureEnded:
             return
-        if isinstance(event, Refused | ErrorMessage | BadFilter):
-            continue  # raised, typed, by the wait after the last event
-        output.show(event)
+        else:
+            if isinstance(event, Refused | ErrorMessage | BadFilter):
+                continue  # raised, typed, by the wait after the last event
+            output.show(event)
+            has_begun |= isinstance(event, FileOpened | Recording)
+        if capture.is_waiting and has_begun and not was_waiting:
+            output.wait()
+        was_waiting = capture.is_waiting and has_begun
 
 
 class Json:
@@ -88,7 +97,7 @@ class Json:
 
     def show(self, event: CaptureEvent) -> None:
         """Show one."""
-        if isinstance(event, FileOpened | Recording) and not self._is_started:
+        if not self._is_started:
             self._print("started", capture_id=self._capture.capture_id, interfaces=self._capture.interfaces)
             self._is_started = True
         match event:
@@ -126,6 +135,10 @@ class Json:
                 self._print("ended", reason=reason, interfaces=interfaces)
             case _:
                 pass  # drops: shown with the end, for each interface
+
+    def wait(self) -> None:
+        """No interface is there now."""
+        self._print("waiting", interfaces=self._capture.interfaces)
 
     def _print(self, event: str, **fields: object) -> None:
         self._print_object({"event": event, **fields}, flush=True)
@@ -216,6 +229,12 @@ class Text:
         """Nothing came: the rate falls."""
         self._draw()
 
+    def wait(self) -> None:
+        """No interface is there now: say so, beside what stands on standard output."""
+        self._erase()
+        complain(waiting_line(self._capture))
+        self._draw()
+
     def _line(self, *lines: str) -> None:
         self._erase()
         self._print_lines(*lines, flush=True)
@@ -251,6 +270,11 @@ class Text:
     def close(self) -> None:
         """Leave the terminal as it was."""
         self._erase()
+
+
+def waiting_line(capture: CaptureSession) -> str:
+    """Return what a capture waits for, as a line."""
+    return f"waiting for an interface that matches {' or '.join(capture.interfaces)}"
 
 
 _TRIGGERS = {

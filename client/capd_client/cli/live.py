@@ -269,6 +269,9 @@ class _Output:
         self._messages.tick()
         self._stop_if_left()
 
+    def wait(self) -> None:
+        self._messages.wait()
+
     def _stop_if_left(self) -> None:
         if self._capture.end_reason is None and any(sink.is_left for sink in self._sinks):
             self._capture.stop()

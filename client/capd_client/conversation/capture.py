@@ -87,6 +87,8 @@ class Conversation:
         self.failure: Failure | None = None
         self.end_reason: EndReason | None = None
         self.interfaces: tuple[InterfaceCounters, ...] = ()
+        #: For an interface to come.
+        self.is_waiting = False
         self.file_size_bytes = 0
         self._closed_bytes = 0
         #: Of the current file; 0 until it was announced, and after it was closed.
@@ -191,7 +193,7 @@ class Conversation:
 
     def _take_counters(self, counters: Counters) -> None:
         self.file_size_bytes = self._open_bytes = counters.file_size_bytes
-        self.interfaces = counters.interfaces
+        self.interfaces, self.is_waiting = counters.interfaces, counters.is_waiting
 
     def _take_closed(self, closed: FileClosed) -> FileClosed:
         closed = msgspec.structs.replace(closed, name=self._place.path_of(closed.name))

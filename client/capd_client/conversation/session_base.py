@@ -211,6 +211,11 @@ class SessionBase:
         return self._conversation.interface_names
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether none of these is there now, and the capture goes on until one comes; as of the last tick."""
+        return self._conversation.is_waiting
+
+    @property
     def capture_id(self) -> int | None:
         """The daemon's number for this capture; None until it has started."""
         return self._conversation.capture_id

@@ -38,13 +38,15 @@ class InterfaceCounters(JsonMessage, frozen=True):
 
 
 class Counters(JsonMessage, frozen=True, tag="counters"):
-    """Where the capture stands: at each tick in which something changed."""
+    """Where the capture stands: before its first file, and at each tick in which something changed."""
 
     #: In the current file, headers included.
     file_size_bytes: int
     interfaces: tuple[InterfaceCounters, ...]
     #: What all files that are kept take.
     disk_bytes: int = 0
+    #: No interface is there now, and the capture goes on until one comes.
+    is_waiting: bool = False
 
 
 class FileClosed(JsonMessage, frozen=True, tag="file_closed"):

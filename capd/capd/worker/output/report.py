@@ -68,10 +68,9 @@ class Report:
         """Note packets that are in the current file, for the next announcement."""
         self._packets_unreported += packets
 
-    def announce(self, file_size_bytes: int, disk_bytes: int, interfaces: tuple[InterfaceCounters, ...]) -> None:
+    def announce(self, counters: Counters) -> None:
         """Tell how many packets came, and where every counter stands."""
         self._send_count()
-        counters = Counters(file_size_bytes=file_size_bytes, disk_bytes=disk_bytes, interfaces=interfaces)
         self._send(encode(counters))
 
     def _send_count(self) -> None:

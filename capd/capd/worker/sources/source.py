@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from capd.worker.packets.merge import Waiting
 from capd_protocol.formats import pcapng
-from capd_protocol.messages import InterfaceCounters
+from capd_protocol.messages import Counters, InterfaceCounters
 
 
 class Statistics(NamedTuple):
@@ -129,3 +129,22 @@ def statistics_blocks(sources: Sequence[PacketSource], start_ns: int) -> bytes:
             )
         )
     return b"".join(blocks)
+
+
+def standing(
+    sources: Sequence[PacketSource], *, waits: bool, file_size_bytes: int = 0, disk_bytes: int = 0
+) -> Counters:
+    """Return where a capture stands.
+
+    Args:
+        sources: all that it has had.
+        waits: it goes on without any.
+        file_size_bytes: of its current file.
+        disk_bytes: of all its files.
+    """
+    return Counters(
+        file_size_bytes=file_size_bytes,
+        disk_bytes=disk_bytes,
+        interfaces=tuple(source.counters() for source in sources),
+        is_waiting=waits and not any(source.is_armed and not source.is_lost for source in sources),
+    )
