@@ -4,8 +4,8 @@ On the control socket the worker sends its process id (``HELLO``). The daemon wr
 asks for rings with its filters (``Arm``), and gets a ``RingMade`` for each; it gives them back with ``LetGo``, and in
 the end asks the daemon to have all of them receive nothing more (``Disarm``). It sends the messages of
 ``capd_protocol.messages``, and takes ``Attach`` for interfaces that come later, ``Detach`` and ``Stop``. Each
-``Rotate``, ``Flush`` and ``Snapshot`` has its ``Answer``, unless the capture ends before. When the socket closes, it
-ends.
+``Rotate``, ``Flush`` and ``Snapshot`` has its ``Answer``, unless the capture ends before. ``DirectoryTaken`` says where
+the files go. When the socket closes, it ends.
 """
 
 import enum
@@ -256,9 +256,19 @@ class Answer(_Tagged, frozen=True, kw_only=True, tag="answer"):
     file_name: str = ""
 
 
+class DirectoryTaken(_Tagged, frozen=True, kw_only=True, tag="directory_taken"):
+    """The directory for the files has come. Nothing is done with its path but to show it."""
+
+    #: As the kernel calls it now, in the mount namespace of who has opened it.
+    path: str
+
+
+#: What a worker tells that is for the daemon alone.
+Told = Answer | DirectoryTaken
+
 #: What the daemon sends to a worker, and what a worker sends beside the messages of ``capd_protocol.messages``.
 ToWorker = Launch | Attach | Detach | RingMade | Rotate | Flush | Snapshot | Stop | Disarmed
-FromWorker = Arm | LetGo | Disarm | Answer
+FromWorker = Arm | LetGo | Disarm | Answer | DirectoryTaken
 Control = ToWorker | FromWorker
 
 _decoder: msgspec.json.Decoder[Control] = msgspec.json.Decoder(Control)

@@ -735,14 +735,15 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
         for row, capture, name in zip(rows, (first, second), ("a.pcapng", "b.pcapng"), strict=True):
             cells = row.split()
             since = cells.pop(2)
-            assert cells == [str(capture.capture_id), "root", "1,234", "0", bench.interface, name]
+            path = str(bench.directory / name)
+            assert cells == [str(capture.capture_id), "root", "1,234", "0", bench.interface, path]
             assert re.fullmatch(r"\d\d:\d\d:\d\d", since)
             assert since[:5] <= now or now == "00:00"
         listed = [json.loads(line) for line in asked(bench, "list", "--json").stdout.splitlines()]
         assert [set(each) for each in listed] == [
             {
                 *("capture_id", "user_id", "name", "interfaces", "file_name", "started_ns"),
-                *("files_total", "packets_total", "drops_total", "is_contained"),
+                *("files_total", "packets_total", "drops_total", "is_contained", "directory"),
             }
         ] * 2
         assert [each["capture_id"] for each in listed] == [first.capture_id, second.capture_id]
@@ -752,6 +753,22 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
         second.wait(PATIENCE_S)
     assert nothing_runs(bench)
     assert str(first.end_reason) == str(second.end_reason) == "stopped"
+
+
+def test_list_shows_where_files_are_as_who_captures_calls_it(bench: Bench) -> None:
+    elsewhere = bench.directory / "mounted"
+    elsewhere.mkdir()
+    script = f'mount -t tmpfs none {elsewhere}; mkdir {elsewhere}/new; exec "$@"'
+    words = capture_command(bench, "-w", f"{elsewhere}/new/a.pcapng")
+    with started(["unshare", "--mount", "sh", "-c", script, "sh", *words], bench.directory) as (process, lines):
+        assert lines == [f"File: {elsewhere}/new/a.pcapng"]
+        (listed,) = map(json.loads, asked(bench, "list", "--json").stdout.splitlines())
+        assert (listed["directory"], listed["file_name"]) == (f"{elsewhere}/new", "a.pcapng")
+        assert asked(bench, "list").stdout.splitlines()[1].endswith(f"  {elsewhere}/new/a.pcapng")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_stop_ends_all_that_there_are_and_tells_of_the_others(bench: Bench) -> None:
@@ -819,7 +836,7 @@ def test_a_list_fits_the_terminal(bench: Bench) -> None:
             assert row.index(f" {interfaces}") + 1 == header.index("INTERFACES")
             assert row.index(f" {file_name}") + 1 == header.index("FILE")
             assert (interfaces[:2], interfaces[-2:]) == (names[0][:2], names[-1][-2:])
-            assert (file_name[:1], file_name[-2:]) == (name[:1], name[-2:])
+            assert (file_name[:1], file_name[-2:]) == ("/", name[-2:])
         # A program that looks for a name finds it.
         assert name in asked(bench, "list").stdout
 

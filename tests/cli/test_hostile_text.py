@@ -110,7 +110,7 @@ _LINK = LinkState(
 )  # fmt: skip
 _SUMMARY = CaptureSummary(
     capture_id=1, user_id=0, interfaces=(EVIL,), file_name=EVIL, started_ns=0, files_total=1, packets_total=1,
-    drops_total=0, name=EVIL,
+    drops_total=0, name=EVIL, directory=EVIL,
 )  # fmt: skip
 _REVOKED = RevokedCapture(capture_id=1, user_id=0, why=EVIL, name=EVIL)
 _PERMISSION = Permission(

@@ -11,6 +11,7 @@ from capd.launch import (
     Attach,
     Control,
     Detach,
+    DirectoryTaken,
     Disarm,
     Disarmed,
     Flush,
@@ -50,6 +51,7 @@ EACH: list[Control] = [
     Disarm(),
     Answer(number=3, file_name="a.pcapng"),
     Answer(number=1, failure=FAILURE),
+    DirectoryTaken(path="/tmp"),
 ]
 NAMES = [type(each).__name__ for each in EACH]
 

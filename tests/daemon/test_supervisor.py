@@ -2,12 +2,13 @@
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import pytest
 import trio
 
-from capd.launch import Disarm
+from capd.launch import DirectoryTaken, Disarm
 from capd.launch import encode as encode_control
 from capd.linux.descriptors import refuse_rights
 from capd.supervisor.armed_rings import ArmedRings
@@ -109,6 +110,13 @@ async def test_news_have_no_end() -> None:
     assert await heard_of(lambda _: event) == MANY
 
 
+def _same(told: bytes, _number: int) -> bytes:
+    return told
+
+
 async def test_news_that_say_too_much_end_it() -> None:
-    event = encode(FileDeleted(name="x" * 20_000, reason=DeletionReason.FILES, size_bytes=1))
-    assert await heard_of(lambda _: event) == 0
+    for told in (
+        encode(FileDeleted(name="x" * 20_000, reason=DeletionReason.FILES, size_bytes=1)),
+        encode_control(DirectoryTaken(path="x" * 20_000)),
+    ):
+        assert await heard_of(partial(_same, told)) == 0

@@ -501,6 +501,19 @@ def test_no_captures_of_others_make_a_list_too_long_to_send(monkeypatch: pytest.
     assert [each.captures for each in captures.lists_for(root)] == [()]
 
 
+def test_where_files_are_is_told_to_whoever_may_see_the_capture_but_to_no_container() -> None:
+    rules = (Rule(name="all", everybody=True), Rule(name="contained", containers=True, user_ids=frozenset({7})))
+    captures = Captures(Policy(rules), Spawner(), Closer(), PacketRingMaker())
+    root = Peer(1, 0, 0, ())
+    for owner, expected in ((Peer(1, 7, 7, ()), "/files"), (Peer(1, 7, 7, (), is_contained=True), None)):
+        with captures.granted(owner, request_for("x", wait_for_interfaces=True)) as capture:
+            capture.account.directory = "/files"
+            for peer, directory in ((owner, expected), (root, "/files")):
+                (listed,) = captures.lists_for(peer)
+                assert [each.directory for each in listed.captures] == [directory]
+            assert capture.account.attached().capture.directory is None  # its files tell whom it passes them to
+
+
 def test_a_capture_of_the_configuration_touches_nothing_foreign_in_its_place(user_dir: Path) -> None:
     state, elsewhere = user_dir / "state", user_dir / "elsewhere"
     (state / "ring").mkdir(parents=True)

@@ -188,6 +188,7 @@ def test_contained_root_captures_what_a_rule_says_and_no_more(
         assert send(veth[0], [UDP_53, UDP_80, UDP_53], 3) == 3
         (listed,) = list_captures(socket_path=daemon.socket_path)
         assert (listed.user_id, listed.is_contained) == (0, True)
+        assert listed.directory == f"{user_dir}/root/home"
         reason, data = process.ask("stop")
     assert reason == EndReason.STOPPED
     (user_dir / "got.pcapng").write_bytes(data)

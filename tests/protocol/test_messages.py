@@ -143,6 +143,7 @@ SUMMARY = CaptureSummary(
     packets_total=3,
     drops_total=4,
     name="dns",
+    directory="/var/tmp",
 )
 SUMMARY_JSON: dict[str, Any] = {
     "capture_id": 1,
@@ -155,6 +156,7 @@ SUMMARY_JSON: dict[str, Any] = {
     "drops_total": 4,
     "name": "dns",
     "is_contained": False,
+    "directory": "/var/tmp",
 }
 FAILURE = Failure(code=FailureCode.DISK, text="full")
 FAILURE_JSON = {

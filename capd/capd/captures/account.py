@@ -53,6 +53,8 @@ class Account:
         #: Why it was stopped; None while it was not.
         self.stopped_for: EndReason | None = None
         # From the worker:
+        #: Where the files go, for people; None: not known.
+        self.directory: str | None = None
         #: Why it ended; None while it runs, and where its process died.
         self.end_reason: EndReason | None = None
         self.failure: Failure | None = None
@@ -161,14 +163,15 @@ class Account:
 
     # For subscribers ----------------------------------------------------------------------------------------------
 
-    def summary(self) -> CaptureSummary:
-        """Return the capture's line in the list."""
+    def summary(self, *, tells_directory: bool = False) -> CaptureSummary:
+        """Return the capture's line in the list; where its files go is told if it is known."""
         return CaptureSummary(
             capture_id=self.capture_id,
             user_id=self._owner.user_id,
             name=self.request.name,
             interfaces=tuple(interface.name for interface in self.request.interfaces),
             file_name=self.file_name,
+            directory=self.directory if tells_directory else None,
             started_ns=self.started_ns,
             files_total=self._files_total,
             packets_total=self._written_packets,

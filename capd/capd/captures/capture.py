@@ -23,7 +23,7 @@ from capd.captures.subscribers import Subscriber, Subscribers
 from capd.captures.tally import Gauges
 from capd.errors import RequestRefused, no_room, revoked
 from capd.filters import bounds
-from capd.launch import Answer, NumberedOrder
+from capd.launch import Answer, DirectoryTaken, NumberedOrder, Told
 from capd.network.monitor import Monitor
 from capd.pacing.rate_limited_log import Restrained
 from capd.pacing.turns import Turn, Turns
@@ -261,9 +261,12 @@ class Capture:
         await self._is_settled.wait()
         await self._attaching.watch(worker, monitor)
 
-    def _on_message(self, message: Message | Answer) -> None:
+    def _on_message(self, message: Message | Told) -> None:
         if isinstance(message, Answer):
             self.orders.take_answer(message)
+            return
+        if isinstance(message, DirectoryTaken):
+            self.account.directory = message.path
             return
         self.account.add(message)
         if isinstance(message, Ended):

@@ -39,8 +39,9 @@ from capd_protocol.targets import targets_of
 _FIRST_ID, _IDS = 10_000, 90_000
 #: Of what a client called a capture. Chosen: a sentence that can be read.
 _MAX_SHOWN_CHARACTERS = 64
-#: Captures in one frame: with as many interfaces as possible, of the longest names, they stay below its limit.
-_AT_ONCE = 40
+#: Captures in one frame: with as many interfaces as possible, of the longest names, and with all that a worker may say
+#: of its directory, they stay below its limit.
+_AT_ONCE = 10
 
 
 #: Those of root, and of the configuration, wait for nobody.
@@ -298,7 +299,9 @@ class Captures:
 
     def lists_for(self, peer: Peer) -> Generator[CaptureList, None, None]:
         """Give the list of captures that the peer may see, in parts that fit into a frame."""
-        shown = [capture.account.summary() for capture in self.visible_to(peer)]
+        # The way to a container's files may lead through the machine's directories, which are none of its business.
+        tells_directory = not peer.is_contained
+        shown = [capture.account.summary(tells_directory=tells_directory) for capture in self.visible_to(peer)]
         for at in range(0, max(len(shown), 1), _AT_ONCE):
             yield CaptureList(captures=tuple(shown[at : at + _AT_ONCE]), is_last=at + _AT_ONCE >= len(shown))
 

@@ -17,6 +17,7 @@ from capd.launch import (
     Attach,
     Control,
     Detach,
+    DirectoryTaken,
     Disarm,
     Disarmed,
     Launch,
@@ -25,6 +26,7 @@ from capd.launch import (
     NumberedOrder,
     RingRequest,
     Stop,
+    Told,
     ToWorker,
     decode,
     encode,
@@ -104,7 +106,7 @@ class Worker:
         self._ring_requests = self._last_words_bytes = 0
         self._sending = trio.Lock()
 
-    async def run(self, spawner: Spawner, closer: Closer, on_message: Callable[[Message | Answer], None]) -> int | None:
+    async def run(self, spawner: Spawner, closer: Closer, on_message: Callable[[Message | Told], None]) -> int | None:
         """Start the process, give its messages as they come, and return its exit status; None if it cannot be killed.
 
         After cancellation the process has ended: well, if it could within ``limits.END_TIMEOUT_S``.
@@ -208,7 +210,7 @@ class Worker:
                 raise trio.BrokenResourceError from error
 
     async def _receive(
-        self, control: GuardedSocket, on_message: Callable[[Message | Answer], None], nursery: trio.Nursery
+        self, control: GuardedSocket, on_message: Callable[[Message | Told], None], nursery: trio.Nursery
     ) -> None:
         decoder = FrameDecoder()
         try:
@@ -228,7 +230,7 @@ class Worker:
         except RemoteProtocolError as error:
             self._complain(error)
 
-    def _checked(self, message: Control | Message, size_bytes: int) -> Message | Answer:
+    def _checked(self, message: Control | Message, size_bytes: int) -> Message | Told:
         """Return what a worker says, if it may: it waits for clients, here.
 
         Raises:
@@ -238,7 +240,7 @@ class Worker:
             self._last_words_bytes += size_bytes + _MESSAGE_BYTES
             if self._last_words_bytes > _MAX_LAST_WORDS_BYTES:
                 raise RemoteProtocolError("too much about its failure or its end")
-        elif not isinstance(message, (Answer, *_NEWS)):
+        elif not isinstance(message, (Answer, DirectoryTaken, *_NEWS)):
             raise RemoteProtocolError(f"a {type(message).__name__}, which is not for a worker to say")
         elif size_bytes > _MAX_NEWS_BYTES and not isinstance(message, Counters):
             raise RemoteProtocolError(f"a {type(message).__name__} of {size_bytes} bytes")

@@ -20,6 +20,8 @@ from capd_protocol.messages import Failure, FailureCode
 _MAX_DESCRIPTORS = 253
 #: Chosen: a client has nothing else to do when it is asked.
 _PATIENCE_S = 10.0
+#: Of a path, to be told of. Chosen: what can be shown, and many times what directories are called.
+_MAX_PATH_BYTES = 1024
 _ONLY_NAMES_A_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
 
@@ -55,6 +57,18 @@ def take_kept(envelope: socket.socket) -> int:
         CaptureFailed: there is none.
     """
     return _only_one(_receive(envelope, socket.MSG_PEEK))
+
+
+def path_of(directory_fd: int) -> str | None:
+    """Return what the kernel calls a directory, to be shown; None where it is too long, or there is no /proc.
+
+    It is not looked up: nothing waits for the file system, and no right to enter it is needed.
+    """
+    try:
+        path = os.fsencode(os.readlink(f"/proc/self/fd/{directory_fd}"))  # noqa: PTH115  # it need not be one here
+    except OSError:
+        return None
+    return path.decode(errors="backslashreplace") if len(path) <= _MAX_PATH_BYTES else None
 
 
 def keep_directory(directory_fd: int, envelope: socket.socket) -> None:

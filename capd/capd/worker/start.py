@@ -25,7 +25,7 @@ from capd.version import SOFTWARE
 from capd.worker.confinement.confine import Confinement
 from capd.worker.confinement.lists import CONTROL, FILES, SIGNALLED, TOLD, Role
 from capd.worker.control import ControlSocket, DaemonGone
-from capd.worker.directory import keep_directory, take_directory
+from capd.worker.directory import keep_directory, path_of, take_directory
 from capd.worker.heap import keep_freed_memory
 from capd.worker.loop import WATCHDOG_S, CaptureLoop
 from capd.worker.oom import be_killed_first
@@ -222,6 +222,8 @@ def _capture(
     keep_freed_memory()
     # 4. Take the directory, which the user has passed meanwhile.
     directory_fd = take_directory()
+    if (path := path_of(directory_fd)) is not None:
+        report.directory_taken(path)
     # 5. Be confined: whoever takes over this process by what comes next shall have nothing of it.
     # 6. Compile the filters: the first text of the user that is looked at.
     with _bounded(maker):

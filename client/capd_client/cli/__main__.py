@@ -93,7 +93,7 @@ def _list(options: argparse.Namespace) -> int:
             count(each.packets_total),
             count(each.drops_total),
             ",".join(each.interfaces),
-            each.file_name,
+            os.path.join(each.directory or "", each.file_name),  # noqa: PTH118  # it need not be one here
         )
         for each in captures
     ]

@@ -74,6 +74,8 @@ class CaptureSummary(JsonMessage, frozen=True):
         drops_total: packets lost so far.
         name: what its owner calls it; None where it has no name.
         is_contained: whether ``user_id`` is that of a container's user, which says nothing about this machine's.
+        directory: where its files go, to be shown: as it was called when the capture began, in the mount namespace of
+            whoever began it; None where that is not known, or too long.
     """
 
     capture_id: int
@@ -86,6 +88,7 @@ class CaptureSummary(JsonMessage, frozen=True):
     drops_total: int
     name: str | None = None
     is_contained: bool = False
+    directory: str | None = None
 
     @property
     def started(self) -> datetime:

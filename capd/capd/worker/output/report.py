@@ -9,7 +9,7 @@ worker waits.
 import socket
 
 from capd import launch
-from capd.launch import Answer, RingRequest
+from capd.launch import Answer, DirectoryTaken, RingRequest
 from capd.worker.output.passing import FilePasser
 from capd.worker.output.savefile import SaveFile
 from capd_protocol.messages import (
@@ -113,6 +113,10 @@ class Report:
         """Answer an order, after what it has led to; at once, since it is waited for."""
         self._send(launch.encode(answer))
         self.flush()
+
+    def directory_taken(self, path: str) -> None:
+        """Tell where the files go."""
+        self._send(launch.encode(DirectoryTaken(path=path)))
 
     def ask(self, request: RingRequest) -> None:
         """Ask for something of the rings; it is sent at once, and filters may be long."""
