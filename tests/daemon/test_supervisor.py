@@ -18,7 +18,7 @@ from capd.supervisor.packet_rings import PacketRingMaker, PacketRings
 from capd.supervisor.policy_filters import PolicyFilters
 from capd.supervisor.spawner import Spawner
 from capd.supervisor.worker import Worker
-from capd_protocol.messages import DeletionReason, Drops, ErrorMessage, FileDeleted, WhoAmI, encode
+from capd_protocol.messages import DeletionReason, Drops, ErrorMessage, FileDeleted, FileOpened, Rotated, WhoAmI, encode
 from tests.daemon.test_rings import launch
 
 #: In all tests more than any worker has to say.
@@ -108,6 +108,13 @@ async def test_requests_for_rings_do_not_pile_up(caplog: pytest.LogCaptureFixtur
 async def test_news_have_no_end() -> None:
     event = encode(FileDeleted(name="x", reason=DeletionReason.FILES, size_bytes=1))
     assert await heard_of(lambda _: event) == MANY
+
+
+async def test_a_name_that_no_list_could_tell_ends_it() -> None:
+    name = "a\udcff"  # a byte that is no UTF-8
+    with pytest.raises(UnicodeEncodeError):
+        encode(Rotated(file_name=name))
+    assert await heard_of(partial(_same, encode(FileOpened(name)))) == 0
 
 
 def _same(told: bytes, _number: int) -> bytes:

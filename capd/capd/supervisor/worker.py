@@ -244,6 +244,8 @@ class Worker:
             raise RemoteProtocolError(f"a {type(message).__name__}, which is not for a worker to say")
         elif size_bytes > _MAX_NEWS_BYTES and not isinstance(message, Counters):
             raise RemoteProtocolError(f"a {type(message).__name__} of {size_bytes} bytes")
+        elif isinstance(message, FileOpened) and not _is_utf8(message.name):
+            raise RemoteProtocolError("a file's name that is no UTF-8, as that of every capture is")
         return message
 
     def _complain(self, error: RemoteProtocolError) -> None:
@@ -259,6 +261,15 @@ class Worker:
         self._is_given_up = True
         if self._process is not None:
             await _kill(self._process, self._launch.user_id)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether what came as dumpcap's text can be told in JSON, too."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 async def end(process: WorkerProcess, user_id: int) -> None:
