@@ -103,6 +103,13 @@ class Session:
         """Press keys."""
         os.write(self._master, keys.encode())
 
+    def hang_up(self) -> int:
+        """Have the terminal be gone, as when its window is closed; return the command's exit status."""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, self._master)  # which is closed again in the end
+        os.close(nothing)
+        return self.process.wait(PATIENCE_S)
+
     def _read(self, deadline_s: float) -> bool:
         poll = select.poll()
         poll.register(self._master, select.POLLIN)

@@ -485,6 +485,16 @@ def test_a_signal_ends_well_what_only_shows(bench: Bench, name: str, number: sig
     assert (process.returncode, errors) == (0, "")
 
 
+@pytest.mark.parametrize("name", WATCHING)
+def test_a_terminal_that_goes_ends_well_what_only_shows(bench: Bench, name: str) -> None:
+    with bench.running() as capture:
+        words = [each.format(number=capture.capture_id, directory=bench.directory) for each in WATCHING[name]]
+        with in_terminal(command(bench, name, *words)) as session:
+            wait_until(lambda: has(status_of(session.process.pid)["SigCgt"]), "it is ready")
+            assert session.hang_up() == 0
+        assert capture.end_reason is None
+
+
 @pytest.mark.parametrize("name", [*WATCHING, "capture"])
 def test_nohup_has_a_command_go_on(bench: Bench, name: str) -> None:
     nohup = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
