@@ -387,8 +387,10 @@ def test_json_attach_and_detach_tell_that_a_capture_waits(bench: Bench) -> None:
         with started(command(bench, "attach", "waits", "--json"), bench.directory) as (process, lines):
             assert [json.loads(line)["event"] for line in lines] == ["started", "file"]
             assert json.loads(read_line(process)) == {"event": "waiting", "interfaces": ["nope*"]}
+            assert "  nope* (waiting)  " in asked(bench, "list").stdout
             with veth_pair("peer0", "nope0"):
                 assert json.loads(read_line(process)) == {"event": "interface_attached", "interface": "nope0"}
+                wait_until(lambda: "(waiting)" not in asked(bench, "list").stdout, "the list says that it goes on")
             assert json.loads(read_line(process)) == {"event": "interface_lost", "interface": "nope0"}
             assert json.loads(read_line(process))["event"] == "waiting"
     finally:
@@ -754,6 +756,7 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
             {
                 *("capture_id", "user_id", "name", "interfaces", "file_name", "started_ns"),
                 *("files_total", "packets_total", "drops_total", "is_contained", "directory"),
+                "is_waiting",
             }
         ] * 2
         assert [each["capture_id"] for each in listed] == [first.capture_id, second.capture_id]

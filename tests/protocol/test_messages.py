@@ -144,6 +144,7 @@ SUMMARY = CaptureSummary(
     drops_total=4,
     name="dns",
     directory="/var/tmp",
+    is_waiting=True,
 )
 SUMMARY_JSON: dict[str, Any] = {
     "capture_id": 1,
@@ -157,6 +158,7 @@ SUMMARY_JSON: dict[str, Any] = {
     "name": "dns",
     "is_contained": False,
     "directory": "/var/tmp",
+    "is_waiting": True,
 }
 FAILURE = Failure(code=FailureCode.DISK, text="full")
 FAILURE_JSON = {

@@ -172,6 +172,7 @@ class Account:
             interfaces=tuple(interface.name for interface in self.request.interfaces),
             file_name=self.file_name,
             directory=self.directory if tells_directory else None,
+            is_waiting=self._is_waiting,
             started_ns=self.started_ns,
             files_total=self._files_total,
             packets_total=self._written_packets,

@@ -92,7 +92,7 @@ def _list(options: argparse.Namespace) -> int:
             datetime.fromtimestamp(each.started_ns / 1e9).astimezone().strftime("%H:%M:%S"),
             count(each.packets_total),
             count(each.drops_total),
-            ",".join(each.interfaces),
+            ",".join(each.interfaces) + (" (waiting)" if each.is_waiting else ""),
             os.path.join(each.directory or "", each.file_name),  # noqa: PTH118  # it need not be one here
         )
         for each in captures

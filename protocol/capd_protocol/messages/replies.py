@@ -76,6 +76,7 @@ class CaptureSummary(JsonMessage, frozen=True):
         is_contained: whether ``user_id`` is that of a container's user, which says nothing about this machine's.
         directory: where its files go, to be shown: as it was called when the capture began, in the mount namespace of
             whoever began it; None where that is not known, or too long.
+        is_waiting: whether no interface is there now, and it goes on until one comes.
     """
 
     capture_id: int
@@ -89,6 +90,7 @@ class CaptureSummary(JsonMessage, frozen=True):
     name: str | None = None
     is_contained: bool = False
     directory: str | None = None
+    is_waiting: bool = False
 
     @property
     def started(self) -> datetime:
