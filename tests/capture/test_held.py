@@ -4,6 +4,7 @@ import contextlib
 import mmap
 import os
 import socket
+import time
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -60,7 +61,7 @@ class Ring:
     def fill(self, files: int) -> None:
         """Fill so many files, and begin with one more."""
         for _ in range(files):
-            assert self.files.make_room(999_000)
+            assert self.files.make_room(999_000) is None
             self.files.write(self._records)
             assert self.files.switch({}) is None
 
@@ -173,6 +174,57 @@ def test_a_file_with_a_further_name_is_not_emptied(disk: Path) -> None:
             assert sizes(descriptors)[3] == sizes(descriptors)[5] == 0
         assert not paths[4].exists()
         assert kept.stat().st_size > 999_000
+
+
+def test_who_has_only_named_a_file_when_it_is_deleted_keeps_no_room(disk: Path) -> None:
+    with ring_on(disk) as ring, contextlib.ExitStack() as stack:
+        ring.fill(FILES)
+        # As the client library begins to open a file: no lease tells of it, and it may be opened by that later.
+        named = [os.open(path, os.O_PATH) for path in ring.paths()[:-1]]
+        for each in named:
+            stack.callback(os.close, each)
+        ring.others_take(3 * MB)
+        assert ring.is_room()
+        assert FILES - 5 <= len(ring.paths()) - 1 <= FILES - 3
+        late = os.open(f"/proc/self/fd/{named[0]}", os.O_RDONLY)
+        stack.callback(os.close, late)
+        assert os.fstat(late).st_size == 0
+
+
+def tell_late(disk: Path, late_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have free room seen so much later, as of a file system that frees behind our back."""
+    fstatvfs, seen = os.fstatvfs, [(time.monotonic(), free_bytes(disk))]
+
+    def late(descriptor: int) -> os.statvfs_result:
+        now, now_s = fstatvfs(descriptor), time.monotonic()
+        seen.append((now_s, now.f_bavail * now.f_frsize))
+        fields = list(now)
+        fields[4] = min(size_bytes for at_s, size_bytes in seen if at_s >= now_s - late_s) // now.f_frsize
+        return os.statvfs_result(fields)
+
+    monkeypatch.setattr(os, "fstatvfs", late)
+
+
+@pytest.mark.parametrize("are_held", [True, False])
+def test_what_a_file_system_frees_late_is_waited_for_before_more_goes(
+    user_dir: Path, monkeypatch: pytest.MonkeyPatch, are_held: bool
+) -> None:
+    with small_disk(user_dir, "tmpfs") as disk, ring_on(disk) as ring:
+        ring.fill(FILES)
+        with held(ring.paths()[:-1] if are_held else []):
+            tell_late(disk, 0.02, monkeypatch)
+            ring.others_take(3 * MB)
+            assert FILES - 5 <= len(ring.paths()) - 1 <= FILES - 3
+
+
+def test_the_room_of_the_last_file_is_waited_for_before_a_ring_ends(
+    user_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(user_dir, "tmpfs") as disk, ring_on(disk) as ring:
+        ring.fill(1)
+        tell_late(disk, 0.2, monkeypatch)
+        ring.others_take(MB // 2)
+        assert ring.files.make_room(1000) is None
 
 
 # Readers --------------------------------------------------------------------------------------------------------

@@ -345,7 +345,7 @@ def test_the_disk_is_not_looked_at_for_each_batch(user_dir: Path, monkeypatch: p
         memory = np.zeros(1000, np.uint8)
         vectors = np.tile(np.array([memory.ctypes.data, 1000], np.uint64), (100, 1))
         for _ in range(500):  # 50 MB
-            assert files.make_room(1000)
+            assert files.make_room(1000) is None
             count = files.fitting(vectors[:, 1])
             assert count > 0
             files.write(Slice(vectors[:count], np.ones(count, np.uint64), np.zeros(count, np.int64)))
@@ -382,3 +382,36 @@ def test_a_ring_that_goes_on_with_fewer_files_leaves_none_of_the_others(user_dir
         index.close()
         assert len(list(user_dir.glob("ring_*"))) == kept
     os.close(directory_fd)
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+@pytest.mark.parametrize("is_enough", [True, False])
+def test_where_others_fill_the_disk_a_ring_of_one_file_gives_that_up_if_it_makes_room(
+    daemon: Daemon, veth: tuple[str, str], user_dir: Path, kind: str, is_enough: bool
+) -> None:
+    with small_disk(user_dir, kind) as disk:
+        with capturing(
+            daemon,
+            interfaces=veth[1],
+            savefile=disk / "ring.pcapng",
+            ringbuffer_filesize=20_000,
+            ringbuffer_free_space=FREE_KB,
+        ) as capture:
+            send(veth[0], FRAMES, 3000)
+            until_packets(capture, 3000)
+            short_bytes = 1_000_000 if is_enough else 8_000_000
+            (disk / "filler").write_bytes(b"x" * (free_bytes(disk) - FREE_KB * 1000 + short_bytes))
+            send(veth[0], FRAMES, 3000)
+            if is_enough:
+                until(capture, capture.SP_FILE_DELETED)
+                capture.stop()
+            _, error = all_events(capture)
+            assert not is_enough or free_bytes(disk) >= FREE_KB * 1000
+        assert isinstance(error, CaptureEnded)
+        assert capture.end_reason == (EndReason.STOPPED if is_enough else EndReason.DISK_LIMIT)
+        # The last one stays, whole: where it is no use, nothing of it goes.
+        (last,) = disk.glob("ring_*")
+        assert [packets_of(last)] == [each.packets for each in capture.files][int(is_enough) :]
+        (counters,) = capture.interface_counters
+        assert counters.written_total == sum(each.packets for each in capture.files)
+        assert counters.written_total + counters.excess_total == 6000

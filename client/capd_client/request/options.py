@@ -127,7 +127,8 @@ class CaptureArguments(TypedDict, total=False):
         ringbuffer_age: delete a complete file when its last packet is so many seconds old, or when it was closed so
             long ago, if it has no packets.
         ringbuffer_free_space: keep so many kB free on the file system, delete the oldest files of this capture. Where a
-            limit leaves no room and no complete file is left to delete, the capture ends well, with ``disk_limit``.
+            limit leaves no room and no complete file is left to delete, the capture ends well, with ``disk_limit``;
+            but where the current file alone takes what others need, it goes, and the ring goes on in a new one.
         recorder_duration: keep the last so many seconds in memory, and write no file but snapshots of them
             (``snapshot``), which are named as a ring's files are. This or ``recorder_memory`` makes a recorder.
         recorder_memory: keep as much as so many MiB hold (64). Up to twice as much is taken while a snapshot is

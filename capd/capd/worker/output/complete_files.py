@@ -28,6 +28,8 @@ _LOOK_AT_AGES_S = 60.0
 #: How long it may take until a deleted file's room is free. Chosen: several times what file systems take that free it
 #: behind our back, and the kernel's ring holds what comes meanwhile.
 _FREED_S = 0.05
+#: And of the last one, without whose room the capture ends. Chosen: as long as a ring of packets lasts, mostly.
+_LAST_FREED_S = 1.0
 _FREED_POLL_S = 0.002
 #: Where room is needed, readers may keep so many deleted files, at the cost of as many further ones; but only one for
 #: each eight that the ring still has. Chosen: the one that a slow reader is at, and another reader's.
@@ -220,13 +222,14 @@ class CompleteFiles:
             reason = reason_to_delete(
                 usage, self._limits, oldest_age_ns=oldest_age_ns, more_bytes=more_bytes, more_files=more_files
             )
-            if reason == DeletionReason.FREE_SPACE and self._free_held():
+            if reason == DeletionReason.FREE_SPACE and (freed_bytes := self._free_held()):
+                self._wait_until_freed(usage, freed_bytes)
                 continue
             if reason is None or oldest_age_ns is None or self._keeps_all:
                 break
-            is_freed = self._delete_oldest(reason)
-            if reason == DeletionReason.FREE_SPACE and is_freed:
-                self._wait_until_freed(usage)
+            freed_bytes = self._delete_oldest(reason)
+            if reason == DeletionReason.FREE_SPACE and freed_bytes:
+                self._wait_until_freed(usage, freed_bytes)
         self.room_bytes = room(usage, self._limits)
         self._set_next_look()
         return reason
@@ -260,19 +263,19 @@ class CompleteFiles:
         """What policy leaves for further files."""
         return max((self._limits.policy_bytes or 0) - self._left_bytes - self.size_bytes, 0)
 
-    def _free_held(self) -> bool:
-        """Free a deleted file's room that a reader has kept; say whether there was any."""
+    def _free_held(self) -> int:
+        """Free a deleted file's room that a reader has kept; return how many bytes it has, 0 where there is none."""
         left = min(_LEFT_TO_READERS, len(self._files) // _FILES_FOR_ONE_LEFT)
-        return self._held is not None and self._held.free(but=left)
+        return self._held.free(but=left) if self._held is not None else 0
 
-    def _wait_until_freed(self, before: Usage) -> None:
-        """Give file systems the time to free what was deleted, before more has to go for it."""
-        deadline_s = time.monotonic() + _FREED_S
+    def _wait_until_freed(self, before: Usage, freed_bytes: int) -> None:
+        """Give file systems the time to free so much, before more has to go for it."""
+        deadline_s = time.monotonic() + (_FREED_S if self._files else _LAST_FREED_S)
         while time.monotonic() < deadline_s:
             now = self._usage()
             if now.free_bytes is None or before.free_bytes is None:
                 return
-            if now.free_bytes - before.free_bytes >= (before.bytes - now.bytes) // 2:
+            if now.free_bytes - before.free_bytes >= freed_bytes // 2:
                 return
             time.sleep(_FREED_POLL_S)
 
@@ -283,8 +286,8 @@ class CompleteFiles:
             left_s = (self._files[0].ended_ns + self._limits.age_ns - time.time_ns()) / _NS
             self.next_look_s = min(self.next_look_s, now_s + min(left_s, _LOOK_AT_AGES_S))
 
-    def _delete_oldest(self, reason: DeletionReason) -> bool:
-        """Delete the oldest file; say whether no reader keeps its room."""
+    def _delete_oldest(self, reason: DeletionReason) -> int:
+        """Delete the oldest file; return how many bytes become free with it, 0 where others keep its room."""
         file = self._files.popleft().file
         self.size_bytes -= file.size_bytes
         is_freed = True
@@ -299,7 +302,7 @@ class CompleteFiles:
         if self._index is not None:
             self._index.deleted(file.name, reason, file.size_bytes)
         self._report.file_deleted(FileDeleted(name=file.name, reason=reason, size_bytes=file.size_bytes))
-        return is_freed
+        return file.size_bytes if is_freed else 0
 
     def close(self) -> None:
         """Let go of deleted files whose room readers keep."""

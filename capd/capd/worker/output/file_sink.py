@@ -15,7 +15,7 @@ from capd.worker.output.savefile import DestinationError, WriteError, failure_of
 from capd.worker.output.sink import Change, Ending, SinkFailed
 from capd.worker.packets.merge import Slice
 from capd.worker.sources.source import PacketSource
-from capd_protocol.messages import Conditions, EndReason, Failure, FailureCode
+from capd_protocol.messages import Conditions, DeletionReason, EndReason, Failure, FailureCode
 
 #: How output fails: with the system's own error where nothing else is made of it, as of a look at a broken disk.
 _FAILURES = (DestinationError, WriteError, OSError)
@@ -88,8 +88,12 @@ class FileSink:
         while at < count:
             sizes = records.vectors[at:, 1]
             try:
-                if not self._files.make_room(int(sizes[0])):
-                    return Ending(EndReason.DISK_LIMIT)
+                obstacle = self._files.make_room(int(sizes[0]))
+                if obstacle is not None:
+                    ending = self._give_up_current(obstacle, int(sizes[0]))
+                    if ending is not None:
+                        return ending
+                    continue
                 room = min(room_for(self._files.fill, self._conditions, sizes), self._files.fitting(sizes))
                 if self._autostop.packets is not None:
                     room = min(room, self._autostop.packets - self._written_total)
@@ -107,6 +111,13 @@ class FileSink:
             if ending is not None:
                 return ending
         return None
+
+    def _give_up_current(self, obstacle: DeletionReason, size_bytes: int) -> Ending | None:
+        """Where others have taken the room, go on in a new file, so that the current one can go; or end."""
+        can_go_on = obstacle == DeletionReason.FREE_SPACE and not self._is_last
+        if can_go_on and self._files.could_go_on_without_current(size_bytes):
+            return self._switch()
+        return Ending(EndReason.DISK_LIMIT)
 
     def _look_at_limits(self) -> Ending | None:
         if self._autostop.packets is not None and self._written_total >= self._autostop.packets:
@@ -138,7 +149,7 @@ class FileSink:
             SinkFailed: it is not in it.
         """
         try:
-            if not self._files.make_room(len(source.description) + statistics_bytes):
+            if self._files.make_room(len(source.description) + statistics_bytes) is not None:
                 text = f"the limits of bytes on disk leave no room to describe {source.name} in the file"
                 raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, interface=source.name))
             self._files.add_block(source.description)

@@ -112,16 +112,29 @@ class CaptureFiles:
 
     # Limits -------------------------------------------------------------------------------------------------------
 
-    def make_room(self, size_bytes: int) -> bool:
-        """Delete the oldest complete files of the ring until so many bytes may be written; say whether they may.
+    def make_room(self, size_bytes: int) -> DeletionReason | None:
+        """Delete the oldest complete files of the ring until so many bytes may be written.
+
+        Returns:
+            Which limit stands in the way, if one does.
 
         Raises:
             DestinationError: one cannot be deleted.
         """
         room_bytes = self._complete.room_bytes
         if room_bytes is None or size_bytes <= room_bytes:
-            return True
-        return self._complete.make_room(more_bytes=size_bytes) is None
+            return None
+        return self._complete.make_room(more_bytes=size_bytes)
+
+    def could_go_on_without_current(self, size_bytes: int) -> bool:
+        """Whether so many bytes could be written to a new file if the current one, which is not empty, were deleted.
+
+        Asked when no complete one is left.
+        """
+        if self._file is None or not self._packets:
+            return False
+        more_bytes = len(self._header()) + size_bytes - self._file.size_bytes
+        return self._complete.make_room(more_bytes=more_bytes) is None
 
     def make_room_for_file(self) -> DeletionReason | None:
         """Make room for a further file without packets; return which limit stands in the way, if one does.

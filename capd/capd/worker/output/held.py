@@ -25,6 +25,9 @@ class HeldFiles:
     def delete(self, file: KeptFile) -> bool:
         """Delete a file; say whether its room is free, or will be as soon as the file system has come to it.
 
+        It is cut even where nobody has it open: who is about to open it, by a descriptor that only names it (O_PATH),
+        or about to close it, would keep its room, and no lease tells of them.
+
         Raises:
             DestinationError: it cannot be deleted.
         """
@@ -39,35 +42,34 @@ class HeldFiles:
             return True
         if os.fstat(descriptor).st_nlink:  # it has another name, and takes its room whatever we do
             os.close(descriptor)
-            return True
+            return False
         try:
             is_held = _is_held(descriptor)
         except OSError:  # a file system without leases: it cannot be known
-            _cut(descriptor)
-            return True
+            is_held = False
         if not is_held:
-            os.close(descriptor)
+            _cut(descriptor)
             return True
         self._descriptors.append(descriptor)
         if len(self._descriptors) > _MOST:
             _cut(self._descriptors.pop())
         return False
 
-    def free(self, *, but: int) -> bool:
-        """Free the room of what has been closed meanwhile, or else of the youngest one; say whether any was.
+    def free(self, *, but: int) -> int:
+        """Free the room of what has been closed meanwhile, or else of the youngest one; return how many bytes it has.
 
         Args:
             but: so many may go on taking theirs.
         """
         held = [each for each in self._descriptors if _is_held(each)]
         closed = [each for each in self._descriptors if each not in held]
+        if not closed and len(held) > but:
+            closed.append(held.pop())
         self._descriptors = held
+        size_bytes = sum(os.fstat(each).st_size for each in closed)
         for descriptor in closed:
             _cut(descriptor)  # at once, where a file system would free it behind our back
-        if not closed and len(held) > but:
-            _cut(self._descriptors.pop())
-            return True
-        return bool(closed)
+        return size_bytes
 
     def close(self) -> None:
         """Let go of all: nobody needs their room any more."""

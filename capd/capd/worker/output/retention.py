@@ -1,7 +1,7 @@
 """Retention: which files a ring may keep. Pure: files, limits, time and free bytes in, decisions out.
 
 Only complete files are ever deleted, the oldest first, and no more of them than a limit demands. Where a limit leaves
-no room and none is left to delete, nothing more may be written.
+no room and none is left to delete, nothing more may be written, or only in place of the current one.
 """
 
 from dataclasses import dataclass
