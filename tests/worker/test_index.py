@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from capd.worker.output import ring_index as index_module
+from capd.worker.output import savefile
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.output.savefile import DestinationError
 from capd_protocol.formats.ring_index import FileWasClosed, FileWasOpened, Line, encode_line, read_index
@@ -142,7 +142,7 @@ def test_a_rewrite_that_cannot_be_leaves_the_old_one(tmp_path: Path, directory_f
 
 
 def test_two_captures_do_not_write_one_ring(directory_fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "_LOCK_S", 0.1)
+    monkeypatch.setattr(savefile, "_LOCK_S", 0.1)
     first = opened(directory_fd)
     with pytest.raises(DestinationError, match="another capture writes this ring"):
         opened(directory_fd)
@@ -151,7 +151,7 @@ def test_two_captures_do_not_write_one_ring(directory_fd: int, monkeypatch: pyte
 
 
 def test_the_lock_goes_with_a_rewritten_index(directory_fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "_LOCK_S", 0.1)
+    monkeypatch.setattr(savefile, "_LOCK_S", 0.1)
     first = opened(directory_fd)
     before = os.fstat(first._fd).st_ino
     while os.fstat(first._fd).st_ino == before:
@@ -241,7 +241,7 @@ def of_user(function: Callable[[], int], user_id: int = STRANGER, groups: tuple[
 
 
 def test_who_may_read_the_index_keeps_nobody_from_writing_it(user_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "_LOCK_S", 0.1)
+    monkeypatch.setattr(savefile, "_LOCK_S", 0.1)
     directory_fd = os.open(user_dir, os.O_PATH | os.O_DIRECTORY)
     opened(directory_fd).close()
     path_in(user_dir).chmod(0o644)

@@ -112,7 +112,8 @@ class CaptureArguments(TypedDict, total=False):
         autostop_filesize: end when the file has so many kB (of 1000 bytes).
         autostop_files: end instead of opening one file more than these.
         savefile: path of the file, or the pattern for a ring: ``x.pcapng`` gives ``x_00001_20260131235959.pcapng``
-            and so on. A file that is there is emptied, if it is the user's own. Without it, a temporary file.
+            and so on. A file that is there is emptied, if it is the user's own and no other capture writes it. Without
+            it, a temporary file.
         in_memory: keep no files, but 64 MB of packets in memory, for ``stream`` or ``open_file`` (False); more or less
             as ``ringbuffer_filesize`` and ``ringbuffer_files`` say. Implies ``pass_files``. Whatever ends, nothing is
             left behind.

@@ -99,6 +99,8 @@ _WRITING = [
     Rule("pwritev", (_ABOVE_STANDARD,)),
     Rule("pwrite64", (_ABOVE_STANDARD,)),
     Rule("ftruncate", (_ABOVE_STANDARD,)),
+    # A file is locked while it is written.
+    Rule("flock", (_ABOVE_STANDARD,)),
 ]
 _CLOSING = [Rule("close", (_ABOVE_STANDARD, NotAmong(0, PROTECTED)))]
 
@@ -119,7 +121,6 @@ _CAPTURE = [
     Rule("prlimit64", (Among(0, (0,)),)),
     # Files: earlier ones, those that are deleted, the index.
     *_each("read pread64 lseek getdents64 unlinkat renameat renameat2 fstatfs faccessat faccessat2 geteuid"),
-    Rule("flock", (_ABOVE_STANDARD,)),
     # The lock of a ring's index, where the user or an earlier version has left it open to others.
     Rule("fchmod", (_ABOVE_STANDARD, Among(1, (0o600,)))),
     # Python's mmap keeps a duplicate of what it maps.

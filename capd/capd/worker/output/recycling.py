@@ -63,6 +63,7 @@ def reuse(old: KeptFile, name: str, *, header: bytes, group_access: bool) -> Sav
     try:
         status = os.fstat(descriptor)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as every file that is written
         if _is_reusable(status, file_mode(group_access=group_access)) and _begins_with(descriptor, section):
             file = ReusedFile(old.directory_fd, name, descriptor, status, len(section))
             if _rename(old, name):

@@ -11,12 +11,11 @@ deleted one.
 """
 
 import contextlib
-import fcntl
 import os
 import stat
 import time
 
-from capd.worker.output.savefile import DestinationError, WriteError, is_own, write_at
+from capd.worker.output.savefile import DestinationError, WriteError, is_named, is_own, lock, write_at
 from capd_protocol.formats.ring_index import (
     MAX_INDEX_BYTES,
     FileWasClosed,
@@ -33,10 +32,6 @@ from capd_protocol.formats.ring_index import (
 from capd_protocol.messages import DeletionReason
 from capd_protocol.text import quoted
 
-#: A worker whose daemon was killed ends its capture by itself; the next one may be there before it has. Chosen: twice
-#: the time that it may take for its last packets.
-_LOCK_S = 5.0
-_LOCK_POLL_S = 0.02
 #: Below it is not worth a rewrite. Chosen: some dozens of files.
 _LEAST_COMPACTED_BYTES = 16 * 1024
 #: Set aside for the lines of one change of files, with drops of many interfaces.
@@ -58,27 +53,24 @@ class RingLock:
         self._fd = self._locked()
 
     def _locked(self) -> int:
-        deadline_s = time.monotonic() + _LOCK_S
         while True:
             fd, status = _open_own(self._directory_fd, self._name, 0o600)
             try:
                 if status.st_mode & 0o077:
                     with contextlib.suppress(PermissionError):  # a file system without modes
                         os.fchmod(fd, 0o600)
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_named(self._directory_fd, self._name, fd):  # not one that has been replaced meanwhile
+                if not lock(fd):
+                    text = f"another capture writes this ring ({quoted(self._name)} is locked): name another file"
+                    raise DestinationError(text)
+                if is_named(self._directory_fd, self._name, fd):  # not one that has been replaced meanwhile
                     return fd
-                blocked: BlockingIOError | None = None
-            except BlockingIOError as error:
-                blocked = error
             except OSError as error:
                 os.close(fd)
                 raise DestinationError(f"{quoted(self._name)} cannot be locked: {error.strerror}") from error
+            except DestinationError:
+                os.close(fd)
+                raise
             os.close(fd)
-            if time.monotonic() > deadline_s:
-                text = f"another capture writes this ring ({quoted(self._name)} is locked): name another file"
-                raise DestinationError(text) from blocked
-            time.sleep(_LOCK_POLL_S)
 
     def remove(self) -> None:
         """Delete its file, before it is released: nothing of the ring needs it any more."""
@@ -254,19 +246,10 @@ def _open_own(directory_fd: int, name: str, mode: int) -> tuple[int, os.stat_res
     raise DestinationError(f"{quoted(name)} {obstacle}")
 
 
-def _is_named(directory_fd: int, name: str, fd: int) -> bool:
-    """Whether a file of ours has a name: no other one does."""
-    try:
-        named = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(named, os.fstat(fd))
-
-
 def _remove_same(directory_fd: int, name: str, fd: int) -> None:
     """Delete a file of ours, if it still has its name, and can be deleted."""
     with contextlib.suppress(OSError):
-        if _is_named(directory_fd, name, fd):
+        if is_named(directory_fd, name, fd):
             os.unlink(name, dir_fd=directory_fd)
 
 

@@ -6,11 +6,13 @@ worker may write in no other way (``confinement``).
 
 Others may write in the directory too. What they put there under a name of ours is neither written nor deleted: a file
 is known by device, inode and owner, and one that is there before us is taken only if it is a regular file of our user.
+While a file is written it is locked, so that no other capture empties it.
 """
 
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -38,6 +40,10 @@ _pwrite = libc.library.pwrite
 _pwrite.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64)
 _pwrite.restype = ctypes.c_ssize_t
 
+#: A worker whose daemon was killed ends its capture by itself; the next one may be there before it has. Chosen: twice
+#: the time that it may take for its last packets.
+_LOCK_S = 5.0
+_LOCK_POLL_S = 0.02
 #: Tried for a file of a ring, where others have taken them. Chosen: rings of one name that begin within a second.
 _MOST_NAMES = 100
 #: Whether hard links to a file are made only by its owner, and by users who may read and write it (proc_sys_fs(5)): the
@@ -75,6 +81,35 @@ def failure_of(error: Exception, otherwise: Failure) -> Failure:
 def is_own(status: os.stat_result) -> bool:
     """Whether it is a regular file of our user."""
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def lock(descriptor: int) -> bool:
+    """Take the lock of a file (flock(2)), which ends with the descriptor; say whether it could be had.
+
+    It is waited for where a worker is about to end.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    deadline_s = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return True
+
+
+def is_named(directory_fd: int, name: str, descriptor: int) -> bool:
+    """Whether a file of ours has a name: no other one does."""
+    try:
+        named = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(named, os.fstat(descriptor))
 
 
 class KeptFile:
@@ -297,39 +332,62 @@ def _lie_side_by_side(vectors: U64) -> bool:
 
 
 def create_file(directory_fd: int, name: str, *, group_access: bool, exclusive: bool) -> SaveFile:
-    """Create a file, or empty the regular file of that name, if it is our user's.
+    """Create a file, or empty the regular file of that name, if it is our user's and no other capture writes it.
 
     Raises:
         DestinationError: it cannot be created, or what is there is not to be emptied.
     """
-    # O_NONBLOCK: a FIFO of that name must not block us; on a regular file it does nothing. O_TRUNC comes
-    # only after a look at what was opened.
+    while True:
+        try:
+            descriptor, is_new = _create_or_open(directory_fd, name, group_access=group_access, exclusive=exclusive)
+        except OSError as error:
+            raise DestinationError(_explain(name, error)) from error
+        try:
+            status = os.fstat(descriptor)
+            obstacle = None if is_new else _obstacle(status)
+            if obstacle is None and not _is_lockable(descriptor):
+                obstacle = "is written by another capture: name another"
+            if obstacle is not None:
+                raise DestinationError(f"{quoted(name)} {obstacle}")
+            if is_new:
+                return SaveFile(directory_fd, name, descriptor, status)
+            if is_named(directory_fd, name, descriptor):
+                os.ftruncate(descriptor, 0)
+                return SaveFile(directory_fd, name, descriptor, status, is_new=False)
+        except OSError as error:
+            os.close(descriptor)
+            raise DestinationError(_explain(name, error)) from error
+        except DestinationError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # whoever wrote it has deleted it
+
+
+def _create_or_open(directory_fd: int, name: str, *, group_access: bool, exclusive: bool) -> tuple[int, bool]:
+    """Return the descriptor of a file, and whether it is new.
+
+    Raises:
+        OSError: there can be none.
+    """
+    # O_NONBLOCK: a FIFO of that name must not block us; on a regular file it does nothing. It is emptied only after a
+    # look at what was opened.
     flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        try:
-            # What we make ourselves is ours, whatever the file system says of its owner (NFS, root_squash).
-            mode = file_mode(group_access=group_access)
-            descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, mode, dir_fd=directory_fd)
-            return SaveFile(directory_fd, name, descriptor, os.fstat(descriptor))
-        except FileExistsError:
-            if exclusive:
-                raise
-        descriptor = os.open(name, flags, dir_fd=directory_fd)
-    except OSError as error:
-        raise DestinationError(_explain(name, error)) from error
+        # What we make ourselves is ours, whatever the file system says of its owner (NFS, root_squash).
+        mode = file_mode(group_access=group_access)
+        return os.open(name, flags | os.O_CREAT | os.O_EXCL, mode, dir_fd=directory_fd), True
+    except FileExistsError:
+        if exclusive:
+            raise
+    return os.open(name, flags, dir_fd=directory_fd), False
+
+
+def _is_lockable(descriptor: int) -> bool:
+    """Lock a file as long as it is written; say whether no other capture writes it."""
     try:
-        status = os.fstat(descriptor)
-        obstacle = _obstacle(status)
-        if obstacle is not None:
-            raise DestinationError(f"{quoted(name)} {obstacle}")
-        os.ftruncate(descriptor, 0)
-    except OSError as error:
-        os.close(descriptor)
-        raise DestinationError(_explain(name, error)) from error
-    except DestinationError:
-        os.close(descriptor)
-        raise
-    return SaveFile(directory_fd, name, descriptor, status, is_new=False)
+        return lock(descriptor)
+    except OSError:  # a file system without locks: nobody can tell
+        return True
 
 
 def _obstacle(status: os.stat_result) -> str | None:
