@@ -135,8 +135,16 @@ class ReusedFile(SaveFile):
         Raises:
             WriteError: it is not in the file, nor a part of it.
         """
-        array = np.frombuffer(data, np.uint8)
-        self.write_records(np.array([(array.ctypes.data, len(data))], np.uint64))
+        if not self._cover(len(data)):
+            super().write(data)
+            return
+        start = self._begin_behind_header()
+        try:
+            super().write(data[_HEADER.size :])
+        except WriteError:
+            self._take_back(start)
+            raise
+        self._show(data[: _HEADER.size], start, 0)
 
     def write_records(self, vectors: U64) -> None:
         """Append records from where they lie in memory.
@@ -147,12 +155,15 @@ class ReusedFile(SaveFile):
         Raises:
             WriteError: not all of them are in the file; it ends after the last whole one.
         """
+        if self._divisions and len(vectors) > 1 and _is_on_two_pages(self.size_bytes):
+            self._write_one_first(vectors)
+            return
         if not self._cover(int(vectors[:, 1].sum())):
             super().write_records(vectors)
             return
         first = vectors[0]
-        start, header = self.size_bytes, ctypes.string_at(int(first[0]), _HEADER.size)
-        self.size_bytes += _HEADER.size
+        header = ctypes.string_at(int(first[0]), _HEADER.size)
+        start = self._begin_behind_header()
         first += _BEHIND_HEADER
         try:
             super().write_records(vectors)
@@ -160,16 +171,20 @@ class ReusedFile(SaveFile):
             if error.records_written:
                 self._write_header(header, start)
             else:
-                self.size_bytes = start
-                self._leave_whole()
+                self._take_back(start)
             raise
         finally:
             first -= _BEHIND_HEADER
-        self._write_header(header, start)
+        self._show(header, start, len(vectors))
+
+    def _write_one_first(self, vectors: U64) -> None:
+        """Write a record alone, whose header cannot be written at once; then the others."""
+        self.write_records(vectors[:1])
         try:
-            self._end_left()
-        except OSError as error:
-            raise WriteError(error, len(vectors)) from error
+            self.write_records(vectors[1:])
+        except WriteError as error:
+            error.records_written += 1
+            raise
 
     def _cover(self, more_bytes: int) -> bool:
         """Begin the block of what will be left behind so many bytes; say whether anything is left now.
@@ -177,8 +192,6 @@ class ReusedFile(SaveFile):
         Raises:
             WriteError: what is left can neither be covered nor cut off.
         """
-        if self.size_bytes % mmap.PAGESIZE > mmap.PAGESIZE - _HEADER.size:
-            self.give_way()  # a header here would be on two pages, and might come to be only half there
         if not self._divisions:
             return False
         end = self.size_bytes + more_bytes
@@ -194,6 +207,17 @@ class ReusedFile(SaveFile):
             return False
         return True
 
+    def _begin_behind_header(self) -> int:
+        """Leave the place of a header as it is; return where it is."""
+        start = self.size_bytes
+        self.size_bytes += _HEADER.size
+        return start
+
+    def _take_back(self, start: int) -> None:
+        """End before the place of a header."""
+        self.size_bytes = start
+        self._leave_whole()
+
     def _write_header(self, header: bytes, start: int) -> None:
         """Write the header that was held back: what was written behind it can be read from now on.
 
@@ -201,23 +225,33 @@ class ReusedFile(SaveFile):
             WriteError: it cannot be; the file ends before.
         """
         try:
+            if _is_on_two_pages(start):
+                # With this length, what is left is as long as the record, and ends with the same.
+                os.pwrite(self._fd, header[4:], start + 4)
+                header = header[:4]
             os.pwrite(self._fd, header, start)
         except OSError as error:
-            self.size_bytes = start
-            self._leave_whole()
+            self._take_back(start)
             raise WriteError(error) from error
 
-    def _end_left(self) -> None:
-        """End the block of what is left behind what was written, or cut that off.
+    def _show(self, header: bytes, start: int, records: int) -> None:
+        """Write the header that was held back, and end the block of what is left, or cut that off.
 
         Raises:
-            OSError: neither can be done.
+            WriteError: one of that cannot be done.
         """
+        self._write_header(header, start)
         if self._divisions:
-            with contextlib.suppress(OSError):
+            try:
                 self._write_left_end(self.size_bytes, self._divisions[0])
+            except OSError:
+                pass
+            else:
                 return
-        self._cut_back()
+        try:
+            self._cut_back()
+        except OSError as error:
+            raise WriteError(error, records) from error
 
     def _write_left(self, start: int, stop: int) -> None:
         os.pwrite(self._fd, _HEADER.pack(_LEFT_BLOCK, stop - start), start)
@@ -254,6 +288,11 @@ class ReusedFile(SaveFile):
             self.give_way()
         finally:
             super().close()
+
+
+def _is_on_two_pages(start: int) -> bool:
+    """Whether a header is on two pages, and might come to be only half there."""
+    return start % mmap.PAGESIZE > mmap.PAGESIZE - _HEADER.size
 
 
 def _do_nothing(_number: int, _frame: object) -> None:
