@@ -105,6 +105,24 @@ def test_of_one_whose_writer_was_killed_is_shown_what_can_be_read(tmp_path: Path
         assert packets_of(cut) == packets
 
 
+def test_one_that_was_cut_when_its_ring_went_on_is_shown_without_being_read(tmp_path: Path) -> None:
+    (cut,) = write_ring(tmp_path / "a.pcapng", [[Frame(T, "eth0", UDP)]], ["eth0"], last_is_open=True)
+    size_bytes = cut.stat().st_size
+    completed = FileWasClosed(
+        name=cut.name,
+        closed_ns=T + 5 * SECOND_NS,
+        size_bytes=size_bytes,
+        packets=9,
+        first_timestamp_ns=T,
+        last_timestamp_ns=T + 3 * SECOND_NS,
+        drops={},
+    )
+    append_to_index(tmp_path / "a.pcapng", completed)
+    listed = called("files", tmp_path / "a.pcapng", "--utc")
+    row = ["2026-01-31", "11:00:00.000", "2026-01-31", "11:00:03.000", "9", "?", str(size_bytes), "B", str(cut)]
+    assert listed.stdout.splitlines()[1].split() == [*row, "(not", "closed)"]
+
+
 @pytest.mark.parametrize("command", ["files", "extract"])
 @pytest.mark.parametrize(
     ("words", "status", "complaint"),

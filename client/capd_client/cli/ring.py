@@ -161,10 +161,10 @@ def _json_of(file: RingFile) -> dict[str, object]:
 def _row_of(file: RingFile, known: RingFile, utc: bool) -> tuple[str, ...]:
     """Return a row on a file; ``known`` has what was read from it, too."""
     packets = "?" if known.packets is None else count(known.packets)
-    dropped = "?" if file.packets is None else count(sum(file.drops.values()))
+    dropped = count(sum(file.drops.values())) if file.drops else "?"
     first, last = (_shown(each, utc) for each in (known.first_timestamp_ns, known.last_timestamp_ns))
     last = last if file.is_complete else "(being written)"
-    was_cut = file.is_complete and file.packets is None and file.opened_ns is not None
+    was_cut = file.is_complete and not file.drops and file.opened_ns is not None
     mark = " (not closed)" if was_cut else ""
     return first, last, packets, dropped, si(file.size_bytes, "B"), f"{file.path}{mark}"
 

@@ -71,7 +71,8 @@ class RingFile:
         path: where it is.
         size_bytes: as of now.
         is_complete: nothing will be added.
-        packets: how many it has; None where nobody knows: it is being written, or its writer was killed.
+        packets: how many it has; None where nobody knows: it is being written, or its writer was killed and left more
+            than is looked through when its ring goes on.
         first_timestamp_ns: of its packets, the earliest, since 1970-01-01 00:00 UTC; None where there are
             none, or nobody knows.
         last_timestamp_ns: of its packets, the latest; None where there are none, or nobody knows.

@@ -40,7 +40,7 @@ class FileWasOpened(_Line, frozen=True, tag="opened"):
 
 
 class FileWasClosed(_Line, frozen=True, tag="closed"):
-    """The file is complete; of one whose writer was killed, nobody knows what is in it."""
+    """The file is complete; one whose writer was killed, since the ring's next worker cut it to what is whole."""
 
     closed_ns: int
     size_bytes: int
@@ -49,7 +49,7 @@ class FileWasClosed(_Line, frozen=True, tag="closed"):
     #: None in a file without packets, or where they are not known.
     first_timestamp_ns: int | None
     last_timestamp_ns: int | None
-    #: Dropped meanwhile, by interface.
+    #: Dropped meanwhile, by interface; empty where that is not known, since the writer was killed.
     drops: dict[str, int]
 
 
@@ -74,7 +74,8 @@ class IndexedFile:
 
     Attributes:
         opened: when, and as which file.
-        closed: what is in it; None as long as it is being written, or if its writer was killed.
+        closed: what is in it; None as long as it is being written, or if its writer was killed and the ring has not
+            gone on since.
     """
 
     opened: FileWasOpened

@@ -9,15 +9,16 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import NamedTuple
 
-from capd.worker.output.held import HeldFiles
+from capd.worker.output.held import HeldFiles, is_held
 from capd.worker.output.report import Report
 from capd.worker.output.retention import OVERHEAD_BLOCKS, Limits, Usage, limits_of, reason_to_delete, room
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.output.savefile import KeptFile, WriteError, bytes_left, is_own
+from capd.worker.packets.whole import whole_of
 from capd_protocol.formats.ring_index import FileWasClosed, number_of
 from capd_protocol.messages import Conditions, DeletionReason, FileClosed, FileDeleted
 
@@ -35,6 +36,10 @@ _FREED_POLL_S = 0.002
 #: each eight that the ring still has. Chosen: the one that a slow reader is at, and another reader's.
 _LEFT_TO_READERS = 2
 _FILES_FOR_ONE_LEFT = 8
+#: A longer file whose writer was killed is left as it is. Chosen: meanwhile the capture begins, and what comes must fit
+#: into its packet rings; so much takes a second, or three of small packets.
+_LONGEST_WALK_BYTES = 1024**3
+_PART_BYTES = 4 * 1024 * 1024
 _NS = 1_000_000_000
 
 
@@ -141,7 +146,7 @@ class CompleteFiles:
         self.next_look_s = inf
 
     def _indexed(self, index: RingIndex) -> list[_Complete]:
-        """Return the files of earlier runs that are still there, and note which are not, or were never closed."""
+        """Return the files of earlier runs that are still there, and note which are not; complete the others."""
         found: list[_Complete] = []
         for file in index.files:
             try:
@@ -151,20 +156,12 @@ class CompleteFiles:
             if status is None or not (is_own(status) and file.is_file(status.st_ino, status.st_dev, index.device)):
                 index.deleted(file.name, None, file.closed.size_bytes if file.closed is not None else 0)
                 continue
+            kept = KeptFile(self._directory_fd, file.name, status.st_size, status)
             closed = file.closed
             if closed is None:
-                closed = FileWasClosed(
-                    name=file.name,
-                    closed_ns=status.st_mtime_ns,
-                    size_bytes=status.st_size,
-                    packets=None,
-                    first_timestamp_ns=None,
-                    last_timestamp_ns=None,
-                    drops={},
-                )
+                closed = _completed(kept, status)
                 with contextlib.suppress(WriteError):  # no room for it: the next one will find it as this one did
                     index.closed(closed)
-            kept = KeptFile(self._directory_fd, file.name, status.st_size, status)
             ended_ns = closed.closed_ns if closed.last_timestamp_ns is None else closed.last_timestamp_ns
             found.append(_Complete(kept, ended_ns))
         return found
@@ -308,3 +305,46 @@ class CompleteFiles:
         """Let go of deleted files whose room readers keep."""
         if self._held is not None:
             self._held.close()
+
+
+def _completed(file: KeptFile, status: os.stat_result) -> FileWasClosed:
+    """Complete a file whose writer was killed: cut off what is not whole of it, and return what is in it.
+
+    Where somebody has it open, it stays as long as it is: what readers have mapped is not taken from them.
+    """
+    whole = None
+    descriptor = file.open_for_writing()
+    if descriptor is not None:
+        try:
+            with contextlib.suppress(OSError):  # it cannot be read, or its file system takes no cut
+                whole = whole_of(_parts(descriptor, status.st_size))
+                if whole is not None and status.st_nlink == 1 and not _is_read(descriptor):
+                    os.ftruncate(descriptor, whole.size_bytes)
+                    file.size_bytes = whole.size_bytes
+        finally:
+            os.close(descriptor)
+    return FileWasClosed(
+        name=file.name,
+        closed_ns=status.st_mtime_ns,
+        size_bytes=file.size_bytes,
+        packets=None if whole is None else whole.packets,
+        first_timestamp_ns=None if whole is None else whole.first_ns,
+        last_timestamp_ns=None if whole is None else whole.last_ns,
+        drops={},  # nobody knows them
+    )
+
+
+def _parts(descriptor: int, size_bytes: int) -> Iterator[bytes]:
+    """Give the bytes of a file, in parts; none of one that would take too long."""
+    if size_bytes > _LONGEST_WALK_BYTES:
+        return
+    for at in range(0, size_bytes, _PART_BYTES):
+        yield os.pread(descriptor, _PART_BYTES, at)
+
+
+def _is_read(descriptor: int) -> bool:
+    """Whether somebody else has a file open; not, where nobody can tell."""
+    try:
+        return is_held(descriptor)
+    except OSError:
+        return False

@@ -44,10 +44,10 @@ class HeldFiles:
             os.close(descriptor)
             return False
         try:
-            is_held = _is_held(descriptor)
+            is_open = is_held(descriptor)
         except OSError:  # a file system without leases: it cannot be known
-            is_held = False
-        if not is_held:
+            is_open = False
+        if not is_open:
             _cut(descriptor)
             return True
         self._descriptors.append(descriptor)
@@ -61,7 +61,7 @@ class HeldFiles:
         Args:
             but: so many may go on taking theirs.
         """
-        held = [each for each in self._descriptors if _is_held(each)]
+        held = [each for each in self._descriptors if is_held(each)]
         closed = [each for each in self._descriptors if each not in held]
         if not closed and len(held) > but:
             closed.append(held.pop())
@@ -77,7 +77,7 @@ class HeldFiles:
             os.close(self._descriptors.pop())
 
 
-def _is_held(descriptor: int) -> bool:
+def is_held(descriptor: int) -> bool:
     """Whether somebody else has a file open too.
 
     Raises:
