@@ -3,7 +3,7 @@
 import os
 import socket
 import struct
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +76,8 @@ RECORD = pcapng.enhanced_packet(0, T + 1000, b"x" * 60, 60)
 NO_RECORDS = {
     "what is left of an old file": struct.pack("=II", 0x80000001, 92) + RECORD[8:],
     "an unequal trailer": RECORD[:-4] + struct.pack("=I", 88),
-    "a length that is no multiple of 4": RECORD[:4] + struct.pack("=I", 90) + RECORD[8:],
-    "a block that is too short": struct.pack("=III", 6, 8, 8) + RECORD,
+    "a length that is no multiple of 4": struct.pack("=II", 5, 90) + bytes(76) + struct.pack("=I", 90),
+    "a block that is too short": struct.pack("=II", 5, 8),
     "a block that is too long": struct.pack("=II", 6, 1 << 25) + RECORD,
     "a packet without room for its fields": struct.pack("=III", 6, 12, 12),
     "a packet that is longer than its block": RECORD[:20] + struct.pack("=I", 61) + RECORD[24:],
@@ -90,7 +90,12 @@ NO_RECORDS = {
 def test_a_file_ends_before_what_this_program_does_not_write(what: str) -> None:
     packets = frames(5)
     data = pcapng_bytes(packets, INTERFACES) + STATISTICS
-    assert whole_of([data + NO_RECORDS[what] + RECORD]) == expected(packets, len(data))
+
+    def parts() -> Iterator[bytes]:
+        yield data + NO_RECORDS[what] + RECORD
+        pytest.fail("more is read than is needed")
+
+    assert whole_of(parts()) == expected(packets, len(data))
 
 
 def test_a_pcap_file_ends_before_a_time_or_a_length_that_none_is() -> None:

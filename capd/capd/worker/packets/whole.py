@@ -82,7 +82,7 @@ def whole_of(parts: Iterable[bytes]) -> Whole | None:
         if len(found.times_ns):
             times_ns += int(found.times_ns.min()), int(found.times_ns.max())
         rest = rest[found.end :]
-        if found.is_over or len(rest) > _LONGEST_BYTES:
+        if found.is_over:
             break
     if find is None:
         return None
