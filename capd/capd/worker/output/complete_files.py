@@ -39,7 +39,8 @@ _FILES_FOR_ONE_LEFT = 8
 #: A longer file whose writer was killed is left as it is. Chosen: meanwhile the capture begins, and what comes must fit
 #: into its packet rings; so much takes a second, or three of small packets.
 _LONGEST_WALK_BYTES = 1024**3
-_PART_BYTES = 4 * 1024 * 1024
+#: So it is read. Chosen: larger parts do not stay in the processor's cache.
+_PART_BYTES = 1024 * 1024
 _NS = 1_000_000_000
 
 

@@ -4,6 +4,7 @@ Only what this program writes is known: another kind of block ends the file, and
 it was written over (``output.recycling``).
 """
 
+import struct
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ _BLOCKS = (INTERFACE_DESCRIPTION_BLOCK, ENHANCED_PACKET_BLOCK, INTERFACE_STATIST
 _SMALLEST_BLOCK_BYTES = 12
 #: A packet's block without the packet.
 _PACKET_OVERHEAD_BYTES = 32
+#: Of pcap: seconds, nanoseconds, captured length, original length.
+_RECORD_HEADER = struct.Struct("=IIII")
 _NS = 1_000_000_000
 
 
@@ -138,11 +141,10 @@ def _holds_packet(words: U32, packets: I64) -> np.ndarray:
 
 def _records(data: bytes) -> _Found:
     """Find records of pcap."""
-    words_at = memoryview(data)
     times_ns: list[int] = []
-    at, is_over = 0, False
+    at, is_over, unpack_from = 0, False, _RECORD_HEADER.unpack_from
     while at + PCAP_RECORD_HEADER_SIZE_BYTES <= len(data):
-        seconds, nanoseconds, captured_bytes, original_bytes = words_at[at : at + 16].cast("I")
+        seconds, nanoseconds, captured_bytes, original_bytes = unpack_from(data, at)
         if nanoseconds >= _NS or captured_bytes > min(original_bytes, _LONGEST_BYTES):
             is_over = True
             break
