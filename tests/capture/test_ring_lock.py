@@ -9,6 +9,7 @@ import pytest
 
 from capd_client import CaptureSession
 from capd_client.errors import DestinationError
+from capd_protocol.formats import pcapng
 from tests.capture.helpers import END_TIMEOUT_S, capturing, end, local_frame, until_packets
 from tests.support.daemon import Daemon
 from tests.support.tools import packets_of
@@ -50,12 +51,21 @@ def test_a_ring_without_an_index_leaves_nothing_beside_its_files_and_a_killed_on
         "ringbuffer_filesize": 100,
     }
     with capturing(daemon, **arguments) as killed:
+        send(veth[0], FRAMES, len(FRAMES))
+        until_packets(killed, len(FRAMES))
         (worker,) = daemon.workers()
         os.kill(worker, signal.SIGKILL)
         killed.wait(END_TIMEOUT_S)
+    files = sorted(user_dir.glob("ring_*"))
+    # As where it is killed within a write.
+    whole = files[-1].read_bytes()
+    with files[-1].open("ab") as file:
+        file.write(pcapng.enhanced_packet(0, 1, b"x" * 60, 60)[:-5])
     with capturing(daemon, **arguments) as capture:
         end(capture)
         assert [path.name for path in user_dir.iterdir() if not path.name.startswith("ring_")] == []
+    assert files[-1].read_bytes() == whole
+    assert sum(map(packets_of, files)) == len(FRAMES)
 
 
 def test_a_second_capture_onto_a_file_that_is_written_is_refused_and_nothing_of_the_first_is_lost(

@@ -292,3 +292,49 @@ def test_a_file_without_room_for_a_block_is_not_written_over(tmp_path: Path, lef
     data = HEADER[: len(SECTION) + left_bytes]
     assert reuse(kept(tmp_path, data), "new", header=HEADER, group_access=False) is None
     assert (tmp_path / "old").read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("failing", "cut_fails", "written_packets"),
+    [
+        ("what is left begins", False, 20),
+        ("a header", False, None),
+        ("what is left ends", False, 20),
+        ("what is left ends", True, 20),
+    ],
+)
+def test_on_a_broken_disk_it_is_whole_and_says_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, cut_fails: bool, written_packets: int | None
+) -> None:
+    file = reuse(kept(tmp_path, HEADER + b"".join(packets(OLD, [60] * 100))), "new", header=HEADER, group_access=False)
+    assert file is not None
+    file.write(DESCRIPTION)
+    records = packets(NEW, [60] * 20)
+    vectors, _alive = vectors_of(records[:10], side_by_side=True)
+    file.write_records(vectors)
+    calls = iter(["what is left begins", "a header", "what is left ends"])
+    pwrite = os.pwrite
+
+    def broken(descriptor: int, data: bytes, at: int) -> int:
+        if next(calls) == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pwrite(descriptor, data, at)
+
+    def no_cut(descriptor: int, size_bytes: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    vectors, _alive = vectors_of(records[10:], side_by_side=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", broken)
+        if cut_fails:
+            patched.setattr(os, "ftruncate", no_cut)
+        failed = None
+        try:
+            file.write_records(vectors)
+        except WriteError as error:
+            failed = error.records_written
+    assert failed == (0 if written_packets is None else 10 if cut_fails else None)
+    found, is_whole = read_by_hand((tmp_path / "new").read_bytes())
+    assert found == records[: written_packets or 10]
+    assert is_whole is not cut_fails
+    assert file.size_bytes == len(HEADER) + sum(map(len, found))

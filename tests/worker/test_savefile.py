@@ -13,9 +13,9 @@ from capd.worker.output.savefile import (
     DestinationError,
     KeptFile,
     SaveFile,
-    bytes_left,
     create_file,
     create_ring_file,
+    files_left,
 )
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.ring_index import ring_file_name
@@ -134,7 +134,7 @@ def test_only_files_of_ones_own_count_as_left(tmp_path: Path, directory_fd: int)
     (tmp_path / ring_file_name("b.pcapng", 3, OPENED)).write_bytes(bytes(300))
     (tmp_path / "a.pcapng.index.lock").write_bytes(bytes(10))
     (tmp_path / ring_file_name("a.pcapng", 4, OPENED)).symlink_to(own)
-    assert bytes_left(directory_fd, "a.pcapng") == 1000
+    assert {name: each.st_size for name, each in files_left(directory_fd, "a.pcapng").items()} == {own.name: 1000}
 
 
 # Deleting and writing over --------------------------------------------------------------------------------------

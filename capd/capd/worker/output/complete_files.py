@@ -17,7 +17,7 @@ from capd.worker.output.held import HeldFiles, is_held
 from capd.worker.output.report import Report
 from capd.worker.output.retention import OVERHEAD_BLOCKS, Limits, Usage, limits_of, reason_to_delete, room
 from capd.worker.output.ring_index import RingIndex
-from capd.worker.output.savefile import KeptFile, WriteError, bytes_left, is_own
+from capd.worker.output.savefile import KeptFile, WriteError, files_left, is_own
 from capd.worker.packets.whole import whole_of
 from capd_protocol.formats.ring_index import FileWasClosed, number_of
 from capd_protocol.messages import Conditions, DeletionReason, FileClosed, FileDeleted
@@ -139,7 +139,7 @@ class CompleteFiles:
                 self._left_bytes = sum(each.file.size_bytes for each in found)
             self.last_number = (number_of(file_name, index.last.name) or 0) if index.last is not None else 0
         elif ring is not None and max_disk_bytes is not None:
-            self._left_bytes = bytes_left(directory_fd, file_name)
+            self._left_bytes = sum(each.st_size for each in files_left(directory_fd, file_name).values())
         self.is_limited = self._limits != Limits()
         #: May be written before the next look at the limits; None: as much as there is.
         self.room_bytes: int | None = 0 if self.is_limited else None
@@ -306,6 +306,14 @@ class CompleteFiles:
         """Let go of deleted files whose room readers keep."""
         if self._held is not None:
             self._held.close()
+
+
+def complete_newest(directory_fd: int, file_name: str) -> None:
+    """Complete the newest file of a ring without an index, whose writer was killed: as one that an index knows."""
+    found = files_left(directory_fd, file_name)
+    if found:
+        name, status = max(found.items(), key=lambda each: each[1].st_mtime_ns)
+        _completed(KeptFile(directory_fd, name, status.st_size, status), status)
 
 
 def _completed(file: KeptFile, status: os.stat_result) -> FileWasClosed:

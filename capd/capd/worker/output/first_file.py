@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from capd.filters.compiler import CaptureFailed
 from capd.launch import Launch
+from capd.worker.output.complete_files import complete_newest
 from capd.worker.output.files import CaptureFiles
 from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex, RingLock
@@ -83,12 +84,17 @@ def index_of(launch: Launch, directory_fd: int, kept: Conditions | None) -> Ring
 def lock_of(launch: Launch, directory_fd: int, kept: Conditions | None) -> RingLock | None:
     """Take the lock of a ring, or of snapshots, that has no index, which would take it (``index_of``).
 
+    Where a killed worker has left it, the file that it was writing is completed.
+
     Raises:
         DestinationError: another capture has it, or it cannot be taken.
     """
     if kept is None or launch.name is not None or launch.destination.unnamed:
         return None
-    return RingLock(directory_fd, launch.destination.file_name)
+    lock = RingLock(directory_fd, launch.destination.file_name)
+    if lock.was_left:
+        complete_newest(directory_fd, launch.destination.file_name)
+    return lock
 
 
 def _no_room(launch: Launch, obstacle: DeletionReason) -> Failure:

@@ -50,10 +50,13 @@ class RingLock:
         """
         self._directory_fd = directory_fd
         self._name = lock_name(file_name)
+        #: Its file was there before. That of a ring without an index stays only where a writer was killed.
+        self.was_left = False
         self._fd = self._locked()
 
     def _locked(self) -> int:
         while True:
+            self.was_left = _exists(self._directory_fd, self._name)
             fd, status = _open_own(self._directory_fd, self._name, 0o600)
             try:
                 if status.st_mode & 0o077:
@@ -244,6 +247,15 @@ def _open_own(directory_fd: int, name: str, mode: int) -> tuple[int, os.stat_res
         return fd, status
     os.close(fd)
     raise DestinationError(f"{quoted(name)} {obstacle}")
+
+
+def _exists(directory_fd: int, name: str) -> bool:
+    """Whether something has a name."""
+    try:
+        os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _remove_same(directory_fd: int, name: str, fd: int) -> None:

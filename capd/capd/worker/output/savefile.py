@@ -460,16 +460,16 @@ def file_mode(*, group_access: bool) -> int:
     return 0o640 if group_access else 0o600
 
 
-def bytes_left(directory_fd: int, file_name: str) -> int:
-    """Return what the ring files of our user's earlier captures to that destination take.
+def files_left(directory_fd: int, file_name: str) -> dict[str, os.stat_result]:
+    """Return the ring files of our user's earlier captures to that destination, by name.
 
-    0 in a directory that cannot be read.
+    Empty where the directory cannot be read.
     """
-    size_bytes = 0
+    found: dict[str, os.stat_result] = {}
     try:
         readable_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
     except OSError:
-        return 0
+        return found
     try:
         with os.scandir(readable_fd) as entries:
             for entry in entries:
@@ -477,10 +477,10 @@ def bytes_left(directory_fd: int, file_name: str) -> int:
                     with contextlib.suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
                         if is_own(status):
-                            size_bytes += status.st_size
+                            found[entry.name] = status
     finally:
         os.close(readable_fd)
-    return size_bytes
+    return found
 
 
 def _explain(file_name: str, error: OSError) -> str:
