@@ -20,6 +20,8 @@ class StartError(Exception):
 #: Where no descriptor is left: which limit it is.
 _LIMITS_OF_DESCRIPTORS = {
     errno.EMFILE: "capd has as many descriptors as it may (RLIMIT_NOFILE): end captures, or raise its LimitNOFILE=",
+    # Sent, and not received yet, by all processes of a user (unix(7)).
+    errno.ETOOMANYREFS: "as many descriptors are on their way as may be (RLIMIT_NOFILE): try again later",
     errno.ENFILE: "the system has as many open files as it may (fs.file-max): close some, or raise that limit",
 }
 

@@ -45,7 +45,8 @@ def daemon(make_dir: MakeDir) -> Generator[Daemon, None, None]:
 
 def _answer(daemon: Daemon, interface: str, directory: Path) -> Started | Failure:
     with opened(directory) as descriptor, RawClient(daemon.socket_path) as client:
-        client.send(request_for(interface), [descriptor])
+        with contextlib.suppress(BrokenPipeError):  # refused already
+            client.send(request_for(interface), [descriptor])
         while not isinstance(answer := client.receive(), Started | Refused):
             pass
     return answer.failure if isinstance(answer, Refused) else answer
@@ -70,23 +71,22 @@ def test_a_worker_with_too_few_descriptors_for_its_start_says_so(
     daemon: Daemon, veth: tuple[str, str], user_dir: Path
 ) -> None:
     check_unharmed(daemon, veth, user_dir)
-    started = 0
+    failures: list[Failure] = []
     with leaving_nothing(daemon, veth[1]):
         for few in range(NONE_LEFT + 1, 15):
             with limited(daemon.spawner(), few):
                 answer = _answer(daemon, veth[1], user_dir)
-            if isinstance(answer, Started):
-                started += 1
-                continue
-            assert not started, f"{few} are enough, and fewer were"
-            assert answer.code == FailureCode.RESOURCES, f"{few}: {answer}"
-            assert "(RLIMIT_NOFILE)" in answer.text
-    assert 0 < started < 15 - NONE_LEFT
+            if isinstance(answer, Failure):
+                failures.append(answer)
+    # How many it is of depends on what else this user has on its way in sockets.
+    assert len(failures) > 2
+    assert {each.code for each in failures} == {FailureCode.RESOURCES}, f"{failures}\n{daemon.log}"
+    assert [each.text for each in failures if "(RLIMIT_NOFILE)" not in each.text] == []
     check_unharmed(daemon, veth, user_dir)
     assert "Traceback" not in daemon.log
 
 
-@pytest.mark.parametrize("limit", [12, 15])
+@pytest.mark.parametrize("limit", [12, 15, 20])
 def test_a_daemon_with_too_few_descriptors_goes_on_when_it_has_more(
     daemon: Daemon, veth: tuple[str, str], user_dir: Path, limit: int
 ) -> None:
@@ -96,6 +96,22 @@ def test_a_daemon_with_too_few_descriptors_goes_on_when_it_has_more(
         assert isinstance(answer, Failure)
         assert answer.code == FailureCode.RESOURCES
         assert "(RLIMIT_NOFILE)" in answer.text
+    check_unharmed(daemon, veth, user_dir)
+
+
+def test_clients_that_a_daemon_has_no_descriptor_for_are_refused_and_served_when_there_are_more(
+    daemon: Daemon, veth: tuple[str, str], user_dir: Path
+) -> None:
+    check_unharmed(daemon, veth, user_dir)
+    failures: list[Failure] = []
+    with leaving_nothing(daemon), limited(daemon.process.pid, 40), contextlib.ExitStack() as stack:
+        while len(failures) < 3:
+            client = stack.enter_context(RawClient(daemon.socket_path, greet=False))
+            answer = client.receive()
+            if isinstance(answer, Refused):
+                failures.append(answer.failure)
+    assert {each.code for each in failures} == {FailureCode.RESOURCES}
+    assert "as many descriptors as it may (RLIMIT_NOFILE)" in failures[0].text
     check_unharmed(daemon, veth, user_dir)
 
 

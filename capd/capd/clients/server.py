@@ -1,6 +1,8 @@
 """Listens, lets clients in, and serves each in a task of its own."""
 
 import contextlib
+import errno
+import os
 from functools import partial
 from typing import Any, cast
 
@@ -15,12 +17,12 @@ from capd.clients.client import Client
 from capd.clients.connection import Connection
 from capd.clients.services import Services
 from capd.clients.states import failure_of
-from capd.errors import RequestRefused
+from capd.errors import RequestRefused, no_room
 from capd.network.monitor import Monitor
 from capd.policy.audit import Audit
 from capd.policy.peer import NOBODY, Peer
 from capd.policy.people import People
-from capd.service.listener import accepted
+from capd.service.listener import Reserve, accepted
 from capd.supervisor.closer import Closer
 from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
 from capd_protocol.messages import Failure, Refused, encode
@@ -72,10 +74,22 @@ class Server:
             listener: where they connect.
             is_contained: it is the containers' socket.
         """
-        async with trio.open_nursery() as nursery:
-            while True:
-                connected = await accepted(listener)
-                nursery.start_soon(partial(self.serve_client, connected, is_contained=is_contained))
+        with contextlib.closing(Reserve()) as reserve:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    connected = await accepted(listener, reserve)
+                    if reserve.is_lent:
+                        nursery.start_soon(self._turn_away, connected)
+                    else:
+                        nursery.start_soon(partial(self.serve_client, connected, is_contained=is_contained))
+
+    async def _turn_away(self, connected: trio.socket.SocketType) -> None:
+        """Refuse a client that has the last descriptor there is."""
+        connection = Connection(connected, self._closer)
+        try:
+            await self._refuse(connection, no_room(OSError(errno.EMFILE, os.strerror(errno.EMFILE))).failure)
+        finally:
+            connection.close(NOBODY)
 
     async def serve_client(self, connected: trio.socket.SocketType, *, is_contained: bool = False) -> None:
         """Serve one client until it has gone, or has broken the protocol."""

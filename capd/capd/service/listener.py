@@ -80,13 +80,54 @@ def remove_own(path: Path, inode: int) -> None:
             path.unlink()
 
 
-async def accepted(listener: trio.socket.SocketType) -> trio.socket.SocketType:
-    """Return the next connection, as soon as there is one and room for it."""
+class Reserve:
+    """A descriptor that is given up for a connection where no other is left, so that the client can be refused."""
+
+    def __init__(self) -> None:
+        """Have none yet."""
+        self._descriptor: int | None = None
+        #: Whether the connection that was accepted last has it.
+        self.is_lent = False
+
+    def take(self) -> None:
+        """Have one, if one is left, and it is not lent."""
+        if self._descriptor is None and not self.is_lent:
+            with contextlib.suppress(OSError):
+                self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def lend(self) -> bool:
+        """Give it up; say whether there was one."""
+        self.is_lent = self._descriptor is not None
+        self.close()
+        return self.is_lent
+
+    def close(self) -> None:
+        """Close it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+async def accepted(listener: trio.socket.SocketType, reserve: Reserve | None = None) -> trio.socket.SocketType:
+    """Return the next connection, as soon as there is one and room for it.
+
+    Args:
+        listener: where it comes.
+        reserve: makes room for one more, which is to be refused: ``is_lent`` says so.
+    """
+    if reserve is not None:
+        reserve.is_lent = False
     while True:
+        # Before accept(2): where no descriptor is left, that fails before it looks.
+        await trio.lowlevel.wait_readable(listener)
+        if reserve is not None:
+            reserve.take()
         try:
             connection, _ = await listener.accept()
         except OSError as error:
             if error.errno in _OVERLOAD:
+                if reserve is not None and reserve.lend():
+                    continue
                 _log.error("cannot accept a client: %s", error)
                 await trio.sleep(_OVERLOAD_PAUSE_S)
             elif error.errno not in _GONE:
