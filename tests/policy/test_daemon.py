@@ -225,10 +225,9 @@ def test_the_file_says_which_filter_was_in_force(daemon: Daemon, sender: Sender,
 def test_two_users_on_one_interface_learn_nothing_of_each_other(
     daemon: Daemon, veth: tuple[str, str], user_dir: Path
 ) -> None:
-    def capture_of(user_id: int) -> CaptureSession:
-        return CaptureSession(
-            interfaces="pol1", savefile=user_dir / f"{user_id}.pcapng", socket_path=daemon.socket_path
-        )
+    def capture_of(user_id: int, name: str = "a") -> CaptureSession:
+        path = user_dir / f"{user_id}{name}.pcapng"
+        return CaptureSession(interfaces="pol1", savefile=path, socket_path=daemon.socket_path)
 
     def both() -> None:
         with capture_of(ALICE) as hers:
@@ -257,11 +256,11 @@ def test_two_users_on_one_interface_learn_nothing_of_each_other(
             # What is somebody else's is refused in the same words as what does not exist.
             assert str(refused.value) == str(unknown.value).replace(" 1 ", f" {number} ")
             with pytest.raises(PermissionError):
-                (user_dir / "0.pcapng").read_bytes()
+                (user_dir / "0a.pcapng").read_bytes()
 
         as_user(intrude, BOB)
         # Numbers tell nothing about how many captures others have.
-        with capture_of(0) as another:
+        with capture_of(0, "b") as another:
             another.wait_started(20)
             assert another.capture_id not in (number - 1, number + 1)
 

@@ -64,7 +64,12 @@ def reuse(old: KeptFile, name: str, *, header: bytes, group_access: bool) -> Sav
         status = os.fstat(descriptor)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as every file that is written
-        if _is_reusable(status, file_mode(group_access=group_access)) and _begins_with(descriptor, section):
+        if (
+            _is_reusable(status, file_mode(group_access=group_access))
+            and _begins_with(descriptor, section)
+            # Else it would be empty, and could not be renamed.
+            and os.access(".", os.W_OK | os.X_OK, dir_fd=old.directory_fd)
+        ):
             file = ReusedFile(old.directory_fd, name, descriptor, status, len(section))
             if _rename(old, name):
                 return file
