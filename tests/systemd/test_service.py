@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -308,13 +309,33 @@ def test_a_member_captures_into_a_directory_of_its_own(service: Machine) -> None
 
 def test_a_temporary_file_is_in_the_users_tmp(service: Machine) -> None:
     """And not in the unit's own."""
-    with capturing(service, "capd-alice", "-c", "3", "-f", "udp") as capture:
+    with capturing(service, "capd-alice", "-c", "3", "-f", "udp", "-a", "filesize:1000") as capture:
         path = Path(capture.next("file")["path"])
         send("tx", FRAMES, 3)
         capture.next("ended")
     assert path.parent == Path("/tmp")
     check_complete(service.path(path), 3)
     service.path(path).unlink()
+
+
+def test_packets_are_shown_without_a_file(service: Machine) -> None:
+    words = ("capctl", "capture", "-i", "rx", "-c", "3", "--update-interval", "0.02", "udp")
+    is_over = threading.Event()
+
+    def keep_sending() -> None:
+        while not is_over.wait(0.05):
+            send("tx", FRAMES, 1)
+
+    sending = threading.Thread(target=keep_sending)
+    sending.start()
+    try:
+        shown = service.run(*words, user="capd-alice")
+    finally:
+        is_over.set()
+        sending.join()
+    assert len(shown.splitlines()) == 3
+    assert all(": UDP" in line or "IP" in line for line in shown.splitlines())
+    assert not list(service.path(Path("/dev/shm")).glob("capd_*"))
 
 
 def test_what_libpcap_says_of_an_interface_is_asked_in_a_process_of_its_own(service: Machine) -> None:
