@@ -1,5 +1,6 @@
 """Which interfaces a capture is for: by name, by pattern, and as many as it may have."""
 
+import msgspec
 import pytest
 
 from capd.captures.selection import Selection
@@ -75,6 +76,18 @@ def test_what_is_attached_is_not_missing_until_it_is_gone() -> None:
     selection.forget_all_but([1, 3, 4])
     assert selection.attached == {3}
     assert [index for index, _, _ in found(selection, *LINKS)] == [2]
+
+
+def test_what_has_to_be_up_is_missing_again_when_it_is() -> None:
+    selection = Selection(targets_of((InterfaceRequest(name="eth*"),)))
+    down, up = (msgspec.structs.replace(link(7, "eth0"), is_up=is_up) for is_up in (False, True))
+    assert [each.index for each, _ in selection.missing([down])] == [7]
+    selection.attached.add(7)
+    selection.wait_until_up(7)
+    assert selection.missing([down]) == []
+    assert [each.index for each, _ in selection.missing([up])] == [7]
+    selection.forget_all_but([])
+    assert [each.index for each, _ in selection.missing([down])] == [7]  # another one, of the same index
 
 
 def test_those_beyond_the_greatest_number_wait_until_others_are_gone() -> None:

@@ -407,6 +407,20 @@ def test_a_filter_with_vlan_is_there_for_an_interface_that_comes_later_under_ano
     assert read_complete(user_dir / "raw.pcapng").packets == [tags[5], tags[6]]
 
 
+def test_an_interface_that_is_down_when_it_comes_is_attached_when_it_is_up(bound: Daemon, user_dir: Path) -> None:
+    with veth_pair("opentx", "openrx"), capturing_as(TAGGED, bound, "*rx", user_dir) as client:
+        ip("link", "add", "parttx", "type", "veth", "peer", "name", "partrx")
+        try:
+            assert "is down" in getattr(client.receive(InterfaceSkipped), "text", "")
+            for name in ("parttx", "partrx"):
+                ip("link", "set", name, "up")
+            assert client.receive(InterfaceAttached) == InterfaceAttached(interface="partrx")
+            client.send(StopCapture())
+            assert isinstance(client.rest()[-1], Ended)
+        finally:
+            ip("link", "del", "parttx")
+
+
 # Filters that take too much to compile --------------------------------------------------------------------------------
 
 #: Of libpcap's optimizer, these would take 20 s of a processor, or 700 MiB.

@@ -9,6 +9,7 @@ import trio
 from capd.captures.grants import Grants
 from capd.captures.selection import Selection, cooked_any
 from capd.errors import RequestRefused
+from capd.filters.text import says_vlan
 from capd.launch import LaunchInterface
 from capd.linux.packet_socket import ALL_INTERFACES
 from capd.network import wireless
@@ -78,7 +79,6 @@ class Attaching:
                 try:
                     described = await self._granted_and_described(link, target, known)
                 except RequestRefused as refused:
-                    self._grants.release(link.index)
                     self._skip(link, refused)
                 else:
                     interfaces.append(msgspec.structs.replace(described, is_optional=True))
@@ -131,9 +131,18 @@ class Attaching:
     async def _granted_and_described(self, link: Link, target: NamedInterface, known: Interfaces) -> LaunchInterface:
         granted = self._grants.ask(target)
         self._grants.hold(link.index, target, granted)
+        if not link.is_up and any(map(says_vlan, (granted.rule.filter, granted.request.capture_filter))):
+            # Such a filter is compiled for the interface itself, which libpcap opens.
+            text = f"{link.name} is down, which a filter with 'vlan' does not compile for: it is captured when it is up"
+            raise RequestRefused(FailureCode.INTERFACE_DOWN, text, interface=link.name)
         return await _describe(link, granted, link, known)
 
     def _skip(self, link: Link, error: Exception) -> None:
+        self._grants.release(link.index)
+        if isinstance(error, RequestRefused) and error.failure.code == FailureCode.INTERFACE_DOWN:
+            self._selection.wait_until_up(
+                link.index
+            )  # as a rule's filter may have it: 'vlan' is asked of the interface
         self._tell(InterfaceSkipped(interface=link.name, text=str(error)))
 
 

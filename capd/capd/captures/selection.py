@@ -31,6 +31,8 @@ class Selection:
         self.named = [each for each in targets if isinstance(each, NamedInterface)]
         self.patterns = [each for each in targets if isinstance(each, Pattern)]
         self.attached: set[int] = set()
+        #: Those that can be attached only when they are up.
+        self.down: set[int] = set()
         #: Whether an interface that was named may be missing.
         self.waits_for_names = waits_for_names
         #: Whether it goes on without any interface.
@@ -39,7 +41,7 @@ class Selection:
         self.may_grow = self.waits or len(self.named) > 1
 
     def missing(self, links: Iterable[Link]) -> list[tuple[Link, NamedInterface]]:
-        """Return the interfaces that belong to the capture and are not attached, with what is asked of them.
+        """Return the interfaces that belong to the capture and can be attached now, with what is asked of them.
 
         A name goes before a pattern, and the first pattern before the others. There are at most MAX_INTERFACES at
         once; those beyond wait until others are gone.
@@ -47,7 +49,8 @@ class Selection:
         room = MAX_INTERFACES - len(self.attached)
         found: list[tuple[Link, NamedInterface]] = []
         for link in links:
-            target = None if link.index in self.attached else self._target_for(link.name)
+            is_waited_for = link.index in self.down and not link.is_up
+            target = None if link.index in self.attached or is_waited_for else self._target_for(link.name)
             if target is not None and len(found) < room:
                 found.append((link, target))
         return found
@@ -63,7 +66,14 @@ class Selection:
 
     def forget_all_but(self, indexes: Iterable[int]) -> None:
         """Take note of which interfaces there still are."""
-        self.attached &= set(indexes)
+        there = set(indexes)
+        self.attached &= there
+        self.down &= there
+
+    def wait_until_up(self, index: int) -> None:
+        """Take note of an interface that cannot be attached as long as it is down."""
+        self.attached.discard(index)
+        self.down.add(index)
 
 
 def _with_small_ring(target: NamedInterface) -> NamedInterface:

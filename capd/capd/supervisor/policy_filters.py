@@ -39,7 +39,11 @@ class PolicyFilters:
                 if says_vlan(interface.policy_filter):
                     compiler.open_handle(Kind(interface.hardware_type, interface.default_dlt), interface.device)
                 program = compiler.compile(interface.policy_filter, interface.default_dlt)
-        except (FilterError, CaptureFailed) as error:
+        except FilterError as error:
+            raise _unusable(interface, str(error)) from error
+        except CaptureFailed as error:
+            if error.failure.code == FailureCode.INTERFACE_DOWN:  # the rule is as it should be
+                raise
             raise _unusable(interface, str(error)) from error
         finally:
             compiler.close_handles()
