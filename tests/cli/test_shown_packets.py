@@ -1,8 +1,10 @@
 """Packets that are shown: by ``capctl read``, as tcpdump shows them, and by ``capctl capture`` as they come."""
 
+import contextlib
 import json
 import re
 import subprocess
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -246,3 +248,42 @@ def test_a_reader_that_has_enough_ends_the_capture(bench: Bench) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
         assert process.wait(PATIENCE_S) == 1
+
+
+@contextlib.contextmanager
+def started_reading(words: list[str]) -> Generator[subprocess.Popen[str], None, None]:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_running_capture_is_shown_by_its_name(bench: Bench) -> None:
+    with bench.running(name="shown", ringbuffer_packets=5) as capture:
+        bench.send(3)
+        capture.flush()
+        words = command(bench, "read", "shown", "--json", "-f", "udp")
+        with started_reading(words) as process:
+            assert process.stdout is not None
+            first = [json.loads(process.stdout.readline()) for _ in range(3)]  # of the current file
+            bench.send(9)
+            rest = [json.loads(process.stdout.readline()) for _ in range(9)]  # through the next ones
+            some = asked(bench, "read", str(capture.capture_id), "-c", "2")
+            none = asked(bench, "read", "shown", "-c", "1", "-f", "udp and")
+            capture.stop()
+            assert process.stdout.read() == ""
+            assert process.wait(PATIENCE_S) == 0
+    times = [each["timestamp_ns"] for each in first + rest]
+    assert times == sorted(times)
+    assert len(times) == 12
+    assert (some.returncode, len(some.stdout.splitlines())) == (0, 2)
+    assert (none.returncode, none.stdout) == (1, "")
+    assert "syntax error" in none.stderr
+
+
+def test_what_is_neither_a_file_nor_a_capture_is_no_file(bench: Bench) -> None:
+    for name in ("nothing", "4711", "no daemon"):
+        done = asked(bench, "read", name)
+        assert (done.returncode, done.stderr) == (1, f"capctl: {name}: there is no such file\n")
+    assert "there is no such file" in called("--socket", bench.directory / "none", "read", "nothing").stderr

@@ -164,7 +164,7 @@ class Account:
     # For subscribers ----------------------------------------------------------------------------------------------
 
     def summary(self, *, tells_directory: bool = False) -> CaptureSummary:
-        """Return the capture's line in the list; where its files go is told if it is known."""
+        """Return the capture's line in the list; it says where its files go, if that is known."""
         return CaptureSummary(
             capture_id=self.capture_id,
             user_id=self._owner.user_id,

@@ -264,7 +264,7 @@ class Worker:
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether what came as dumpcap's text can be told in JSON, too."""
+    """Whether what came as dumpcap's text can be sent as JSON, too."""
     try:
         text.encode()
     except UnicodeEncodeError:

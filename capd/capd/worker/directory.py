@@ -20,7 +20,7 @@ from capd_protocol.messages import Failure, FailureCode
 _MAX_DESCRIPTORS = 253
 #: Chosen: a client has nothing else to do when it is asked.
 _PATIENCE_S = 10.0
-#: Of a path, to be told of. Chosen: what can be shown, and many times what directories are called.
+#: Of a path that is reported. Chosen: what can be shown, and many times what directories are called.
 _MAX_PATH_BYTES = 1024
 _ONLY_NAMES_A_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 

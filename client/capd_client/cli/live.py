@@ -15,14 +15,16 @@ from capd_client.cli.output import note, note_json, show
 from capd_client.cli.packets.lines import PacketLines
 from capd_client.cli.signals import end_by
 from capd_client.conversation.events import CaptureEvent
-from capd_client.errors import DestinationError, InvalidArgument
+from capd_client.errors import CaptureEnded, DestinationError, InvalidArgument
 from capd_client.output.destinations import DescriptorDestination, LiveDestination
 from capd_client.output.live_writer import LiveWriter
 from capd_client.output.server import LiveServer, serving_address
+from capd_client.reading.filtering import Matching
 from capd_client.reading.gap import Gap
 from capd_client.reading.live import LiveFiles
 from capd_client.reading.model import Batch, packets_of
 from capd_client.request.options import CaptureArguments
+from capd_protocol.messages import BadFilter, ErrorMessage, Refused
 from capd_protocol.text import counted
 
 #: How far a reader may be behind. Chosen: less than is kept for it (``in_memory``), so that it is left out file by
@@ -164,12 +166,27 @@ def _leaving_out(arguments: CaptureArguments, connection: str | None) -> Capture
 class Printer:
     """Packets as lines on standard output."""
 
-    is_left = False
     missed_because = "shown: they came too fast"
 
-    def __init__(self, capture: CaptureSession, lines: PacketLines) -> None:
-        """Show the packets of a capture that runs."""
+    def __init__(
+        self,
+        capture: CaptureSession,
+        lines: PacketLines,
+        *,
+        capture_filter: str | None = None,
+        count: int | None = None,
+    ) -> None:
+        """Show the packets of a capture that runs.
+
+        Args:
+            capture: the capture.
+            lines: how they are shown.
+            capture_filter: only those that match.
+            count: at most so many.
+        """
         self._lines = lines
+        self._matching = None if capture_filter is None else Matching(capture_filter)
+        self._count = count
         self._files = LiveFiles(
             capture.open_file, max_behind_bytes=_MAX_BEHIND_SHOWN_BYTES, overflow="drop_oldest", as_bytes=False
         )
@@ -178,14 +195,27 @@ class Printer:
     def take(self, event: CaptureEvent) -> None:
         """Show what is there, as of an event."""
         self._files.take(event)
-        while (item := self._files.next_item()) is not None:
+        while not self.is_left and (item := self._files.next_item()) is not None:
             if isinstance(item, Gap):
                 self.missed_packets += item.packets
             elif isinstance(item, Batch):
-                interfaces = self._files.interfaces
-                for packet in packets_of(item, [each.name for each in interfaces]):
-                    show(*self._lines.of(packet, interfaces))
+                self._show(item)
                 sys.stdout.flush()
+
+    @property
+    def is_left(self) -> bool:
+        """As many were shown as may be."""
+        return self._count == 0
+
+    def _show(self, batch: Batch) -> None:
+        interfaces = self._files.interfaces
+        packets = packets_of(batch, [each.name for each in interfaces])
+        for packet in packets if self._matching is None else self._matching.of(batch, packets, interfaces):
+            if self.is_left:
+                return
+            show(*self._lines.of(packet, interfaces))
+            if self._count is not None:
+                self._count -= 1
 
     def finish(self, packets_total: int) -> None:
         """Count what was missed."""
@@ -224,6 +254,33 @@ def _serve(options: argparse.Namespace, arguments: CaptureArguments, makers: Seq
         return _capture(options, arguments, [*makers, serve])
     finally:
         server.close()
+
+
+def show_running(capture: int | str, options: argparse.Namespace) -> int:
+    """Show the packets of a capture that runs, from its current file on, until it ends.
+
+    Args:
+        capture: its number or name.
+        options: of ``capctl read``.
+
+    Raises:
+        CaptureError: it is not there, or has failed.
+    """
+    lines = PacketLines(options)
+    with CaptureSession.attach(capture, socket_path=options.socket) as session:
+        printer = Printer(session, lines, capture_filter=options.filter, count=options.count)
+        try:
+            while not printer.is_left:
+                event = session.next_event()
+                if not isinstance(event, Refused | ErrorMessage | BadFilter):  # raised, typed, behind the last event
+                    printer.take(event)
+        except CaptureEnded:
+            pass
+        if not printer.is_left:
+            printer.finish(session.packetcount)
+            if printer.missed_packets:
+                note(f"{counted(printer.missed_packets, 'packet')} not {printer.missed_because}")
+    return 0
 
 
 # The capture ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """``capctl read``: the packets of files, a line for each."""
 
 import argparse
+import contextlib
+import os
 import sys
 from dataclasses import astuple, dataclass
 from itertools import islice
@@ -11,8 +13,9 @@ from capd_client.cli.packets.lines import PacketLines, time_of_day
 from capd_client.cli.packets.lines import add_arguments as packet_options
 from capd_client.cli.signals import until_told
 from capd_client.cli.text import count
-from capd_client.errors import InvalidArgument
+from capd_client.errors import DaemonUnavailable, InvalidArgument, NoSuchCapture
 from capd_client.reading import read
+from capd_client.request.options import checked_capture
 from capd_protocol.text import counted
 
 if TYPE_CHECKING:
@@ -29,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``capctl read``."""
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("file", nargs="+", metavar="FILE", help="pcapng or pcap; - is standard input")
+    add(
+        "file",
+        nargs="+",
+        metavar="FILE",
+        help="pcapng or pcap; - is standard input; or a capture that runs, by name or number, which is followed",
+    )
     add("-c", "--count", type=int, metavar="N", help="at most so many packets of each file")
     add("-f", "--filter", metavar="TEXT", help="only packets that match, see pcap-filter(7)")
     add("--info", action="store_true", help="print interfaces, time span, packets, bytes and drops instead")
@@ -44,12 +52,34 @@ def run(options: argparse.Namespace) -> int:
         raise InvalidArgument(f"{options.count} packets", argument="count")
     if options.info and options.filter is not None:
         raise InvalidArgument("--info is about whole files: leave out the filter", argument="filter")
-    show = _info if options.info else _packets
+    show = _info if options.info else _shown
 
     def show_all() -> int:
         return max([show(path, options) for path in options.file])
 
     return until_told(show_all)() if options.follow else show_all()
+
+
+def _shown(path: str, options: argparse.Namespace) -> int:
+    """Show the packets of a file or, where there is none, of a capture of that name or number."""
+    capture = _capture_called(path)
+    if capture is not None:
+        from capd_client.cli import live  # noqa: PLC0415  # it takes a while, which files need not
+
+        # Where there is no such capture, either, it is the file that is missing.
+        with contextlib.suppress(NoSuchCapture, DaemonUnavailable):
+            return until_told(live.show_running)(capture, options)
+    return _packets(path, options)
+
+
+def _capture_called(path: str) -> int | str | None:
+    """Return what a capture could be called by, unless it is a file."""
+    if path == STANDARD_INPUT or os.path.lexists(path):
+        return None
+    try:
+        return checked_capture(int(path) if path.isascii() and path.isdecimal() else path)
+    except ValueError:  # InvalidArgument too; int() takes only so many digits
+        return None
 
 
 def source_of(path: str) -> "str | BinaryIO":

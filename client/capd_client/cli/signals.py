@@ -12,7 +12,7 @@ _DEFAULTS = {signal.SIGINT: signal.default_int_handler}
 
 
 class _Told(BaseException):
-    """A signal has told the command to end."""
+    """A signal ends the command."""
 
 
 def end_by(end: Callable[[], None], *others: signal.Signals) -> None:

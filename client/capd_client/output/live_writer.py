@@ -20,7 +20,7 @@ _LOOK_S = 0.1
 
 
 class LiveWriter:
-    """The thread, and what it has done. Events come in by ``take``; ``finish`` waits for what they have told of."""
+    """The thread, and what it has done. Events come in by ``take``; ``finish`` waits for what they have announced."""
 
     #: What was not done to packets that are missed, and why.
     missed_because = "written: nobody read, or too slowly"

@@ -5,11 +5,12 @@ import ctypes.util
 import functools
 import struct
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from capd_client.errors import BadFilterError, UnsupportedError
+from capd_client.reading.model import Batch, FileInterface, Packet
 from capd_protocol.formats import pcapng
 from capd_protocol.messages import MAX_SNAPLEN_BYTES
 
@@ -125,3 +126,33 @@ class PacketFilter:
     def __del__(self) -> None:
         if self._program is not None:
             self._free(self._program)
+
+
+class Matching:
+    """A filter for packets of files: compiled for each link-layer type that comes."""
+
+    def __init__(self, text: str) -> None:
+        """Take a filter in libpcap's language."""
+        self._text = text
+        self._filters: dict[tuple[int, bool], PacketFilter] = {}
+
+    def of(self, batch: Batch, packets: Iterable[Packet], interfaces: Sequence[FileInterface]) -> Iterator[Packet]:
+        """Return the packets that match.
+
+        Args:
+            batch: where they are.
+            packets: all of them.
+            interfaces: what their interface ids mean.
+
+        Raises:
+            BadFilterError: it does not compile for the packets' link-layer type.
+            UnsupportedError: there is no libpcap.
+        """
+        address = int(batch.data.ctypes.data)
+        for packet, offset in zip(packets, batch.offsets.tolist(), strict=True):
+            interface = interfaces[packet.interface_id]
+            kind = interface.linktype, interface.is_swapped
+            if kind not in self._filters:
+                self._filters[kind] = PacketFilter(self._text, kind[0], is_swapped=kind[1])
+            if self._filters[kind].matches(address + offset, len(packet.data), packet.original_size_bytes):
+                yield packet

@@ -12,7 +12,7 @@ from capd_client.errors import CaptureEnded, CaptureError, ReadError
 from capd_client.obstacles import IS_DIRECTORY, obstacle
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.file import File, open_passed
-from capd_client.reading.filtering import PacketFilter
+from capd_client.reading.filtering import Matching
 from capd_client.reading.model import Batch, FileInterface, Interfaces, Packet, packets_of
 from capd_client.reading.pipe import Pipe
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
@@ -83,16 +83,9 @@ class Reader:
             UnsupportedError: there is no libpcap.
             ReadError: the file is damaged there; all packets before were given.
         """
-        filters: dict[tuple[int, bool], PacketFilter] = {}
+        matching = Matching(capture_filter)
         for batch in self._batches:
-            interfaces, address = self.interfaces, int(batch.data.ctypes.data)
-            for packet, offset in zip(packets_of(batch, self._names), batch.offsets.tolist(), strict=True):
-                interface = interfaces[packet.interface_id]
-                kind = interface.linktype, interface.is_swapped
-                if kind not in filters:
-                    filters[kind] = PacketFilter(capture_filter, kind[0], is_swapped=kind[1])
-                if filters[kind].matches(address + offset, len(packet.data), packet.original_size_bytes):
-                    yield packet
+            yield from matching.of(batch, packets_of(batch, self._names), self.interfaces)
 
     @property
     def interfaces(self) -> Sequence[FileInterface]:
