@@ -61,10 +61,11 @@ class PacketLines:
         if options.json and is_for_people(options):
             raise InvalidArgument("lines of JSON have all fields: leave out -t, -e, -v, -x, -X and -A, or --json")
         self._options = options
+        self._is_full = is_for_people(options)
         self._first_ns: int | None = None
         self._before_ns = 0
 
-    def of(self, packet: "Packet", interfaces: "Sequence[FileInterface]") -> Iterator[str]:
+    def of(self, packet: "Packet", interfaces: "Sequence[FileInterface]") -> list[str]:
         """Return the lines of the next packet."""
         options = self._options
         data, linktype = bytes(packet.data), interfaces[packet.interface_id].linktype
@@ -72,18 +73,21 @@ class PacketLines:
         if options.json:
             fields = packet._asdict()
             del fields["data"]
-            yield json.dumps({**fields, "captured_size_bytes": len(data), **found})
-            return
+            return [json.dumps({**fields, "captured_size_bytes": len(data), **found})]
+        time = self._time(packet.timestamp_ns) if options.times else f"{time_of_day(packet.timestamp_ns, options.utc)} "
         name = f"{packet.interface or packet.interface_id} " if len(interfaces) > 1 else ""
+        if not self._is_full:
+            return [f"{time}{name}{to_text(found)}"]
         link = link_header(data, linktype, packet.original_size_bytes) if options.link else ""
         header = ip_header(data, linktype) if options.verbose and found["protocol"] in _IP else ""
-        yield f"{self._time(packet.timestamp_ns)}{name}{link}{to_text(found, header)}"
+        lines = [f"{time}{name}{link}{to_text(found, header)}"]
         dump = max(options.hex, options.hex_and_text)
         network = data[network_offset(data, linktype) :]
         if dump:
-            yield from _dump(data if dump > 1 else network, with_text=bool(options.hex_and_text))
+            lines += _dump(data if dump > 1 else network, with_text=bool(options.hex_and_text))
         if options.text:
-            yield from _text(network)
+            lines += _text(network)
+        return lines
 
     def _time(self, timestamp_ns: int) -> str:
         """Return a packet's time, as ``-t`` has it, with a blank behind it."""
@@ -92,8 +96,6 @@ class PacketLines:
         since_ns = timestamp_ns - (self._before_ns if self._options.times == 3 else self._first_ns)
         self._before_ns = timestamp_ns
         match self._options.times:
-            case 0:
-                return f"{time_of_day(timestamp_ns, self._options.utc)} "
             case 1:
                 return ""
             case 2:
