@@ -142,7 +142,7 @@ def test_a_program_that_stops_reading_costs_the_capture_nothing(bench: Bench) ->
         (bench.directory / "a.pcapng").write_bytes(process.stdout.read())
         errors = process.stderr.read().decode().splitlines()
         assert process.wait(PATIENCE_S) == 0
-    assert "60,000 written, 0 dropped" in errors[1]
+    assert "60,000 captured, 0 dropped" in errors[1]
     missed = int(errors[2].split(" packet")[0].replace(",", ""))
     assert errors[2].endswith("not written: nobody read, or too slowly")
     assert 0 < missed < 60_000
@@ -163,6 +163,34 @@ def test_a_fifo_ends_with_the_capture(bench: Bench) -> None:
         (bench.directory / "rest").write_bytes(b"\x0a\x0d\x0d\x0a" + reader.read())
         assert process.wait(PATIENCE_S) == 0
     assert readable_packets(bench.directory / "rest") == 0
+
+
+def test_a_reader_of_a_fifo_that_comes_again_has_a_header_again(bench: Bench) -> None:
+    os.mkfifo(bench.directory / "fifo")
+    with live(bench, "-w", "fifo", "-l", "-U") as process:
+        for _ in range(3):
+            words = ("tcpdump", "-n", "-c", "2", "-r", str(bench.directory / "fifo"))
+            with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reader:
+                while reader.poll() is None:
+                    bench.send(1, rate_pps=100)
+                assert reader.returncode == 0
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"Waiting for a program to read fifo.\n"
+
+
+def test_a_reader_that_reads_nothing_at_the_end_is_waited_for_until_ctrl_c(bench: Bench) -> None:
+    with live(bench, "-w", "-") as process:
+        wait_until_armed(bench)
+        bench.send(2_000)
+        wait_until(lambda: captured(bench) == 2_000, "all are captured")
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        while process.stderr.readline() != b"Waiting until the rest is read; Ctrl-C gives it up.\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 130
 
 
 def test_no_capture_runs_before_a_fifo_is_read(bench: Bench) -> None:
@@ -225,6 +253,8 @@ def test_what_is_served_may_be_in_a_file_too(bench: Bench) -> None:
         (("-w", "-", "--detach", "--name", "x"), "--detach is about files on a disk"),
         (("-w", "-", "-g"), "-g is about files on a disk"),
         (("-w", "-", "--serve", "1"), "leave out -w, or --serve"),
+        (("-w", "-", "-e"), "leave them out, or give --print"),
+        (("--serve", "unix:" + "a" * 108), "at most 107 bytes (option --serve)"),
         (("--serve", "x"), "x is no address to serve at: say a port"),
         (("--serve", "1", "-w", "a.pcapng", "--detach", "--name", "x"), "--detach cannot go together with --serve"),
         (("-w", "a.pcapng", "--with-ssh"), "(option --with-ssh)"),

@@ -146,6 +146,7 @@ def test_what_cannot_be_done_to_lines_is_refused(capture_file: Path) -> None:
     for words, status, text in (
         (("--json", "-x"), 2, "leave out -t, -e, -v, -x, -X and -A, or --json"),
         (("--info", "-f", "udp"), 2, "leave out the filter"),
+        ((capture_file, "--follow"), 2, "--follow waits for more of one file"),
         (("-f", "udp and"), 1, "syntax error"),
     ):
         done = called("read", capture_file, *words)

@@ -402,6 +402,33 @@ def test_a_socket_that_is_left_over_is_replaced_and_others_are_not(tmp_path: Pat
     assert path.read_text() == "precious"
 
 
+def test_what_has_taken_the_place_of_a_socket_stays(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    server = LiveServer(ServingAddress(None, path=str(path)), print)
+    path.unlink()
+    path.write_text("precious")
+    server.close()
+    assert path.read_text() == "precious"
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="at most 107 bytes"):
+        serving_address("unix:" + "a" * 108)
+
+
+def test_readers_beyond_the_greatest_number_are_refused(
+    ring: Ring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capd_client.output.server.MAX_READERS", 1)
+    path = tmp_path / "socket"
+    with server_of(ring, ServingAddress(None, path=str(path))) as (_, reports):
+        ring.begin(SECTION, interface("a"))
+        with connected(path):
+            wait_until(lambda: bool(reports), "one reads")
+            assert until_eof(connected(path)) == b""
+            assert reports == ["a reader reads", "a reader is refused: 1 read already"]
+
+
 def test_a_stream_is_read_as_it_was_written(ring: Ring, tmp_path: Path) -> None:
     path = tmp_path / "stream"
     with path.open("wb") as file:

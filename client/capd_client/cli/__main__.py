@@ -70,6 +70,7 @@ _OPTIONS = {
     "with_ssh": "--with-ssh",
     "serve": "--serve",
     "print": "--print",
+    "follow": "--follow",
 }
 
 

@@ -97,6 +97,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words", nargs="*", metavar="FILTER", help="the filter, behind all options, as tcpdump has it; or -f"
     )
     parser.add_argument(
+        "-l", "-U", dest="at_once", action="store_true", help="show and write packets as they come, which is always so"
+    )
+    parser.add_argument(
         "-D",
         "--list-interfaces",
         action="store_true",

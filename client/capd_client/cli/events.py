@@ -220,7 +220,7 @@ class Text:
             case TriggersIgnored(triggers=triggers):
                 self._line(f"Triggered again {count(triggers)} times meanwhile, without a further snapshot.")
             case Ended(reason=reason):
-                self._line(*_summary(self._capture, reason))
+                self._line(*_summary(self._capture, reason, "written" if self._shows_files else "captured"))
             case _:
                 pass
         self._draw()
@@ -305,12 +305,12 @@ def _closed_line(closed: FileClosed) -> str:
     return f"  complete: {counted(closed.packets, 'packet')}, {si(closed.size_bytes, 'B')}{span}{drops}"
 
 
-def _summary(capture: CaptureSession, reason: EndReason) -> list[str]:
+def _summary(capture: CaptureSession, reason: EndReason, what: str) -> list[str]:
     lines = [f"{counted(capture.packetcount, 'packet')} captured ({_ENDINGS.get(reason, reason)})"]
     for each in capture.interface_counters:
         percent = 100 * each.drops_total / each.received_total if each.received_total else 0.0
         lines.append(
-            f"  {each.interface}: {count(each.written_total)} written, {count(each.drops_total)} dropped "
+            f"  {each.interface}: {count(each.written_total)} {what}, {count(each.drops_total)} dropped "
             f"({percent:.1f} %) of {count(each.received_total)}"
             + (f", {count(each.excess_total)} came after the end" if each.excess_total else "")
         )

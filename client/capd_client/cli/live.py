@@ -12,7 +12,7 @@ from capd_client.blocking.session import CaptureSession
 from capd_client.cli.capture import NEVER_LIVE, OF_FILES
 from capd_client.cli.events import ENDED_BY_OTHERS, EXIT_STOPPED, Json, Messages, Text, follow
 from capd_client.cli.output import note, note_json, show
-from capd_client.cli.packets.lines import PacketLines
+from capd_client.cli.packets.lines import PacketLines, is_for_people
 from capd_client.cli.signals import end_by
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, DestinationError, InvalidArgument
@@ -32,6 +32,8 @@ from capd_protocol.text import counted
 _MAX_BEHIND_BYTES = 48_000_000
 #: The same for what is shown. Chosen: some seconds of it, so that what a person sees is of now.
 _MAX_BEHIND_SHOWN_BYTES = 16_000_000
+#: After that, it is said what is waited for.
+_PATIENCE_S = 1.0
 
 
 class Sink(Protocol):
@@ -89,6 +91,8 @@ def run(
         raise InvalidArgument("packets go to a program or are served: leave out -w, or --serve", argument="serve")
     if options.with_ssh and options.savefile is not None and options.serve is None and destination is None:
         raise InvalidArgument("only what goes to a program as it comes leaves it out", argument="with_ssh")
+    if is_for_people(options) and not is_shown:
+        raise InvalidArgument("-t, -e, -v, -x, -X and -A say how packets are shown: leave them out, or give --print")
     makers: list[SinkMaker] = []
     if is_shown:
         lines = PacketLines(options)
@@ -229,6 +233,8 @@ def _write(
     options: argparse.Namespace, arguments: CaptureArguments, makers: Sequence[SinkMaker], destination: LiveDestination
 ) -> int:
     """Capture for a program that reads the packets as they come, until it has enough of them."""
+    if destination.has_readers:
+        note(f"Waiting for a program to read {options.savefile}.")
     destination.wait_for_reader()
 
     def write(capture: CaptureSession) -> Sink:
@@ -341,6 +347,8 @@ class _Output:
             CaptureError: what was captured cannot be read.
         """
         for sink in self._sinks:
+            if isinstance(sink, LiveWriter) and not sink.wait_written(_PATIENCE_S):
+                note("Waiting until the rest is read; Ctrl-C gives it up.")
             try:
                 sink.finish(self._capture.packetcount)
             except OSError as error:

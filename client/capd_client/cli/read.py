@@ -52,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
         raise InvalidArgument(f"{options.count} packets", argument="count")
     if options.info and options.filter is not None:
         raise InvalidArgument("--info is about whole files: leave out the filter", argument="filter")
+    if options.follow and len(options.file) > 1:
+        raise InvalidArgument("--follow waits for more of one file: name one", argument="follow")
     show = _info if options.info else _shown
 
     def show_all() -> int:

@@ -15,8 +15,9 @@ from capd_client.reading.gap import Gap
 from capd_client.reading.live import FilePart, LiveFiles
 from capd_protocol.messages import FileOpened
 
-#: How often it is looked whether the reader has left, or another one has come, while nothing is written.
-_LOOK_S = 0.1
+#: How often it is looked whether the reader has left, or another one has come, while nothing is written. Chosen: a
+#: program that is started anew takes longer to open a FIFO again.
+_LOOK_S = 0.01
 
 
 class LiveWriter:
@@ -71,6 +72,14 @@ class LiveWriter:
             self._files.take(event)
             self._changed.notify()
 
+    def wait_written(self, timeout_s: float) -> bool:
+        """Wait until all is written, after the last event, but no longer than this; say whether it is."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
     def finish(self, packets_total: int) -> None:
         """Wait until all is written, after the last event.
 
@@ -81,10 +90,7 @@ class LiveWriter:
             OSError: it cannot be written.
             CaptureError: what was captured cannot be read.
         """
-        with self._changed:
-            self._is_over = True
-            self._changed.notify()
-        self._thread.join()
+        self.wait_written(threading.TIMEOUT_MAX)
         gap = self._files.last_gap(packets_total)
         if gap is not None:
             self._miss(gap.packets)

@@ -26,7 +26,10 @@ MAX_READERS = 32
 #: How long a reader may take nothing, once the capture has ended. Chosen: a network that stalls has come back by then,
 #: and nobody waits for longer.
 _PATIENCE_S = 5.0
-_BACKLOG = 16
+#: Chosen: what programs that connect all at once may be, before the first is taken.
+_BACKLOG = 128
+#: struct sockaddr_un (unix(7)), with the NUL at its end.
+_MAX_PATH_BYTES = 107
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,10 @@ def serving_address(text: str) -> ServingAddress:
         InvalidArgument: it is neither.
     """
     if text.startswith("unix:") and len(text) > len("unix:"):
-        return ServingAddress(None, path=text.removeprefix("unix:"))
+        path = text.removeprefix("unix:")
+        if len(os.fsencode(path)) > _MAX_PATH_BYTES or "\0" in path:
+            raise InvalidArgument(f"the path of a socket has at most {_MAX_PATH_BYTES} bytes", argument="serve")
+        return ServingAddress(None, path=path)
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") and host.endswith("]") else host
     try:
@@ -171,6 +177,8 @@ class LiveServer:
         self._address = address
         self._report = report
         self._socket = _listening(address)
+        #: Which file it is, where it is one.
+        self._file = os.lstat(address.path) if address.host is None else None
         self._open_file: Callable[[str], BinaryIO] | None = None
         self._max_behind_bytes = 0
         self._packets: Callable[[], int] = int
@@ -243,9 +251,10 @@ class LiveServer:
         if self._thread.is_alive():
             self._thread.join()
         self._socket.close()
-        if self._address.host is None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._address.path)  # noqa: PTH108
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # somebody may have put something else there meanwhile
+                if os.path.samestat(self._file, os.lstat(self._address.path)):
+                    os.unlink(self._address.path)  # noqa: PTH108
 
     def _accept(self) -> None:
         while True:
@@ -259,8 +268,12 @@ class LiveServer:
 
     def _take_reader(self, connection: socket.socket, name: str) -> None:
         with self._lock:
-            if self._is_over or len(self._readers) >= MAX_READERS or self._open_file is None:
+            if self._is_over or self._open_file is None:
                 connection.close()
+                return
+            if len(self._readers) >= MAX_READERS:
+                connection.close()
+                self._report(f"{name} is refused: {MAX_READERS} read already")
                 return
             destination = _ReaderSocket(connection)
             writer = LiveWriter(
