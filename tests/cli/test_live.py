@@ -165,19 +165,20 @@ def test_a_fifo_ends_with_the_capture(bench: Bench) -> None:
     assert readable_packets(bench.directory / "rest") == 0
 
 
-def test_a_reader_of_a_fifo_that_comes_again_has_a_header_again(bench: Bench) -> None:
+def test_the_next_reader_of_a_fifo_has_a_header_again(bench: Bench) -> None:
     os.mkfifo(bench.directory / "fifo")
     with live(bench, "-w", "fifo", "-l", "-U") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"Waiting for a program to read fifo.\n"
         for _ in range(3):
             words = ("tcpdump", "-n", "-c", "2", "-r", str(bench.directory / "fifo"))
             with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reader:
                 while reader.poll() is None:
                     bench.send(1, rate_pps=100)
                 assert reader.returncode == 0
+            assert process.stderr.readline() == b"The reader has left; the next one is waited for.\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_S) == 0
-        assert process.stderr is not None
-        assert process.stderr.readline() == b"Waiting for a program to read fifo.\n"
 
 
 def test_a_reader_that_reads_nothing_at_the_end_is_waited_for_until_ctrl_c(bench: Bench) -> None:

@@ -321,21 +321,26 @@ class _Output:
         self._capture = capture
         self._messages = messages
         self._sinks = sinks
+        self._departures = 0
 
     def show(self, event: CaptureEvent) -> None:
         for sink in self._sinks:
             sink.take(event)
         self._messages.show(event)
-        self._stop_if_left()
+        self._look_at_readers()
 
     def tick(self) -> None:
         self._messages.tick()
-        self._stop_if_left()
+        self._look_at_readers()
 
     def wait(self) -> None:
         self._messages.wait()
 
-    def _stop_if_left(self) -> None:
+    def _look_at_readers(self) -> None:
+        departures = sum(sink.departures for sink in self._sinks if isinstance(sink, LiveWriter))
+        if departures > self._departures:
+            self._departures = departures
+            note("The reader has left; the next one is waited for.")
         if self._capture.end_reason is None and any(sink.is_left for sink in self._sinks):
             self._capture.stop()
 

@@ -58,6 +58,8 @@ class LiveWriter:
         self.written_packets = 0
         #: Those that were missed and of which the stream says nothing yet.
         self._unsaid_packets = 0
+        #: Readers that have left; the next one gets the header again.
+        self.departures = 0
         #: Nobody will read any more.
         self.is_left = False
         self._error: CaptureError | OSError | None = None
@@ -174,3 +176,4 @@ class LiveWriter:
         if not self._destination.has_readers:
             raise ReaderGone
         self._destination.close()  # so that the next one finds nothing of what this one has left
+        self.departures += 1
