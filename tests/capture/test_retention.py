@@ -415,4 +415,6 @@ def test_where_others_fill_the_disk_a_ring_of_one_file_gives_that_up_if_it_makes
         assert [packets_of(last)] == [each.packets for each in capture.files][int(is_enough) :]
         (counters,) = capture.interface_counters
         assert counters.written_total == sum(each.packets for each in capture.files)
-        assert counters.written_total + counters.excess_total == 6000
+        assert counters.written_total + counters.excess_total == counters.received_total
+        # It may have ended while some were still being sent.
+        assert counters.received_total == 6000 or (not is_enough and counters.received_total > 3000)
