@@ -17,7 +17,7 @@ import pytest
 from capd.linux import libc
 from capd.worker.output import recycling, savefile
 from capd.worker.output.recycling import reuse
-from capd.worker.output.savefile import KeptFile, WriteError
+from capd.worker.output.savefile import KeptFile, SaveFile, WriteError
 from capd_client import ReadError, read
 from capd_protocol.formats import pcapng
 
@@ -245,17 +245,23 @@ def test_whenever_it_is_killed_its_packets_are_read_in_order_and_no_old_ones(
     assert counted_by_capinfos(paths) == {path.name: states[images[int(path.stem)]] for path in paths}
 
 
+def begun_over_an_old_one(directory: Path, records: list[bytes]) -> SaveFile:
+    """Return a file with these records, behind which a longer one is left."""
+    file = reuse(kept(directory, HEADER + b"".join(packets(OLD, [60] * 100))), "new", header=HEADER, group_access=False)
+    assert file is not None
+    file.write(DESCRIPTION)
+    vectors, _alive = vectors_of(records, side_by_side=True)
+    file.write_records(vectors)
+    return file
+
+
 @pytest.mark.parametrize("side_by_side", [True, False])
 @pytest.mark.parametrize("taken_bytes", [0, 4, 83, 84, 85, 84 + 5 * 92, 84 + 5 * 92 + 91])
 def test_on_a_full_disk_it_ends_after_the_last_whole_packet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken_bytes: int, side_by_side: bool
 ) -> None:
-    file = reuse(kept(tmp_path, HEADER + b"".join(packets(OLD, [60] * 100))), "new", header=HEADER, group_access=False)
-    assert file is not None
-    file.write(DESCRIPTION)
     records = packets(NEW, [60] * 20)
-    vectors, _alive = vectors_of(records[:10], side_by_side=True)
-    file.write_records(vectors)
+    file = begun_over_an_old_one(tmp_path, records[:10])
     left_bytes = taken_bytes
 
     def take(descriptor: int, data: bytes, at: int) -> int:
@@ -306,12 +312,8 @@ def test_a_file_without_room_for_a_block_is_not_written_over(tmp_path: Path, lef
 def test_on_a_broken_disk_it_is_whole_and_says_what_is_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, cut_fails: bool, written_packets: int | None
 ) -> None:
-    file = reuse(kept(tmp_path, HEADER + b"".join(packets(OLD, [60] * 100))), "new", header=HEADER, group_access=False)
-    assert file is not None
-    file.write(DESCRIPTION)
     records = packets(NEW, [60] * 20)
-    vectors, _alive = vectors_of(records[:10], side_by_side=True)
-    file.write_records(vectors)
+    file = begun_over_an_old_one(tmp_path, records[:10])
     calls = iter(["what is left begins", "a header", "what is left ends"])
     pwrite = os.pwrite
 

@@ -140,9 +140,7 @@ class Attaching:
     def _skip(self, link: Link, error: Exception) -> None:
         self._grants.release(link.index)
         if isinstance(error, RequestRefused) and error.failure.code == FailureCode.INTERFACE_DOWN:
-            self._selection.wait_until_up(
-                link.index
-            )  # as a rule's filter may have it: 'vlan' is asked of the interface
+            self._selection.wait_until_up(link.index)
         self._tell(InterfaceSkipped(interface=link.name, text=str(error)))
 
 

@@ -31,10 +31,10 @@ from capd_protocol.arguments import ARGUMENTS, BY_NAME, KEYED_OPTIONS, ArgumentS
 from capd_protocol.messages import FileOpened, Recording
 
 #: What leaves no packets to follow, or nobody to follow them.
-NEVER_LIVE = ("detach", *(spec.name for spec in ARGUMENTS if spec.part == "recorder"))
+_NEVER_LIVE = ("detach", *(spec.name for spec in ARGUMENTS if spec.part == "recorder"))
 #: What is about files on a disk.
-OF_FILES = frozenset(
-    {*NEVER_LIVE, "group_access", "autostop_filesize", "autostop_files"}
+_OF_FILES = frozenset(
+    {*_NEVER_LIVE, "group_access", "autostop_filesize", "autostop_files"}
     | {spec.name for spec in ARGUMENTS if spec.part == "ring"}
 )
 
@@ -191,14 +191,17 @@ def run(options: argparse.Namespace) -> int:
         arguments["capture_filter"] = _one_filter(options.capture_filter, options.words)
     destination = live_destination_of(options.savefile)
     is_shown = options.print or _is_for_a_person(options, arguments)
-    if destination is not None or options.serve is not None or is_shown:
+    goes_to_programs = destination is not None or options.serve is not None
+    if options.with_ssh and not goes_to_programs and not (is_shown and options.savefile is None):
+        raise InvalidArgument("only what goes to a program as it comes leaves it out", argument="with_ssh")
+    if is_for_people(options) and not is_shown:
+        others = "leave them out" if goes_to_programs else "leave out -w"
+        raise InvalidArgument(f"-t, -e, -v, -x, -X and -A say how packets are shown: {others}, or give --print")
+    if goes_to_programs or is_shown:
         from capd_client.cli import live  # noqa: PLC0415  # numpy takes a while, which others need not
 
+        arguments = _live_arguments(arguments, is_in_file=options.savefile is not None and destination is None)
         return live.run(options, arguments, destination, is_shown=is_shown)
-    if options.with_ssh:
-        raise InvalidArgument("only what goes to a program as it comes leaves it out", argument="with_ssh")
-    if is_for_people(options):
-        raise InvalidArgument("-t, -e, -v, -x, -X and -A say how packets are shown: leave out -w, or give --print")
     capture = CaptureSession(socket_path=options.socket, **arguments)
     if not options.detach:
         end_by(capture.stop, signal.SIGINT)  # also while it starts
@@ -258,7 +261,31 @@ def _show_linktypes(options: argparse.Namespace) -> int:
 def _is_for_a_person(options: argparse.Namespace, arguments: CaptureArguments) -> bool:
     """Whether packets are shown since nothing says that they are written."""
     given: Mapping[str, object] = cast(Mapping[str, object], arguments)
-    return options.savefile is None and options.serve is None and not any(given.get(name) for name in OF_FILES)
+    return options.savefile is None and options.serve is None and not any(given.get(name) for name in _OF_FILES)
+
+
+def _live_arguments(arguments: CaptureArguments, *, is_in_file: bool) -> CaptureArguments:
+    """Return the arguments of a capture whose packets are followed as they come.
+
+    Args:
+        arguments: as they were given.
+        is_in_file: they are in a file, or ring, as well.
+
+    Raises:
+        InvalidArgument: one of them is about files, and there are none; or the capture is a recorder, or detached.
+    """
+    given: Mapping[str, object] = cast(Mapping[str, object], arguments)
+    for name in sorted(_NEVER_LIVE if is_in_file else _OF_FILES):
+        if given.get(name):
+            text = (
+                f"{name} cannot go together with --serve or --print: leave out one of the two"
+                if is_in_file
+                else f"{name} is about files on a disk, and the packets go to programs as they come: leave it out"
+            )
+            raise InvalidArgument(text, argument=name)
+    if is_in_file:
+        return cast(CaptureArguments, {**given, "pass_files": True})
+    return cast(CaptureArguments, {**given, "savefile": None, "in_memory": True})
 
 
 def _one_filter(option: str | None, words: Sequence[str]) -> str:

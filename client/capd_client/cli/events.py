@@ -36,6 +36,8 @@ from capd_protocol.messages import (
 from capd_protocol.text import counted, escaped
 
 _REDRAW_S = 0.2
+#: Not shown: raised, typed, by the wait after the last event.
+RAISED_LATER = (Refused, ErrorMessage, BadFilter)
 #: The capture ended, and nobody here wanted it to.
 EXIT_STOPPED = 1
 #: For that status.
@@ -73,8 +75,8 @@ def follow(capture: CaptureSession, output: Messages) -> None:
         except CaptureEnded:
             return
         else:
-            if isinstance(event, Refused | ErrorMessage | BadFilter):
-                continue  # raised, typed, by the wait after the last event
+            if isinstance(event, RAISED_LATER):
+                continue
             output.show(event)
             has_begun |= isinstance(event, FileOpened | Recording)
         if capture.is_waiting and has_begun and not was_waiting:

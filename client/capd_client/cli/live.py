@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
 
 from capd_client.blocking.session import CaptureSession
-from capd_client.cli.capture import NEVER_LIVE, OF_FILES
-from capd_client.cli.events import ENDED_BY_OTHERS, EXIT_STOPPED, Json, Messages, Text, follow
+from capd_client.cli.events import ENDED_BY_OTHERS, EXIT_STOPPED, RAISED_LATER, Json, Messages, Text, follow
 from capd_client.cli.output import note, note_json, show
-from capd_client.cli.packets.lines import PacketLines, is_for_people
+from capd_client.cli.packets.lines import PacketLines
 from capd_client.cli.signals import end_by
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, DestinationError, InvalidArgument
@@ -24,7 +23,6 @@ from capd_client.reading.gap import Gap
 from capd_client.reading.live import LiveFiles
 from capd_client.reading.model import Batch, packets_of
 from capd_client.request.options import CaptureArguments
-from capd_protocol.messages import BadFilter, ErrorMessage, Refused
 from capd_protocol.text import counted
 
 #: How far a reader may be behind. Chosen: less than is kept for it (``in_memory``), so that it is left out file by
@@ -77,7 +75,7 @@ def run(
 
     Args:
         options: what was typed.
-        arguments: of the capture.
+        arguments: of a capture whose packets can be followed.
         destination: where ``-w`` writes to, unless to a file.
         is_shown: whether packets are shown.
 
@@ -89,47 +87,18 @@ def run(
         raise InvalidArgument("standard output has packets already: leave out -w -, or --print", argument="print")
     if options.serve is not None and destination is not None:
         raise InvalidArgument("packets go to a program or are served: leave out -w, or --serve", argument="serve")
-    if options.with_ssh and options.savefile is not None and options.serve is None and destination is None:
-        raise InvalidArgument("only what goes to a program as it comes leaves it out", argument="with_ssh")
-    if is_for_people(options) and not is_shown:
-        raise InvalidArgument("-t, -e, -v, -x, -X and -A say how packets are shown: leave them out, or give --print")
     makers: list[SinkMaker] = []
     if is_shown:
         lines = PacketLines(options)
         makers.append(lambda capture: Printer(capture, lines))
-    changed = live_arguments(arguments, is_in_file=options.savefile is not None and destination is None)
-    if changed.get("in_memory") or options.serve is not None:
+    if arguments.get("in_memory") or options.serve is not None:
         connection = None if options.with_ssh else own_connection(os.environ)
-        changed = _leaving_out(changed, connection)
+        arguments = _leaving_out(arguments, connection)
     if options.serve is not None:
-        return _serve(options, changed, makers)
+        return _serve(options, arguments, makers)
     if destination is not None:
-        return _write(options, changed, makers, destination)
-    return _capture(options, changed, makers)
-
-
-def live_arguments(arguments: CaptureArguments, *, is_in_file: bool) -> CaptureArguments:
-    """Return the arguments of a capture whose packets are followed as they come.
-
-    Args:
-        arguments: as they were given.
-        is_in_file: they are in a file, or ring, as well.
-
-    Raises:
-        InvalidArgument: one of them is about files, and there are none; or the capture is a recorder, or detached.
-    """
-    given: Mapping[str, object] = cast(Mapping[str, object], arguments)
-    for name in sorted(NEVER_LIVE if is_in_file else OF_FILES):
-        if given.get(name):
-            text = (
-                f"{name} cannot go together with --serve or --print: leave out one of the two"
-                if is_in_file
-                else f"{name} is about files on a disk, and the packets go to programs as they come: leave it out"
-            )
-            raise InvalidArgument(text, argument=name)
-    if is_in_file:
-        return cast(CaptureArguments, {**given, "pass_files": True})
-    return cast(CaptureArguments, {**given, "savefile": None, "in_memory": True})
+        return _write(options, arguments, makers, destination)
+    return _capture(options, arguments, makers)
 
 
 # The ssh connection that it was started through -------------------------------------------------------------------
@@ -278,14 +247,13 @@ def show_running(capture: int | str, options: argparse.Namespace) -> int:
         try:
             while not printer.is_left:
                 event = session.next_event()
-                if not isinstance(event, Refused | ErrorMessage | BadFilter):  # raised, typed, behind the last event
+                if not isinstance(event, RAISED_LATER):
                     printer.take(event)
         except CaptureEnded:
             pass
         if not printer.is_left:
             printer.finish(session.packetcount)
-            if printer.missed_packets:
-                note(f"{counted(printer.missed_packets, 'packet')} not {printer.missed_because}")
+            _note_missed(printer)
     return 0
 
 
@@ -312,6 +280,11 @@ def _capture(options: argparse.Namespace, arguments: CaptureArguments, makers: S
         finally:
             output.close()
         return EXIT_STOPPED if capture.end_reason in ENDED_BY_OTHERS else 0
+
+
+def _note_missed(sink: Sink) -> None:
+    if sink.missed_packets:
+        note(f"{counted(sink.missed_packets, 'packet')} not {sink.missed_because}")
 
 
 class _Output:
@@ -358,11 +331,7 @@ class _Output:
                 sink.finish(self._capture.packetcount)
             except OSError as error:
                 raise DestinationError(f"packets cannot be written: {error.strerror}") from error
-            if sink.missed_packets:
-                verb = (
-                    "shown: they came too fast" if isinstance(sink, Printer) else "written: nobody read, or too slowly"
-                )
-                note(f"{counted(sink.missed_packets, 'packet')} not {verb}")
+            _note_missed(sink)
 
     def close(self) -> None:
         self._messages.close()

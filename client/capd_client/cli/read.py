@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
+from capd_client.cli.capture import number_or_name
 from capd_client.cli.output import complain, show, show_json
 from capd_client.cli.packets.lines import PacketLines, time_of_day
 from capd_client.cli.packets.lines import add_arguments as packet_options
@@ -15,7 +16,6 @@ from capd_client.cli.signals import until_told
 from capd_client.cli.text import count
 from capd_client.errors import DaemonUnavailable, InvalidArgument, NoSuchCapture
 from capd_client.reading import read
-from capd_client.request.options import checked_capture
 from capd_protocol.text import counted
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def _capture_called(path: str) -> int | str | None:
     if path == STANDARD_INPUT or os.path.lexists(path):
         return None
     try:
-        return checked_capture(int(path) if path.isascii() and path.isdecimal() else path)
-    except ValueError:  # InvalidArgument too; int() takes only so many digits
+        return number_or_name(path)
+    except argparse.ArgumentTypeError:
         return None
 
 

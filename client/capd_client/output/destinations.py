@@ -8,7 +8,8 @@ import errno
 import os
 import select
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 from capd_client.errors import DestinationError
@@ -57,13 +58,16 @@ class LiveDestination(Protocol):
         ...
 
 
-class DescriptorDestination:
-    """A descriptor that is open already. It stays open: it is its process's."""
+class OneReader:
+    """What is open already, and has one reader, once."""
 
     has_readers = False
+    #: What of poll(2) says that the reader has left, beside POLLERR and POLLHUP. Not POLLRDHUP, by default: sshd's
+    #: socket is standard input and output in one, and has no more input where the reader still reads.
+    _left_events = 0
 
-    def __init__(self, descriptor: int = _STANDARD_OUTPUT) -> None:
-        """Take a descriptor; by default standard output."""
+    def __init__(self, descriptor: int) -> None:
+        """Take the descriptor that is written to; it stays the caller's."""
         self._descriptor = descriptor
         self._is_connected = False
 
@@ -77,11 +81,19 @@ class DescriptorDestination:
 
     def is_read(self) -> bool:
         """Say whether its other end is open, if it has one."""
-        return _is_read(self._descriptor)
+        return _is_read(self._descriptor, self._left_events)
+
+
+class DescriptorDestination(OneReader):
+    """A descriptor that is open already, by default standard output. It stays open: it is its process's."""
+
+    def __init__(self, descriptor: int = _STANDARD_OUTPUT) -> None:
+        """Take a descriptor."""
+        super().__init__(descriptor)
 
     def write(self, data: Iterable[bytes | memoryview]) -> None:
         """Write all of this; see ``LiveDestination``."""
-        _write_all(self._descriptor, data)
+        write_all(partial(_write_some, self._descriptor), data)
 
     def close(self) -> None:
         """Leave it open."""
@@ -133,7 +145,7 @@ class FifoDestination:
         """Write all of this; see ``LiveDestination``."""
         if self._descriptor is None:
             raise ReaderGone
-        _write_all(self._descriptor, data)
+        write_all(partial(_write_some, self._descriptor), data)
 
     def close(self) -> None:
         """Let the reader find the end."""
@@ -173,19 +185,31 @@ def _checked_descriptor(descriptor: int) -> DescriptorDestination:
     return DescriptorDestination(descriptor)
 
 
-def _is_read(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, 0)
-    return not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+def write_all(write_some: Callable[[memoryview], int], data: Iterable[bytes | memoryview]) -> None:
+    """Write all of this.
 
-
-def _write_all(descriptor: int, data: Iterable[bytes | memoryview]) -> None:
+    Args:
+        write_some: writes the beginning of some bytes; returns how many.
+        data: what is written.
+    """
     for each in data:
         rest = memoryview(each)
         while rest:
-            try:
-                rest = rest[os.write(descriptor, rest) :]
-            except BrokenPipeError as error:
-                raise ReaderGone from error
-            except BlockingIOError:  # whoever shares it with us has set it so
-                select.select([], [descriptor], [])
+            rest = rest[write_some(rest) :]
+
+
+def _is_read(descriptor: int, left_events: int = 0) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, left_events)
+    # One that is not open is for ``write`` to report.
+    return not any(events & ~select.POLLNVAL for _, events in poll.poll(0))
+
+
+def _write_some(descriptor: int, data: memoryview) -> int:
+    try:
+        return os.write(descriptor, data)
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+    except BlockingIOError:  # whoever shares it with us has set it so
+        select.select([], [descriptor], [])
+        return 0

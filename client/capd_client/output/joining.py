@@ -5,6 +5,8 @@ again, so that readers which know one section only, or pcap's one header, read i
 """
 
 import struct
+from collections.abc import Iterator
+from itertools import islice, takewhile
 
 from capd_client.reading.live import FilePart
 from capd_protocol.formats.pcapng import (
@@ -77,49 +79,47 @@ class JoinedFiles:
 
 
 def _is_pcapng(beginning: bytes | memoryview) -> bool:
-    return _block_type(beginning, 0) == SECTION_HEADER_BLOCK
+    return any(block_type == SECTION_HEADER_BLOCK for block_type, _, _ in islice(_blocks(beginning), 1))
 
 
 def _with_drop_count(data: memoryview, packets: int) -> tuple[bytes | memoryview, ...]:
     """Return blocks of which the first packet has an option more: how many were lost before it."""
-    at = 0
-    while (block_type := _block_type(data, at)) is not None:
-        size_bytes = _BLOCK.unpack_from(data, at)[1]
-        end = at + size_bytes
+    for block_type, at, end in _blocks(data):
         if block_type == ENHANCED_PACKET_BLOCK:
             captured = _PACKET.unpack_from(data, at + _BLOCK.size)[3]
             options = at + _BLOCK.size + _PACKET.size + captured + -captured % 4
             has_options = options < end - _LENGTH.size
             option = _DROP_COUNT.pack(_EPB_DROPCOUNT, 8, packets) + (b"" if has_options else _END_OF_OPTIONS)
-            length = _LENGTH.pack(size_bytes + len(option))
+            length = _LENGTH.pack(end - at + len(option))
             header = data[at : at + 4].tobytes() + length + data[at + _BLOCK.size : options].tobytes()
             return (data[:at], header + option + data[options : end - _LENGTH.size].tobytes() + length, data[end:])
-        at = end
     return (data,)
 
 
-def _block_type(data: bytes | memoryview, at: int) -> int | None:
-    return int(_BLOCK.unpack_from(data, at)[0]) if at + _BLOCK.size <= len(data) else None
+def _blocks(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
+    """Give each block's type, and where it begins and ends."""
+    at = 0
+    while at + _BLOCK.size <= len(data):
+        block_type, size_bytes = _BLOCK.unpack_from(data, at)
+        yield block_type, at, at + size_bytes
+        at += size_bytes
 
 
 def _beginning(data: memoryview) -> tuple[bytes, list[bytes], int]:
-    """Return the section header, the interfaces that are described before anything else, and where that begins."""
-    section = bytes(data[: _BLOCK.unpack_from(data)[1]])
+    """Return the section header, the interfaces that are described before anything else, and where that ends."""
+    blocks = _blocks(data)
+    _, _, end = next(blocks)
+    section = bytes(data[:end])
     interfaces: list[bytes] = []
-    at = len(section)
-    while _block_type(data, at) == INTERFACE_DESCRIPTION_BLOCK:
-        interfaces.append(bytes(data[at : at + _BLOCK.unpack_from(data, at)[1]]))
-        at += len(interfaces[-1])
-    return section, interfaces, at
+    for _, at, end in takewhile(_is_description, blocks):  # where the last one ends
+        interfaces.append(bytes(data[at:end]))
+    return section, interfaces, end
 
 
 def _descriptions(data: memoryview) -> list[bytes]:
     """Return all descriptions of interfaces among some blocks."""
-    found: list[bytes] = []
-    at = 0
-    while at < len(data):
-        block_type, size_bytes = _BLOCK.unpack_from(data, at)
-        if block_type == INTERFACE_DESCRIPTION_BLOCK:
-            found.append(bytes(data[at : at + size_bytes]))
-        at += size_bytes
-    return found
+    return [bytes(data[at:end]) for _, at, end in filter(_is_description, _blocks(data))]
+
+
+def _is_description(block: tuple[int, int, int]) -> bool:
+    return block[0] == INTERFACE_DESCRIPTION_BLOCK

@@ -48,7 +48,6 @@ class LiveWriter:
         self._joined = JoinedFiles()
         #: Somebody reads now.
         self.is_connected = False
-        self._skips = begins_with is not None
         #: Around the files; notified when there is something new.
         self._changed = threading.Condition()
         self._is_over = False
@@ -65,7 +64,8 @@ class LiveWriter:
         self._error: CaptureError | OSError | None = None
         if begins_with is not None:
             self._files.take(begins_with)
-        self._thread = threading.Thread(target=self._run, name="live output", daemon=True)
+        is_late = begins_with is not None
+        self._thread = threading.Thread(target=self._run, args=(is_late,), name="live output", daemon=True)
         self._thread.start()
 
     def take(self, event: CaptureEvent) -> None:
@@ -102,9 +102,9 @@ class LiveWriter:
 
     # The thread ---------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, is_late: bool) -> None:
         try:
-            if self._skips:
+            if is_late:
                 self._skip()
             self._connect()
             while (item := self._next()) is not None:

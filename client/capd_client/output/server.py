@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureError, DestinationError, InvalidArgument
-from capd_client.output.destinations import ReaderGone
+from capd_client.output.destinations import OneReader, ReaderGone, write_all
 from capd_client.output.live_writer import LiveWriter
 from capd_protocol.messages import FileOpened
 from capd_protocol.text import counted, quoted
@@ -87,43 +87,29 @@ def serving_address(text: str) -> ServingAddress:
     return ServingAddress(host, number)
 
 
-class _ReaderSocket:
+class _ReaderSocket(OneReader):
     """The connection of one reader, as a destination."""
 
-    has_readers = False
+    _left_events = select.POLLRDHUP
 
     def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection.fileno())
         self._socket = connection
-        self._is_connected = False
         self.sent_bytes = 0
         #: It was given up, as its reader took nothing.
         self.is_stuck = False
 
-    def wait_for_reader(self) -> None:
-        """Return at once: it is there."""
-
-    def connect(self) -> bool:
-        """Say yes, once."""
-        is_first, self._is_connected = not self._is_connected, True
-        return is_first
-
-    def is_read(self) -> bool:
-        """Say whether it has not hung up."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLRDHUP)
-        return not poll.poll(0)
-
     def write(self, data: Iterable[bytes | memoryview]) -> None:
         """Write all of this; see ``LiveDestination``."""
         try:
-            for each in data:
-                rest = memoryview(each)
-                while rest:
-                    sent_bytes = self._socket.send(rest)
-                    self.sent_bytes += sent_bytes
-                    rest = rest[sent_bytes:]
+            write_all(self._send, data)
         except OSError as error:  # however a connection ends, its reader has left
             raise ReaderGone from error
+
+    def _send(self, data: memoryview) -> int:
+        sent_bytes = self._socket.send(data)
+        self.sent_bytes += sent_bytes
+        return sent_bytes
 
     def give_up(self) -> None:
         """Have what is blocked in ``write`` end."""

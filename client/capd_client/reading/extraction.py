@@ -1,14 +1,14 @@
 """The packets of a span out of several files, in time order. Opens only files that may have some."""
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from capd_client.errors import ReadError
 from capd_client.reading import read
-from capd_client.reading.filtering import PacketFilter
+from capd_client.reading.filtering import Matching
 from capd_client.reading.model import Batch, FileInterface, Packet
 from capd_client.ring.files import RingFile, Span
 
@@ -33,8 +33,7 @@ class Extraction:
         """
         self._files = sorted((file for file in files if file.may_have(span)), key=lambda file: file.earliest_ns)
         self._span = span
-        self._filter_text = capture_filter
-        self._filters: dict[tuple[int, bool], PacketFilter] = {}
+        self._matching = None if capture_filter is None else Matching(capture_filter)
         self._interface_ids: dict[FileInterface, int] = {}
         #: Those of the files that were opened so far; equal ones of several files are one.
         self.interfaces: list[FileInterface] = []
@@ -87,7 +86,8 @@ class Extraction:
             table = table[:, np.argsort(timestamps, kind="stable")]
         data = [batch.data.data for batch in batches]
         addresses = [int(batch.data.ctypes.data) for batch in batches]
-        filters = [self._filter_for(interface) for interface in interfaces]
+        matching = self._matching
+        filters = [None if matching is None else matching.filter_for(each).matches for each in interfaces]
         names = [interface.name for interface in interfaces]
         for at in range(0, table.shape[1], _ROWS_AT_ONCE):
             rows: list[list[int]] = table[:, at : at + _ROWS_AT_ONCE].tolist()
@@ -117,14 +117,6 @@ class Extraction:
             np.full(len(mask), number),
         )
         return tuple(each[mask].astype(np.int64) for each in fields)
-
-    def _filter_for(self, interface: FileInterface) -> Callable[[int, int, int], bool] | None:
-        if self._filter_text is None:
-            return None
-        kind = interface.linktype, interface.is_swapped
-        if kind not in self._filters:
-            self._filters[kind] = PacketFilter(self._filter_text, interface.linktype, is_swapped=interface.is_swapped)
-        return self._filters[kind].matches
 
     def _interface_id(self, interface: FileInterface) -> int:
         # Timestamps have been converted, and statistics are of whole captures.

@@ -150,9 +150,18 @@ class Matching:
         """
         address = int(batch.data.ctypes.data)
         for packet, offset in zip(packets, batch.offsets.tolist(), strict=True):
-            interface = interfaces[packet.interface_id]
-            kind = interface.linktype, interface.is_swapped
-            if kind not in self._filters:
-                self._filters[kind] = PacketFilter(self._text, kind[0], is_swapped=kind[1])
-            if self._filters[kind].matches(address + offset, len(packet.data), packet.original_size_bytes):
+            matches = self.filter_for(interfaces[packet.interface_id]).matches
+            if matches(address + offset, len(packet.data), packet.original_size_bytes):
                 yield packet
+
+    def filter_for(self, interface: FileInterface) -> PacketFilter:
+        """Return the filter for an interface's packets.
+
+        Raises:
+            BadFilterError: it does not compile for their link-layer type.
+            UnsupportedError: there is no libpcap.
+        """
+        kind = interface.linktype, interface.is_swapped
+        if kind not in self._filters:
+            self._filters[kind] = PacketFilter(self._text, kind[0], is_swapped=kind[1])
+        return self._filters[kind]
