@@ -84,14 +84,15 @@ from capd_protocol.messages.interfaces import (
 
 if TYPE_CHECKING:
     from capd_client.reading.live import Stream
-    from capd_client.reading.model import Batch, FileInterface, FileStatistics, Packet
+    from capd_client.reading.model import Packet
     from capd_client.reading.reader import Reader
+    from capd_protocol.batches.model import Batch, FileInterface, FileStatistics
 else:
     #: Where the others are: their modules import numpy, which not every program of a client needs.
     _LATER = {
-        "Batch": "capd_client.reading.model",
-        "FileInterface": "capd_client.reading.model",
-        "FileStatistics": "capd_client.reading.model",
+        "Batch": "capd_protocol.batches.model",
+        "FileInterface": "capd_protocol.batches.model",
+        "FileStatistics": "capd_protocol.batches.model",
         "Packet": "capd_client.reading.model",
         "Reader": "capd_client.reading.reader",
         "Stream": "capd_client.reading.live",

@@ -44,7 +44,7 @@ nitpick_ignore_regex = [("py:.*", rf"({_OTHERS})\..*")]
 _NAMED_TUPLE_FIELD = type(namedtuple("_Any", "field").field)  # type: ignore[attr-defined]
 
 # Where names that a docstring uses are documented.
-_MODULES = ("capd_client", "capd_client.events", "capd_client.reading.model")
+_MODULES = ("capd_client", "capd_client.events", "capd_client.reading.model", "capd_protocol.batches.model")
 
 
 def _prepare(_app: Sphinx, what: str, _name: str, described: object, _options: object, lines: list[str]) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from capd_client import ReadError, read
 from capd_client.cli.__main__ import main
-from capd_client.reading.model import FileStatistics, Packet
+from capd_client.reading.model import Packet
+from capd_protocol.batches.model import FileStatistics
 from tests.reading.test_reading import ORDERS, block, packet, section
 from tests.support.rings import Frame, write_ring
 

@@ -15,7 +15,7 @@ import pytest
 
 from capd_client import CaptureSession, Gap, NoEvents, StreamOverrun, aio, stream
 from capd_client.reading.live import LiveFiles
-from capd_client.reading.model import Batch
+from capd_protocol.batches.model import Batch
 from capd_protocol.messages import FileClosed, FileOpened, Lagged
 from tests.capture.helpers import capturing, local_frame, silence, until_packets
 from tests.support.daemon import Daemon

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capd_client import ReadError, read
-from capd_client.reading import record_offsets
+from capd_protocol.batches import record_offsets
 from capd_protocol.formats import pcapng
 from tests.capture.helpers import capturing, local_frame, silence
 from tests.support.daemon import Daemon

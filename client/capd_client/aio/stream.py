@@ -10,7 +10,7 @@ from capd_client.reading.gap import Gap, Overflow
 
 if TYPE_CHECKING:
     from capd_client.reading.live import LiveFiles
-    from capd_client.reading.model import Batch, FileInterface
+    from capd_protocol.batches.model import Batch, FileInterface
 
 #: What a stream gives.
 Item_co = TypeVar("Item_co", bound="Batch | memoryview | Gap", covariant=True)

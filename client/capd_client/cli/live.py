@@ -21,8 +21,9 @@ from capd_client.output.server import LiveServer, serving_address
 from capd_client.reading.filtering import Matching
 from capd_client.reading.gap import Gap
 from capd_client.reading.live import LiveFiles
-from capd_client.reading.model import Batch, packets_of
+from capd_client.reading.model import packets_of
 from capd_client.request.options import CaptureArguments
+from capd_protocol.batches.model import Batch
 from capd_protocol.text import counted
 
 #: How far a reader may be behind. Chosen: less than is kept for it (``in_memory``), so that it is left out file by

@@ -19,8 +19,8 @@ from capd_client.reading import read
 from capd_protocol.text import counted
 
 if TYPE_CHECKING:
-    from capd_client.reading.model import Batch
     from capd_client.reading.reader import Reader
+    from capd_protocol.batches.model import Batch
 
 #: What names standard input.
 STANDARD_INPUT = "-"

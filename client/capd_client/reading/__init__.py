@@ -11,8 +11,8 @@ from capd_client.reading.gap import Gap, Overflow
 
 if TYPE_CHECKING:
     from capd_client.reading.live import Stream
-    from capd_client.reading.model import Batch
     from capd_client.reading.reader import Reader
+    from capd_protocol.batches.model import Batch
 
 
 def read(source: "str | os.PathLike[str] | int | IO[bytes] | EventSource", *, follow: bool = False) -> "Reader":

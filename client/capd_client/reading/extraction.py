@@ -9,8 +9,9 @@ import numpy.typing as npt
 from capd_client.errors import ReadError
 from capd_client.reading import read
 from capd_client.reading.filtering import Matching
-from capd_client.reading.model import Batch, FileInterface, Packet
+from capd_client.reading.model import Packet
 from capd_client.ring.files import RingFile, Span
+from capd_protocol.batches.model import Batch, FileInterface
 
 #: Packets of a file that are turned into objects at once. Chosen: their lists stay small.
 _ROWS_AT_ONCE = 4096

@@ -9,10 +9,10 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import numpy as np
 
 from capd_client.errors import ReadError
-from capd_client.reading.model import Batch, FileInterface
-from capd_client.reading.pcap import FORMATS, PcapParser
-from capd_client.reading.pcapng import PcapngParser
-from capd_client.reading.record_offsets import U8, Damage
+from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.batches.pcap_parser import FORMATS, PcapParser
+from capd_protocol.batches.pcapng_parser import PcapngParser
+from capd_protocol.batches.record_offsets import U8, Damage
 from capd_protocol.formats.pcapng import SECTION_HEADER_BLOCK
 
 Parser = PcapngParser | PcapParser

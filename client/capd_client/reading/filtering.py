@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from capd_client.errors import BadFilterError, UnsupportedError
-from capd_client.reading.model import Batch, FileInterface, Packet
+from capd_client.reading.model import Packet
+from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.formats import pcapng
 from capd_protocol.messages import MAX_SNAPLEN_BYTES
 

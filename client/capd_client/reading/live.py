@@ -13,7 +13,8 @@ from capd_client.errors import CaptureEnded, CaptureError, NoEvents, StreamOverr
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.file import File, FileGone, Piece, open_passed
 from capd_client.reading.gap import Gap, Overflow
-from capd_client.reading.model import Batch, FileInterface, Interfaces
+from capd_client.reading.model import Interfaces
+from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.messages import FileClosed, FileOpened, Lagged
 
 #: What a stream gives.

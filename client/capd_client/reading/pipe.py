@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from capd_client.reading.file import File
-from capd_client.reading.model import Batch
-from capd_client.reading.record_offsets import U8, Damage
+from capd_protocol.batches.model import Batch
+from capd_protocol.batches.record_offsets import U8, Damage
 
 #: What comes at once is less: 64 KiB of a pipe as it is, up to 1 MiB of one that was enlarged.
 _READ_BYTES = 1024 * 1024

@@ -13,8 +13,9 @@ from capd_client.obstacles import IS_DIRECTORY, obstacle
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.file import File, open_passed
 from capd_client.reading.filtering import Matching
-from capd_client.reading.model import Batch, FileInterface, Interfaces, Packet, packets_of
+from capd_client.reading.model import Interfaces, Packet, packets_of
 from capd_client.reading.pipe import Pipe
+from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
 
 Source = str | os.PathLike[str] | int | IO[bytes]

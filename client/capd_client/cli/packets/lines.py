@@ -13,7 +13,8 @@ from capd_client.errors import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from capd_client.reading.model import FileInterface, Packet
+    from capd_client.reading.model import Packet
+    from capd_protocol.batches.model import FileInterface
 
 #: Of a line of a dump, as tcpdump has it.
 _DUMP_BYTES = 16

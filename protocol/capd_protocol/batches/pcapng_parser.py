@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from capd_client.reading.model import Batch, FileInterface, FileStatistics
-from capd_client.reading.record_offsets import I64, U8, U32, Damage, check_block, follow_blocks
+from capd_protocol.batches.model import Batch, FileInterface, FileStatistics
+from capd_protocol.batches.record_offsets import I64, U8, U32, Damage, check_block, follow_blocks
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.pcapng import (
     BYTE_ORDER_MAGIC,

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from capd_client.reading.model import Batch, FileInterface
-from capd_client.reading.record_offsets import (
+from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.batches.record_offsets import (
     MAX_RECORD_BYTES,
     U8,
     Damage,

@@ -1,0 +1,101 @@
+"""What a capture file says: interfaces, and packets in batches, as arrays."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from capd_protocol.times import datetime_of, time_text
+
+
+class FileStatistics(NamedTuple):
+    """What an interface's statistics say of its whole capture; None where they do not.
+
+    Attributes:
+        received: packets that passed the filter, the lost ones among them.
+        drops: packets lost for lack of room, in the interface and in the operating system together.
+        delivered: packets that were handed on.
+        start_ns: when the capture began, since 1970-01-01 00:00 UTC.
+        end_ns: when it ended, since the same moment.
+    """
+
+    received: int | None
+    drops: int | None
+    delivered: int | None
+    start_ns: int | None
+    end_ns: int | None
+
+    @property
+    def start(self) -> datetime | None:
+        """``start_ns`` as a datetime in UTC, which keeps only microseconds.
+
+        Raises:
+            OverflowError: the file says a time after the year 9999.
+        """
+        return datetime_of(self.start_ns)
+
+    @property
+    def end(self) -> datetime | None:
+        """``end_ns`` as a datetime in UTC, which keeps only microseconds.
+
+        Raises:
+            OverflowError: the file says a time after the year 9999.
+        """
+        return datetime_of(self.end_ns)
+
+
+class FileInterface(NamedTuple):
+    """An interface that a file describes.
+
+    Attributes:
+        name: as the file says; None where it does not, as in pcap.
+        linktype: ``LINKTYPE_`` number, what packets begin with.
+        snaplen_bytes: no packet was kept longer; 0: no limit is known.
+        units_per_s: the resolution of its timestamps, such as 10**9.
+        capture_filter: what was captured; None where the file does not say.
+        statistics: the latest ones that were read; None before.
+        is_swapped: written on a machine of the other byte order, in which some link types' headers are too.
+    """
+
+    name: str | None
+    linktype: int
+    snaplen_bytes: int
+    units_per_s: int
+    capture_filter: str | None = None
+    statistics: FileStatistics | None = None
+    is_swapped: bool = False
+
+
+class Batch(NamedTuple):
+    """Packets that follow one another; arrays with an element for each.
+
+    Attributes:
+        timestamps_ns: int64, since 1970-01-01 00:00 UTC; 0 in simple packet blocks. Times before 1678 and after
+            2262, for which 64 bits are too few, become the earliest and the latest.
+        interface_ids: uint32, places in the reader's ``interfaces``.
+        captured_sizes: uint32, bytes that are in the file.
+        original_sizes: uint32, bytes that the packets had.
+        offsets: int64, where in ``data`` each packet begins.
+        data: uint8, a part of the mapped file; read-only.
+    """
+
+    timestamps_ns: npt.NDArray[np.int64]
+    interface_ids: npt.NDArray[np.uint32]
+    captured_sizes: npt.NDArray[np.uint32]
+    original_sizes: npt.NDArray[np.uint32]
+    offsets: npt.NDArray[np.int64]
+    data: npt.NDArray[np.uint8]
+
+    @property
+    def timestamps(self) -> npt.NDArray[np.datetime64]:
+        """``timestamps_ns`` as numpy's datetimes, ``datetime64[ns]`` in UTC, which keep the nanoseconds; no copy."""
+        return self.timestamps_ns.view("datetime64[ns]")
+
+    def __repr__(self) -> str:
+        """Return how many packets these are, and of when."""
+        span = ""
+        if len(self.timestamps_ns):
+            first_ns, last_ns = int(self.timestamps_ns[0]), int(self.timestamps_ns[-1])
+            span = f", {time_text(first_ns)} to {time_text(last_ns)}"
+        return f"<Batch of {len(self.timestamps_ns)} packets{span}>"
