@@ -1,6 +1,5 @@
 """The packets of a span come out as they went in: all of them, nothing else, in time order."""
 
-import ctypes
 import subprocess
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from capd_client import BadFilterError, files
 from capd_client.reading.extraction import Extraction
-from capd_client.reading.filtering import PacketFilter
+from capd_client.reading.filtering import compile_filter
 from capd_client.reading.model import Packet
 from capd_client.ring.files import Span
 from tests.support.rings import Frame, opened_files, pcapng_bytes, write_ring
@@ -165,17 +164,7 @@ def test_a_filter_chooses_what_tcpdump_chooses(tmp_path: Path, text: str) -> Non
     assert sum(len(each.data) + 16 for each in extracted(path, EVERYTHING, text)) + 24 == chosen.stat().st_size
 
 
-@pytest.mark.parametrize("text", ["udp prot 53", "(", "ether[", "\0", "ü"])
+@pytest.mark.parametrize("text", ["udp prot 53", "(", "ether[", "\0", "ü", "\udcff"])
 def test_a_filter_that_does_not_compile_is_refused(text: str) -> None:
     with pytest.raises(BadFilterError):
-        PacketFilter(text, 1)
-
-
-def test_a_filter_is_compiled_for_the_packets_of_each_interface() -> None:
-    # Raw IPv4 (LINKTYPE_RAW) begins where an Ethernet header is otherwise.
-    packet = FRAMES[0][14:]
-    for linktype, data in ((1, FRAMES[0]), (101, packet)):
-        udp = PacketFilter("udp dst port 50001", linktype)
-        kept = bytearray(data)
-        address = ctypes.addressof((ctypes.c_char * len(kept)).from_buffer(kept))
-        assert udp.matches(address, len(kept), len(kept))
+        compile_filter(text, 1)

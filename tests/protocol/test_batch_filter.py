@@ -301,6 +301,7 @@ def test_what_no_program_may_have_takes_nothing(instructions: list[Instruction])
         ("inbound", "the direction of packets"),
         ("outbound and udp", "the direction of packets"),
         ("udp or ifindex 3", "the interface index of packets"),
+        ("ip protochain 17 and inbound", "the direction of packets"),
         (f"ether[{AD_OFF + 44}:4] = 7", "VLAN tags that a kernel has set aside"),
     ],
 )

@@ -1,16 +1,17 @@
-"""A filter on packets of a file chooses what tcpdump chooses from it, whatever the link type."""
+"""A filter on packets of a file chooses what tcpdump chooses from it, whatever the link type, in batches and singly."""
 
 import struct
 import subprocess
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from capd_client import BadFilterError, files
+from capd_client import BadFilterError, files, read
 from capd_client.reading.extraction import Extraction
 from capd_client.ring.files import Span
-from capd_protocol.formats import linktypes
+from capd_protocol.formats import linktypes, pcapng
 from tests.reading.test_reading import pcap
 
 FILTERS = ("tcp", "ip6", "udp port 53", "vlan", "vlan and tcp", "not ip", "greater 80")
@@ -122,3 +123,141 @@ def test_ipv6_on_the_loopback_of_every_system(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(data[:20] + struct.pack("<I", 0) + data[24:])
     assert by_extraction(path, "tcp") == by_tcpdump(path, "tcp") == [0, 1, 2]
+
+
+# In a file of several kinds of interfaces ---------------------------------------------------------------------------
+
+_EN10MB, _RAW, _SLL, _SLL2, _NULL = 1, 101, 113, 276, 0
+_KINDS = (_EN10MB, _RAW, _SLL, _SLL2, _NULL)
+
+
+def _swapped_section(linktype: int, packets: list[tuple[int, bytes]]) -> bytes:
+    """Return a section of the other byte order with one interface, and its packets with their times."""
+    blocks = [(0x0A0D0D0A, struct.pack(">IHHq", 0x1A2B3C4D, 1, 0, -1)), (1, struct.pack(">HHI", linktype, 0, 0))]
+    blocks += [
+        (6, struct.pack(">5I", 0, 0, time_us, len(data), len(data)) + data + bytes(-len(data) % 4))
+        for time_us, data in packets
+    ]
+    lengths = [struct.pack(">I", len(body) + 12) for _, body in blocks]
+    return b"".join(
+        struct.pack(">I", kind) + length + body + length for (kind, body), length in zip(blocks, lengths, strict=True)
+    )
+
+
+def _by_tcpdump_of_one(
+    path: Path, text: str, linktype: int, order: str = "<", packets: Sequence[bytes] = PACKETS
+) -> list[int] | None:
+    data = pcap(order, MICROSECOND_MAGIC, [(0, number, packet) for number, packet in enumerate(packets)])
+    path.write_bytes(data[:20] + struct.pack(order + "I", linktype) + data[24:])
+    return by_tcpdump(path, text)
+
+
+@pytest.mark.parametrize("text", ["tcp", "ip6", "udp port 53", "not ip", "greater 80", "link[0] = 0"])
+def test_each_packet_is_looked_at_as_what_its_interface_has(tmp_path: Path, text: str) -> None:
+    # Each packet once for each kind of interface, in turn; then once more in a section of the other byte order.
+    path = tmp_path / "a"
+    blocks = [pcapng.section_header()]
+    blocks += [pcapng.interface_description(linktype=each, snaplen_bytes=0) for each in _KINDS]
+    for number, packet in enumerate(PACKETS):
+        blocks += [pcapng.enhanced_packet(kind, number * 1000, packet, len(packet)) for kind in range(len(_KINDS))]
+    path.write_bytes(b"".join(blocks) + _swapped_section(_NULL, list(enumerate(PACKETS))))
+    expected: dict[int, list[int]] = {}
+    for number, (linktype, order) in enumerate([*((each, "<") for each in _KINDS), (_NULL, ">")]):
+        expected[number] = _by_tcpdump_of_one(tmp_path / "one", text, linktype, order) or []
+    assert sum(0 < len(each) < len(PACKETS) for each in expected.values()) > 3
+    for found in _in_all_ways(path, text):
+        assert found == expected
+
+
+def _in_all_ways(path: Path, text: str) -> list[dict[int, list[int]]]:
+    """Return the numbers of the packets that match, of each interface, read singly, in batches, and extracted."""
+    with read(path) as reader:
+        singly = [(each.interface_id, each.timestamp_ns) for each in reader.matching(text)]
+    in_batches: list[tuple[int, int]] = []
+    with read(path) as reader:
+        for batch in reader.batches(text):
+            assert len(batch.offsets), "no batch is empty"
+            in_batches += zip(batch.interface_ids.tolist(), batch.timestamps_ns.tolist(), strict=True)
+    extraction = Extraction(files(path), Span(), text)
+    extracted = [(each.interface_id, each.timestamp_ns) for each in extraction]
+    return [
+        {number: [time_ns // 1000 for place, time_ns in found if place == number] for number in range(len(_KINDS) + 1)}
+        for found in (singly, in_batches, extracted)
+    ]
+
+
+def test_what_matches_has_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    data = pcap("<", MICROSECOND_MAGIC, [(0, number, packet) for number, packet in enumerate(PACKETS)])
+    path.write_bytes(data)
+    with read(path) as reader:
+        found = [
+            (time_ns // 1000, batch.data[at : at + size].tobytes())
+            for batch in reader.batches("udp")
+            for time_ns, at, size in zip(
+                batch.timestamps_ns.tolist(), batch.offsets.tolist(), batch.captured_sizes.tolist(), strict=True
+            )
+        ]
+    numbers = by_tcpdump(path, "udp")
+    assert numbers
+    assert found == [(number, PACKETS[number]) for number in numbers]
+
+
+# Filters that only libpcap can run, and those that nobody can -------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["ip protochain 17", "ip6 protochain 6 or arp"])
+def test_a_filter_with_a_loop(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a"
+    found = _by_tcpdump_of_one(path, text, _EN10MB)
+    assert found
+    for by_us in _in_all_ways(path, text):
+        assert by_us[0] == found
+
+
+@pytest.mark.parametrize(
+    ("text", "linktype", "words"),
+    [
+        ("inbound", _EN10MB, "files do not say the direction of packets"),
+        ("udp and outbound", _RAW, "files do not say the direction of packets"),
+        ("ip protochain 17 and not inbound", _EN10MB, "files do not say the direction of packets"),
+        ("ifindex 3", _EN10MB, "files do not say the interface index of packets"),
+        ("ifindex 3 or tcp", _SLL, "files do not say the interface index of packets"),
+        ("ether[0xfffff02c:4] = 1", _EN10MB, "files do not say VLAN tags that a kernel has set aside"),
+    ],
+)
+def test_what_files_do_not_have_is_refused(tmp_path: Path, text: str, linktype: int, words: str) -> None:
+    path = tmp_path / "a"
+    _by_tcpdump_of_one(path, text, linktype)
+    with pytest.raises(BadFilterError) as raised, read(path) as reader:
+        list(reader.matching(text))
+    assert str(raised.value) == f"capture filter: {words}"
+    with pytest.raises(BadFilterError):
+        list(Extraction(files(path), Span(), text))
+
+
+@pytest.mark.parametrize(
+    ("text", "linktype", "expected"), [("inbound", _SLL, [0]), ("outbound", _SLL2, [3]), ("ifindex 7", _SLL2, [2, 3])]
+)
+def test_what_cooked_headers_say_is_looked_at(tmp_path: Path, text: str, linktype: int, expected: list[int]) -> None:
+    path = tmp_path / "a"
+    packets = [struct.pack("!H", kind) + bytes(14) for kind in (0, 4)]
+    packets += [struct.pack("!HHIHB", 0x0800, 0, 7, 1, kind) + bytes(9) for kind in (0, 4)]
+    if linktype == _SLL:
+        packets = packets[:2]
+    assert _by_tcpdump_of_one(path, text, linktype, packets=packets) == expected
+    for found in _in_all_ways(path, text):
+        assert found[0] == expected
+
+
+def test_a_filter_that_is_wrong_for_one_kind_is_right_for_another(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    blocks = [pcapng.section_header()]
+    blocks += [pcapng.interface_description(linktype=each, snaplen_bytes=0) for each in (_EN10MB, _RAW)]
+    blocks += [pcapng.enhanced_packet(0, number, packet, len(packet)) for number, packet in enumerate(PACKETS)]
+    path.write_bytes(b"".join(blocks))
+    with read(path) as reader:
+        assert list(reader.matching("vlan"))
+    path.write_bytes(b"".join(blocks) + pcapng.enhanced_packet(1, 0, PACKETS[0], len(PACKETS[0])))
+    with pytest.raises(BadFilterError), read(path) as reader:
+        list(reader.matching("vlan"))

@@ -183,8 +183,8 @@ class Printer:
 
     def _show(self, batch: Batch) -> None:
         interfaces = self._files.interfaces
-        packets = packets_of(batch, [each.name for each in interfaces])
-        for packet in packets if self._matching is None else self._matching.of(batch, packets, interfaces):
+        shown = batch if self._matching is None else self._matching.of(batch, interfaces)
+        for packet in packets_of(shown, [each.name for each in interfaces]):
             if self.is_left:
                 return
             show(*self._lines.of(packet, interfaces))

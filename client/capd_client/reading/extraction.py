@@ -21,7 +21,8 @@ class Extraction:
     """Packets of a span, each ``Packet.interface_id`` a place in ``interfaces``; there is one pass.
 
     Files that overlap are merged, and packets within a file sorted. What is in memory at once are numbers, some 40
-    bytes for each packet of the span in the files that overlap; packets are looked at where the files are mapped.
+    bytes for each packet of the files that overlap, of those that match; packets are looked at where the files are
+    mapped.
     """
 
     def __init__(self, files: Iterable[RingFile], span: Span, capture_filter: str | None = None) -> None:
@@ -59,17 +60,17 @@ class Extraction:
 
     def _packets(self, file: RingFile) -> Iterator[Packet]:
         """Give a file's packets of the span, sorted."""
-        batches: list[Batch] = []
+        data: list[memoryview] = []
         columns: list[tuple[npt.NDArray[np.int64], ...]] = []
         interfaces: Sequence[FileInterface] = ()
         try:
             with file.open() as opened, read(opened) as reader:
                 try:
                     for batch in reader.batches():
-                        found = self._found(batch, len(batches))
-                        if found is not None:
-                            batches.append(batch)
-                            columns.append(found)
+                        found = self._found(batch, reader.interfaces)
+                        if len(found.offsets):
+                            columns.append(_columns(found, len(data)))
+                            data.append(found.data.data)
                 finally:
                     interfaces = reader.interfaces
                 if file.is_complete and reader.rest_bytes:
@@ -78,46 +79,32 @@ class Extraction:
         except ReadError as error:
             self.faults.append(ReadError(file.path, error.offset_bytes, error.text))
         ids = [self._interface_id(interface) for interface in interfaces]
-        if not batches:
+        if not data:
             return
         table = np.stack([np.concatenate(column) for column in zip(*columns, strict=True)])
         del columns
         timestamps = table[0]
         if bool((timestamps[1:] < timestamps[:-1]).any()):
             table = table[:, np.argsort(timestamps, kind="stable")]
-        data = [batch.data.data for batch in batches]
-        addresses = [int(batch.data.ctypes.data) for batch in batches]
-        matching = self._matching
-        filters = [None if matching is None else matching.filter_for(each).matches for each in interfaces]
         names = [interface.name for interface in interfaces]
         for at in range(0, table.shape[1], _ROWS_AT_ONCE):
             rows: list[list[int]] = table[:, at : at + _ROWS_AT_ONCE].tolist()
             row: tuple[int, int, int, int, int, int]
             for row in zip(*rows, strict=True):
                 timestamp_ns, own_id, original_bytes, size_bytes, begin, batch_number = row
-                matches = filters[own_id]
-                if matches is None or matches(addresses[batch_number] + begin, size_bytes, original_bytes):
-                    view = data[batch_number][begin : begin + size_bytes]
-                    yield Packet(timestamp_ns, names[own_id], ids[own_id], original_bytes, view)
+                view = data[batch_number][begin : begin + size_bytes]
+                yield Packet(timestamp_ns, names[own_id], ids[own_id], original_bytes, view)
 
-    def _found(self, batch: Batch, number: int) -> tuple[npt.NDArray[np.int64], ...] | None:
-        """Return what is to be known of the packets of the span, a column each; None if there are none."""
+    def _found(self, batch: Batch, interfaces: Sequence[FileInterface]) -> Batch:
+        """Return the packets of the span that match."""
         mask = np.ones(len(batch.timestamps_ns), np.bool_)
         if self._span.start_ns is not None:
             mask &= batch.timestamps_ns >= self._span.start_ns
         if self._span.end_ns is not None:
             mask &= batch.timestamps_ns < self._span.end_ns
-        if not mask.any():
-            return None
-        fields = (
-            batch.timestamps_ns,
-            batch.interface_ids,
-            batch.original_sizes,
-            batch.captured_sizes,
-            batch.offsets,
-            np.full(len(mask), number),
-        )
-        return tuple(each[mask].astype(np.int64) for each in fields)
+        if not mask.all():
+            batch = batch.chosen(mask)
+        return batch if self._matching is None else self._matching.of(batch, interfaces)
 
     def _interface_id(self, interface: FileInterface) -> int:
         # Timestamps have been converted, and statistics are of whole captures.
@@ -126,6 +113,24 @@ class Extraction:
             self._interface_ids[described] = len(self.interfaces)
             self.interfaces.append(described)
         return self._interface_ids[described]
+
+
+def _columns(batch: Batch, number: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """Return what is to be known of a batch's packets, a column each.
+
+    Args:
+        batch: the packets.
+        number: of what they lie in.
+    """
+    fields = (
+        batch.timestamps_ns,
+        batch.interface_ids,
+        batch.original_sizes,
+        batch.captured_sizes,
+        batch.offsets,
+        np.full(len(batch.offsets), number),
+    )
+    return tuple(each.astype(np.int64) for each in fields)
 
 
 def _merged(heads: list[tuple[int, int, Packet, Iterator[Packet]]], before_ns: int | None) -> Iterator[Packet]:

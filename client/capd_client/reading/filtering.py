@@ -1,21 +1,29 @@
-"""Capture filters on packets in files: compiled and run by the system's libpcap, through ctypes."""
+"""Capture filters on packets in files: compiled by the system's libpcap, through ctypes, and run on whole batches."""
 
 import ctypes
 import ctypes.util
 import functools
 import struct
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from capd_client.errors import BadFilterError, UnsupportedError
-from capd_client.reading.model import Packet
+from capd_protocol.batches.batch_filter import BatchFilter, LoopError, UnanswerableError
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.formats import pcapng
+from capd_protocol.formats.linktypes import linktype_to_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES
 
+Flags = npt.NDArray[np.bool_]
+
 _NETMASK_UNKNOWN = 0xFFFFFFFF
+#: sizeof(struct bpf_insn)
+_INSTRUCTION_BYTES = 8
 #: PCAP_ERRBUF_SIZE
 _ERROR_BYTES = 256
 
@@ -46,6 +54,7 @@ def _library() -> ctypes.CDLL:
         # Of the C library, which it needs: its file is that of libpcap's own.
         ("fmemopen", ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)),
         ("pcap_fopen_offline", ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_char_p)),
+        ("pcap_open_dead", ctypes.c_void_p, (ctypes.c_int, ctypes.c_int)),
         (
             "pcap_compile",
             ctypes.c_int,
@@ -84,49 +93,109 @@ def _empty_file(linktype: int, is_swapped: bool) -> Generator[int, None, None]:
         library.pcap_close(handle)  # and the file
 
 
-class PacketFilter:
-    """A filter for packets of one link-layer type; see pcap-filter(7)."""
+class _NoSuchFilter(Exception):
+    """libpcap does not compile it, in its words."""
 
-    def __init__(self, text: str, linktype: int, *, is_swapped: bool = False) -> None:
-        """Compile a filter.
 
-        Args:
-            text: in libpcap's language.
-            linktype: LINKTYPE_ number of the packets.
-            is_swapped: whether they are of a file of the other byte order.
+def _compiled(handle: int, text: str) -> bytes:
+    """Return a filter as an array of struct bpf_insn.
 
-        Raises:
-            BadFilterError: it does not compile for this type.
-            UnsupportedError: there is no libpcap.
-        """
-        library = _library()
-        self._match = library.pcap_offline_filter
-        self._free = library.pcap_freecode
-        self._program: _Program | None = None
-        if "\0" in text:
-            raise BadFilterError("it has a NUL")
-        program = _Program()
-        with _empty_file(linktype, is_swapped) as handle:
-            if library.pcap_compile(handle, program, text.encode(), 1, _NETMASK_UNKNOWN) != 0:
-                raise BadFilterError(library.pcap_geterr(handle).decode(errors="replace"))
-        self._program = program
-        self._header = _Header()
+    Raises:
+        _NoSuchFilter: libpcap does not compile it.
+    """
+    library = _library()
+    program = _Program()
+    # (Bytes of an argument that are no text come as surrogates: libpcap knows no such words either.)
+    words = text.encode(errors="surrogatepass")
+    if library.pcap_compile(handle, program, words, 1, _NETMASK_UNKNOWN) != 0:
+        raise _NoSuchFilter(library.pcap_geterr(handle).decode(errors="replace"))
+    try:
+        return ctypes.string_at(program.instructions, program.length * _INSTRUCTION_BYTES)
+    finally:
+        library.pcap_freecode(program)
 
-    def matches(self, address: int, captured_size_bytes: int, original_size_bytes: int) -> bool:
-        """Whether a packet passes.
 
-        Args:
-            address: of its bytes in memory.
-            captured_size_bytes: how many there are.
-            original_size_bytes: how many it had.
-        """
-        self._header.captured_size_bytes = captured_size_bytes
-        self._header.original_size_bytes = original_size_bytes
-        return bool(self._match(self._program, self._header, address))
+def _check_is_answerable(text: str, linktype: int) -> None:
+    """Find out whether a filter that does not compile for a file would compile for a capture, in which more is known.
 
-    def __del__(self) -> None:
-        if self._program is not None:
-            self._free(self._program)
+    Raises:
+        UnanswerableError: so it is.
+    """
+    library = _library()
+    handle = library.pcap_open_dead(linktype_to_dlt(linktype), MAX_SNAPLEN_BYTES)
+    try:
+        BatchFilter(_compiled(handle, text))
+    except (_NoSuchFilter, LoopError):
+        pass  # what is wrong is something else
+    finally:
+        library.pcap_close(handle)
+
+
+def _compiled_for_file(text: str, linktype: int, is_swapped: bool) -> bytes:
+    with _empty_file(linktype, is_swapped) as handle:
+        try:
+            return _compiled(handle, text)
+        except _NoSuchFilter as error:
+            _check_is_answerable(text, linktype)
+            raise BadFilterError(str(error)) from error
+
+
+class _LoopingFilter:
+    """A program with loops, which libpcap's own interpreter runs, packet by packet; else like a ``BatchFilter``."""
+
+    def __init__(self, program: bytes) -> None:
+        self._match = _library().pcap_offline_filter
+        self._instructions = ctypes.create_string_buffer(program, len(program))
+        address = ctypes.cast(self._instructions, ctypes.c_void_p)
+        self._program = _Program(len(program) // _INSTRUCTION_BYTES, address)
+
+    def matches(
+        self,
+        data: npt.NDArray[np.uint8],
+        offsets: npt.NDArray[np.int64],
+        captured_sizes: npt.NDArray[np.uint32],
+        original_sizes: npt.NDArray[np.uint32],
+    ) -> Flags:
+        """Return which packets match; see ``BatchFilter.matches``."""
+        program, header, match = self._program, _Header(), self._match
+
+        def one_by_one() -> Iterator[int]:
+            addresses = (offsets + data.ctypes.data).tolist()
+            for address, captured, original in zip(
+                addresses, captured_sizes.tolist(), original_sizes.tolist(), strict=True
+            ):
+                header.captured_size_bytes = captured
+                header.original_size_bytes = original
+                yield match(program, header, address)
+
+        return np.fromiter(one_by_one(), np.bool_, len(offsets))
+
+
+def _runnable(program: bytes) -> BatchFilter | _LoopingFilter:
+    try:
+        return BatchFilter(program)
+    except LoopError:
+        return _LoopingFilter(program)
+
+
+def compile_filter(text: str, linktype: int, *, is_swapped: bool = False) -> BatchFilter | _LoopingFilter:
+    """Compile a filter for packets of one link-layer type.
+
+    Args:
+        text: in libpcap's language, see pcap-filter(7).
+        linktype: LINKTYPE_ number of the packets.
+        is_swapped: whether they are of a file of the other byte order.
+
+    Raises:
+        BadFilterError: it does not compile for this type, or asks for what files do not have.
+        UnsupportedError: there is no libpcap, or none that knows this type.
+    """
+    if "\0" in text:
+        raise BadFilterError("it has a NUL")
+    try:
+        return _runnable(_compiled_for_file(text, linktype, is_swapped))
+    except UnanswerableError as error:
+        raise BadFilterError(f"files do not say {error.value}") from error
 
 
 class Matching:
@@ -135,34 +204,41 @@ class Matching:
     def __init__(self, text: str) -> None:
         """Take a filter in libpcap's language."""
         self._text = text
-        self._filters: dict[tuple[int, bool], PacketFilter] = {}
+        self._filters: dict[tuple[int, bool], BatchFilter | _LoopingFilter] = {}
 
-    def of(self, batch: Batch, packets: Iterable[Packet], interfaces: Sequence[FileInterface]) -> Iterator[Packet]:
+    def of(self, batch: Batch, interfaces: Sequence[FileInterface]) -> Batch:
         """Return the packets that match.
 
         Args:
-            batch: where they are.
-            packets: all of them.
+            batch: packets.
             interfaces: what their interface ids mean.
 
         Raises:
-            BadFilterError: it does not compile for the packets' link-layer type.
-            UnsupportedError: there is no libpcap.
+            BadFilterError: it does not compile for the link-layer type of some of them, or asks for what files do not
+                have.
+            UnsupportedError: there is no libpcap, or none that knows such a type.
         """
-        address = int(batch.data.ctypes.data)
-        for packet, offset in zip(packets, batch.offsets.tolist(), strict=True):
-            matches = self.filter_for(interfaces[packet.interface_id]).matches
-            if matches(address + offset, len(packet.data), packet.original_size_bytes):
-                yield packet
+        kinds = _kinds_of(batch, interfaces)
+        if len(kinds) == 1:
+            return batch.chosen(self._matches(batch, *kinds))
+        are_matching = np.zeros(len(batch.offsets), np.bool_)
+        for kind, ids in kinds.items():
+            places = np.flatnonzero(np.isin(batch.interface_ids, ids))
+            are_matching[places] = self._matches(batch.chosen(places), kind)
+        return batch.chosen(are_matching)
 
-    def filter_for(self, interface: FileInterface) -> PacketFilter:
-        """Return the filter for an interface's packets.
-
-        Raises:
-            BadFilterError: it does not compile for their link-layer type.
-            UnsupportedError: there is no libpcap.
-        """
-        kind = interface.linktype, interface.is_swapped
+    def _matches(self, batch: Batch, kind: tuple[int, bool]) -> Flags:
         if kind not in self._filters:
-            self._filters[kind] = PacketFilter(self._text, kind[0], is_swapped=kind[1])
-        return self._filters[kind]
+            linktype, is_swapped = kind
+            self._filters[kind] = compile_filter(self._text, linktype, is_swapped=is_swapped)
+        matches = self._filters[kind].matches
+        return matches(batch.data, batch.offsets, batch.captured_sizes, batch.original_sizes)
+
+
+def _kinds_of(batch: Batch, interfaces: Sequence[FileInterface]) -> dict[tuple[int, bool], list[int]]:
+    """Return of which kinds the interfaces of a batch's packets are, and which ones are of each."""
+    kinds: dict[tuple[int, bool], list[int]] = {}
+    for number in np.flatnonzero(np.bincount(batch.interface_ids)).tolist():
+        interface = interfaces[number]
+        kinds.setdefault((interface.linktype, interface.is_swapped), []).append(number)
+    return kinds

@@ -65,28 +65,31 @@ class Reader:
         """
         return self._packets
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, capture_filter: str | None = None) -> Iterator[Batch]:
         """Iterate over packets as arrays, some thousands at once.
 
+        Args:
+            capture_filter: only those that match; in libpcap's language, see pcap-filter(7). It is compiled for each
+                link-layer type that comes.
+
         Raises:
+            BadFilterError: the filter does not compile for the packets' link-layer type, or asks for what files do not
+                have, such as the direction of packets.
+            UnsupportedError: there is no libpcap, which filters need.
             ReadError: the file is damaged there; all packets before were given.
         """
-        return self._batches
+        return self._batches if capture_filter is None else self._matching(Matching(capture_filter))
 
     def matching(self, capture_filter: str) -> Iterator[Packet]:
-        """Iterate over the packets that match a filter.
+        """Iterate over the packets that match a filter, one by one; see ``batches`` for what it is and raises."""
+        batches = self.batches(capture_filter)
+        return itertools.chain.from_iterable(packets_of(batch, self._names) for batch in batches)
 
-        Args:
-            capture_filter: in libpcap's language, see pcap-filter(7); compiled for each link-layer type that comes.
-
-        Raises:
-            BadFilterError: it does not compile for the packets' link-layer type.
-            UnsupportedError: there is no libpcap.
-            ReadError: the file is damaged there; all packets before were given.
-        """
-        matching = Matching(capture_filter)
+    def _matching(self, matching: Matching) -> Iterator[Batch]:
         for batch in self._batches:
-            yield from matching.of(batch, packets_of(batch, self._names), self.interfaces)
+            found = matching.of(batch, self.interfaces)
+            if len(found.offsets):
+                yield found
 
     @property
     def interfaces(self) -> Sequence[FileInterface]:

@@ -279,6 +279,8 @@ def _kind(code: int, k: int) -> _Kind | None:
 
 
 _JUMP = 0x05
+#: What an unconditional jump adds is a number with a sign, to libpcap.
+_BACKWARDS = 1 << 31
 _TESTS: dict[int, Callable[[Any, Any], Flags]] = {
     0x15: np.equal,
     0x25: np.greater,
@@ -350,14 +352,14 @@ class BatchFilter:
 
         Raises:
             UnanswerableError: it asks for what is known only to the kernel, as ``inbound`` does.
-            LoopError: it has a loop.
+            LoopError: it has a loop, and asks for no such thing.
         """
         instructions = list(_INSTRUCTION.iter_unpack(program))
         for code, _, _, k in instructions:
             if code in _LOADS_BY_OFFSET and k - _ANCILLARY in _ANCILLARY_VALUES:
                 raise UnanswerableError(_ANCILLARY_VALUES[k - _ANCILLARY])
-            if code == _JUMP and k >= 1 << 31:
-                raise LoopError
+        if any(code == _JUMP and k >= _BACKWARDS for code, _, _, k in instructions):
+            raise LoopError
         self._acts: list[_Act | None] = [None] * len(instructions)
         #: Of each instruction from which on something may be taken.
         self._ways: dict[int, _Way] = {}

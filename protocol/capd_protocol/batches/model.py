@@ -92,6 +92,21 @@ class Batch(NamedTuple):
         """``timestamps_ns`` as numpy's datetimes, ``datetime64[ns]`` in UTC, which keep the nanoseconds; no copy."""
         return self.timestamps_ns.view("datetime64[ns]")
 
+    def chosen(self, places: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> "Batch":
+        """Return some of the packets, with the same ``data``.
+
+        Args:
+            places: a mask with an element for each packet, or the places of those that are wanted, in order.
+        """
+        return Batch(
+            self.timestamps_ns[places],
+            self.interface_ids[places],
+            self.captured_sizes[places],
+            self.original_sizes[places],
+            self.offsets[places],
+            self.data,
+        )
+
     def __repr__(self) -> str:
         """Return how many packets these are, and of when."""
         span = ""
