@@ -21,7 +21,7 @@ from capd.errors import StartError
 from capd.linux import privileges
 from capd.linux.privileges import Capability
 from capd.policy.people import find_group
-from capd.policy.rules import default_policy
+from capd.policy.rules import Owner, default_policy
 from capd.printable import show
 from capd.service import log, systemd
 from capd.service.listener import DEFAULT_SOCKET, listening, listening_for_containers
@@ -90,10 +90,10 @@ def _kept(monitor_mode: bool) -> set[Capability]:
     return kept | {Capability.NET_ADMIN} if monitor_mode else kept
 
 
-def _default(group: str, owner_id: int | None = None) -> reader.Config:
+def _default(group: str, owner: Owner | None = None) -> reader.Config:
     """Return what holds without a configuration."""
     group_id = find_group(group)
-    return reader.Config(default_policy(group_id, group, owner_id), awaited_group=group if group_id is None else "")
+    return reader.Config(default_policy(group_id, group, owner), awaited_group=group if group_id is None else "")
 
 
 def _configuration(arguments: argparse.Namespace) -> reader.Config:
@@ -145,8 +145,8 @@ def _run_daemon(argv: list[str]) -> int:
             connection = socket.socket(fileno=arguments.private_fd)
             privileges.restrict_daemon(_kept(arguments.monitor_mode))
             # Without CAP_NET_RAW it answers questions, and captures for nobody.
-            owner_id = os.getuid() if privileges.has_capability(Capability.NET_RAW) else None
-            own = _default(arguments.group or DEFAULT_GROUP, owner_id)
+            owner = Owner(os.getuid(), may_capture=privileges.has_capability(Capability.NET_RAW))
+            own = _default(arguments.group or DEFAULT_GROUP, owner)
             daemon = Daemon(lambda: own, arguments.state_directory, strict_workers=arguments.strict_workers)
             trio.run(daemon.serve_one, connection)
             return 0

@@ -101,7 +101,7 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DirectoryComes(enum.StrEnum):
-    """How a worker gets the directory for its files: on a socket, which comes with the launch."""
+    """How a worker gets the directory for its files, and streams: on a socket, which comes with the launch."""
 
     #: A client sends it there. A second socket comes along, into which the worker puts it for later processes.
     PASSED = "passed"
@@ -116,6 +116,8 @@ class Launch(_Tagged, frozen=True, kw_only=True, tag="launch"):
     group_id: int
     groups: tuple[int, ...]
     interfaces: tuple[LaunchInterface, ...]
+    #: Their descriptors come along with the directory, in this order.
+    streams: tuple[InterfaceRequest, ...] = ()
     destination: Destination
     directory_comes: DirectoryComes
     file_format: Literal["pcapng", "pcap"]

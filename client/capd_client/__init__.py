@@ -46,6 +46,7 @@ from capd_client.errors import (
     NotPermitted,
     ReadError,
     ResourceError,
+    SourceError,
     StreamOverrun,
     UnsupportedError,
 )
@@ -53,6 +54,7 @@ from capd_client.reading import read, stream
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.gap import Gap, Overflow
 from capd_client.request.options import CaptureArguments, CaptureInterface, HasName
+from capd_client.request.streams import HasDescriptor
 from capd_client.ring.files import HasRingFiles, RingFile, Span, Time, files
 from capd_client.transport.connect import SocketPath
 from capd_protocol.formats.linktypes import LinkLayerType
@@ -139,6 +141,7 @@ __all__ = [
     "FileInterface",
     "FileStatistics",
     "Gap",
+    "HasDescriptor",
     "HasName",
     "HasRingFiles",
     "Interface",
@@ -172,6 +175,7 @@ __all__ = [
     "RevokedCapture",
     "RingFile",
     "SocketPath",
+    "SourceError",
     "Span",
     "Stream",
     "StreamOverrun",

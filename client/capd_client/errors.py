@@ -133,6 +133,10 @@ class InterfaceError(ChildError):
     """The interface does not exist, is down, or went away."""
 
 
+class SourceError(ChildError):
+    """A stream is damaged or cut. What came before is in the file; look at who writes it."""
+
+
 class UnsupportedError(ChildError):
     """The interface or the kernel cannot do that."""
 
@@ -165,6 +169,7 @@ _BY_CODE: dict[FailureCode, type[ChildError]] = {
     FailureCode.INTERFACE_DOWN: InterfaceError,
     FailureCode.INTERFACE_LOST: InterfaceError,
     FailureCode.UNSUPPORTED: UnsupportedError,
+    FailureCode.SOURCE_DAMAGED: SourceError,
     FailureCode.DESTINATION: DestinationError,
     FailureCode.DISK: DiskError,
     FailureCode.RESOURCES: ResourceError,

@@ -19,13 +19,15 @@ from capd_protocol.messages import (
     Recorder,
     StartCapture,
 )
-from capd_protocol.targets import DEFAULT, CookedAny, Pattern, Target, target_of, targets_of
+from capd_protocol.targets import DEFAULT, CookedAny, Pattern, Stream, Target, target_of, targets_of
 
 MAX_INTERFACES = 64
 #: IFNAMSIZ, less its NUL (linux/if.h).
 MAX_INTERFACE_NAME_BYTES = 15
 #: Chosen: ``[a-z]`` and the like for each byte of a name would be longer, and nobody writes that.
 MAX_PATTERN_BYTES = 64
+#: Of a stream: what was typed to open it, or the beginning of that. Chosen: most paths, and a line of a table.
+MAX_STREAM_NAME_BYTES = 255
 #: NAME_MAX (linux/limits.h); a ring adds ``_00001_20260131235959`` to the name.
 MAX_FILE_NAME_BYTES = 255
 RING_SUFFIX_BYTES = 21
@@ -528,6 +530,11 @@ def _quoted(text: str) -> str:
 
 def _name_faults(target: Target) -> Iterator[Fault]:
     name = target.request.name
+    if isinstance(target, Stream):
+        if not (name.isprintable() and 1 <= len(name.encode("utf-8", "surrogatepass")) <= MAX_STREAM_NAME_BYTES):
+            text = f"one has 1 to {MAX_STREAM_NAME_BYTES} bytes, and is printable"
+            yield Fault("interfaces", f"{_quoted(name)} is no name of a stream: {text}")
+        return
     limit = MAX_PATTERN_BYTES if isinstance(target, Pattern) else MAX_INTERFACE_NAME_BYTES
     # The kernel's own rule (net/core/dev.c, dev_valid_name), and printable, since names go into logs and files.
     size_bytes = len(name.encode("utf-8", "surrogatepass"))
@@ -573,6 +580,27 @@ def _option_faults(interface: InterfaceRequest) -> Iterator[Fault]:
             "link_layer_type",
             f"{_quoted(interface.link_layer_type)} is no link-layer type that libpcap knows, such as EN10MB",
         )
+
+
+#: What has a meaning for interfaces alone: arguments, and the fields that they fill.
+_OF_INTERFACES = tuple(
+    (spec.name, spec.field) for spec in _BY_PART["interface"] if spec.field not in ("capture_filter", "snaplen_bytes")
+)
+
+
+def _stream_faults(request: StartCapture, targets: Sequence[Target]) -> Iterator[Fault]:
+    """Find what cannot go together with streams."""
+    streams = [each.request for each in targets if isinstance(each, Stream)]
+    if not streams:
+        return
+    for argument, field in _OF_INTERFACES:
+        if any(getattr(each, field) for each in streams):
+            yield Fault(argument, f"{argument} is about network interfaces, and {_quoted(streams[0].name)} is a stream")
+    if request.detached:
+        yield Fault("detach", "a stream ends with the program that has opened it: it cannot be in a detached capture")
+    if request.recorder is not None and request.recorder.trigger_filter:
+        text = "packets of a stream trigger no snapshot: leave out recorder_trigger_filter"
+        yield Fault("recorder_trigger_filter", text)
 
 
 def _file_name_faults(name: str, ring: bool) -> Iterator[Fault]:
@@ -714,6 +742,7 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
     yield from _file_name_faults(request.destination.file_name, ring is not None or recorder is not None)
     yield from _stay_faults(request)
     yield from _memory_faults(request)
+    yield from _stream_faults(request, targets)
     yield from _range_faults("", request)
     yield from _range_faults("autostop", autostop)
     if recorder is not None:

@@ -59,11 +59,20 @@ class CookedAny:
     request: InterfaceRequest
 
 
-Target = NamedInterface | Pattern | CookedAny
+@dataclass(frozen=True)
+class Stream:
+    """A stream of packets, as pcap or pcapng, which the client has opened and passes along."""
+
+    request: InterfaceRequest
+
+
+Target = NamedInterface | Pattern | CookedAny | Stream
 
 
 def target_of(request: InterfaceRequest) -> Target:
     """Return what a request is for."""
+    if request.is_stream:
+        return Stream(request)
     if request.name == ANY and _is_cooked(request.link_layer_type):
         return CookedAny(request)
     if request.name == ANY or any(character in request.name for character in _WILDCARDS):

@@ -762,7 +762,7 @@ OUT_OF_RANGE: list[tuple[str, str, list[Any], dict[str, Any]]] = [
     ("ringbuffer_free_space", "possible are 1 to", [0, -1], RING),
     ("update_interval", "possible are 0.005 to 60 seconds", [0, 0.004, 61, float("nan")], {}),
     ("interfaces", "1 to 64", [iter(()), [f"if{n}" for n in range(MAX_INTERFACES + 1)]], {}),
-    ("interfaces", "no interface name", ["a/b", "x" * 16, ".."], {}),
+    ("interfaces", "no interface name", ["a:b", "x" * 16, ".."], {}),
     ("interfaces", "it takes names", ["", [""], ["lo", ""], [5]], {}),
     ("interfaces", "named twice", [["lo", "lo"]], {}),
     ("savefile", "at most 255", ["x" * 256], {}),

@@ -115,7 +115,7 @@ USUAL_EVENTS: list[Event] = [
 
 def conversation() -> Conversation:
     """Begin one, about files in /a."""
-    request, _ = make_request({"interfaces": "lo", "savefile": "/a/b"})
+    request, *_ = make_request({"interfaces": "lo", "savefile": "/a/b"})
     return Conversation(request, Place("/a", "b", is_temporary=False))
 
 
@@ -423,7 +423,7 @@ def test_finished_files_are_remembered_up_to_a_bound() -> None:
 
 
 def test_names_are_given_as_the_savefile_was() -> None:
-    request, place = make_request({"interfaces": "lo", "savefile": "b"})
+    request, place, _ = make_request({"interfaces": "lo", "savefile": "b"})
     talk = Conversation(request, place)
     talk.receive(bytes_of((HELLO, STARTED, FileOpened("b"))))
     assert events_of(talk) == [(SP_FILE, "b")]

@@ -216,7 +216,7 @@ def test_a_capture_ends_when_its_interface_is_renamed_to_one_that_it_may_not_hav
         send("opentx", [UDP_80], 1)
         assert client.receive(PacketCount) == PacketCount(1)
         rename("openrx2", "shutrx")
-        assert client.receive(InterfaceLost) == InterfaceLost(interface="openrx")
+        assert client.receive(InterfaceLost) == InterfaceLost(interface="openrx", text="openrx is no longer there")
         send("opentx", [UDP_80], 1)
         ended = client.rest()[-1]
     assert isinstance(ended, Ended)
@@ -250,7 +250,7 @@ def test_a_worker_that_was_stopped_keeps_no_interface_that_was_renamed(bound: Da
 def test_the_filter_of_an_interface_follows_its_name(bound: Daemon, user_dir: Path) -> None:
     with veth_pair("opentx", "openrx"), capturing_as(USER, bound, "*rx", user_dir) as client:
         rename("openrx", "partrx")
-        assert client.receive(InterfaceLost) == InterfaceLost(interface="openrx")
+        assert client.receive(InterfaceLost) == InterfaceLost(interface="openrx", text="openrx is no longer there")
         assert client.receive(InterfaceAttached) == InterfaceAttached(interface="partrx")
         send("opentx", [UDP_80, TCP_80], 2)
         client.receive(PacketCount)

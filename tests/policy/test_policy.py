@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from capd.errors import RequestRefused
 from capd.policy import quota
 from capd.policy.peer import Peer
-from capd.policy.rules import UNBOUND, Policy, Rule, Terms, default_policy
+from capd.policy.rules import UNBOUND, Owner, Policy, Rule, Terms, default_policy
 from capd_protocol.messages import (
     MAX_SNAPLEN_BYTES,
     Conditions,
@@ -133,7 +133,7 @@ def test_without_rules_only_root_may_capture() -> None:
 
 
 def test_a_private_daemons_owner_is_bound_by_nothing() -> None:
-    assert default_policy(None, "capd", owner_id=1000).grant(ALICE, asked()).rule == UNBOUND
+    assert default_policy(None, "capd", Owner(1000, may_capture=True)).grant(ALICE, asked()).rule == UNBOUND
 
 
 @pytest.mark.parametrize(("group_id", "may"), [(50, True), (1000, True), (51, False), (None, False)])

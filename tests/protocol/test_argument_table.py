@@ -71,7 +71,7 @@ def test_two_arguments_fill_no_field_together() -> None:
 
 def test_a_request_has_what_the_arguments_say() -> None:
     everything: Any = {"interfaces": "lo", "savefile": "a", "kernel_buffer_size": 3, "recorder_memory": 5}
-    request, _ = make_request(everything)
+    request, *_ = make_request(everything)
     assert request.interfaces[0].kernel_buffer_size_bytes == 3 * MIB
     assert request.recorder == Recorder(memory_bytes=5 * MIB)
     assert fields_of("ring", {"ringbuffer_files": 5, "ringbuffer_age": None, "snaplen": 1}) == {"files": 5}

@@ -188,6 +188,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "wifi_channel": None,
                     "link_layer_type": None,
                     "kernel_buffer_size_bytes": None,
+                    "is_stream": False,
                 }
             ],
             "destination": {"file_name": "a.pcapng", "group_access": False, "exclusive": False, "unnamed": False},
@@ -215,7 +216,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     link_layer_type="IEEE802_11_RADIO",
                     kernel_buffer_size_bytes=1_048_576,
                 ),
-                InterfaceRequest(name="ü"),
+                InterfaceRequest(name="ü", is_stream=True),
             ),
             destination=Destination(file_name="a", group_access=True, exclusive=True, unnamed=True),
             file_format="pcap",
@@ -258,6 +259,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "wifi_channel": "2437,HT40+",
                     "link_layer_type": "IEEE802_11_RADIO",
                     "kernel_buffer_size_bytes": 1_048_576,
+                    "is_stream": False,
                 },
                 {
                     "name": "ü",
@@ -268,6 +270,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "wifi_channel": None,
                     "link_layer_type": None,
                     "kernel_buffer_size_bytes": None,
+                    "is_stream": True,
                 },
             ],
             "destination": {"file_name": "a", "group_access": True, "exclusive": True, "unnamed": True},
@@ -486,7 +489,11 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
         "e",
         {"type": "file_deleted", "name": "a", "reason": "free_space", "size_bytes": 2},
     ),
-    (InterfaceLost(interface="eth0"), "e", {"type": "interface_lost", "interface": "eth0"}),
+    (
+        InterfaceLost(interface="eth0", text="gone"),
+        "e",
+        {"type": "interface_lost", "interface": "eth0", "text": "gone"},
+    ),
     (InterfaceAttached(interface="eth0"), "e", {"type": "interface_attached", "interface": "eth0"}),
     (
         InterfaceSkipped(interface="eth0", text="no"),
@@ -805,11 +812,12 @@ def test_what_is_left_out_has_its_default(indicator: str, value: object, message
 
 WORDS = {
     FailureCode: "invalid bad_filter not_permitted no_such_interface interface_down interface_lost unsupported "
-    "destination disk resources no_such_capture name_taken timeout protocol worker_died stopping",
+    "destination disk resources no_such_capture name_taken timeout protocol source_damaged worker_died stopping",
     InterfaceChange: "added removed renamed up down changed",
     MissingRight: "rule CAP_NET_RAW",
     DeletionReason: "files total age free_space policy",
-    EndReason: "stopped client_left daemon_stopping revoked duration filesize files packets disk_limit failed",
+    EndReason: "stopped client_left daemon_stopping revoked duration filesize files packets disk_limit source_ended "
+    "failed",
 }
 
 

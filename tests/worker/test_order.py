@@ -51,7 +51,7 @@ class Writer:
         self.arrived[ring] += timestamps_ns
         end = len(self.arrived[ring])
         vectors = np.array([(ring, position) for position in range(start, end)], np.uint64)
-        records = Records(vectors, np.array(timestamps_ns, np.uint64), [])
+        records = Records(vectors, np.array(timestamps_ns, np.uint64), ring, [])
         number = len(self.blocks)
         self.blocks.append((ring, start, end))
         self.order.add(ring, Waiting(records, lambda: self.released.append(number)))
@@ -70,7 +70,7 @@ class Writer:
 
     def _write(self, taken: Slice) -> None:
         assert len(taken.vectors) == len(taken.timestamps_ns) > 0
-        rings = np.broadcast_to(taken.ring, len(taken.timestamps_ns))
+        rings = np.broadcast_to(taken.interface_ids, len(taken.timestamps_ns))
         gone = {
             (ring, position)
             for number in self.released

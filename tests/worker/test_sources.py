@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from capd.filters.compiler import CaptureFailed
+from capd.filters.compiler import CaptureFailed, Compiler
 from capd.launch import DirectoryComes, Launch, LaunchInterface
 from capd.linux.libpcap import Handle
 from capd.supervisor import armed_rings
@@ -84,7 +84,7 @@ def maker_for(
         later_filters=later_filters,
         waits=bool(later_filters),
     )
-    return SourceMaker(launch, "Linux")
+    return SourceMaker(launch, "Linux", Compiler())
 
 
 def armed(of: LaunchInterface, users: bytes) -> bytes:

@@ -6,6 +6,7 @@ account and to its subscribers' outboxes; nothing else of it is kept.
 
 import contextlib
 import logging
+import math
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping, Sequence
@@ -241,7 +242,11 @@ class Capture:
         return rings, self._worker
 
     async def _watch_start(self, worker: Worker, turn: Turn, task_status: trio.TaskStatus[None]) -> None:
-        with trio.move_on_after(limits.START_TIMEOUT_S) as timeout:
+        # A pcap file begins with the link type of its packets: it waits until a stream has said that.
+        waits_for_stream = self.request.file_format == "pcap" and any(
+            each.is_stream for each in self.request.interfaces
+        )
+        with trio.move_on_after(math.inf if waits_for_stream else limits.START_TIMEOUT_S) as timeout:
             await self._is_settled.wait()
         turn.leave()
         if timeout.cancelled_caught:

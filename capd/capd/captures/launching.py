@@ -53,6 +53,7 @@ def launch_of(
         continues=continues,
         destination=request.destination,
         file_format=request.file_format,
+        streams=tuple(each for each in request.interfaces if each.is_stream),
         ring=request.ring,
         recorder=request.recorder,
         autostop=request.autostop if elapsed_s is None else _left_of(request.autostop, elapsed_s),

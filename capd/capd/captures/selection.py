@@ -11,7 +11,7 @@ from capd_protocol.arguments import MAX_INTERFACES
 from capd_protocol.formats.linktypes import DLT_LINUX_SLL
 from capd_protocol.messages import PATTERN_KERNEL_BUFFER_SIZE_BYTES
 from capd_protocol.messages.interfaces import Link
-from capd_protocol.targets import ANY, CookedAny, NamedInterface, Pattern, Target
+from capd_protocol.targets import ANY, CookedAny, NamedInterface, Pattern, Stream, Target
 
 #: linux/if_arp.h has no such number: libpcap's device ``any`` is of no hardware type.
 _NO_HARDWARE = 0xFFFD
@@ -30,6 +30,8 @@ class Selection:
         self.cooked = [each for each in targets if isinstance(each, CookedAny)]
         self.named = [each for each in targets if isinstance(each, NamedInterface)]
         self.patterns = [each for each in targets if isinstance(each, Pattern)]
+        #: Which the client passes.
+        self.streams = [each for each in targets if isinstance(each, Stream)]
         self.attached: set[int] = set()
         #: Those that can be attached only when they are up.
         self.down: set[int] = set()
@@ -38,7 +40,7 @@ class Selection:
         #: Whether it goes on without any interface.
         self.waits = bool(self.patterns) or waits_for_names
         #: Whether interfaces may be attached later: a capture of one interface ends with it, unless it waits.
-        self.may_grow = self.waits or len(self.named) > 1
+        self.may_grow = self.waits or len(self.named) + len(self.streams) > 1
 
     def missing(self, links: Iterable[Link]) -> list[tuple[Link, NamedInterface]]:
         """Return the interfaces that belong to the capture and can be attached now, with what is asked of them.

@@ -98,6 +98,8 @@ class Compiler:
         #: The default first; of kinds that had a live handle.
         self._types: dict[Kind, list[LinkLayerType]] = {}
         self._compiled: dict[tuple[str, int], bytes | FilterError] = {}
+        #: By text, link type, and whether the byte order is the other one.
+        self._for_streams: dict[tuple[str, int, bool], bytes] = {}
         self._is_running = False
 
     # While CAP_NET_RAW is there ------------------------------------------------------------------------------------
@@ -167,6 +169,38 @@ class Compiler:
             raise compiled.with_traceback(None)
         return compiled
 
+    def compile_for_stream(self, text: str, linktype: int, *, is_swapped: bool) -> bytes:
+        """Return the filter for packets that come in a stream, as an array of struct sock_filter; it may have loops.
+
+        Args:
+            text: of the filter.
+            linktype: LINKTYPE_ number of the packets.
+            is_swapped: whether a machine of the other byte order writes them.
+
+        Raises:
+            FilterError: with libpcap's words and, where it can be found, the position.
+        """
+        # What an Ethernet frame begins with is in network byte order.
+        key = text, linktype, is_swapped and linktype != DLT_EN10MB
+        if key not in self._for_streams:
+            self._refuse_host_name(text)
+            try:
+                handle = Handle.of_file(linktype, is_swapped=is_swapped)
+            except PcapError as error:
+                complaint = f"libpcap compiles no filter for link type {linktype}: {error}"
+                raise FilterError(complaint, code=FailureCode.UNSUPPORTED) from error
+            try:
+                self._for_streams[key] = self._compile_on(handle, text)
+            finally:
+                handle.close()
+        return self._for_streams[key]
+
+    @staticmethod
+    def _refuse_host_name(text: str) -> None:
+        name = find_host_name(text)
+        if name is not None:
+            raise FilterError(host_name_complaint(name), name.position)
+
     def _compile(self, text: str, dlt: int) -> bytes:
         program = self._compile_somewhere(text, dlt)
         for is_right, complaint in _WHAT_THE_KERNEL_WANTS:
@@ -175,9 +209,7 @@ class Compiler:
         return program
 
     def _compile_somewhere(self, text: str, dlt: int) -> bytes:
-        name = find_host_name(text)
-        if name is not None:
-            raise FilterError(host_name_complaint(name), name.position)
+        self._refuse_host_name(text)
         if says_vlan(text):
             handle = self._live_handle(dlt)
             if handle is None:

@@ -12,11 +12,14 @@ import functools
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from capd.linux.packet_socket import attach_filter, lock_filter
 from capd_protocol.formats.linktypes import LinkLayerType, from_dlt
+from capd_protocol.formats.pcapng import PCAP_NANOSECOND_MAGIC
+from capd_protocol.messages import MAX_SNAPLEN_BYTES
 
 _ERRBUF_SIZE = 256
 _NETMASK_UNKNOWN = 0xFFFFFFFF
@@ -97,6 +100,9 @@ def load() -> ctypes.CDLL:
     _signature(library, "pcap_freealldevs", None, interfaces)
     _signature(library, "pcap_create", handle, text, text)
     _signature(library, "pcap_open_dead", handle, number, number)
+    _signature(library, "pcap_fopen_offline", handle, handle, text)
+    # Of the C library, which it needs.
+    _signature(library, "fmemopen", handle, handle, ctypes.c_size_t, text)
     _signature(library, "pcap_set_snaplen", number, handle, number)
     _signature(library, "pcap_set_buffer_size", number, handle, number)
     _signature(library, "pcap_set_rfmon", number, handle, number)
@@ -155,6 +161,8 @@ class Handle:
             PcapError: libpcap does not take the name.
         """
         self._pcap = load()
+        #: Of a file's, which must stay while it is open.
+        self._contents: Any = None
         error = ctypes.create_string_buffer(_ERRBUF_SIZE)
         self._handle = self._pcap.pcap_create(os.fsencode(device), error)
         if not self._handle:
@@ -166,6 +174,33 @@ class Handle:
         handle = cls.__new__(cls)
         handle._pcap = load()
         handle._handle = handle._pcap.pcap_open_dead(link_layer_type.dlt, snaplen_bytes)
+        return handle
+
+    @classmethod
+    def of_file(cls, linktype: int, *, is_swapped: bool) -> "Handle":
+        """Return a handle of a file without packets, which only compiles.
+
+        For a file libpcap compiles otherwise than for a capture here: tags of VLANs are in its packets, and some
+        headers have numbers of the system that wrote them.
+
+        Args:
+            linktype: LINKTYPE_ number of its packets.
+            is_swapped: whether a machine of the other byte order has written it.
+
+        Raises:
+            PcapError: libpcap does not know the type.
+        """
+        order = "<" if (sys.byteorder == "little") != is_swapped else ">"
+        header = struct.pack(order + "IHHiIII", PCAP_NANOSECOND_MAGIC, 2, 4, 0, 0, MAX_SNAPLEN_BYTES, linktype)
+        contents = ctypes.create_string_buffer(header, len(header))
+        handle = cls.__new__(cls)
+        handle._pcap = load()
+        error = ctypes.create_string_buffer(_ERRBUF_SIZE)
+        file = handle._pcap.fmemopen(contents, len(header), b"r")
+        handle._handle = handle._pcap.pcap_fopen_offline(file, error) if file else None
+        if not handle._handle:
+            raise PcapError(_decode(error.value))
+        handle._contents = contents
         return handle
 
     def activate(self, *, snaplen_bytes: int, monitor_mode: bool = False) -> None:

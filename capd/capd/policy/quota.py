@@ -13,10 +13,11 @@ from capd_protocol.messages import (
     DEFAULT_KERNEL_BUFFER_SIZE_BYTES,
     MAX_SNAPLEN_BYTES,
     PATTERN_KERNEL_BUFFER_SIZE_BYTES,
+    STREAM_BUFFER_BYTES,
     FailureCode,
     StartCapture,
 )
-from capd_protocol.targets import Pattern, Target
+from capd_protocol.targets import Pattern, Stream, Target
 from capd_protocol.text import counted
 
 _KB = 1000
@@ -74,10 +75,15 @@ def starts_of(targets: Sequence[Target]) -> int:
 
 
 def ring_bytes(targets: Sequence[Target]) -> int:
-    """Return what the rings of a capture may come to take: a pattern may take in as many interfaces as there can be."""
+    """Return what the rings and streams of a capture may come to take; a pattern may take in all that there can be."""
     patterns = [each.request for each in targets if isinstance(each, Pattern)]
-    single = [each.request for each in targets if not isinstance(each, Pattern)]
-    of_single = sum(each.kernel_buffer_size_bytes or DEFAULT_KERNEL_BUFFER_SIZE_BYTES for each in single)
+    single = [each for each in targets if not isinstance(each, Pattern)]
+    of_single = sum(
+        STREAM_BUFFER_BYTES
+        if isinstance(each, Stream)
+        else each.request.kernel_buffer_size_bytes or DEFAULT_KERNEL_BUFFER_SIZE_BYTES
+        for each in single
+    )
     of_patterns = (each.kernel_buffer_size_bytes or PATTERN_KERNEL_BUFFER_SIZE_BYTES for each in patterns)
     return of_single + (MAX_INTERFACES - len(single)) * max(of_patterns, default=0)
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import takewhile
+from typing import NamedTuple
 
 import msgspec
 
 from capd.errors import RequestRefused
 from capd.policy.peer import Peer
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, InterfaceRequest, Permission
-from capd_protocol.targets import ANY, CookedAny, NamedInterface, Pattern, Target, target_of
+from capd_protocol.targets import ANY, CookedAny, NamedInterface, Pattern, Stream, Target, target_of
 
 _ROOT = 0
 #: A set of characters in a pattern; a bracket right behind the first one belongs to it.
@@ -78,6 +79,8 @@ class Rule:
                 return any(_matches(request.name, pattern) for pattern in self.interfaces)
             case Pattern(request):
                 return any(_may_overlap(pattern, request.name) for pattern in self.interfaces)
+            case Stream():  # nothing of this machine: who has opened it has its packets already
+                return True
             case CookedAny():  # it takes in all interfaces at once: no pattern short of all of them will do
                 return any(pattern in ("*", ANY) for pattern in self.interfaces)
 
@@ -233,6 +236,8 @@ class Policy:
         """
         rules = self._covering(peer, target)
         request = target.request
+        if isinstance(target, Stream):
+            return Grant(rules[0], target)  # for the quotas: of its packets no rule says anything
         for rule in rules:
             if not rule.objections(request):
                 return Grant(rule, replace(target, request=rule.settled(request)))
@@ -252,7 +257,8 @@ class Policy:
             name += f" as {request.link_layer_type}, which mixes all interfaces"
         if not covering:
             patterns = ", ".join(dict.fromkeys(pattern for rule in rules for pattern in rule.interfaces))
-            text = f"{peer} may not capture on {name}, only on {patterns}: {self.advice_for(peer)}"
+            where = f"on {name}, only on {patterns}" if patterns else "on interfaces here"
+            text = f"{peer} may not capture {where}: {self.advice_for(peer)}"
             raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name, argument="interfaces")
         return covering
 
@@ -301,17 +307,32 @@ class Policy:
         )
 
 
-def default_policy(group_id: int | None, group_name: str, owner_id: int | None = None) -> Policy:
+class Owner(NamedTuple):
+    """Whose daemon a private one is.
+
+    Attributes:
+        user_id: of this user.
+        may_capture: whether on network interfaces, too, which takes CAP_NET_RAW; streams are the owner's anyway.
+    """
+
+    user_id: int
+    may_capture: bool
+
+
+def default_policy(group_id: int | None, group_name: str, owner: Owner | None = None) -> Policy:
     """Return the policy without a configuration: the members of one group may capture everything.
 
     Args:
         group_id: None where there is no such group.
         group_name: named in the refusal of those who are no members.
-        owner_id: bound by no rule.
+        owner: of a private daemon.
     """
     members = Rule(name=group_name, group_ids=frozenset(() if group_id is None else (group_id,)), monitor_mode=True)
     advice = f"ask an administrator to be added to the group {group_name}, then log in again"
-    return Policy((members,), advice, owner_id)
+    if owner is None or owner.may_capture:
+        return Policy((members,), advice, None if owner is None else owner.user_id)
+    streams = Rule(name="streams", user_ids=frozenset((owner.user_id,)), interfaces=())
+    return Policy((members, streams), advice)
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -1,15 +1,14 @@
 """Interfaces that come while a capture runs: their rings are asked for, and they join."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from capd.filters.compiler import CaptureFailed
 from capd.launch import Arm, Attach, LetGo
 from capd.worker.control import RingCame
 from capd.worker.output.report import Report
-from capd.worker.output.sink import Sink
 from capd.worker.sources.af_packet import PacketSockets, Plan, RingSource, SourceMaker
-from capd.worker.sources.source import statistics_blocks
+from capd.worker.sources.source import CapturedInterface, Declare, PacketSource
 from capd_protocol.messages import Failure, FailureCode
 
 
@@ -18,11 +17,12 @@ class Arrivals:
 
     def __init__(
         self,
-        sources: list[RingSource],
+        sources: list[PacketSource],
+        interfaces: Sequence[CapturedInterface],
         maker: SourceMaker,
-        sink: Sink,
         report: Report,
         *,
+        declare: Declare,
         look: Callable[[int], None],
         joined: Callable[[int], None],
     ) -> None:
@@ -30,15 +30,17 @@ class Arrivals:
 
         Args:
             sources: of the capture; what comes is added to it.
+            interfaces: all that were declared.
             maker: makes sources.
-            sink: gets each interface that is new.
             report: asks the daemon for rings, and says what became of each interface.
+            declare: has an interface that is new declared.
             look: looks whether the interface of a source, by its number, is still there.
             joined: is called with the number of a source that takes part from now on.
         """
         self._sources = sources
+        self._interfaces = interfaces
+        self._declare = declare
         self._maker = maker
-        self._sink = sink
         self._report = report
         self._look = look
         self._joined = joined
@@ -68,9 +70,9 @@ class Arrivals:
             attach = self._coming.popleft()
             name = attach.interface.request.name
             known = self._known(name)
-            if known is not None and self._sources[known].is_armed:
-                self._look(known)
-                if self._sources[known].is_lost:
+            if known is not None and known.is_armed:
+                self._look(self._sources.index(known))
+                if known.is_lost:
                     self._coming.append(attach)
                 else:
                     text = "the capture has an interface already that had this name when it was attached"
@@ -84,8 +86,9 @@ class Arrivals:
                 self._awaited[attach.number] = plan
                 self._report.ask(Arm(rings=(plan.filter,)))
 
-    def _known(self, name: str) -> int | None:
-        return next((number for number, source in enumerate(self._sources) if source.name == name), None)
+    def _known(self, name: str) -> RingSource | None:
+        rings = (source for source in self._sources if isinstance(source, RingSource))
+        return next((ring for ring in rings if ring.name == name), None)
 
     def take_ring(self, came: RingCame) -> None:
         """Attach an interface whose ring has come, or say why it has none.
@@ -106,33 +109,33 @@ class Arrivals:
     def _attach(self, plan: Plan, sockets: PacketSockets) -> None:
         name = plan.interface.request.name
         known = self._known(name)
-        number = len(self._sources) if known is None else known
+        interface_id = len(self._interfaces) if known is None else self._interfaces.index(known)
         try:
-            self._join(self._maker.make(plan, sockets, number), number, is_new=known is None)
+            self._join(self._maker.make(plan, sockets, interface_id), known)
         except CaptureFailed as error:
             self._report.ask(LetGo(number=plan.filter.number))
             self._report.interface_skipped(name, error.failure.text)
         else:
             self._report.interface_attached(name)
 
-    def _join(self, source: RingSource, number: int, *, is_new: bool) -> None:
+    def _join(self, source: RingSource, known: RingSource | None) -> None:
         """Let a new source, or the new ring of a known one, take part.
 
         Raises:
             CaptureFailed: it cannot; it is disarmed.
             SinkFailed: no more packets are taken.
         """
-        if is_new:
+        if known is None:
             try:
-                self._sink.describe(source, len(statistics_blocks([source], 0)))
+                self._declare(source)
             except CaptureFailed:
                 source.disarm()
                 raise
-            self._sources.append(source)
-        elif source.link_layer_type != self._sources[number].link_layer_type:
+            self._sources.append(known := source)
+        elif source.link_layer_type != known.link_layer_type:
             text = f"{source.name} came back with another link-layer type, {source.link_layer_type}"
             source.disarm()
             raise CaptureFailed(Failure(code=FailureCode.UNSUPPORTED, text=text, interface=source.name))
         else:
-            self._sources[number].take_over(source)
-        self._joined(number)
+            known.take_over(source)
+        self._joined(self._sources.index(known))

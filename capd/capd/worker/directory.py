@@ -1,4 +1,6 @@
-"""The directory for a capture's files, as it comes to the worker: on a socket, from the client or from an earlier one.
+"""The directory for a capture's files and its streams, as they come to the worker: on a socket.
+
+They come from the client, or the directory from an earlier worker.
 
 Whatever else a client sends there is closed here, by a process that is the user's own.
 """
@@ -25,27 +27,31 @@ _MAX_PATH_BYTES = 1024
 _ONLY_NAMES_A_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
 
-def take_directory(channel: socket.socket, comes: DirectoryComes, control: ControlSocket) -> int:
-    """Wait for the directory, and return its descriptor.
+def take_directory(
+    channel: socket.socket, comes: DirectoryComes, control: ControlSocket, streams: int = 0
+) -> tuple[int, list[int]]:
+    """Wait for the directory and the streams, and return their descriptors.
 
-    It only names the directory (O_PATH | O_DIRECTORY): looking at it waits for nobody. Nothing more is taken from the
-    client then.
+    That of the directory only names it (O_PATH | O_DIRECTORY): looking at it waits for nobody. Nothing more is taken
+    from the client then.
 
     Args:
-        channel: on which it comes; stays the caller's.
+        channel: on which they come; stays the caller's.
         comes: how.
-        control: shows whether it is still wanted.
+        control: shows whether they are still wanted.
+        streams: how many come along.
 
     Raises:
-        CaptureFailed: it does not come, or is no directory.
+        CaptureFailed: they do not come, or it is no directory.
         DescriptorsDropped: this process may have no more.
         DaemonGone: the capture is not wanted any more.
     """
     if comes == DirectoryComes.KEPT:
-        return take_kept(channel)
+        return take_kept(channel), []
     _wait(channel, control)
     try:
-        return _only_one(_receive(channel))
+        directory_fd, *others = _checked(_receive(channel), 1 + streams)
+        return directory_fd, others
     finally:
         _take_no_more(channel)
 
@@ -56,7 +62,7 @@ def take_kept(envelope: socket.socket) -> int:
     Raises:
         CaptureFailed: there is none.
     """
-    return _only_one(_receive(envelope, socket.MSG_PEEK))
+    return _checked(_receive(envelope, socket.MSG_PEEK), 1)[0]
 
 
 def path_of(directory_fd: int) -> str | None:
@@ -99,16 +105,16 @@ def _receive(channel: socket.socket, flags: int = 0) -> list[int]:
     return descriptors
 
 
-def _only_one(descriptors: list[int]) -> int:
-    """Return the directory's descriptor, if it is one and the only one; else all are closed."""
-    if len(descriptors) != 1:
-        text = f"{len(descriptors)} descriptors came, and not one, which names the directory for the files"
+def _checked(descriptors: list[int], wanted: int) -> list[int]:
+    """Return so many descriptors, if it is so many, and the first names a directory; else all are closed."""
+    if len(descriptors) != wanted:
+        text = f"{len(descriptors)} descriptors came, and not {wanted}: of the directory for the files, and of streams"
         failure = Failure(code=FailureCode.PROTOCOL, text=text)
     elif fcntl.fcntl(descriptors[0], fcntl.F_GETFL) & _ONLY_NAMES_A_DIRECTORY != _ONLY_NAMES_A_DIRECTORY:
         text = "the descriptor that came names no directory: open one with O_PATH and O_DIRECTORY"
         failure = Failure(code=FailureCode.DESTINATION, text=text, argument="savefile")
     else:
-        return descriptors[0]
+        return descriptors
     for descriptor in descriptors:
         os.close(descriptor)
     raise CaptureFailed(failure)

@@ -10,8 +10,10 @@ import signal
 import time
 from collections import deque
 
+import msgspec
 import numpy as np
 
+from capd.filters.compiler import CaptureFailed
 from capd.launch import Answer, Attach, Detach, Disarm, Flush, Launch, LetGo, Rotate, Snapshot, Stop
 from capd.linux.packet_ring import retire_ms
 from capd.worker.arrivals import Arrivals
@@ -20,8 +22,15 @@ from capd.worker.output.report import Report
 from capd.worker.output.sink import Change, Ending, Sink, SinkFailed
 from capd.worker.packets.merge import JITTER_NS, RELAXED_JITTER_NS, Slice, WatermarkMerge
 from capd.worker.packets.pace import Pace
-from capd.worker.sources.af_packet import RingSource, SourceMaker
-from capd.worker.sources.source import standing
+from capd.worker.sources.af_packet import SourceMaker
+from capd.worker.sources.source import (
+    CapturedInterface,
+    PacketSource,
+    counters_of,
+    one_interface_only,
+    standing,
+    statistics_blocks,
+)
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.messages import EndReason, Failure, FailureCode
 
@@ -55,15 +64,27 @@ class CaptureLoop:
         self,
         *,
         launch: Launch,
-        sources: list[RingSource],
+        sources: list[PacketSource],
+        interfaces: list[CapturedInterface],
         maker: SourceMaker,
         sink: Sink,
         report: Report,
         control: ControlSocket,
     ) -> None:
-        """The rings are armed, the sink has begun. Interfaces that come later are added to ``sources``."""
+        """Begin with sources that are armed, and a sink.
+
+        Args:
+            launch: what is captured, and until when.
+            sources: those to begin with; interfaces that come later are added.
+            interfaces: what files declare, by number: the sink's header has those that are there, others are added.
+            maker: makes sources of what comes later.
+            sink: takes the packets.
+            report: is told.
+            control: orders.
+        """
         self._launch = launch
         self._sources = sources
+        self._interfaces = interfaces
         self._sink = sink
         self._report = report
         self._control = control
@@ -85,7 +106,15 @@ class CaptureLoop:
         #: The sink takes no more.
         self._is_full = False
         self._failure: Failure | None = None
-        self._arrivals = Arrivals(sources, maker, sink, report, look=self._look_at_interface, joined=self._take_part)
+        self._arrivals = Arrivals(
+            sources,
+            interfaces,
+            maker,
+            report,
+            declare=self._declare,
+            look=self._look_at_interface,
+            joined=self._take_part,
+        )
         #: With the times at which they came.
         self._orders: deque[tuple[Rotate | Flush, int]] = deque()
         self._ready: set[int] = set()
@@ -94,6 +123,8 @@ class CaptureLoop:
         self._urgent = select.epoll()
         self._pace = Pace(self._interval_s)
         self._numbers: dict[int, int] = {}
+        #: Names of lost sources that the daemon knows of.
+        self._told_lost: set[str] = set()
 
     # The loop -----------------------------------------------------------------------------------------------------
 
@@ -126,15 +157,30 @@ class CaptureLoop:
             self._merge.add_ring()
             self._caught_up_ns.append(0)
         source = self._sources[number]
+        source.begin(self._declare)
         descriptor = source.fileno()
-        # Edge-triggered: a block that is held back to keep the order would make the socket look ready
-        # again and again.
-        self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
-        self._numbers[descriptor] = number
+        if descriptor >= 0:
+            # Edge-triggered: a block that is held back to keep the order would make the socket look ready
+            # again and again.
+            self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
+            self._numbers[descriptor] = number
         self._ready.add(number)
         self._pace.has_ring(source.size_bytes)
         self._sink.source_changed(source, Change.ARMED)
         self._is_dirty = True
+
+    def _declare(self, interface: CapturedInterface) -> int:
+        """Have a further interface declared in the files, and return its number.
+
+        Raises:
+            CaptureFailed: there is no room for it.
+            SinkFailed: no more packets are taken.
+        """
+        if self._launch.file_format == "pcap":
+            raise CaptureFailed(one_interface_only(interface))
+        self._sink.describe(interface, len(statistics_blocks([interface], 0)))
+        self._interfaces.append(interface)
+        return len(self._interfaces) - 1
 
     def _rest(self) -> None:
         """Let packets gather, where the rings are empty and nobody waits for what is in the file."""
@@ -208,9 +254,10 @@ class CaptureLoop:
         source = self._sources[number]
         if not source.is_armed:
             return
-        if not source.was_down:
+        was_down, is_gone = source.was_down, source.look()
+        if source.was_down and not was_down:
             self._sink.source_changed(source, Change.DOWN)
-        if source.look():
+        if is_gone:
             self._tell_lost(source)
 
     def _lose(self, interface_index: int) -> None:
@@ -220,31 +267,50 @@ class CaptureLoop:
                 source.is_lost = True
                 self._tell_lost(source)
 
-    def _tell_lost(self, source: RingSource) -> None:
-        self._report.interface_lost(source.name)
+    def _tell_lost(self, source: PacketSource) -> None:
+        loss = source.loss
+        self._report.interface_lost(source.name, loss.text if loss is not None else "it has come to its end")
+        self._told_lost.add(source.name)
         self._is_dirty = True
 
     def _let_go(self) -> None:
         """Give up the sources of interfaces that are gone, when their last packets are in the file."""
-        for number, source in enumerate(self._sources):
-            if source.is_lost and source.is_drained and not self._merge.is_waiting(number):
-                self._forget(number)
+        gone = [
+            number
+            for number, source in enumerate(self._sources)
+            if source.is_lost and source.is_drained and not self._merge.is_waiting(number)
+        ]
+        for number in gone:
+            self._forget(number)
         if not self._launch.waits and not any(source.is_armed for source in self._sources):
-            names = ", ".join(source.name for source in self._sources)
-            text = f"{names} is no longer there: the capture has ended"
-            failure = Failure(code=FailureCode.INTERFACE_LOST, text=text, interface=self._sources[0].name)
-            self._fail(failure)
+            self._end_without_sources()
+            return
+        for number in gone:
+            if self._sources[number].name not in self._told_lost:
+                self._tell_lost(self._sources[number])
+            self._told_lost.discard(self._sources[number].name)
+
+    def _end_without_sources(self) -> None:
+        """End well where each source has come to its end; else say what has become of them."""
+        losses = [loss for source in self._sources if (loss := source.loss) is not None]
+        if not losses:
+            self._end = EndReason.SOURCE_ENDED
+            return
+        text = ", ".join(dict.fromkeys(loss.text for loss in losses))
+        if losses[0].code == FailureCode.INTERFACE_LOST:
+            text += ": the capture has ended"
+        self._fail(msgspec.structs.replace(losses[0], text=text))
 
     def _forget(self, number: int) -> None:
         source = self._sources[number]
         self._sink.source_changed(source, Change.GONE)
-        if source.is_armed:
-            descriptor = source.fileno()
+        descriptor = source.fileno()
+        if self._numbers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
-            del self._numbers[descriptor]
         self._ready.discard(number)
         source.disarm()
-        self._report.ask(LetGo(number=source.ring_number))
+        if source.ring_number is not None:
+            self._report.ask(LetGo(number=source.ring_number))
 
     # Packets ------------------------------------------------------------------------------------------------------
 
@@ -253,7 +319,11 @@ class CaptureLoop:
         looked_ns = time.time_ns()
         share = 0.0
         for number, source in enumerate(self._sources):
-            taken = source.take()
+            try:
+                taken = source.take()
+            except SinkFailed as error:
+                self._end_with(error.ending)
+                return
             if taken is not None:
                 share = max(share, taken.share)
                 if taken.waiting is not None:
@@ -280,11 +350,11 @@ class CaptureLoop:
         self._is_dirty = True
 
     def _note_written(self, records: Slice) -> None:
-        if isinstance(records.ring, int):
-            self._sources[records.ring].written_total += len(records.timestamps_ns)
+        if isinstance(records.interface_ids, int):
+            self._interfaces[records.interface_ids].written_total += len(records.timestamps_ns)
             return
-        for number, packets in enumerate(np.bincount(records.ring)):
-            self._sources[number].written_total += int(packets)
+        for number, packets in enumerate(np.bincount(records.interface_ids)):
+            self._interfaces[number].written_total += int(packets)
 
     def _end_with(self, ending: Ending | None) -> None:
         """End where the sink takes no more."""
@@ -358,8 +428,14 @@ class CaptureLoop:
 
     def _announce(self) -> None:
         size_bytes, disk_bytes = self._sink.size_bytes, self._sink.disk_bytes
-        waits = self._launch.waits
-        self._report.announce(standing(self._sources, waits=waits, file_size_bytes=size_bytes, disk_bytes=disk_bytes))
+        self._report.announce(
+            standing(
+                self._interfaces,
+                is_waiting=self._launch.waits and not any(each.is_armed and not each.is_lost for each in self._sources),
+                file_size_bytes=size_bytes,
+                disk_bytes=disk_bytes,
+            )
+        )
         self._is_dirty = False
 
     # The end ------------------------------------------------------------------------------------------------------
@@ -369,7 +445,7 @@ class CaptureLoop:
         self._disarm()
         self._drain()
         bucket = "excess_total" if self._end in _LIMITS else "writer_drops_total"
-        counters = tuple(source.counters(unwritten=bucket) for source in self._sources)
+        counters = tuple(counters_of(each, unwritten=bucket) for each in self._interfaces)
         self._end_with(self._sink.close({each.interface: each.drops_total for each in counters}))
         for source in self._sources:
             source.disarm()

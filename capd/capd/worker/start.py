@@ -7,17 +7,19 @@ import contextlib
 import gc
 import os
 import platform
+import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import cache, partial
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 from capd.errors import is_out_of_descriptors, no_room
 from capd.filters import bounds
-from capd.filters.compiler import CaptureFailed, find_names
+from capd.filters.compiler import CaptureFailed, Compiler, find_names
 from capd.launch import Arm, Launch
 from capd.linux import libpcap, privileges
 from capd.linux.descriptors import DescriptorsDropped
@@ -40,10 +42,22 @@ from capd.worker.output.sink import Sink
 from capd.worker.recorder.recorder import FlightRecorder
 from capd.worker.recorder.snapshot import SnapshotThread
 from capd.worker.sources.af_packet import Plan, RingSource, SourceMaker
-from capd.worker.sources.source import drops_by_name, standing, statistics_blocks
+from capd.worker.sources.source import (
+    CapturedInterface,
+    PacketSource,
+    drops_by_name,
+    one_interface_only,
+    standing,
+    statistics_blocks,
+)
+from capd.worker.sources.stream import StreamSource
+from capd.worker.sources.stream_filter import StreamFilter
 from capd_protocol.formats import pcapng
-from capd_protocol.formats.linktypes import dlt_to_linktype
 from capd_protocol.messages import Failure, FailureCode, Recorder
+
+#: How long the header of a stream is waited for before there is a file. Chosen: nobody notices it, and programs that
+#: write it at once have.
+_HEADER_S = 0.2
 
 
 @cache
@@ -74,12 +88,11 @@ def prepare(*, is_strict: bool) -> Confinement:
     return Confinement(is_strict=is_strict)
 
 
-def _header(launch: Launch, sources: list[RingSource], section: bytes) -> bytes:
+def _header(launch: Launch, interfaces: Sequence[CapturedInterface], section: bytes) -> bytes:
     if launch.file_format == "pcap":
-        (source,) = sources
-        snaplen_bytes = source.launch.request.snaplen_bytes
-        return pcapng.pcap_header(linktype=dlt_to_linktype(source.link_layer_type.dlt), snaplen_bytes=snaplen_bytes)
-    return section + b"".join(source.description for source in sources)
+        (interface,) = interfaces
+        return pcapng.pcap_header(linktype=interface.linktype, snaplen_bytes=interface.snaplen_bytes)
+    return section + b"".join(each.description for each in interfaces)
 
 
 @contextlib.contextmanager
@@ -112,6 +125,64 @@ def _compile(launch: Launch, maker: SourceMaker) -> list[Plan | CaptureFailed]:
             plans.append(error)
     maker.compile_ahead()
     return plans
+
+
+def _streams(launch: Launch, descriptors: Sequence[int], compiler: Compiler) -> list[StreamSource]:
+    """Return the streams as sources; nothing of them is read yet."""
+    first = len(launch.interfaces)
+    return [
+        StreamSource(
+            request,
+            descriptor,
+            StreamFilter(compiler, request, first + place).compile_for,
+            file_format=launch.file_format,
+        )
+        for place, (request, descriptor) in enumerate(zip(launch.streams, descriptors, strict=True))
+    ]
+
+
+def _read_headers(
+    launch: Launch, streams: Sequence[StreamSource], interfaces: list[CapturedInterface], control: ControlSocket
+) -> None:
+    """Read what streams describe at their beginning, as far as it comes soon; for a pcap file, wait for that.
+
+    So most of what can be wrong with a stream, or with the filter for its packets, is found before there is a file.
+
+    Args:
+        launch: what is captured.
+        streams: these.
+        interfaces: of the capture; those that are described are added.
+        control: shows whether the capture is still wanted.
+
+    Raises:
+        CaptureFailed: one of them can give no packets.
+        DaemonGone: the capture is not wanted any more.
+    """
+
+    def declare(interface: CapturedInterface) -> int:
+        if launch.file_format == "pcap" and interfaces:
+            raise CaptureFailed(one_interface_only(interface))
+        interfaces.append(interface)
+        return len(interfaces) - 1
+
+    deadline_s = inf if launch.file_format == "pcap" else time.monotonic() + _HEADER_S
+    for stream in streams:
+        stream.begin(declare)
+        poll = select.poll()
+        poll.register(control.socket, select.POLLIN)
+        if stream.fileno() >= 0:
+            poll.register(stream.fileno(), select.POLLIN)
+        while True:
+            stream.read_ahead()
+            left_s = deadline_s - time.monotonic()
+            if stream.has_interface or stream.is_over or left_s <= 0:
+                break
+            signal.alarm(WATCHDOG_S)
+            ready = dict(poll.poll(min(left_s, WATCHDOG_S / 2) * 1000))
+            if control.socket.fileno() in ready:
+                raise DaemonGone  # whatever it says: there is nothing yet that could be ended well
+        if stream.is_over and not stream.has_interface:
+            raise CaptureFailed(stream.loss or stream.without_interface())
 
 
 def _make_sources(
@@ -166,13 +237,13 @@ class _Held(NamedTuple):
 
 def _take_directory(
     launch: Launch, control: ControlSocket, channel: socket.socket, envelope: socket.socket | None = None
-) -> int:
-    directory_fd = take_directory(channel, launch.directory_comes, control)
+) -> tuple[int, list[int]]:
+    directory_fd, streams = take_directory(channel, launch.directory_comes, control, len(launch.streams))
     if not launch.passes_files:
         channel.close()
     if envelope is not None:
         keep_directory(directory_fd, envelope)
-    return directory_fd
+    return directory_fd, streams
 
 
 def _confine(
@@ -204,7 +275,7 @@ def _confine(
 
 def _capture(
     launch: Launch,
-    take_directory: Callable[[], int],
+    take_directory: Callable[[], tuple[int, list[int]]],
     control: ControlSocket,
     report: Report,
     *,
@@ -212,7 +283,8 @@ def _capture(
     confinement: Confinement,
 ) -> None:
     # 1. Open what needs CAP_NET_RAW: libpcap's handles. The daemon makes the rings meanwhile.
-    maker = SourceMaker(launch, _operating_system())
+    compiler = Compiler()
+    maker = SourceMaker(launch, _operating_system(), compiler)
     maker.open_handles()
     # 2. Become the user who asked. What comes after is that user's own doing, and is checked as such.
     # 3. The same call verifies it.
@@ -220,8 +292,8 @@ def _capture(
     os.umask(0)  # the mode of files is given in full where they are made
     gc.freeze()
     keep_freed_memory()
-    # 4. Take the directory, which the user has passed meanwhile.
-    directory_fd = take_directory()
+    # 4. Take the directory and the streams, which the user has passed meanwhile.
+    directory_fd, descriptors = take_directory()
     if (path := path_of(directory_fd)) is not None:
         report.directory_taken(path)
     # 5. Be confined: whoever takes over this process by what comes next shall have nothing of it.
@@ -229,21 +301,25 @@ def _capture(
     with _bounded(maker):
         held = _confine(confinement, launch, directory_fd, control, passer)
         plans = _compile(launch, maker)
+        streams = _streams(launch, descriptors, compiler)
     # 7. Ask for the rings, which the daemon binds: from here on packets come and are counted.
     start_ns = time.time_ns()
     report.ask(Arm(rings=tuple(plan.filter for plan in plans if isinstance(plan, Plan))))
-    sources, skipped = _make_sources(plans, maker, control)
+    rings, skipped = _make_sources(plans, maker, control)
+    sources: list[PacketSource] = [*rings, *streams]
+    interfaces: list[CapturedInterface] = [*rings]
+    _read_headers(launch, streams, interfaces, control)
     if control.is_gone():  # the client has left: a file that is there is not replaced for nothing
         return
-    report.announce(standing(sources, waits=launch.waits))
+    report.announce(standing(interfaces, is_waiting=launch.waits and not sources))
     # 8. The first file, which is announced when its header is on disk; or the memory of a recorder.
     section = pcapng.section_header(hardware=_cpu_name(), operating_system=_operating_system(), application=SOFTWARE)
-    header = partial(_header, launch, sources, section)
-    statistics = partial(statistics_blocks, sources, start_ns) if launch.file_format == "pcapng" else bytes
+    header = partial(_header, launch, interfaces, section)
+    statistics = partial(statistics_blocks, interfaces, start_ns) if launch.file_format == "pcapng" else bytes
     sink: Sink
     if launch.recorder is None or held.snapshot_thread is None:
         files = open_files(launch, directory_fd, report, header=header, statistics=statistics)
-        sink = FileSink(files, launch, report, held.openers, drops=partial(drops_by_name, sources))
+        sink = FileSink(files, launch, report, held.openers, drops=partial(drops_by_name, interfaces))
     else:
         index, lock = _index_or_lock(launch, launch.recorder, directory_fd)
         sink = FlightRecorder(
@@ -254,7 +330,7 @@ def _capture(
             held.snapshot_thread,
             header=header,
             statistics=statistics,
-            drops=partial(drops_by_name, sources),
+            drops=partial(drops_by_name, interfaces),
             index=index,
             lock=lock,
         )
@@ -263,7 +339,15 @@ def _capture(
     # 9. Capture. What is announced so far goes out first: the kernel waits for grace periods when handles are closed.
     report.flush()
     maker.close_handles()
-    CaptureLoop(launch=launch, sources=sources, maker=maker, sink=sink, report=report, control=control).run()
+    CaptureLoop(
+        launch=launch,
+        sources=sources,
+        interfaces=interfaces,
+        maker=maker,
+        sink=sink,
+        report=report,
+        control=control,
+    ).run()
 
 
 def run(control_socket: socket.socket, confinement: Confinement) -> None:

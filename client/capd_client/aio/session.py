@@ -11,7 +11,13 @@ from capd_client.conversation.capture import Answered, Asked
 from capd_client.conversation.events import CaptureEvent, Event, EventType, Wanted, pair_of, wanted_types
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
 from capd_client.errors import CaptureEnded, DaemonGone
-from capd_client.request.options import CaptureArguments, Place, checked_capture, make_request, shows_arguments
+from capd_client.request.options import (
+    CaptureArguments,
+    Prepared,
+    checked_capture,
+    make_request,
+    shows_arguments,
+)
 from capd_client.transport.connect import Transport, connect_for, offer_of
 from capd_client.transport.passed import CaptureFiles
 from capd_protocol.messages import AttachCapture, FlushCapture, RotateCapture, Rotated, SnapshotTaken, StartCapture
@@ -52,18 +58,18 @@ class CaptureSession(SessionBase):
             InvalidArgument: an argument is impossible, or an event does not exist.
         """
         shown = wanted_types(events)
-        request, place = make_request(arguments)
-        self._begin(request, place, socket_path, shown)
+        prepared = make_request(arguments)
+        self._begin(prepared.request, prepared, socket_path, shown)
 
     def _begin(
         self,
         request: StartCapture | AttachCapture,
-        place: Place | None,
+        prepared: Prepared | None,
         socket_path: str | os.PathLike[str] | None,
         shown: frozenset[EventType],
     ) -> None:
-        super().__init__(request, place, shown)
-        self._own_place = place
+        super().__init__(request, prepared.place if prepared is not None else None, shown)
+        self._prepared = prepared
         self._socket_path = socket_path
         self._connection: Connection | None = None
         self._was_entered = False
@@ -118,8 +124,8 @@ class CaptureSession(SessionBase):
 
     def _ask(self) -> Transport:
         offer = None
-        if isinstance(self._request, StartCapture) and self._own_place is not None:
-            offer = offer_of(self._request, self._own_place)
+        if self._prepared is not None:
+            offer = offer_of(self._prepared)
         transport = connect_for(self._request, self._socket_path, offer)
         transport.send(self._conversation.opening())
         return transport

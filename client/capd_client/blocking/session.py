@@ -63,11 +63,12 @@ class CaptureSession(SessionBase):
         Raises:
             InvalidArgument: an argument is impossible, or an event does not exist.
             DestinationError: the directory of ``savefile`` cannot be entered.
+            InterfaceError: a stream cannot be opened.
             DaemonUnavailable: there is no daemon.
         """
         shown = wanted_types(events)
-        request, place = make_request(arguments)
-        self._begin(request, place, socket_path, offer_of(request, place), shown)
+        prepared = make_request(arguments)
+        self._begin(prepared.request, prepared.place, socket_path, offer_of(prepared), shown)
         try:
             self._wait_handed_over(_deadline(END_TIMEOUT_S))
         except NoEvents:

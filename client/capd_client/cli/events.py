@@ -161,6 +161,7 @@ _ENDINGS = {
     EndReason.FILESIZE: "the file is full",
     EndReason.FILES: "the last file is full",
     EndReason.PACKETS: "as many as were asked for",
+    EndReason.SOURCE_ENDED: "the stream has ended",
     EndReason.DISK_LIMIT: "no room within the limits of bytes on disk",
 }
 

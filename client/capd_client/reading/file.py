@@ -10,12 +10,8 @@ import numpy as np
 
 from capd_client.errors import ReadError
 from capd_protocol.batches.model import Batch, FileInterface
-from capd_protocol.batches.pcap_parser import FORMATS, PcapParser
-from capd_protocol.batches.pcapng_parser import PcapngParser
+from capd_protocol.batches.recognition import MAGIC_BYTES, Parser, recognize
 from capd_protocol.batches.record_offsets import U8, Damage
-from capd_protocol.formats.pcapng import SECTION_HEADER_BLOCK
-
-Parser = PcapngParser | PcapParser
 
 #: Mapped at once to begin with, so that the first packets, and few new ones, cost little.
 _SMALL_WINDOW_BYTES = 64 * 1024
@@ -23,14 +19,6 @@ _SMALL_WINDOW_BYTES = 64 * 1024
 _LEAST_WINDOW_BYTES = 4 * 1024
 #: And where there is more. Chosen: 4 MiB was slower by a tenth, 16 MiB no faster.
 _LARGE_WINDOW_BYTES = 8 * 1024 * 1024
-#: What other files begin with that people take for capture files.
-_COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x04\x22\x4d\x18": "lz4",
-    b"\xfd7zX": "xz",
-    b"BZh": "bzip2",
-}
 #: What a ring does to a file whose room it needs, however many have it open.
 _GONE = "deleted by its ring and cut to free its room"
 
@@ -148,7 +136,7 @@ class File:
             Damage: nothing does.
         """
         if self._parser is None:
-            self._parser = _recognize(window[begin : begin + 4].tobytes())
+            self._parser = recognize(window[begin : begin + MAGIC_BYTES].tobytes())
         return self._parser
 
     def _check_is_whole(self, size: int) -> None:
@@ -168,19 +156,6 @@ class File:
             self._size_at_close = self.size_bytes()
             os.close(self.descriptor)
             self.descriptor = -1
-
-
-def _recognize(magic: bytes) -> Parser | None:
-    if magic in FORMATS:
-        return PcapParser(magic)
-    if magic == SECTION_HEADER_BLOCK.to_bytes(4, "little"):  # the same in both orders
-        return PcapngParser()
-    for begin, name in _COMPRESSED.items():
-        if magic.startswith(begin):
-            raise Damage(0, f"compressed with {name}: it must be decompressed first, such as by a pipe")
-    if len(magic) == 4:
-        raise Damage(0, "neither pcapng nor pcap")
-    return None
 
 
 def open_passed(open_file: Callable[[str], BinaryIO], path: str) -> File:

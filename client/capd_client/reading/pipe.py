@@ -8,14 +8,13 @@ import numpy as np
 
 from capd_client.reading.file import File
 from capd_protocol.batches.model import Batch
+from capd_protocol.batches.recognition import MAGIC_BYTES
 from capd_protocol.batches.record_offsets import U8, Damage
 
 #: What comes at once is less: 64 KiB of a pipe as it is, up to 1 MiB of one that was enlarged.
 _READ_BYTES = 1024 * 1024
 #: In one piece of memory, which is kept as long as a packet of it is; only what has come takes room.
 _BUFFER_BYTES = 4 * 1024 * 1024
-#: What shows which format it is.
-_MAGIC_BYTES = 4
 
 
 class Pipe(File):
@@ -36,7 +35,7 @@ class Pipe(File):
     def _windows(self) -> Iterator[tuple[U8, int, Iterable[Batch]]]:
         buffer = np.empty(_BUFFER_BYTES, np.uint8)
         begin = end = 0
-        wanted_bytes = _MAGIC_BYTES
+        wanted_bytes = MAGIC_BYTES
         while self.is_open:
             if len(buffer) - end < _READ_BYTES:
                 # What was given stays where it is. A long record gets room as it comes, whatever it announces.

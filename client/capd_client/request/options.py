@@ -8,9 +8,10 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypedDict, TypeVar, cast, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, TypeVar, cast, runtime_checkable
 
 from capd_client.errors import DestinationError, InvalidArgument
+from capd_client.request.streams import HasDescriptor, StreamToOpen, stream_of
 from capd_protocol.arguments import (
     ARGUMENTS,
     BY_NAME,
@@ -30,7 +31,7 @@ from capd_protocol.messages import (
     SnapshotCapture,
     StartCapture,
 )
-from capd_protocol.targets import DEFAULT, Pattern, target_of
+from capd_protocol.targets import DEFAULT, Pattern, Stream, target_of
 
 _MIB = 1024 * 1024
 #: Of 2**32 - 1.
@@ -88,6 +89,10 @@ class HasName(Protocol):
         ...
 
 
+#: What can be captured on: an interface, by its name or as an object; or a stream: its name, or an open file or socket.
+Source = str | CaptureInterface | HasName | HasDescriptor
+
+
 class CaptureArguments(TypedDict, total=False):
     """The arguments of ``CaptureSession``, all optional; None is the default of each.
 
@@ -100,6 +105,9 @@ class CaptureArguments(TypedDict, total=False):
             does. A pattern such as ``veth*``, or
             ``any``, stands for all interfaces that match, also those that appear later; each is a pcapng interface
             of its own. With the link-layer type LINUX_SLL or LINUX_SLL2, ``any`` is libpcap's cooked device.
+            Streams of packets, as pcap or pcapng, are called ``-`` (standard input), ``TCP@HOST[:19000]``,
+            ``unix:PATH``, or by the path of a FIFO or file, with a slash; or are what is open for reading. This program
+            opens them, so a capture of streams alone takes no privilege and no service.
         capture_filter: in libpcap's language (pcap-filter(7)), for every interface; without host names.
         snaplen: the most bytes kept of each packet (262144); 0: the same.
         promiscuous: also packets for others (True).
@@ -158,7 +166,7 @@ class CaptureArguments(TypedDict, total=False):
             ``name``, a ``savefile``, and a daemon that stays.
     """
 
-    interfaces: str | CaptureInterface | HasName | Iterable[str | CaptureInterface | HasName] | None
+    interfaces: Source | Iterable[Source] | None
     capture_filter: str | None
     snaplen: int | None
     promiscuous: bool | None
@@ -310,9 +318,12 @@ def _kernel_buffer_size_mib(arguments: CaptureArguments) -> int | None:
     return -(-buffered_bytes // _MIB)
 
 
-def _interface_requests(arguments: CaptureArguments) -> tuple[InterfaceRequest, ...]:
+def _interface_requests(
+    arguments: CaptureArguments,
+) -> tuple[tuple[InterfaceRequest, ...], tuple[StreamToOpen, ...]]:
+    """Return what is captured on, and how those of them are opened that are streams."""
     given: object = arguments.get("interfaces")
-    if isinstance(given, str | CaptureInterface | HasName):
+    if isinstance(given, str | CaptureInterface | HasName | HasDescriptor):
         given = (given,)
     if given is None or (isinstance(given, Sized) and not given):
         given = (_DEFAULT_INTERFACE,)
@@ -320,7 +331,37 @@ def _interface_requests(arguments: CaptureArguments) -> tuple[InterfaceRequest, 
         raise InvalidArgument(f"interfaces is {given!r}; it must be names of interfaces", argument="interfaces")
     common = {name: arguments.get(name) for name in _InterfaceOptions.__dataclass_fields__}
     common["kernel_buffer_size"] = _kernel_buffer_size_mib(arguments)
-    return tuple(_interface_request(one, common) for one in given)
+    requests: list[InterfaceRequest] = []
+    streams: list[StreamToOpen] = []
+    for one in given:
+        stream = stream_of(one.name if isinstance(one, CaptureInterface) else one)
+        requests.append(_interface_request(one, common) if stream is None else _stream_request(one, stream, common))
+        if stream is not None:
+            streams.append(stream)
+    if len(streams) == len(requests):
+        _refuse_for_streams(common)
+    return tuple(requests), tuple(streams)
+
+
+#: What is said of a stream's packets; all else is about network interfaces.
+_OF_STREAMS = ("capture_filter", "snaplen")
+
+
+def _refuse_for_streams(common: Mapping[str, Any]) -> None:
+    """Refuse what has no effect where no network interface is captured on."""
+    for name, value in common.items():
+        if name not in _OF_STREAMS and value is not None:
+            text = f"{name} is about network interfaces, and only streams are captured from: leave it out"
+            raise InvalidArgument(text, argument=name)
+
+
+def _stream_request(given: object, stream: StreamToOpen, common: dict[str, Any]) -> InterfaceRequest:
+    options: dict[str, Any] = {name: common[name] for name in _OF_STREAMS}
+    if isinstance(given, CaptureInterface):
+        own = _typed({name: getattr(given, name) for name in common})
+        _refuse_for_streams(own)
+        options = {name: common[name] if own[name] is None else own[name] for name in _OF_STREAMS}
+    return InterfaceRequest(name=stream.name, is_stream=True, **fields_of("interface", options))
 
 
 def _interface_request(given: object, common: dict[str, Any]) -> InterfaceRequest:
@@ -389,17 +430,23 @@ class Place:
             raise DestinationError(f"the directory {shown} cannot be entered: {reason}") from error
 
 
+def _what_is_captured(interfaces: Sequence[InterfaceRequest]) -> str:
+    """Return what a temporary file is named after."""
+    if len(interfaces) > 1:
+        return f"{len(interfaces)}_interfaces"
+    target = target_of(interfaces[0])
+    if isinstance(target, Stream):
+        return "stream"
+    return "several_interfaces" if isinstance(target, Pattern) else target.request.name
+
+
 def _place(arguments: CaptureArguments, interfaces: Sequence[InterfaceRequest], suffix: str) -> Place:
     savefile, in_memory = arguments.get("savefile"), bool(arguments.get("in_memory"))
     if savefile is not None and in_memory:
         text = "savefile names a file, and in_memory keeps none: leave out one of the two"
         raise InvalidArgument(text, argument="in_memory")
     if savefile is None:
-        what = (
-            interfaces[0].name
-            if len(interfaces) == 1 and not isinstance(target_of(interfaces[0]), Pattern)
-            else ("several_interfaces" if len(interfaces) == 1 else f"{len(interfaces)}_interfaces")
-        )
+        what = _what_is_captured(interfaces)
         directory = _SHARED_MEMORY if in_memory and os.path.isdir(_SHARED_MEMORY) else tempfile.gettempdir()  # noqa: PTH112
         file_name = f"capd_{what}_{secrets.token_hex(4)}.{suffix}"
         return Place(directory, file_name, is_temporary=True, in_memory=in_memory)
@@ -414,8 +461,22 @@ def _place(arguments: CaptureArguments, interfaces: Sequence[InterfaceRequest], 
     return Place(directory, file_name, is_temporary=False)
 
 
-def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
-    """Return the request for these arguments, and where its files go.
+class Prepared(NamedTuple):
+    """A capture that can be asked for.
+
+    Attributes:
+        request: what is asked for.
+        place: where its files go.
+        streams: how those interfaces of the request are opened that are streams, in order.
+    """
+
+    request: StartCapture
+    place: Place
+    streams: tuple[StreamToOpen, ...]
+
+
+def make_request(arguments: CaptureArguments) -> Prepared:
+    """Return the request for these arguments, and what goes along with it.
 
     Raises:
         InvalidArgument: one of them is impossible; all that is wrong with the values is in the text.
@@ -424,7 +485,7 @@ def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
     if arguments.get("in_memory") and arguments.get("pass_files") is None:
         arguments["pass_files"] = True
     _refuse_without_effect(arguments)
-    interfaces = _interface_requests(arguments)
+    interfaces, streams = _interface_requests(arguments)
     recorder = _recorder(arguments)
     file_format = _file_format(arguments.get("use_pcapng"), arguments.get("use_libpcap"))
     place = _place(arguments, interfaces, file_format)
@@ -442,7 +503,7 @@ def make_request(arguments: CaptureArguments) -> tuple[StartCapture, Place]:
     faults = find_faults(request)
     if faults:
         raise InvalidArgument("; ".join(fault.text for fault in faults), argument=faults[0].argument)
-    return request, place
+    return Prepared(request, place, streams)
 
 
 def checked_capture(capture: object) -> int | str:

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capd_client.errors import DaemonUnavailable, ResourceError
-from capd_client.request.options import Place
+from capd_client.request.options import Prepared
+from capd_client.request.streams import open_stream
 from capd_client.transport.passed import (
     CaptureFiles,
     DescriptorDropped,
     Directory,
     FileReceiver,
     FilesOnRequest,
-    pass_directory,
+    pass_descriptors,
     receive,
 )
 from capd_protocol.messages import AttachCapture, StartCapture
@@ -46,9 +47,11 @@ def _may_capture() -> bool:
 
 @dataclass
 class Offer:
-    """The directory for a capture's files, until it is passed on; and what the client wants of it afterwards."""
+    """A capture's directory and streams, until they are passed on; and what the client wants of the files."""
 
     directory_fd: int
+    #: What is captured from, of streams; descriptors in the request's order.
+    streams: list[int]
     #: They are passed as they are opened.
     wants_files: bool
     #: The directory is kept, in which a ring's index is found.
@@ -58,7 +61,8 @@ class Offer:
 
     def accept(self, channel: socket.socket) -> CaptureFiles | None:
         """Pass the directory to the capture's process; return where its files can be had beside their paths."""
-        pass_directory(channel, self.directory_fd)
+        pass_descriptors(channel, [self.directory_fd, *self.streams])
+        self._close_streams()
         directory = Directory(self.directory_fd) if self.keeps_directory else None
         if directory is None:
             os.close(self.directory_fd)
@@ -68,8 +72,13 @@ class Offer:
         return directory
 
     def close(self) -> None:
-        """Close a directory that was not passed on."""
+        """Close what was not passed on."""
         os.close(self.directory_fd)
+        self._close_streams()
+
+    def _close_streams(self) -> None:
+        while self.streams:
+            os.close(self.streams.pop())
 
 
 @dataclass
@@ -182,7 +191,7 @@ def connect(
     Raises:
         DaemonUnavailable: there is none.
     """
-    given = os.fspath(socket_path) if socket_path is not None else os.environ.get(SOCKET_VARIABLE) or None
+    given = _given(socket_path)
     path = given or DEFAULT_SOCKET
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -196,6 +205,16 @@ def connect(
         advice = "start capd, or name its socket" if nobody_there else "ask an administrator"
         raise DaemonUnavailable(f"there is no capd at {path} ({reason}): {advice}") from error
     return Transport(connection)
+
+
+def _given(socket_path: SocketPath) -> str | None:
+    """Return where the daemon listens that was named; None: none was."""
+    return os.fspath(socket_path) if socket_path is not None else os.environ.get(SOCKET_VARIABLE) or None
+
+
+def _needs_no_service(request: StartCapture) -> bool:
+    """Whether a capture takes no privilege, and nobody is to find it: its packets are this user's own."""
+    return all(each.is_stream for each in request.interfaces) and request.name is None
 
 
 def _start_private(monitor_mode: bool) -> Transport:
@@ -214,14 +233,26 @@ def _start_private(monitor_mode: bool) -> Transport:
     return Transport(ours, daemon)
 
 
-def offer_of(request: StartCapture, place: Place) -> Offer:
-    """Open the directory for a capture's files.
+def offer_of(prepared: Prepared) -> Offer:
+    """Open the directory for a capture's files, and its streams.
 
     Raises:
-        DestinationError: it cannot be entered.
+        DestinationError: the directory cannot be entered.
+        InterfaceError: a stream cannot be opened.
     """
+    request = prepared.request
+    streams: list[int] = []
+    try:
+        for each in prepared.streams:
+            streams.append(open_stream(each))  # noqa: PERF401  # those that are open are closed where one is not
+        directory_fd = prepared.place.open()
+    except BaseException:
+        for descriptor in streams:
+            os.close(descriptor)
+        raise
     return Offer(
-        place.open(),
+        directory_fd,
+        streams,
         wants_files=request.pass_files,
         keeps_directory=request.detached,
         are_unnamed=request.destination.unnamed,
@@ -239,6 +270,8 @@ def connect_for(
     try:
         if isinstance(request, AttachCapture) or request.detached:
             transport = connect(socket_path)
+        elif _needs_no_service(request) and _given(socket_path) is None:
+            transport = _start_private(monitor_mode=False)
         else:
             needs_radio = any(each.monitor_mode or each.wifi_channel for each in request.interfaces)
             transport = connect(socket_path, may_start=True, monitor_mode=needs_radio)

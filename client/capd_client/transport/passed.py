@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 
 #: Files that are kept open, the latest ones; beyond, they must be opened by name. Chosen: what a program may be
 #: behind with, far below the usual 1024 descriptors.
@@ -303,7 +304,7 @@ def _directory_of(descriptor: int, name: str) -> Directory | None:
     return None
 
 
-def pass_directory(channel: socket.socket, directory_fd: int) -> None:
-    """Send the directory to the capture's process. One that has gone needs none: the daemon reports it."""
+def pass_descriptors(channel: socket.socket, descriptors: Sequence[int]) -> None:
+    """Send directory and streams to the capture's process. One that has gone needs none: the daemon reports it."""
     with contextlib.suppress(OSError):
-        socket.send_fds(channel, [b"d"], [directory_fd])
+        socket.send_fds(channel, [b"d"], descriptors)

@@ -51,6 +51,9 @@ _LINKTYPE_MASK = 0xFFFF
 class PcapParser:
     """Knows what was in the file's header."""
 
+    #: No record is a block of pcapng, as those may be that ``PcapngParser`` reads.
+    are_native_blocks = False
+
     def __init__(self, magic: bytes) -> None:
         self.interfaces: list[FileInterface] = []
         self.names: list[str | None] = [None]

@@ -52,6 +52,8 @@ class PcapngParser:
         #: Where the interfaces of this section begin.
         self._section_begin = 0
         self._is_swapped = False
+        #: Whether the packets that were read last are all in enhanced packet blocks, in this machine's byte order.
+        self.are_native_blocks = False
 
     def record_bytes(self, data: U8, begin: int) -> int:
         """Return how long the block at an offset is, as far as can be known: it is not whole with less.
@@ -140,7 +142,9 @@ class PcapngParser:
         fields = headers[which]
         types, lengths = fields[:, 0], fields[:, 1]
         interfaces = scopes.ends[which] - scopes.section_begins[which]
-        if (types == ENHANCED_PACKET_BLOCK).all() and lengths.min(initial=32) >= 32:
+        are_enhanced = (types == ENHANCED_PACKET_BLOCK).all() and lengths.min(initial=32) >= 32
+        self.are_native_blocks = bool(are_enhanced) and not self._is_swapped
+        if are_enhanced:
             # The usual case, for which the rest would take as long again.
             header_sizes = np.broadcast_to(np.int64(PACKET_BLOCK_HEADER_SIZE_BYTES), len(fields))
             return fields, header_sizes, (fields[:, 5] <= lengths - np.uint32(32)) & (fields[:, 2] < interfaces)
@@ -160,7 +164,7 @@ class PcapngParser:
     def _snaplens(self, headers: U32, which: slice | I64, scopes: "_Scopes") -> U32:
         """Return how much is kept of the simple packets of each section: what its first interface keeps."""
         described = headers[np.flatnonzero(headers[:, 0] == INTERFACE_DESCRIPTION_BLOCK), _SNAPLEN_WORD]
-        sections, places = np.unique(scopes.section_begins[which], return_inverse=True)
+        sections, places = distinct(scopes.section_begins[which])
         known = len(self.interfaces)
         snaplens: list[int] = []
         firsts: list[int] = sections.tolist()
@@ -176,7 +180,7 @@ class PcapngParser:
             (clock,) = self._different_clocks
             return _to_ns(units, clock.units_per_s, np.int64(clock.offset_s))
         # By resolution, of which there are at most 256, however many interfaces there are.
-        used, places = np.unique(ids, return_inverse=True)
+        used, places = distinct(ids)
         of_used: list[int] = used.tolist()
         clocks = [self._clocks[each] for each in of_used]
         resolutions = list({each.units_per_s for each in clocks})
@@ -301,6 +305,20 @@ class _Options:
         value = self._values.get(code, b"")
         text = value.removeprefix(begin).split(b"\0", 1)[0] if value.startswith(begin) else b""
         return text.decode("utf-8", "surrogateescape") or None
+
+
+def distinct(numbers: U32) -> tuple[I64, I64]:
+    """Return the different ones of some numbers that are near each other, in order; and for each, which of them it is.
+
+    As numpy's ``unique`` does, which sorts, and imports half of numpy when it is called first: too late for a process
+    that may open no files any more.
+    """
+    if not len(numbers):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    least = numbers.min()
+    near = numbers - least
+    is_there = np.bincount(near) > 0
+    return np.flatnonzero(is_there) + np.int64(least), (np.cumsum(is_there) - 1)[near]
 
 
 def _to_ns(units: U64, units_per_s: int, offsets_s: np.int64 | I64) -> I64:

@@ -104,13 +104,15 @@ class FileDeleted(JsonMessage, frozen=True, tag="file_deleted"):
 
 
 class InterfaceLost(JsonMessage, frozen=True, tag="interface_lost"):
-    """An interface is gone; the capture goes on with the others, if there are any.
+    """An interface is gone, or a stream has ended; the capture goes on with the others, if there are any.
 
     Attributes:
         interface: its name.
+        text: what has become of it, in words.
     """
 
     interface: str
+    text: str = ""
 
 
 class InterfaceAttached(JsonMessage, frozen=True, tag="interface_attached"):
@@ -217,6 +219,8 @@ class EndReason(enum.StrEnum):
     PACKETS = "packets"
     #: A limit of bytes on disk, of the ring or of policy, is reached, and there is no complete file to delete.
     DISK_LIMIT = "disk_limit"
+    #: Every stream that it was on has come to its end.
+    SOURCE_ENDED = "source_ended"
     FAILED = "failed"
 
 

@@ -22,6 +22,7 @@ class FailureCode(enum.StrEnum):
     NAME_TAKEN = "name_taken"  #: choose another name, or attach to the capture that has it
     TIMEOUT = "timeout"  #: the capture did not answer: ask again
     PROTOCOL = "protocol"  #: the request was not understood: a bug, or two versions
+    SOURCE_DAMAGED = "source_damaged"  #: what a stream brings is broken or cut: look at who writes it
     WORKER_DIED = "worker_died"  #: see the daemon's log; files up to the last event are readable
     STOPPING = "stopping"  #: the daemon is on its way down: connect again later
 

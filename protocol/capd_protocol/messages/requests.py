@@ -11,6 +11,9 @@ MAX_SNAPLEN_BYTES = 262_144
 DEFAULT_KERNEL_BUFFER_SIZE_BYTES = 32 * 1024 * 1024
 #: The same for each interface that a pattern matches. Chosen: two hundred interfaces are common where containers run.
 PATTERN_KERNEL_BUFFER_SIZE_BYTES = 4 * 1024 * 1024
+#: What the worker takes for each stream: what has come and is not written yet. Chosen: some reads of the largest pipe
+#: that an ordinary user may have (1 MiB), and one record as long as it may be.
+STREAM_BUFFER_BYTES = 24 * 1024 * 1024
 #: What a recorder keeps. Chosen: half a second of a full gigabit, or minutes of what most interfaces carry.
 DEFAULT_RECORDER_BYTES = 64 * 1024 * 1024
 #: After a snapshot that was triggered, where only the memory bounds what a recorder keeps. Chosen: a snapshot a minute.
@@ -39,6 +42,9 @@ class InterfaceRequest(JsonMessage, frozen=True):
     link_layer_type: str | None = None
     #: None: a default, which is smaller where there may be many interfaces.
     kernel_buffer_size_bytes: int | None = None
+    #: It is no interface of the system: its packets come on a descriptor, as pcap or pcapng, which the client passes
+    #: along with the directory. The name says only what it is called.
+    is_stream: bool = False
 
 
 class Destination(JsonMessage, frozen=True):

@@ -14,7 +14,7 @@ from capd.worker.output.rotation import is_full, room_for
 from capd.worker.output.savefile import DestinationError, WriteError, failure_of
 from capd.worker.output.sink import Change, Ending, SinkFailed
 from capd.worker.packets.merge import Slice
-from capd.worker.sources.source import PacketSource
+from capd.worker.sources.source import CapturedInterface, PacketSource
 from capd_protocol.messages import Conditions, DeletionReason, EndReason, Failure, FailureCode
 
 #: How output fails: with the system's own error where nothing else is made of it, as of a look at a broken disk.
@@ -141,7 +141,7 @@ class FileSink:
     def _is_last(self) -> bool:
         return self._autostop.files is not None and self._files.opened_total >= self._autostop.files
 
-    def describe(self, source: PacketSource, statistics_bytes: int) -> None:
+    def describe(self, interface: CapturedInterface, statistics_bytes: int) -> None:
         """Append its block to the current file.
 
         Raises:
@@ -149,10 +149,10 @@ class FileSink:
             SinkFailed: it is not in it.
         """
         try:
-            if self._files.make_room(len(source.description) + statistics_bytes) is not None:
-                text = f"the limits of bytes on disk leave no room to describe {source.name} in the file"
-                raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, interface=source.name))
-            self._files.add_block(source.description)
+            if self._files.make_room(len(interface.description) + statistics_bytes) is not None:
+                text = f"the limits of bytes on disk leave no room to describe {interface.name} in the file"
+                raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, interface=interface.name))
+            self._files.add_block(interface.description)
         except _FAILURES as error:
             raise SinkFailed(_ending(error)) from error
 

@@ -283,7 +283,8 @@ class CaptureFiles:
     def _note(self, records: Slice, written: int) -> None:
         if not written:
             return
-        earliest, latest = int(records.timestamps_ns[0]), int(records.timestamps_ns[written - 1])
+        # Of a stream that is captured alone they are in the order in which they came.
+        earliest, latest = int(records.timestamps_ns[:written].min()), int(records.timestamps_ns[:written].max())
         self._first_ns = earliest if self._first_ns is None else min(self._first_ns, earliest)
         self._last_ns = latest if self._last_ns is None else max(self._last_ns, latest)
         self._packets += written

@@ -93,9 +93,9 @@ class Report:
         """Tell of a file that a limit of the ring has cost."""
         self._send(encode(deleted))
 
-    def interface_lost(self, name: str) -> None:
-        """Tell that an interface is gone."""
-        self._send(encode(InterfaceLost(interface=name)))
+    def interface_lost(self, name: str, text: str) -> None:
+        """Tell that an interface is gone, or a stream has ended, and why."""
+        self._send(encode(InterfaceLost(interface=name, text=text)))
 
     def interface_attached(self, name: str) -> None:
         """Tell that an interface has come, or come back."""

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from capd.launch import Rotate, Snapshot
 from capd.worker.packets.merge import Slice
-from capd.worker.sources.source import PacketSource
+from capd.worker.sources.source import CapturedInterface, PacketSource
 from capd_protocol.messages import EndReason, Failure
 
 
@@ -78,11 +78,11 @@ class Sink(Protocol):
         """Take records, at least one, in the order of their timestamps; return why no more are taken, if it is so."""
         ...
 
-    def describe(self, source: PacketSource, statistics_bytes: int) -> None:
+    def describe(self, interface: CapturedInterface, statistics_bytes: int) -> None:
         """Take the block that declares a further interface.
 
         Args:
-            source: of that interface.
+            interface: that interface.
             statistics_bytes: what its statistics take at the end.
 
         Raises:

@@ -31,20 +31,22 @@ class Waiting:
     records: Records
     release: Callable[[], None]
     done: int = 0
+    #: Where nothing else comes, they are written in the order in which they came.
+    keeps_order: bool = False
 
 
 @dataclass(slots=True)
 class Slice:
-    """Records in time order, and the ring that they came from: of all of them, or of each."""
+    """Records in time order, and the number of the interface that they came by: of all of them, or of each."""
 
     vectors: U64
     timestamps_ns: U64
-    ring: int | I64
+    interface_ids: int | I64
 
     def part(self, start: int, end: int) -> "Slice":
         """Return some of them."""
-        ring = self.ring if isinstance(self.ring, int) else self.ring[start:end]
-        return Slice(self.vectors[start:end], self.timestamps_ns[start:end], ring)
+        ids = self.interface_ids if isinstance(self.interface_ids, int) else self.interface_ids[start:end]
+        return Slice(self.vectors[start:end], self.timestamps_ns[start:end], ids)
 
 
 class WatermarkMerge:
@@ -70,9 +72,12 @@ class WatermarkMerge:
     def add(self, ring: int, waiting: Waiting) -> None:
         """Take a block's records."""
         records = waiting.records
-        if (records.timestamps_ns[1:] < records.timestamps_ns[:-1]).any():
+        is_alone = waiting.keeps_order and len(self._waiting) == 1
+        if not is_alone and (records.timestamps_ns[1:] < records.timestamps_ns[:-1]).any():
             order = np.argsort(records.timestamps_ns, kind="stable")
             records.vectors, records.timestamps_ns = records.vectors.take(order, 0), records.timestamps_ns[order]
+            if not isinstance(records.interface_ids, int):
+                records.interface_ids = records.interface_ids[order]
         self._waiting[ring].append(waiting)
         self._seen_ns[ring] = int(waiting.records.timestamps_ns[-1])
 
@@ -111,9 +116,9 @@ class WatermarkMerge:
         horizon = np.uint64(max(horizon_ns, 0))
         # The clock that stamps packets has been set back: what is from its future waits for nothing.
         future_ns = now_ns + _SET_BACK_NS if horizons else 2**63
-        parts: list[tuple[U64, U64, int]] = []
+        parts: list[Slice] = []
         finished: list[Waiting] = []
-        for ring, blocks in enumerate(self._waiting):
+        for blocks in self._waiting:
             for waiting in blocks:
                 timestamps_ns = waiting.records.timestamps_ns
                 latest_ns = int(timestamps_ns[-1])
@@ -122,8 +127,7 @@ class WatermarkMerge:
                 else:
                     ready = int(timestamps_ns.searchsorted(horizon, "right"))
                 if ready > waiting.done:
-                    part = slice(waiting.done, ready)
-                    parts.append((waiting.records.vectors[part], timestamps_ns[part], ring))
+                    parts.append(_all_of(waiting).part(waiting.done, ready))
                     waiting.done = ready
                 if horizon_ns + self._jitter_ns < latest_ns <= future_ns:
                     break  # nothing in later blocks is ready either
@@ -132,13 +136,13 @@ class WatermarkMerge:
         if not parts:
             return None
         if len(parts) == 1:
-            return Slice(*parts[0]), finished
-        timestamps_ns = np.concatenate([part[1] for part in parts])
+            return parts[0], finished
+        timestamps_ns = np.concatenate([part.timestamps_ns for part in parts])
         order = np.argsort(timestamps_ns, kind="stable")
         # Rows are taken in a tenth of the time that indexing needs.
-        vectors = np.concatenate([part[0] for part in parts]).take(order, 0)
-        rings = np.repeat([part[2] for part in parts], [len(part[1]) for part in parts])[order]
-        return Slice(vectors, timestamps_ns[order], rings), finished
+        vectors = np.concatenate([part.vectors for part in parts]).take(order, 0)
+        ids = np.concatenate([np.broadcast_to(part.interface_ids, len(part.timestamps_ns)) for part in parts])
+        return Slice(vectors, timestamps_ns[order], ids[order]), finished
 
     def _take_of_one_ring(self) -> tuple[Slice, list[Waiting]] | None:
         """Without another ring there is nothing to wait for."""
@@ -146,5 +150,10 @@ class WatermarkMerge:
         if not blocks:
             return None
         waiting = blocks.popleft()
-        rest = Slice(waiting.records.vectors, waiting.records.timestamps_ns, 0)
+        rest = _all_of(waiting)
         return rest.part(waiting.done, len(rest.timestamps_ns)) if waiting.done else rest, [waiting]
+
+
+def _all_of(waiting: Waiting) -> Slice:
+    records = waiting.records
+    return Slice(records.vectors, records.timestamps_ns, records.interface_ids)

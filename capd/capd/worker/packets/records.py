@@ -77,6 +77,9 @@ class Records:
 
     vectors: U64
     timestamps_ns: U64
+    #: The number of the interface that they came by: of all of them, or of each.
+    interface_ids: int | I64
+    #: Memory that they are in, where it is not the ring's.
     copies: list[bytes]
     #: Where they all are, if they were copied by ``runs``.
     buffer: Buffer | None = None
@@ -143,7 +146,7 @@ class RecordMaker:
         copied = self._copier.copy(blocks.filled) if self._copier is not None else None
         if copied is not None:
             buffer, timestamps_ns = copied
-            return Records(buffer.vectors[: len(timestamps_ns)], timestamps_ns, [], buffer)
+            return Records(buffer.vectors[: len(timestamps_ns)], timestamps_ns, self._interface_id, [], buffer)
         packets = self._read(self._find(blocks))
         odd = packets.first & 3 != 0
         lasts = np.cumsum([block.packets for block in blocks.filled]) - 1
@@ -151,7 +154,7 @@ class RecordMaker:
         odd[lasts] |= packets.first[lasts] + packets.captured[lasts] + _TAIL_BYTES > limits
         odd[-2:-1] |= blocks.is_open  # its trailer may lie where the last frame begins
         if not odd.any():
-            return Records(self._make_in_place(packets), packets.timestamps_ns, [])
+            return Records(self._make_in_place(packets), packets.timestamps_ns, self._interface_id, [])
         vectors = np.empty((len(odd), 2), np.uint64)
         copies: list[bytes] = []
         slow, fast = np.flatnonzero(odd), np.flatnonzero(~odd)
@@ -159,7 +162,7 @@ class RecordMaker:
             copies.append(self._copy(packets, int(i)))
             vectors[i] = np.frombuffer(copies[-1], np.uint8).ctypes.data, len(copies[-1])
         vectors[fast] = self._make_in_place(packets.pick(fast))
-        return Records(vectors, packets.timestamps_ns, copies)
+        return Records(vectors, packets.timestamps_ns, self._interface_id, copies)
 
     def done_with(self, records: Records) -> None:
         """Others may be written over these, which are in the file."""

@@ -29,7 +29,7 @@ from capd.worker.packets.merge import Slice
 from capd.worker.recorder.memory import Memory, Part
 from capd.worker.recorder.snapshot import SnapshotThread, SnapshotWriter
 from capd.worker.recorder.triggers import Trigger, Triggers
-from capd.worker.sources.source import PacketSource
+from capd.worker.sources.source import CapturedInterface, PacketSource
 from capd_protocol.formats.ring_index import number_of, ring_file_name
 from capd_protocol.messages import (
     Conditions,
@@ -290,14 +290,14 @@ class FlightRecorder:
                 )
                 self._give_up(FailureCode.RESOURCES, text)
 
-    def describe(self, source: PacketSource, statistics_bytes: int) -> None:
+    def describe(self, interface: CapturedInterface, statistics_bytes: int) -> None:
         """Describe an interface that comes during a snapshot; earlier ones are in the header of the next one."""
         snapshot = self._snapshot
         if snapshot is None or snapshot.is_ending:
             return
         self._pass_on()
-        if self._may_take(snapshot, len(source.description)):
-            snapshot.writer.append(source.description)
+        if self._may_take(snapshot, len(interface.description)):
+            snapshot.writer.append(interface.description)
 
     # Snapshots ----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -147,7 +147,7 @@ class Triggers:
         if self._rate is not None:
             self._rate.forget()
         if self._watches_links:
-            self._was_running = {source.interface_index: is_running(source.interface_index) for source in self._sources}
+            self._was_running = {index: is_running(index) for _, index in self._interfaces()}
         self.next_look_s = inf if self._rate is None and not self._watches_links else now_s
 
     # Rate and links -----------------------------------------------------------------------------------------------
@@ -171,16 +171,21 @@ class Triggers:
     def _lost_link(self) -> Trigger | None:
         if not self._watches_links:
             return None
-        for source in self._sources:
-            index = source.interface_index
+        for name, index in self._interfaces():
             was_running, self._was_running[index] = self._was_running.get(index, False), is_running(index)
             if was_running and not self._was_running[index]:
-                return Trigger(TriggerReason.LINK_DOWN, source.name)
+                return Trigger(TriggerReason.LINK_DOWN, name)
         return None
+
+    def _interfaces(self) -> Iterator[tuple[str, int]]:
+        """Return those of this system, by name and index."""
+        for source in self._sources:
+            if (index := source.interface_index) is not None:
+                yield source.name, index
 
     def went_down(self, source: PacketSource) -> Trigger | None:
         """Return what it means that the kernel reports an interface that is down or gone, unless it is ignored."""
-        if not self._watches_links:
+        if not self._watches_links or source.interface_index is None:
             return None
         self._was_running[source.interface_index] = False  # which is no second trigger
         return self._heeded(Trigger(TriggerReason.LINK_DOWN, source.name))

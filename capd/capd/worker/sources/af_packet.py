@@ -15,10 +15,10 @@ from capd.linux.packet_ring import RingMemory, kernel_failure
 from capd.worker.packets.merge import Waiting
 from capd.worker.packets.records import RecordMaker
 from capd.worker.sources.ring_reader import PacketRingReader
-from capd.worker.sources.source import Statistics, Taken
+from capd.worker.sources.source import Declare, Statistics, Taken
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, dlt_to_linktype
-from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode, InterfaceCounters
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ class PacketSockets(NamedTuple):
 
 @dataclass(slots=True)
 class RingSource:
-    """An interface's packet socket, with its ring (``source.PacketSource``)."""
+    """An interface and its packet socket, with its ring (``source.PacketSource``, ``source.CapturedInterface``)."""
 
     name: str
     launch: LaunchInterface
@@ -95,6 +95,25 @@ class RingSource:
         """Whether every packet that the kernel has counted has been taken."""
         received, drops = self.statistics()
         return self.taken_total >= received - drops
+
+    @property
+    def linktype(self) -> int:
+        """LINKTYPE_ number of its packets."""
+        return dlt_to_linktype(self.link_layer_type.dlt)
+
+    @property
+    def snaplen_bytes(self) -> int:
+        """How much of a packet is kept."""
+        return self.launch.request.snaplen_bytes
+
+    @property
+    def loss(self) -> Failure:
+        """It is gone: an interface does not end otherwise."""
+        text = f"{self.name} is no longer there"
+        return Failure(code=FailureCode.INTERFACE_LOST, text=text, interface=self.name)
+
+    def begin(self, declare: Declare) -> None:
+        """Nothing: its only interface is declared with it."""
 
     def fileno(self) -> int:
         """Return the packet socket's descriptor."""
@@ -167,18 +186,6 @@ class RingSource:
         self.launch, self.description, self.ring_number = other.launch, other.description, other.ring_number
         self.ring, self.maker, self.trigger = other.ring, other.maker, other.trigger
 
-    def counters(self, *, unwritten: str | None = None) -> InterfaceCounters:
-        """Return where its packets are; ``unwritten`` names the counter of those that are in no file at the end."""
-        received, drops = self.statistics()
-        rest = {unwritten: received - drops - self.written_total} if unwritten else {}
-        return InterfaceCounters(
-            interface=self.name,
-            received_total=received,
-            written_total=self.written_total,
-            kernel_drops_total=drops,
-            **rest,
-        )
-
 
 class Plan(NamedTuple):
     """How an interface is captured: all that can be known without its ring."""
@@ -198,11 +205,11 @@ class SourceMaker:
     come later may have all filters that were compiled in the beginning, for whatever interface.
     """
 
-    def __init__(self, launch: Launch, operating_system: str) -> None:
+    def __init__(self, launch: Launch, operating_system: str, compiler: Compiler) -> None:
         self._launch = launch
         self._operating_system = operating_system
         self._trigger_filter = launch.trigger_filter
-        self._compiler = Compiler()
+        self._compiler = compiler
         #: By all that they are made of.
         self._programs: dict[tuple[str | int, ...], bytes] = {}
 
