@@ -181,8 +181,10 @@ def _read_headers(
             ready = dict(poll.poll(min(left_s, WATCHDOG_S / 2) * 1000))
             if control.socket.fileno() in ready:
                 raise DaemonGone  # whatever it says: there is nothing yet that could be ended well
-        if stream.is_over and not stream.has_interface:
-            raise CaptureFailed(stream.loss or stream.without_interface())
+        if stream.is_over and not stream.is_ready():
+            failure = stream.loss or (None if stream.has_interface else stream.without_interface())
+            if failure is not None:
+                raise CaptureFailed(failure)
 
 
 def _make_sources(

@@ -1,1 +1,1 @@
-"""Where packets come from: packet rings of network interfaces."""
+"""Where packets come from: packet rings of network interfaces, and streams."""
