@@ -58,6 +58,11 @@ def _in_batches(path: Path) -> int:
     return packets
 
 
+def _filtered(path: Path) -> int:
+    with read(path) as reader:
+        return sum(len(batch.timestamps_ns) for batch in reader.batches(_FILTER))
+
+
 def _one_by_one(path: Path) -> int:
     packets = 0
     with read(path) as reader:
@@ -80,6 +85,29 @@ def _with(*command: str) -> Callable[[Path], None]:
         subprocess.run(words, check=True, timeout=_TIMEOUT_S, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     return run
+
+
+def write_file(path: Path, packets: int, begin: bytes = b"") -> None:
+    """Write packets of the IMIX in random order, with random bytes behind what all begin with."""
+    random = np.random.default_rng(1)
+    sizes, shares = IMIX
+    contents = random.bytes(1 << 20)
+    blocks: list[bytes] = []
+    for number, size in enumerate(random.permutation(np.resize(np.repeat(sizes, shares), _PATTERN)).tolist()):
+        at = number * 7919 % (len(contents) - size)
+        packet = begin + contents[at + len(begin) : at + size]
+        blocks.append(pcapng.enhanced_packet(0, _TIME_NS + number * 1000, packet, size))
+    with path.open("wb") as file:
+        file.write(pcapng.section_header())
+        file.write(pcapng.interface_description(linktype=1, snaplen_bytes=0, name="eth0"))
+        whole = b"".join(blocks)
+        for _ in range(packets // _PATTERN):
+            file.write(whole)
+        file.write(b"".join(blocks[: packets % _PATTERN]))
+
+
+def _write_to_port_53(path: Path, packets: int) -> None:
+    write_file(path, packets, _TO_PORT_53)
 
 
 def _interface(number: int) -> bytes:
@@ -123,6 +151,9 @@ _MANY_INTERFACES, _MANY_SECTIONS, _MERGED_PACKETS = 70_000, 20_000, 300_000
 _MERGED = 757
 _SMALL_BYTES = 60
 _MICROSECONDS = 6
+#: 20 instructions, and what all packets of a file for it begin with: Ethernet, IPv4, UDP.
+_FILTER = "udp port 53"
+_TO_PORT_53 = bytes(12) + bytes.fromhex("0800 4500 0032 0000 0000 4011 0000 c6120001 c6120002 c350 0035 001e 0000")
 _TCPDUMP = FileReader("tcpdump", _MANY, _with("tcpdump", "-r", "FILE", "-w", "/dev/null"), "tcpdump")
 _DPKT = FileReader("dpkt", _SOME, _with_dpkt)
 #: By case: the first is capd's.
@@ -132,6 +163,16 @@ READING_CASES = {
         FileReader("capinfos", _MANY, _with("capinfos", "-c", "FILE"), "capinfos"),
         _TCPDUMP,
         _DPKT,
+    ),
+    "read-filter": (
+        FileReader("capd", _MANY, _filtered, write=_write_to_port_53),
+        FileReader(
+            "tcpdump",
+            _MANY,
+            _with("tcpdump", "-r", "FILE", "-w", "/dev/null", _FILTER),
+            "tcpdump",
+            _write_to_port_53,
+        ),
     ),
     "read-packets": (
         FileReader("capd", _MANY // 3, _one_by_one),
@@ -151,24 +192,6 @@ READING_CASES = {
         )
     },
 }
-
-
-def write_file(path: Path, packets: int) -> None:
-    """Write packets of the IMIX in random order, with random bytes."""
-    random = np.random.default_rng(1)
-    sizes, shares = IMIX
-    contents = random.bytes(1 << 20)
-    blocks: list[bytes] = []
-    for number, size in enumerate(random.permutation(np.resize(np.repeat(sizes, shares), _PATTERN)).tolist()):
-        at = number * 7919 % (len(contents) - size)
-        blocks.append(pcapng.enhanced_packet(0, _TIME_NS + number * 1000, contents[at : at + size], size))
-    with path.open("wb") as file:
-        file.write(pcapng.section_header())
-        file.write(pcapng.interface_description(linktype=1, snaplen_bytes=0, name="eth0"))
-        whole = b"".join(blocks)
-        for _ in range(packets // _PATTERN):
-            file.write(whole)
-        file.write(b"".join(blocks[: packets % _PATTERN]))
 
 
 def measure_reading(reader: FileReader, place: Place, packets: int | None = None) -> Reading:
