@@ -174,6 +174,24 @@ def test_many_packets_are_each_looked_at_in_their_place() -> None:
     assert by_batch(program, many) == [262144 if each == 0 else 0 for each in chosen]
 
 
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 128, 129, 200])
+@pytest.mark.parametrize("text", ["{}", "not ({})", "ip and ({})", "({}) and ip[20] = 7"])
+def test_lists_of_any_length(text: str, length: int) -> None:
+    # Many comparisons that lead to the same place; packets have each of the numbers, and some that none asks for.
+    numbers = [number * 7 for number in range(length)]
+    program = compiled(text.format(" or ".join(f"ip[16:4] = {number}" for number in numbers)))
+    assert program
+    packets = [
+        bytes(12) + kind + b"\x45" + bytes(15) + number.to_bytes(4, "big") + last
+        for number in range(length * 7 + 7)
+        for kind, last in ((b"\x08\0", b"\7"), (b"\x86\xdd", b"\7"), (b"\x08\0", b""))
+    ]
+    expected = by_libpcap(program, whole(packets))
+    assert any(expected)
+    assert not all(expected)
+    assert by_batch(program, whole(packets)) == expected
+
+
 def test_a_mask_has_what_anything_is_taken_of() -> None:
     data = np.frombuffer(b"\0\1\2\3", np.uint8)
     sizes = np.ones(4, np.uint32)

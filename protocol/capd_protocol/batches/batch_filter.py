@@ -8,7 +8,7 @@ the last one.
 
 import struct
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,9 @@ _INSTRUCTION = struct.Struct("=HBBI")
 #: How many packets are looked at together. Chosen: less is slower for the steps in Python, more for what the
 #: processor's caches do not hold.
 _PACKETS_AT_ONCE = 16384
+
+#: Of one branch. Chosen: those of a list know what is behind them, and 60,000 of them take no more than 30 MB.
+_MOST_COMPARISONS = 64
 
 #: Numbers of registers; those of the words of memory come before.
 _MEMORY_WORDS, _A, _X = 16, 16, 17
@@ -281,7 +284,8 @@ def _kind(code: int, k: int) -> _Kind | None:
 _JUMP = 0x05
 #: What an unconditional jump adds is a number with a sign, to libpcap.
 _BACKWARDS = 1 << 31
-_TESTS: dict[int, Callable[[Any, Any], Flags]] = {
+_Test = Callable[[Any, Any], Flags]
+_TESTS: dict[int, _Test] = {
     0x15: np.equal,
     0x25: np.greater,
     0x35: np.greater_equal,
@@ -314,25 +318,30 @@ def _step_on(step: _Step, way: _Way, packets: _Packets, group: _Group) -> _Depar
     return [(way, step(packets, group), None)]
 
 
-def _branch(
-    test: Callable[[Any, Any], Flags],
-    k: np.uint32 | None,
-    ways: tuple[_Way | None, _Way | None],
-    _packets: _Packets,
-    group: _Group,
-) -> _Departures:
-    passed = test(group.values[_A], group.values[_X] if k is None else k)
-    count = np.count_nonzero(passed)
-    when_true, when_false = ways
-    if count == len(passed):
-        return [(when_true, group, None)]
-    if not count:
-        return [(when_false, group, None)]
-    return [
-        (way, group, np.flatnonzero(chosen))
-        for way, chosen in ((when_true, passed), (when_false, ~passed))
-        if way is not None
-    ]
+class _Branch(NamedTuple):
+    """A conditional jump, or several that follow one another and jump to the same place, as a list of hosts does.
+
+    Attributes:
+        comparisons: of A with k, or with X where k is None. It jumps where any of them holds.
+        when_true: where to.
+        when_false: where packets go on of which none holds.
+    """
+
+    comparisons: tuple[tuple[_Test, np.uint32 | None], ...]
+    when_true: _Way | None
+    when_false: _Way | None
+
+    def part(self, _packets: _Packets, group: _Group) -> _Departures:
+        """Part the packets."""
+        a, x = group.values[_A], group.values.get(_X)
+        passed: Flags = reduce(np.logical_or, (test(a, x if k is None else k) for test, k in self.comparisons))
+        count = np.count_nonzero(passed)
+        if count == len(passed):
+            return [(self.when_true, group, None)]
+        if not count:
+            return [(self.when_false, group, None)]
+        ways = (self.when_true, passed), (self.when_false, ~passed)
+        return [(way, group, np.flatnonzero(chosen)) for way, chosen in ways if way is not None]
 
 
 def _take(k: int | None, packets: _Packets, group: _Group) -> _Departures:
@@ -363,6 +372,7 @@ class BatchFilter:
         self._acts: list[_Act | None] = [None] * len(instructions)
         #: Of each instruction from which on something may be taken.
         self._ways: dict[int, _Way] = {}
+        self._branches: dict[int, _Branch] = {}
         for at in reversed(range(len(instructions))):
             self._prepare(at, *instructions[at])
 
@@ -377,15 +387,26 @@ class BatchFilter:
         elif code == _RETURN_A:
             self._add(at, (_A,), partial(_take, None))
         elif code & ~_WITH_X in _TESTS:
+            number = None if code & _WITH_X else np.uint32(k)
             ways = self._ways.get(at + 1 + jump_true), self._ways.get(at + 1 + jump_false)
-            read = {number for way in ways if way is not None for number in way.registers}
-            operands = (_A, _X) if code & _WITH_X else (_A,)
-            if ways != (None, None):
-                number = None if code & _WITH_X else np.uint32(k)
-                self._add(at, read.union(operands), partial(_branch, _TESTS[code & ~_WITH_X], number, ways))
+            self._add_branch(at, _Branch(((_TESTS[code & ~_WITH_X], number),), *ways))
         elif following is not None and (kind := _kind(code, k)) is not None:
             read = set(following.registers) - {kind.writes}
             self._add(at, read.union(kind.reads), partial(_step_on, partial(kind.step, k), following))
+
+    def _add_branch(self, at: int, branch: _Branch) -> None:
+        following = None if branch.when_false is None else self._branches.get(branch.when_false.to)
+        if (
+            following is not None
+            and following.when_true == branch.when_true
+            and len(following.comparisons) < _MOST_COMPARISONS
+        ):
+            branch = following._replace(comparisons=branch.comparisons + following.comparisons)
+        read = {_A} if all(k is not None for _, k in branch.comparisons) else {_A, _X}
+        ways = [way for way in (branch.when_true, branch.when_false) if way is not None]
+        if ways:
+            self._branches[at] = branch
+            self._add(at, read.union(*(way.registers for way in ways)), branch.part)
 
     def _add(self, at: int, registers: Iterable[int], act: _Act) -> None:
         self._ways[at] = _Way(at, tuple(sorted(registers)))
