@@ -148,6 +148,7 @@ def test_what_cannot_be_done_to_lines_is_refused(capture_file: Path) -> None:
         (("--info", "-f", "udp"), 2, "leave out the filter"),
         ((capture_file, "--follow"), 2, "--follow waits for more of one file"),
         (("-f", "udp and"), 1, "syntax error"),
+        (("-f", "inbound"), 1, "capture filter: files do not say the direction of packets"),
     ):
         done = called("read", capture_file, *words)
         assert done.returncode == status
