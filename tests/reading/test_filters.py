@@ -250,6 +250,17 @@ def test_what_cooked_headers_say_is_looked_at(tmp_path: Path, text: str, linktyp
         assert found[0] == expected
 
 
+def test_no_packets_are_no_batch(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    data = pcap("<", MICROSECOND_MAGIC, [(0, number, packet) for number, packet in enumerate(PACKETS)])
+    for contents in (data[:24], data):
+        path.write_bytes(contents)
+        with read(path) as reader:
+            assert list(reader.batches("len > 100000")) == []
+        # Nor where the span has none of them: then the filter is not even compiled.
+        assert list(Extraction(files(path), Span(10**18), "udp port")) == []
+
+
 def test_a_filter_that_is_wrong_for_one_kind_is_right_for_another(tmp_path: Path) -> None:
     path = tmp_path / "a"
     blocks = [pcapng.section_header()]

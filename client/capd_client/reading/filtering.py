@@ -238,7 +238,10 @@ class Matching:
 def _kinds_of(batch: Batch, interfaces: Sequence[FileInterface]) -> dict[tuple[int, bool], list[int]]:
     """Return of which kinds the interfaces of a batch's packets are, and which ones are of each."""
     kinds: dict[tuple[int, bool], list[int]] = {}
-    for number in np.flatnonzero(np.bincount(batch.interface_ids)).tolist():
+    # Counted from the first one that there is: the file may have described many before.
+    first = int(batch.interface_ids.min(initial=len(interfaces)))
+    present = np.flatnonzero(np.bincount(batch.interface_ids - np.uint32(first))) + first
+    for number in present.tolist():
         interface = interfaces[number]
         kinds.setdefault((interface.linktype, interface.is_swapped), []).append(number)
     return kinds
