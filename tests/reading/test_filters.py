@@ -203,6 +203,23 @@ def test_what_matches_has_its_bytes(tmp_path: Path) -> None:
     assert found == [(number, PACKETS[number]) for number in numbers]
 
 
+@pytest.mark.parametrize("text", ["greater 50", "less 70", "tcp", "ip protochain 6 and greater 50", "link[36] != 99"])
+def test_packets_that_were_cut(tmp_path: Path, text: str) -> None:
+    # Each to half, and to as much as IPv4 needs: lengths are of the whole packets, and no byte is beyond the cut.
+    path = tmp_path / "a"
+    sizes = [(number, size) for number, data in enumerate(PACKETS) for size in (len(data) // 2, min(len(data), 38))]
+    rows = [
+        struct.pack("<4I", 0, place, size, len(PACKETS[number])) + PACKETS[number][:size]
+        for place, (number, size) in enumerate(sizes)
+    ]
+    path.write_bytes(pcap("<", MICROSECOND_MAGIC, []) + b"".join(rows))
+    found = by_tcpdump(path, text)
+    assert found
+    assert len(found) < len(rows)
+    for by_us in _in_all_ways(path, text):
+        assert by_us[0] == found
+
+
 # Filters that only libpcap can run, and those that nobody can -------------------------------------------------------
 
 
