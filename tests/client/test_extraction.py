@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd_client import BadFilterError, files
+from capd_client import BadFilterError, files, read
 from capd_client.reading.extraction import Extraction
 from capd_client.reading.filtering import compile_filter
 from capd_client.reading.model import Packet
@@ -162,6 +162,15 @@ def test_a_filter_chooses_what_tcpdump_chooses(tmp_path: Path, text: str) -> Non
     command = ["tcpdump", "-Z", "root", "-r", str(written), "-w", str(chosen), text]
     subprocess.run(command, check=True, capture_output=True, timeout=30)
     assert sum(len(each.data) + 16 for each in extracted(path, EVERYTHING, text)) + 24 == chosen.stat().st_size
+
+
+def test_a_file_of_many_batches_is_extracted_from_all_of_them(tmp_path: Path) -> None:
+    frames = [Frame(T + number, "eth0", FRAMES[number % len(FRAMES)] + bytes(number % 7)) for number in range(3000)]
+    (written,) = write_ring(tmp_path / "a.pcapng", [frames], ["eth0"])
+    with read(written) as reader:
+        assert sum(1 for _ in reader.batches()) > 1
+    found = extracted(tmp_path / "a.pcapng", EVERYTHING, "udp and not vlan")
+    assert found == [frame for number, frame in enumerate(frames) if number % len(FRAMES) < 3]
 
 
 @pytest.mark.parametrize("text", ["udp prot 53", "(", "ether[", "\0", "ü", "\udcff"])

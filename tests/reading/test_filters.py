@@ -203,7 +203,17 @@ def test_what_matches_has_its_bytes(tmp_path: Path) -> None:
     assert found == [(number, PACKETS[number]) for number in numbers]
 
 
-@pytest.mark.parametrize("text", ["greater 50", "less 70", "tcp", "ip protochain 6 and greater 50", "link[36] != 99"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "greater 50",
+        "less 70",
+        "tcp",
+        "ip protochain 6 and greater 50",
+        "link[36] != 99",
+        "ip protochain 6 and link[36] != 99",
+    ],
+)
 def test_packets_that_were_cut(tmp_path: Path, text: str) -> None:
     # Each to half, and to as much as IPv4 needs: lengths are of the whole packets, and no byte is beyond the cut.
     path = tmp_path / "a"
@@ -218,6 +228,9 @@ def test_packets_that_were_cut(tmp_path: Path, text: str) -> None:
     assert len(found) < len(rows)
     for by_us in _in_all_ways(path, text):
         assert by_us[0] == found
+    with read(path) as reader:
+        originals = [size for batch in reader.batches(text) for size in batch.original_sizes.tolist()]
+    assert originals == [len(PACKETS[sizes[place][0]]) for place in found]
 
 
 # Filters that only libpcap can run, and those that nobody can -------------------------------------------------------
