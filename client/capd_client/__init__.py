@@ -58,6 +58,7 @@ from capd_client.request.streams import HasDescriptor
 from capd_client.ring.files import HasRingFiles, RingFile, Span, Time, files
 from capd_client.transport.connect import SocketPath
 from capd_protocol.formats.linktypes import LinkLayerType
+from capd_protocol.formats.packet_flags import Direction, PacketKind
 from capd_protocol.messages import (
     Capabilities,
     CaptureSummary,
@@ -129,6 +130,7 @@ __all__ = [
     "DaemonUnavailable",
     "DeletionReason",
     "DestinationError",
+    "Direction",
     "DiskError",
     "DumpcapError",
     "EndReason",
@@ -165,6 +167,7 @@ __all__ = [
     "NotPermitted",
     "Overflow",
     "Packet",
+    "PacketKind",
     "Permission",
     "Permissions",
     "ReadError",

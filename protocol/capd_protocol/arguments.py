@@ -35,6 +35,8 @@ RING_SUFFIX_BYTES = 21
 MAX_FILTER_BYTES = 16 * 1024
 #: Of a capture: no number, no path, no option. Captures of the configuration have directories of these names.
 _CAPTURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+#: Of packets, as tcpdump calls them.
+DIRECTIONS = ("in", "out", "inout")
 #: dumpcap's RINGBUFFER_MAX_NUM_FILES.
 MAX_RING_FILES = 100_000
 
@@ -194,6 +196,15 @@ ARGUMENTS = (
         options=(Option("-I", "--monitor-mode"),),
     ),
     ArgumentSpec(
+        "direction",
+        _TEXT,
+        "interface.direction",
+        "only what comes in, or goes out: in, out or inout",
+        default="inout",
+        is_configured=True,
+        options=(Option("-Q", "--direction", "DIRECTION"),),
+    ),
+    ArgumentSpec(
         "kernel_buffer_size",
         _WHOLE,
         "interface.kernel_buffer_size_bytes",
@@ -272,6 +283,15 @@ ARGUMENTS = (
         "destination.unnamed",
         "keep the packets in memory only, for a program that reads them as they come",
         default=False,
+    ),
+    ArgumentSpec(
+        "packet_flags",
+        _YES_OR_NO,
+        "packet_flags",
+        "write with each packet whether it came in or went out, and to whom it was sent",
+        default=False,
+        is_configured=True,
+        options=(Option("", "--packet-flags"),),
     ),
     # A ring: when it switches to the next file, and what it keeps.
     ArgumentSpec(
@@ -575,6 +595,8 @@ def _option_faults(interface: InterfaceRequest) -> Iterator[Fault]:
     yield from _range_faults("interface", interface)
     yield from _wifi_faults(interface)
     yield from _filter_faults("capture_filter", "the capture filter", interface.capture_filter)
+    if interface.direction not in DIRECTIONS:
+        yield Fault("direction", f"direction {_quoted(interface.direction)} is not one of {', '.join(DIRECTIONS)}")
     if interface.link_layer_type is not None and by_name(interface.link_layer_type) is None:
         yield Fault(
             "link_layer_type",
@@ -593,8 +615,9 @@ def _stream_faults(request: StartCapture, targets: Sequence[Target]) -> Iterator
     streams = [each.request for each in targets if isinstance(each, Stream)]
     if not streams:
         return
+    unset = InterfaceRequest(name="")
     for argument, field in _OF_INTERFACES:
-        if any(getattr(each, field) for each in streams):
+        if any(getattr(each, field) != getattr(unset, field) for each in streams):
             yield Fault(argument, f"{argument} is about network interfaces, and {_quoted(streams[0].name)} is a stream")
     if request.detached:
         yield Fault("detach", "a stream ends with the program that has opened it: it cannot be in a detached capture")
@@ -759,6 +782,8 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
     if (autostop.interval_s, autostop.total_kb, autostop.age_s, autostop.free_kb) != (None, None, None, None):
         text = "interval, total, age and free space are conditions of a ring, and end no capture"
         yield Fault("autostop", text)
+    if request.file_format == "pcap" and request.packet_flags:
+        yield Fault("packet_flags", "packet_flags needs pcapng: a pcap file has no place for them")
     if request.file_format == "pcap" and request.wait_for_interfaces:
         text = "wait_for_interfaces needs pcapng: a pcap file begins with the link-layer type of an interface"
         yield Fault("wait_for_interfaces", text)

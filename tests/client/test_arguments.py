@@ -1,9 +1,11 @@
 """Every argument of a session has an effect that can be seen from outside, or is refused with a reason."""
 
+import contextlib
 import math
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import tempfile
@@ -21,14 +23,19 @@ from capd_client import (
     CaptureInterface,
     CaptureSession,
     ChildError,
+    Direction,
     DiskError,
     Interface,
     InterfaceError,
     InvalidArgument,
     LinkLayerType,
     NameTaken,
+    NoEvents,
+    Packet,
+    PacketKind,
     UnsupportedError,
     list_captures,
+    read,
     stop_capture,
 )
 from capd_client.request.options import CaptureArguments, make_request
@@ -162,6 +169,66 @@ def promiscuous(bench: Bench) -> None:
         with bench.running(promiscuous=given):
             assert promiscuity(bench.interface) == expected
         assert promiscuity(bench.interface) == 0
+
+
+def exchange(bench: Bench) -> None:
+    """Have packets of all kinds pass the captured interface."""
+    own, peer = (mac_of(name) for name in (bench.interface, bench.sender))
+    kinds = (own, b"\xff" * 6, b"\x01\x00\x5e\0\0\1", b"\2\0\0\0\0\x99")
+    for destination in kinds:
+        assert send(bench.sender, [destination + peer + b"\x88\xb5" + bytes(50)], 1) == 1
+    # Not as the others are sent, past the queueing discipline: captures see nothing of that.
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as outgoing:
+        outgoing.bind((bench.interface, 0))
+        outgoing.send(peer + own + b"\x88\xb5" + bytes(50))
+
+
+def mac_of(interface: str) -> bytes:
+    (link,) = ip_json("link", "show", interface)
+    return bytes.fromhex(link["address"].replace(":", ""))
+
+
+def exchanged(bench: Bench, packets: int, **arguments: Any) -> list[Packet]:
+    """Return what is captured of these."""
+    with bench.running(**arguments) as capture:
+        exchange(bench)
+        wait_until(lambda: counted_packets(capture) >= packets, "all are written")
+    return list(read(bench.savefile))
+
+
+def counted_packets(capture: CaptureSession) -> int:
+    with contextlib.suppress(NoEvents):
+        capture.wait_for_event(timeout=0.05)
+    return capture.packetcount
+
+
+def direction(bench: Bench) -> None:
+    own = mac_of(bench.interface)
+    for given, sources in (("in", [False] * 4), ("out", [True]), ("inout", [False] * 4 + [True])):
+        packets = exchanged(bench, len(sources), direction=given)
+        assert [bytes(packet.data[6:12]) == own for packet in packets] == sources
+    with pytest.raises(InvalidArgument, match="is not one of in, out, inout"):
+        bench.session(direction="sideways")
+
+
+def packet_flags(bench: Bench) -> None:
+    packets = exchanged(bench, 5, packet_flags=True)
+    assert [(packet.direction, packet.kind) for packet in packets] == [
+        (Direction.IN, PacketKind.UNICAST),
+        (Direction.IN, PacketKind.BROADCAST),
+        (Direction.IN, PacketKind.MULTICAST),
+        (Direction.IN, PacketKind.OTHERS),
+        (Direction.OUT, PacketKind.UNKNOWN),
+    ]
+    words = ["tshark", "-r", str(bench.savefile), "-T", "fields"]
+    for name in ("packet_flags_direction", "packet_flags_reception_type"):
+        words += ["-e", f"frame.{name}"]
+    shown = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    values = [tuple(int(value, 16) for value in line.split("\t")) for line in shown.splitlines()]
+    assert values == [(packet.direction, packet.kind) for packet in packets]
+    assert [packet.flags for packet in exchanged(bench, 5)] == [0] * 5
+    with pytest.raises(InvalidArgument, match="packet_flags needs pcapng"):
+        bench.session(packet_flags=True, use_libpcap=True)
 
 
 def kernel_buffer_size(bench: Bench) -> None:
@@ -577,6 +644,8 @@ EFFECTS: dict[str, Callable[[Bench], None]] = {
         capture_filter,
         snaplen,
         promiscuous,
+        direction,
+        packet_flags,
         monitor_mode,
         kernel_buffer_size,
         link_layer_type,

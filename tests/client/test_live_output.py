@@ -426,6 +426,7 @@ def test_readers_beyond_the_greatest_number_are_refused(
         with connected(path):
             wait_until(lambda: bool(reports), "one reads")
             assert until_eof(connected(path)) == b""
+            wait_until(lambda: len(reports) > 1, "the other is refused")
             assert reports == ["a reader reads", "a reader is refused: 1 read already"]
 
 

@@ -54,6 +54,8 @@ class Packet:
     #: How long it was, beyond ``data``.
     longer: int = 0
     time_ns: int = 1_700_000_000_123_456_789
+    #: Of struct sockaddr_ll.
+    packet_type: int = 0
 
     @property
     def captured_bytes(self) -> int:
@@ -117,8 +119,10 @@ class Layout:
             0,
             b"",
         )
-        # Between header and packet, and behind it, is whatever was there before.
-        return header + bytes([CANARY]) * (mac - len(header)) + packet.data[:captured]
+        # Between header and packet, and behind it, is whatever was there before, but for the address of the link layer.
+        between = bytearray([CANARY]) * (mac - len(header))
+        between[10] = packet.packet_type
+        return header + between + packet.data[:captured]
 
     def lay_out(self, packets: Sequence[Packet]) -> tuple[Memory, Blocks]:
         data = bytearray([CANARY]) * BLOCK_HEADER_BYTES
@@ -164,6 +168,7 @@ def make(
     interface_id: int = 0,
     snaplen_bytes: int = 262_144,
     ethernet: bool = True,
+    has_flags: bool = False,
 ) -> Made:
     layout = layout or Layout()
     memory, block = layout.lay_out(packets)
@@ -175,6 +180,7 @@ def make(
         interface_id=interface_id,
         snaplen_bytes=snaplen_bytes,
         dlt=DLT_EN10MB if ethernet else DLT_RAW,
+        has_flags=has_flags,
     )
     made = Made(memory, maker.make(block), before, layout.end_word * 4)
     assert np.array_equal(made.before[made.end_byte :], memory.bytes[made.end_byte :]), "another block was written to"
@@ -194,6 +200,28 @@ def slow(
 def payload(size_bytes: int) -> bytes:
     """Return bytes none of which is zero, as padding must be."""
     return bytes(i % 255 + 1 for i in range(size_bytes))
+
+
+# Flags ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("snaplen_bytes", [262_144, 61])
+def test_records_have_the_flags_of_the_packet_type(snaplen_bytes: int) -> None:
+    #: PACKET_HOST and so on (linux/if_packet.h).
+    flags = (0x05, 0x0D, 0x09, 0x11, 0x02)
+    packets = [
+        Packet(payload(60 + kind), packet_type=kind, tag=(0x8100, 5) if kind == 1 else None) for kind in range(5)
+    ]
+    made = make(packets, has_flags=True, snaplen_bytes=snaplen_bytes)
+    assert made.data == [
+        pcapng.enhanced_packet(0, packet.time_ns, *packet.expected(snaplen_bytes), flags=value)
+        for packet, value in zip(packets, flags, strict=True)
+    ]
+
+
+def test_of_other_packet_types_nothing_is_known() -> None:
+    (record,) = make([Packet(payload(60), packet_type=5)], has_flags=True).data
+    assert record[-16:-4] == struct.pack("=HHIHH", 2, 4, 0, 0, 0)
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------

@@ -196,6 +196,20 @@ def _next(at: int, instruction: Instruction) -> tuple[int, ...]:
     return (at + 1,)
 
 
+#: PACKET_OUTGOING (linux/if_packet.h): of all types the only one that does not come in.
+PACKET_OUTGOING = 4
+
+
+def of_direction(program: bytes, *, is_outgoing: bool) -> bytes:
+    """Return a program that takes of the same packets those that go out, or those that come in."""
+    start = [
+        Instruction(LOAD_WORD, k=PACKET_TYPE),
+        Instruction(JUMP_IF_EQUAL, int(is_outgoing), int(not is_outgoing), PACKET_OUTGOING),
+        _TAKE_NOTHING,
+    ]
+    return assemble(start) + program
+
+
 def keeping(program: bytes, snaplen_bytes: int) -> bytes:
     """Return a program that takes the same packets, and of each no more than so much."""
     instructions = parse(program)

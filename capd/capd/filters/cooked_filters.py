@@ -8,7 +8,6 @@ from capd_protocol.formats.linktypes import DLT_LINUX_SLL, DLT_LINUX_SLL2
 
 HEADER_SIZE_BYTES = {DLT_LINUX_SLL: 16, DLT_LINUX_SLL2: 20}
 
-_PACKET_OUTGOING = 4
 #: Fields of the headers that the kernel knows by other names, by offset and size in bytes.
 _FIELDS = {
     DLT_LINUX_SLL: {(0, 2): bpf.PACKET_TYPE, (2, 2): bpf.HARDWARE_TYPE, (14, 2): bpf.PROTOCOL},
@@ -49,7 +48,7 @@ def without_looped_back(program: bytes, loopback_index: int) -> bytes:
         bpf.Instruction(bpf.LOAD_WORD, k=bpf.INTERFACE_INDEX),
         bpf.Instruction(bpf.JUMP_IF_EQUAL, 0, 3, loopback_index),
         bpf.Instruction(bpf.LOAD_WORD, k=bpf.PACKET_TYPE),
-        bpf.Instruction(bpf.JUMP_IF_EQUAL, 0, 1, _PACKET_OUTGOING),
+        bpf.Instruction(bpf.JUMP_IF_EQUAL, 0, 1, bpf.PACKET_OUTGOING),
         bpf.Instruction(bpf.RETURN, k=0),
     ]
     return bpf.assemble(start) + program

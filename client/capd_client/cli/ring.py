@@ -269,6 +269,7 @@ def _write(extraction: "Extraction", file: BinaryIO) -> int:
             packet.timestamp_ns - begin_s * 10**9,
             bytes(packet.data),
             packet.original_size_bytes,
+            flags=packet.flags,
         )
         packets += 1
         if len(waiting) >= _WRITTEN_AT_ONCE_BYTES:

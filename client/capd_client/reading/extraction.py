@@ -89,11 +89,11 @@ class Extraction:
         names = [interface.name for interface in interfaces]
         for at in range(0, table.shape[1], _ROWS_AT_ONCE):
             rows: list[list[int]] = table[:, at : at + _ROWS_AT_ONCE].tolist()
-            row: tuple[int, int, int, int, int, int]
+            row: tuple[int, int, int, int, int, int, int]
             for row in zip(*rows, strict=True):
-                timestamp_ns, own_id, original_bytes, size_bytes, begin, batch_number = row
+                timestamp_ns, own_id, original_bytes, size_bytes, begin, flags, batch_number = row
                 view = data[batch_number][begin : begin + size_bytes]
-                yield Packet(timestamp_ns, names[own_id], ids[own_id], original_bytes, view)
+                yield Packet(timestamp_ns, names[own_id], ids[own_id], original_bytes, view, flags)
 
     def _found(self, batch: Batch, interfaces: Sequence[FileInterface]) -> Batch:
         """Return the packets of the span that match."""
@@ -128,6 +128,7 @@ def _columns(batch: Batch, number: int) -> tuple[npt.NDArray[np.int64], ...]:
         batch.original_sizes,
         batch.captured_sizes,
         batch.offsets,
+        np.zeros(len(batch.offsets)) if batch.flags is None else batch.flags,
         np.full(len(batch.offsets), number),
     )
     return tuple(each.astype(np.int64) for each in fields)

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import repeat
 from typing import NamedTuple, Protocol, cast, overload
 
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.formats.packet_flags import Direction, PacketKind, direction_of, kind_of
 from capd_protocol.times import datetime_of, time_text
 
 
@@ -44,6 +46,7 @@ class Packet(NamedTuple):
         interface_id: its place in the reader's ``interfaces``.
         original_size_bytes: how long the packet was, however much of it is here.
         data: its bytes in the mapped file, no copy.
+        flags: what the file says of its direction and kind (``epb_flags`` of pcapng); 0 where it says nothing.
     """
 
     timestamp_ns: int
@@ -51,6 +54,17 @@ class Packet(NamedTuple):
     interface_id: int
     original_size_bytes: int
     data: memoryview
+    flags: int = 0
+
+    @property
+    def direction(self) -> Direction:
+        """Whether it came in or went out; ``Direction.UNKNOWN`` where the file does not say."""
+        return direction_of(self.flags)
+
+    @property
+    def kind(self) -> PacketKind:
+        """To whom it was sent; ``PacketKind.UNKNOWN`` where the file does not say, as of what went out."""
+        return kind_of(self.flags)
 
     @property
     def timestamp(self) -> datetime:
@@ -78,6 +92,7 @@ def packets_of(batch: Batch, names: Sequence[str | None]) -> Iterator[Packet]:
         ids,
         batch.original_sizes.tolist(),
         map(batch.data.data.__getitem__, map(slice, batch.offsets.tolist(), ends.tolist())),
+        repeat(0, len(ids)) if batch.flags is None else batch.flags.tolist(),
         strict=True,
     )
     # Without Packet's own constructor, which takes as long as everything else.

@@ -81,7 +81,11 @@ class Reader:
         return self._batches if capture_filter is None else self._matching(Matching(capture_filter))
 
     def matching(self, capture_filter: str) -> Iterator[Packet]:
-        """Iterate over the packets that match a filter, one by one; see ``batches`` for what it is and raises."""
+        """Iterate over the packets that match a filter, one by one.
+
+        Args:
+            capture_filter: as for ``batches``, which also has what is raised.
+        """
         batches = self.batches(capture_filter)
         return itertools.chain.from_iterable(packets_of(batch, self._names) for batch in batches)
 

@@ -49,6 +49,7 @@ class _InterfaceOptions:
     kernel_buffer_size: int | None = None
     link_layer_type: str | LinkLayerType | None = None
     wifi_channel: str | None = None
+    direction: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class CaptureInterface(_InterfaceOptions):
         kernel_buffer_size: as in ``CaptureArguments``, in MiB.
         link_layer_type: as in ``CaptureArguments``.
         wifi_channel: as in ``CaptureArguments``.
+        direction: as in ``CaptureArguments``.
     """
 
     name: str
@@ -111,6 +113,7 @@ class CaptureArguments(TypedDict, total=False):
         capture_filter: in libpcap's language (pcap-filter(7)), for every interface; without host names.
         snaplen: the most bytes kept of each packet (262144); 0: the same.
         promiscuous: also packets for others (True).
+        direction: ``in`` for what comes in, ``out`` for what goes out (``inout``, both).
         monitor_mode: all that the radio hears (False); wireless interfaces only, and only where the daemon may.
         kernel_buffer_size: ring of each interface, in MiB (32; 4 for each that a pattern matches).
         link_layer_type: one of those that the interface has, by name, such as ``EN10MB``.
@@ -157,6 +160,8 @@ class CaptureArguments(TypedDict, total=False):
         separate_threads: True is refused: one process reads the rings of all interfaces.
         wait_for_interfaces: interfaces need not be there, or be up, yet, and the capture goes on when the last one
             is gone (False). They are attached when they come, and again when they come back, by name.
+        packet_flags: write with each packet whether it came in or went out, and to whom it was sent (False): ``flags``,
+            ``direction`` and ``kind`` of packets that are read. It takes 12 bytes a packet, and pcapng.
         update_interval: a packet is in its file and announced within about so many seconds (0.1); from 0.005.
         pass_files: have each file passed to this process, open for reading, before it is announced (False). Then
             ``open_file`` gives it also where the path does not lead, and after its ring has deleted it.
@@ -170,6 +175,7 @@ class CaptureArguments(TypedDict, total=False):
     capture_filter: str | None
     snaplen: int | None
     promiscuous: bool | None
+    direction: str | None
     monitor_mode: bool | None
     kernel_buffer_size: int | None
     link_layer_type: str | LinkLayerType | None
@@ -201,6 +207,7 @@ class CaptureArguments(TypedDict, total=False):
     max_buffered_packets: int | None
     max_buffered_bytes: int | None
     separate_threads: bool | None
+    packet_flags: bool | None
     update_interval: float | None
     wait_for_interfaces: bool | None
     pass_files: bool | None

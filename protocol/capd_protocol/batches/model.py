@@ -78,6 +78,8 @@ class Batch(NamedTuple):
         original_sizes: uint32, bytes that the packets had.
         offsets: int64, where in ``data`` each packet begins.
         data: uint8, a part of the mapped file; read-only.
+        flags: uint32, what pcapng's ``epb_flags`` says of each: bits 0 and 1 are the direction, 2 to 4 the kind (see
+            ``Direction`` and ``PacketKind``); 0 where it says nothing. None: it says nothing of any of them.
     """
 
     timestamps_ns: npt.NDArray[np.int64]
@@ -86,6 +88,7 @@ class Batch(NamedTuple):
     original_sizes: npt.NDArray[np.uint32]
     offsets: npt.NDArray[np.int64]
     data: npt.NDArray[np.uint8]
+    flags: npt.NDArray[np.uint32] | None = None
 
     @property
     def timestamps(self) -> npt.NDArray[np.datetime64]:
@@ -105,6 +108,7 @@ class Batch(NamedTuple):
             self.original_sizes[places],
             self.offsets[places],
             self.data,
+            None if self.flags is None else self.flags[places],
         )
 
     def __repr__(self) -> str:

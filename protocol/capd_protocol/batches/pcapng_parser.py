@@ -1,5 +1,6 @@
 """pcapng blocks. Pure: bytes of the file in, batches out."""
 
+import contextlib
 import struct
 import sys
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from capd_protocol.formats.pcapng import (
     ENHANCED_PACKET_BLOCK,
     INTERFACE_DESCRIPTION_BLOCK,
     PACKET_BLOCK_HEADER_SIZE_BYTES,
+    PACKET_BLOCK_TRAILER_SIZE_BYTES,
     SECTION_HEADER_BLOCK,
 )
 
@@ -27,6 +29,9 @@ _SIMPLE_HEADER_SIZE_BYTES = 12
 _SNAPLEN_WORD = 3
 #: Type, length, and of a section header the byte-order magic, without which its length means nothing.
 _MIN_BLOCK_BYTES = 12
+#: Code and length, and the flags.
+_FLAGS_OPTION_BYTES = 8
+_LEAST_WITH_FLAGS_BYTES = PACKET_BLOCK_HEADER_SIZE_BYTES + _FLAGS_OPTION_BYTES + PACKET_BLOCK_TRAILER_SIZE_BYTES
 U64 = npt.NDArray[np.uint64]
 _MAX_NS = 2**63 - 1
 #: Which half of 64 bits in memory is the upper one.
@@ -122,8 +127,43 @@ class PcapngParser:
         offsets = positions[which][:count] * 4
         offsets += header_sizes
         offsets += begin
-        batch = Batch(self._to_ns(units, ids), ids, fields[:, 5].copy(), fields[:, 6].copy(), offsets, data)
+        captured = fields[:, 5].copy()
+        flags = self._flags(data, offsets, captured, headers[which][:count])
+        batch = Batch(self._to_ns(units, ids), ids, captured, fields[:, 6].copy(), offsets, data, flags)
         return [batch], begin + end
+
+    def _flags(self, data: U8, offsets: I64, captured: U32, headers: U32) -> U32 | None:
+        """Return what options say of packets' flags; None where none has any.
+
+        Args:
+            data: where the packets are.
+            offsets: of their first bytes, which are a multiple of 4 if they have options.
+            captured: their sizes.
+            headers: the first words of their blocks.
+        """
+        if not len(captured) or int((headers[:, 1] - captured).max()) < _LEAST_WITH_FLAGS_BYTES:
+            return None  # the usual case: no block has room for any
+        padded = captured.astype(np.int64) + 3 & ~3
+        around_bytes = PACKET_BLOCK_HEADER_SIZE_BYTES + PACKET_BLOCK_TRAILER_SIZE_BYTES
+        room = headers[:, 1].astype(np.int64) - around_bytes - padded
+        # Simple ones have a shorter header, and no options.
+        places = np.flatnonzero((room >= _FLAGS_OPTION_BYTES) & (headers[:, 0] != _SIMPLE_PACKET_BLOCK))
+        if not len(places):
+            return None
+        order = ">" if (sys.byteorder == "little") == self._is_swapped else "<"
+        wanted = int.from_bytes(struct.pack(order + "HH", pcapng.EPB_FLAGS, 4), sys.byteorder)
+        words: U32 = data[: len(data) // 4 * 4].view(np.uint32)
+        at = (offsets + padded)[places] >> 2
+        flags = np.zeros(len(offsets), np.uint32)
+        is_first = words[at] == wanted
+        found = words[at[is_first] + 1]
+        flags[places[is_first]] = found.byteswap() if self._is_swapped else found
+        for place in places[~is_first].tolist():  # behind other options
+            begin = int(offsets[place] + padded[place])
+            with contextlib.suppress(pcapng.MalformedFileError):  # the packet is whole without them
+                options = _Options(pcapng.read_options(data.data[begin : begin + int(room[place])], order), order)
+                flags[place] = options.number(pcapng.EPB_FLAGS, "I") or 0
+        return flags if flags.any() else None
 
     def _scopes(self, types: U32) -> "_Scopes":
         """Return which interfaces each of some blocks can be about."""

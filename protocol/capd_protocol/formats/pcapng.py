@@ -42,6 +42,7 @@ IF_FILTER = 11
 IF_OS = 12
 IF_TSOFFSET = 14
 IF_HARDWARE = 15
+EPB_FLAGS = 2
 ISB_STARTTIME = 2
 ISB_ENDTIME = 3
 ISB_IFRECV = 4
@@ -127,10 +128,14 @@ def _timestamp(timestamp_ns: int) -> bytes:
     return struct.pack("=II", timestamp_ns >> 32, timestamp_ns & 0xFFFFFFFF)
 
 
-def enhanced_packet(interface_id: int, timestamp_ns: int, data: bytes, original_size_bytes: int) -> bytes:
+def enhanced_packet(
+    interface_id: int, timestamp_ns: int, data: bytes, original_size_bytes: int, *, flags: int = 0
+) -> bytes:
     """One packet. The capture path makes the same layout in place, for all packets of a ring block at once."""
     body = struct.pack("=I", interface_id) + _timestamp(timestamp_ns)
-    return _block(ENHANCED_PACKET_BLOCK, body + struct.pack("=II", len(data), original_size_bytes) + _padded(data))
+    body += struct.pack("=II", len(data), original_size_bytes) + _padded(data)
+    options = _options([(EPB_FLAGS, struct.pack("=I", flags))]) if flags else b""
+    return _block(ENHANCED_PACKET_BLOCK, body + options)
 
 
 def interface_statistics(
@@ -221,7 +226,16 @@ class OtherBlock(NamedTuple):
 Block = SectionHeader | InterfaceDescription | EnhancedPacket | InterfaceStatistics | OtherBlock
 
 
-def _read_options(body: memoryview, order: str) -> tuple[Option, ...]:
+def read_options(body: memoryview, order: str) -> tuple[Option, ...]:
+    """Return a block's options, as far as their end.
+
+    Args:
+        body: what is behind the block's fixed part, but for its length at the end.
+        order: "<" or ">".
+
+    Raises:
+        MalformedFileError: one is longer than the block.
+    """
     options: list[Option] = []
     at = 0
     while at + 4 <= len(body):
@@ -263,19 +277,19 @@ def _read_body(block_type: int, body: memoryview, order: str) -> Block:
             _, *version, _ = struct.unpack_from(order + "IHHq", body)
             if tuple(version) not in _VERSIONS:
                 raise MalformedFileError("a section of format version {}.{}; only 1.0 is known".format(*version))
-            return SectionHeader(order, _read_options(body[16:], order))
+            return SectionHeader(order, read_options(body[16:], order))
         case 1:
             linktype, _, snaplen = struct.unpack_from(order + "HHI", body)
-            return InterfaceDescription(linktype, snaplen, _read_options(body[8:], order))
+            return InterfaceDescription(linktype, snaplen, read_options(body[8:], order))
         case 6:
             interface_id, high, low, captured, original = struct.unpack_from(order + "IIIII", body)
             if 20 + captured > len(body):
                 raise MalformedFileError("a packet is longer than its block")
-            options = _read_options(body[20 + captured + -captured % 4 :], order)
+            options = read_options(body[20 + captured + -captured % 4 :], order)
             return EnhancedPacket(interface_id, high << 32 | low, original, body[20 : 20 + captured], options)
         case 5:
             interface_id, high, low = struct.unpack_from(order + "III", body)
-            return InterfaceStatistics(interface_id, high << 32 | low, _read_options(body[12:], order))
+            return InterfaceStatistics(interface_id, high << 32 | low, read_options(body[12:], order))
         case _:
             return OtherBlock(block_type, body)
 

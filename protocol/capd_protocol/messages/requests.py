@@ -42,6 +42,8 @@ class InterfaceRequest(JsonMessage, frozen=True):
     link_layer_type: str | None = None
     #: None: a default, which is smaller where there may be many interfaces.
     kernel_buffer_size_bytes: int | None = None
+    #: Only what comes in, or goes out.
+    direction: Literal["in", "out", "inout"] = "inout"
     #: It is no interface of the system: its packets come on a descriptor, as pcap or pcapng, which the client passes
     #: along with the directory. The name says only what it is called.
     is_stream: bool = False
@@ -128,6 +130,8 @@ class StartCapture(JsonMessage, frozen=True, tag="start"):
     #: Write no file but snapshots.
     recorder: Recorder | None = None
     autostop: Conditions = Conditions()
+    #: With each packet stands in the file whether it came in or went out, and to whom it was sent.
+    packet_flags: bool = False
     #: A packet is in its file and announced within about this time.
     update_interval_s: float = 0.1
     #: Interfaces need not be there yet, and the capture goes on when the last one is gone.

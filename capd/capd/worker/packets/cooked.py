@@ -15,6 +15,8 @@ ADDRESS_OFFSET_BYTES = 48
 ADDRESS_SIZE_BYTES = 20
 #: In it, as it is on the wire.
 PROTOCOL = slice(2, 4)
+#: sll_pkttype.
+PACKET_TYPE = 10
 #: Of LINUX_SLL: the protocol stands behind it, and a VLAN tag before that.
 VLAN_OFFSET_BYTES = 14
 

@@ -25,6 +25,8 @@ from capd.filters.cooked_filters import HEADER_SIZE_BYTES
 from capd.worker.packets import can, cooked
 from capd.worker.packets.arrays import I64, U8, U32, U64
 from capd.worker.packets.blocks import Blocks
+from capd.worker.packets.copied_records import Packets, copied_records
+from capd.worker.packets.packet_flags import flags_of
 from capd.worker.packets.packet_offsets import (
     CAPTURED,
     HIGH_HALF_FIRST,
@@ -110,6 +112,7 @@ class RecordMaker:
         interface_id: int,
         snaplen_bytes: int,
         dlt: int,
+        has_flags: bool = False,
     ) -> None:
         """Nothing is read yet.
 
@@ -119,18 +122,20 @@ class RecordMaker:
             file_format: of the records.
             interface_id: of the interface, in a pcapng file.
             snaplen_bytes: how much of a packet is kept.
+            has_flags: whether each record says where its packet came from (``packet_flags``): then they are copied.
             dlt: link-layer type; on Ethernet, VLAN tags are put back; the cooked ones get their header.
         """
         self._memory = memory
         self._words: U32 = memory.view(np.uint32)
         self._address = address
-        self._file_format = file_format
+        self._file_format: Literal["pcapng", "pcap"] = file_format
         self._interface_id = interface_id
         self._snaplen_bytes = snaplen_bytes
         self._dlt = dlt
         self._finder = FrameFinder(memory)
+        self._has_flags = has_flags
         self._copier: RunCopier | None = None
-        if dlt not in _CHANGED:
+        if dlt not in _CHANGED and not has_flags:
             self._copier = RunCopier(
                 memory=memory,
                 finder=self._finder,
@@ -147,7 +152,12 @@ class RecordMaker:
         if copied is not None:
             buffer, timestamps_ns = copied
             return Records(buffer.vectors[: len(timestamps_ns)], timestamps_ns, self._interface_id, [], buffer)
-        packets = self._read(self._find(blocks))
+        frames = self._find(blocks)
+        # Before anything is written into the ring.
+        flags = flags_of(self._addresses(frames)[:, cooked.PACKET_TYPE]) if self._has_flags else None
+        packets = self._read(frames)
+        if flags is not None:
+            return self._copy_all(packets, flags)
         odd = packets.first & 3 != 0
         lasts = np.cumsum([block.packets for block in blocks.filled]) - 1
         limits = np.array([block.limit for block in blocks.filled], np.int64) * 4
@@ -163,6 +173,21 @@ class RecordMaker:
             vectors[i] = np.frombuffer(copies[-1], np.uint8).ctypes.data, len(copies[-1])
         vectors[fast] = self._make_in_place(packets.pick(fast))
         return Records(vectors, packets.timestamps_ns, self._interface_id, copies)
+
+    def _copy_all(self, packets: _Packets, flags: U32) -> Records:
+        made = copied_records(
+            Packets(
+                self._memory,
+                packets.first,
+                packets.captured,
+                packets.original,
+                packets.timestamps_ns,
+                self._interface_id,
+                flags,
+            ),
+            self._file_format,
+        )
+        return Records(made.vectors, packets.timestamps_ns, self._interface_id, [made.data])
 
     def done_with(self, records: Records) -> None:
         """Others may be written over these, which are in the file."""

@@ -257,6 +257,8 @@ class SourceMaker:
         wanted = interface.wanted_type
         link_layer_type = self._compiler.choose_link_layer_type(_kind_of(interface), wanted, request.name)
         program = self._program(request.capture_filter, interface, number, link_layer_type)
+        if request.direction != "inout":
+            program = bpf.of_direction(program, is_outgoing=request.direction == "out")
         trigger_program = b""
         if self._trigger_filter:
             try:
@@ -294,6 +296,7 @@ class SourceMaker:
                 memory=ring.bytes,
                 address=ring.address,
                 file_format=self._launch.file_format,
+                has_flags=self._launch.packet_flags,
                 interface_id=interface_id,
                 snaplen_bytes=request.snaplen_bytes,
                 dlt=link_layer_type.dlt,

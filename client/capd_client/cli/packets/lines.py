@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from capd_client.cli.packets.dissect import dissect, ip_header, link_header, network_offset, to_text
 from capd_client.errors import InvalidArgument
+from capd_protocol.formats.packet_flags import Direction, PacketKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,17 @@ def is_for_people(options: argparse.Namespace) -> bool:
     return any(getattr(options, name) for name in _FOR_PEOPLE)
 
 
+#: What tcpdump shows of cooked packets, as far as a file says it of others.
+_WAYS = {
+    (Direction.IN, PacketKind.UNICAST): "In ",
+    (Direction.IN, PacketKind.UNKNOWN): "In ",
+    (Direction.IN, PacketKind.BROADCAST): "B ",
+    (Direction.IN, PacketKind.MULTICAST): "M ",
+    (Direction.IN, PacketKind.OTHERS): "P ",
+    **{(Direction.OUT, kind): "Out " for kind in PacketKind},
+}
+
+
 class PacketLines:
     """Shows packets one after another: times may be those since the packet before."""
 
@@ -73,10 +85,13 @@ class PacketLines:
         found = dissect(data, linktype)
         if options.json:
             fields = packet._asdict()
-            del fields["data"]
+            del fields["data"], fields["flags"]
+            if packet.flags:
+                fields |= {"direction": packet.direction.name.lower(), "kind": packet.kind.name.lower()}
             return [json.dumps({**fields, "captured_size_bytes": len(data), **found})]
         time = self._time(packet.timestamp_ns) if options.times else f"{time_of_day(packet.timestamp_ns, options.utc)} "
         name = f"{packet.interface or packet.interface_id} " if len(interfaces) > 1 else ""
+        name += _WAYS.get((packet.direction, packet.kind), "")
         if not self._is_full:
             return [f"{time}{name}{to_text(found)}"]
         link = link_header(data, linktype, packet.original_size_bytes) if options.link else ""

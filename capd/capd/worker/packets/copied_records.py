@@ -1,0 +1,105 @@
+"""File records that are copied: headers, packets, options and padding joined by one call. Pure."""
+
+import struct
+from collections.abc import Iterable
+from itertools import chain
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from capd.worker.packets.arrays import I64, U8, U32, U64
+from capd.worker.packets.packet_offsets import HIGH_HALF_FIRST
+from capd_protocol.formats import pcapng
+
+_NS_PER_S = 1_000_000_000
+_HEADER_WORDS = pcapng.PACKET_BLOCK_HEADER_SIZE_BYTES // 4
+_AROUND_PACKET_BYTES = pcapng.PACKET_BLOCK_HEADER_SIZE_BYTES + pcapng.PACKET_BLOCK_TRAILER_SIZE_BYTES
+#: The option with a packet's flags, without its value; and the end of options.
+_FLAGS_OPTION = int(np.frombuffer(struct.pack("=HH", pcapng.EPB_FLAGS, 4), np.uint32)[0])
+_FLAGS_WORDS = 3
+
+
+class Copied(NamedTuple):
+    """Records, one behind the other.
+
+    Attributes:
+        data: all of them.
+        vectors: address and size in bytes of each, as struct iovec.
+    """
+
+    data: bytes
+    vectors: U64
+
+
+class Packets(NamedTuple):
+    """Packets in memory; arrays with an element for each.
+
+    Attributes:
+        data: the memory.
+        offsets: where in it each begins.
+        captured_sizes: how much of each is kept.
+        original_sizes: how long it was.
+        timestamps_ns: when it came.
+        interface_ids: the numbers of their interfaces in a pcapng file, or of all of them.
+        flags: as the option ``epb_flags`` has them; None: not written.
+    """
+
+    data: U8
+    offsets: I64
+    captured_sizes: U32
+    original_sizes: U32
+    timestamps_ns: U64
+    interface_ids: int | I64
+    flags: U32 | None = None
+
+
+def copied_records(packets: Packets, file_format: Literal["pcapng", "pcap"]) -> Copied:
+    """Return the records of at least one packet, in the same order."""
+    data, sizes = _pcap(packets) if file_format == "pcap" else _pcapng(packets)
+    vectors = np.empty((len(sizes), 2), np.uint64)
+    vectors[:, 0] = np.cumsum(sizes) - sizes + np.uint64(np.frombuffer(data, np.uint8).ctypes.data)
+    vectors[:, 1] = sizes
+    return Copied(data, vectors)
+
+
+def _pcapng(packets: Packets) -> tuple[bytes, U64]:
+    captured = packets.captured_sizes
+    in_last_word = -captured & np.uint32(3)
+    option_words = 0 if packets.flags is None else _FLAGS_WORDS
+    sizes = captured + in_last_word + np.uint32(_AROUND_PACKET_BYTES + 4 * option_words)
+    # A row for each packet: what comes behind it, up to the next one: padding, options, the trailer, and the header of
+    # the next. Before the first one there is such a row, too.
+    between = np.zeros((len(sizes) + 1, 1 + option_words + 1 + _HEADER_WORDS), np.uint32)
+    trailer = 1 + option_words
+    if packets.flags is not None:
+        between[1:, 1], between[1:, 2] = _FLAGS_OPTION, packets.flags
+    between[1:, trailer] = sizes
+    header = between[:-1, trailer + 1 :]
+    header[:, 0], header[:, 1], header[:, 2] = pcapng.ENHANCED_PACKET_BLOCK, sizes, packets.interface_ids
+    header[:, 3:5] = packets.timestamps_ns.view(np.uint32).reshape(-1, 2)[:, HIGH_HALF_FIRST]
+    header[:, 5], header[:, 6] = captured, packets.original_sizes
+    row_bytes = between.shape[1] * 4
+    begins = np.arange(len(between)) * row_bytes + 4
+    ends = begins + (row_bytes - 4)
+    begins[0] += 4 * trailer
+    begins[1:] -= in_last_word
+    ends[-1] -= 4 * _HEADER_WORDS
+    parts = map(between.view(np.uint8).reshape(-1).data.__getitem__, map(slice, begins.tolist(), ends.tolist()))
+    first = next(parts)
+    data = b"".join(chain((first,), chain.from_iterable(zip(_bytes_of(packets), parts, strict=True))))
+    return data, sizes.astype(np.uint64)
+
+
+def _pcap(packets: Packets) -> tuple[bytes, U64]:
+    captured, size_bytes = packets.captured_sizes, pcapng.PCAP_RECORD_HEADER_SIZE_BYTES
+    headers = np.empty((len(captured), size_bytes // 4), np.uint32)
+    headers[:, 0], headers[:, 1] = np.divmod(packets.timestamps_ns, np.uint64(_NS_PER_S))
+    headers[:, 2], headers[:, 3] = captured, packets.original_sizes
+    parts = (header for (header,) in struct.iter_unpack(f"{size_bytes}s", headers.tobytes()))
+    data = b"".join(chain.from_iterable(zip(parts, _bytes_of(packets), strict=True)))
+    return data, captured.astype(np.uint64) + np.uint64(size_bytes)
+
+
+def _bytes_of(packets: Packets) -> Iterable[memoryview]:
+    ends = packets.offsets + packets.captured_sizes
+    return map(packets.data.data.__getitem__, map(slice, packets.offsets.tolist(), ends.tolist()))
