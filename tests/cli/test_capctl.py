@@ -895,9 +895,16 @@ def test_what_is_wrong_is_told_in_a_sentence(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ((), "the following arguments are required: COMMAND"),
-        (("brew",), "invalid choice: 'brew'"),
-        (("capture", "-i", "lo", "-c", "many"), "argument -c/--count: invalid int value: 'many'"),
+        ((), "the following arguments are required: COMMAND: see 'capctl --help'"),
+        (("brew",), "there is no command brew: see 'capctl --help'"),
+        (("help", "brew"), "there is no command brew: see 'capctl --help'"),
+        (("capture", "-i", "lo", "-c", "many"), "-c: 'many' is not a whole number"),
+        (("capture", "-i", "lo", "--count=many"), "--count: 'many' is not a whole number"),
+        (("capture", "-i", "lo", "--coun", "many"), "-c/--count: 'many' is not a whole number"),
+        (("snapshot", "a", "--after", "soon"), "--after: 'soon' is not a number"),
+        (("snapshot", "a", "--after", "-1"), "--after is -1.0; possible are 0 to 3600 seconds"),
+        (("stats", "--interval", "0"), "--interval is 0.0; possible are 0.05 to 3600 seconds"),
+        (("read", "a", "-c"), "-c: expected one argument"),
         (
             ("capture", "-i", "lo", "-a", "10"),
             "-a 10: say one of packets:N, duration:SECONDS, filesize:KB, files:N",
@@ -912,8 +919,12 @@ def test_what_is_wrong_is_told_in_a_sentence(
         (("capture", "-i", "lo", "--trigger", "filter"), "say one of filter:TEXT, rate:N, link-down"),
         (("capture", "-i", "lo", "--trigger", "link-down:1"), "say one of filter:TEXT, rate:N, link-down"),
         (("capture", "-i", "lo", "--trigger", "rate:x"), "--trigger rate:x: 'x' is not a whole number"),
-        (("capture", "-i", "lo", "--brew"), "unrecognized arguments: --brew"),
-        (("stop",), "the following arguments are required: CAPTURE"),
+        (("capture", "-i", "lo", "--brew"), "there is no option --brew here: see 'capctl capture --help'"),
+        (("capture", "-nY"), "there is no option -Y here: see 'capctl capture --help'"),
+        (("list", "-c", "3"), "there is no option -c here: it is one of 'capctl capture'"),
+        (("list", "brew"), "brew has no meaning there: words that are no options stand together; see 'capctl list"),
+        (("capture", "udp", "-c", "3", "port", "53"), "port has no meaning there: words that are no options stand tog"),
+        (("stop",), "the following arguments are required: CAPTURE: see 'capctl stop --help'"),
         (("stop", "/one"), "'/one' is no capture: say its number or its name"),
     ],
 )
@@ -921,9 +932,54 @@ def test_wrong_options_are_explained(bench: Bench, words: tuple[str, ...], expec
     ended = asked(bench, *words)
     assert ended.returncode == 2
     assert ended.stdout == ""
-    lines = ended.stderr.splitlines()
-    assert lines[0].startswith("usage: capctl")
-    assert expected in lines[-1]
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"capctl: {expected}" if words[:1] != ("capture",) else "capctl: ")
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("-i", "eth0", "udp"), "the option -i stands behind a command, as in 'capctl capture -i'"),
+        (("--json", "list"), "the option --json stands behind a command, as in 'capctl capture --json'"),
+        (("-Y",), "there is no option -Y here: see 'capctl --help'"),
+        (("-r", "a.pcap"), "there is no option -r here: say 'capctl read FILE'"),
+    ],
+)
+def test_an_option_before_the_command_is_refused(words: tuple[str, ...], expected: str) -> None:
+    ended = called(*words)
+    assert (ended.returncode, ended.stderr) == (2, f"capctl: {expected}\n")
+
+
+def test_json_tells_what_cannot_be_taken_apart(bench: Bench) -> None:
+    (event,) = json_lines(asked(bench, "list", "--json", "brew").stdout)
+    assert (event["event"], event["code"]) == ("error", "invalid")
+
+
+# tcpdump's options --------------------------------------------------------------------------------------------------
+
+#: What tcpdump says of itself: its letters, and its words.
+_USAGE = subprocess.run(["tcpdump", "--help"], capture_output=True, text=True, check=True).stdout
+_OF_TCPDUMP = sorted(
+    {f"-{letter}" for letter in re.findall(r"\[-(\S+)\]", _USAGE)[0]} | set(re.findall(r"(?<=\[ )--?[\w-]+", _USAGE))
+)
+
+
+@pytest.mark.parametrize("command_name", ["capture", "read", "extract"])
+def test_every_option_of_tcpdump_is_there_or_refused_with_what_to_type(command_name: str) -> None:
+    assert len(_OF_TCPDUMP) > 45
+    there = set(re.findall(r"(?m)^  .*", called(command_name, "--help").stdout))
+    shown = {name for line in there for name in re.findall(r"(?<!\S)(--?[\w#-]+)", line.split("   ")[0])}
+    absent = [name for name in _OF_TCPDUMP if name not in shown]
+    assert absent
+    for name in absent:
+        for words in (("x", name), ("x", name, "value"), ("x", f"-n{name[1:]}")):
+            if name.startswith("--") and words[-1].startswith("-n"):
+                continue
+            ended = called(command_name, *words)
+            assert ended.returncode == 2, words
+            assert ended.stdout == ""
+            assert re.fullmatch(f"capctl: there is no option {name} here: (?!see).*\n", ended.stderr), ended.stderr
 
 
 @pytest.mark.parametrize("words", [("list",), ("stop", "1"), ("capture", "-i", "lo")])

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import struct
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.cli.test_capctl import asked, capture_asked, capture_command, command
 from tests.cli.test_live import live, wait_until_armed
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S
-from tests.reading.test_dissect import PACKETS
+from tests.reading.test_dissect import PACKETS, ip4
 
 ETHERNET, SLL, SLL2, RAW = 1, 113, 276, 101
 _START_NS = 1_700_000_000_123_456_789
@@ -98,6 +99,46 @@ def test_ip_headers_are_tcpdumps(capture_file: Path) -> None:
     assert [names.sub("", each) for each in ours] == [names.sub("", each) for each in theirs] != []
 
 
+def test_quick_lines_are_tcpdumps(capture_file: Path) -> None:
+    pattern = re.compile(r"\S+[.:]\S+ > \S+ (?:tcp|UDP, length) \d+$")
+    ours, theirs = (
+        [found[0] for line in lines if (found := pattern.search(line))]
+        for lines in (shown(capture_file, "-q"), tcpdump(capture_file, "-q"))
+    )
+    assert {line.split()[3] for line in ours} == {"tcp", "UDP,"}
+    assert set(ours) >= set(theirs)  # which has no addresses behind an extension header
+    link = re.compile(r"[0-9a-f:]{17} > [0-9a-f:]{17}, (?:IPv4|IPv6|ARP|802\.1Q|LLDP), length \d+")
+    ours, theirs = (
+        [found[0] for line in lines if (found := link.search(line))]
+        for lines in (shown(capture_file, "-q", "-e"), tcpdump(capture_file, "-q", "-e"))
+    )
+    assert ours == theirs != []
+
+
+def test_quick_lines_of_dns_have_the_length_only(tmp_path: Path) -> None:
+    query = bytes.fromhex("0001 0100 0001 0000 0000 0000 016103636f6d00 0001 0001")
+    path = write(tmp_path / "a.pcapng", [ip4(17, b"\x9c\x40\x00\x35" + struct.pack("!HH", 8 + len(query), 0) + query)])
+    assert "DNS query A a.com" in shown(path)[0]
+    (line,), (theirs,) = shown(path, "-q"), tcpdump(path, "-q")
+    assert line == theirs
+
+
+def test_numbers_are_tcpdumps(capture_file: Path) -> None:
+    theirs = [line[:7] for line in tcpdump(capture_file, "-#") if not line.startswith(" " * 6)]
+    ours = [line[:7] for line in shown(capture_file, "--number", "-q")]
+    assert ours == theirs
+    assert ours[0] == "    1  "
+    assert [line[:7] for line in shown(capture_file, "-#t", "-c", "2")] == ["    1  ", "    2  "]
+
+
+def test_what_is_always_so_is_taken(capture_file: Path) -> None:
+    assert shown(capture_file, "-nNSKlU") == shown(capture_file)
+    sequence = re.compile(r"Flags .* seq (\d+)")
+    theirs = [found[1] for line in tcpdump(capture_file, "-S") if (found := sequence.search(line))]
+    ours = [found[1] for line in shown(capture_file, "-S") if (found := sequence.search(line))]
+    assert set(ours) == set(theirs) != set()
+
+
 def test_text_is_printable_and_cannot_pass_for_a_line_of_ours(tmp_path: Path) -> None:
     payload = b"GET / HTTP/1.1\r\n12:00:00.000000 IP fake\x1b[2J\ttab\xff"
     path = write(tmp_path / "a.pcapng", [bytes(12) + b"\x08\x06" + payload])
@@ -144,7 +185,7 @@ def test_a_number_of_packets_is_of_those_that_match(capture_file: Path) -> None:
 
 def test_what_cannot_be_done_to_lines_is_refused(capture_file: Path) -> None:
     for words, status, text in (
-        (("--json", "-x"), 2, "leave out -t, -e, -v, -x, -X and -A, or --json"),
+        (("--json", "-x"), 2, "leave out -t, -e, -v, -q, -#, -x, -X and -A, or --json"),
         (("--info", "-f", "udp"), 2, "leave out the filter"),
         ((capture_file, "--follow"), 2, "--follow waits for more of one file"),
         (("-f", "udp and"), 1, "syntax error"),

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import NoReturn
 
 import msgspec
 
@@ -27,6 +26,7 @@ from capd_client.blocking.questions import (
 from capd_client.cli import capture, interfaces, read, ring
 from capd_client.cli.output import complain, show, show_json, show_script
 from capd_client.cli.text import count, shorten, si, table, width_of
+from capd_client.cli.typed import Parser, decimal, refuse_others
 from capd_client.conversation.greeting import software_version
 from capd_client.errors import (
     BrokenPipe,
@@ -37,7 +37,7 @@ from capd_client.errors import (
     InvalidArgument,
 )
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, CaptureSummary, FailureCode, Permission, RevokedCapture
-from capd_protocol.text import counted, escaped
+from capd_protocol.text import counted
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -229,15 +229,8 @@ def _help(_options: argparse.Namespace) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Escapes what was typed in what it prints about it: a script may have taken it from anywhere."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(escaped(message))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="capctl",
         description="Capture packets through the capd daemon.",
         epilog=_EXIT_TEXT,
@@ -292,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
         "capture", type=capture.number_or_name, metavar="CAPTURE", help="name or number, as 'capctl list' shows"
     )
     snapshot.add_argument(
-        "--after", type=float, metavar="SECONDS", help="and what comes within this time (default: the recorder's own)"
+        "--after", type=decimal, metavar="SECONDS", help="and what comes within this time (default: the recorder's own)"
     )
     snapshot.set_defaults(run=_snapshot)
     revoke = commands.add_parser(
@@ -323,6 +316,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         # Behind the command too, where it does not undo what stands before.
         command.add_argument("--socket", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.commands = commands.choices
+    refuse_others(commands.choices)
     return parser
 
 
@@ -330,11 +325,13 @@ def _tell(error: CaptureError, as_json: bool, words: Sequence[str] = ()) -> None
     """Tell what went wrong, with options as they were typed; ``words`` are what was."""
     failure = error.failure if isinstance(error, ChildError) else None
     text = capture.in_options(str(error), words)
+    argument = error.argument if isinstance(error, InvalidArgument) else None
+    option = argument and (_OPTIONS.get(argument) or capture.option_for(argument, words))
+    if option and text.startswith(f"{argument} "):
+        text = f"{option}{text.removeprefix(argument or '')}"
     if as_json:
         code = failure.code if failure else next((code for kind, code in _CODES if isinstance(error, kind)), None)
         show_json({"event": "error", "code": code, "text": text}, flush=True)
-    argument = error.argument if isinstance(error, InvalidArgument) else None
-    option = argument and (_OPTIONS.get(argument) or capture.option_for(argument, words))
     known = f" (option {option})" if option and option not in text else ""
     complain(f"{text}{known}")
 
@@ -362,10 +359,7 @@ def main(argv: list[str] | None = None) -> int:
             if not words:
                 parser.print_help(sys.stderr)
                 return EXIT_USAGE
-            options = parser.parse_args(words)
-            if options.run is _help:
-                parser.parse_args([*options.command, "--help"])
-            return _run(options, words)
+            return _run(parser, words)
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -379,9 +373,13 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
-    as_json = bool(getattr(options, "json", False))
+def _run(parser: Parser, words: Sequence[str]) -> int:
+    as_json = "--json" in words
     try:
+        options = parser.parse_args(words)
+        if options.run is _help:
+            parser.parse_args([*options.command, "--help"])
+        as_json = bool(getattr(options, "json", False))
         return int(options.run(options))
     except InvalidArgument as error:
         _tell(error, as_json, words)

@@ -21,9 +21,10 @@ from capd_client.cli.events import (
 )
 from capd_client.cli.interfaces import show_interfaces, show_linktypes
 from capd_client.cli.output import complain, show
+from capd_client.cli.packets.lines import FOR_PEOPLE, is_for_people
 from capd_client.cli.packets.lines import add_arguments as packet_options
-from capd_client.cli.packets.lines import is_for_people
 from capd_client.cli.signals import end_by, until_told
+from capd_client.cli.typed import decimal, whole_number
 from capd_client.errors import CaptureError, InvalidArgument
 from capd_client.output.destinations import live_destination_of
 from capd_client.request.options import CaptureArguments, checked_capture
@@ -38,12 +39,11 @@ _OF_FILES = frozenset(
     | {spec.name for spec in ARGUMENTS if spec.part == "ring"}
 )
 
-#: What a value is made by, and what it then is not.
+#: What a value is made by.
 _MADE_BY: dict[ArgumentType, Callable[[str], object]] = {
-    ArgumentType.WHOLE_NUMBER: int,
-    ArgumentType.SECONDS: float,
+    ArgumentType.WHOLE_NUMBER: whole_number,
+    ArgumentType.SECONDS: decimal,
 }
-_NOT = {ArgumentType.WHOLE_NUMBER: "not a whole number", ArgumentType.SECONDS: "not a number"}
 
 
 class _Keyed(argparse.Action):
@@ -59,15 +59,15 @@ class _Keyed(argparse.Action):
         keys: dict[str, tuple[ArgumentSpec, Option]] = self.const
         key, colon, value = str(values).partition(":")
         spec, option = keys.get(key, (None, None))
-        if spec is None or option is None or bool(colon) != bool(option.metavar):
-            possible = ", ".join(_form(each) for _, each in keys.values())
-            parser.error(f"{option_string} {values}: say one of {possible}")
-        if spec.type is ArgumentType.TEXT and not value:
-            parser.error(f"{option_string} {values}: there is no {option.metavar}")
         try:
+            if spec is None or option is None or bool(colon) != bool(option.metavar):
+                possible = ", ".join(_form(each) for _, each in keys.values())
+                raise argparse.ArgumentTypeError(f"say one of {possible}")
+            if spec.type is ArgumentType.TEXT and not value:
+                raise argparse.ArgumentTypeError(f"there is no {option.metavar}")
             namespace.conditions[spec.name] = _MADE_BY.get(spec.type, str)(value) if option.metavar else True
-        except ValueError:
-            parser.error(f"{option_string} {values}: {value!r} is {_NOT[spec.type]}")
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(None, f"{option_string} {values}: {error}") from error
 
 
 def _form(option: Option) -> str:
@@ -95,9 +95,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 _add(parser, spec, option)
     parser.add_argument(
         "words", nargs="*", metavar="FILTER", help="the filter, behind all options, as tcpdump has it; or -f"
-    )
-    parser.add_argument(
-        "-l", "-U", dest="at_once", action="store_true", help="show and write packets as they come, which is always so"
     )
     parser.add_argument(
         "-D",
@@ -196,7 +193,7 @@ def run(options: argparse.Namespace) -> int:
         raise InvalidArgument("only what goes to a program as it comes leaves it out", argument="with_ssh")
     if is_for_people(options) and not is_shown:
         others = "leave them out" if goes_to_programs else "leave out -w"
-        raise InvalidArgument(f"-t, -e, -v, -x, -X and -A say how packets are shown: {others}, or give --print")
+        raise InvalidArgument(f"{FOR_PEOPLE} say how packets are shown: {others}, or give --print")
     if goes_to_programs or is_shown:
         from capd_client.cli import live  # noqa: PLC0415  # numpy takes a while, which others need not
 

@@ -16,6 +16,7 @@ from capd_client.blocking.statistics import LiveInterfaceStats
 from capd_client.cli.output import show, show_json, show_screen
 from capd_client.cli.signals import until_told
 from capd_client.cli.text import Cell, count, shorten, si, table, whole, width_of
+from capd_client.cli.typed import decimal
 from capd_client.conversation.interface_picture import InterfaceChanged
 from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts, Link, MissingRight
 from capd_protocol.text import escaped
@@ -76,7 +77,7 @@ def add_parsers(commands: Any) -> None:
         help="show what passes through the interfaces",
         description="Show, again and again, what passes through the interfaces: since the start, and now.",
     )
-    stats.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks (1)")
+    stats.add_argument("--interval", type=decimal, default=1.0, metavar="SECONDS", help="between two looks (1)")
     stats.add_argument("--once", action="store_true", help="one interval only")
     stats.add_argument("--json", action="store_true", help="print a line of JSON for each interval")
     stats.set_defaults(run=_stats)

@@ -14,6 +14,7 @@ from capd_client.cli.packets.lines import PacketLines, time_of_day
 from capd_client.cli.packets.lines import add_arguments as packet_options
 from capd_client.cli.signals import until_told
 from capd_client.cli.text import count
+from capd_client.cli.typed import whole_number
 from capd_client.errors import DaemonUnavailable, InvalidArgument, NoSuchCapture
 from capd_client.reading import read
 from capd_protocol.text import counted
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="pcapng or pcap; - is standard input; or a capture that runs, by name or number, which is followed",
     )
-    add("-c", "--count", type=int, metavar="N", help="at most so many packets of each file")
+    add("-c", "--count", type=whole_number, metavar="N", help="at most so many packets of each file")
     add("-f", "--filter", metavar="TEXT", help="only packets that match, see pcap-filter(7)")
     add("--info", action="store_true", help="print interfaces, time span, packets, bytes and drops instead")
     add("--follow", action="store_true", help="wait for more (one file)")

@@ -41,8 +41,8 @@ def dissect(data: bytes, linktype: int) -> Found:
 
     Returns:
         ``protocol`` and ``info`` for people; ``src``, ``dst``, ``src_port``, ``dst_port``, ``tcp_flags``, ``vlans``,
-        ``ethertype`` where it has them. Where a packet ends in the middle of its headers, what stands before is there,
-        and ``info`` begins with "[truncated]".
+        ``ethertype``, ``payload_size_bytes`` (of TCP and UDP) where it has them. Where a packet ends in the middle of
+        its headers, what stands before is there, and ``info`` begins with "[truncated]".
     """
     found: Found = {"protocol": "unknown", "info": f"linktype {linktype}, length {len(data)}"}
     if linktype in _LINKTYPES:
@@ -64,6 +64,14 @@ def to_text(found: Found, header: str = "") -> str:
     source, target = _with_port(found, "src"), _with_port(found, "dst")
     ends = f"{source} > {target}: " if source and target else ""
     return f"{vlans}{found['protocol']} {header}{ends}{found['info']}"
+
+
+def quick(found: Found) -> Found:
+    """Return what ``dissect`` found with less in it, as tcpdump has it."""
+    if "payload_size_bytes" not in found:
+        return found
+    what = "tcp" if "tcp_flags" in found else "UDP, length"
+    return {**found, "info": f"{what} {found['payload_size_bytes']}"}
 
 
 def _with_port(found: Found, side: str) -> str:
@@ -166,13 +174,15 @@ def network_offset(data: bytes, linktype: int) -> int:
     return min(at, len(data))
 
 
-def link_header(data: bytes, linktype: int, original_size_bytes: int) -> str:
+def link_header(data: bytes, linktype: int, original_size_bytes: int, *, is_quick: bool = False) -> str:
     """Return the link layer's header as text, with a blank behind it; empty where there is none, or not all of it."""
     if linktype not in _LINK_BYTES or len(data) < _LINK_BYTES[linktype]:
         return ""
     (ethertype,) = _SHORT.unpack_from(data, _ETHERTYPE_AT[linktype])
     if ethertype < _LEAST_ETHERTYPE:
         kind = f"802.3, length {ethertype}: "
+    elif is_quick:
+        kind = f"{_ETHERTYPES.get(ethertype, f'ethertype 0x{ethertype:04x}')}, length {original_size_bytes}: "
     else:
         kind = f"ethertype {_ETHERTYPES.get(ethertype, 'unknown')} (0x{ethertype:04x}), length {original_size_bytes}: "
     match linktype:
@@ -282,12 +292,13 @@ def _tcp(data: bytes, at: int, size_bytes: int, found: Found) -> None:
     sequence, acknowledged, offset, bits, window = unpack_from("!IIBBH", data, at + 4)
     flags = "".join(letter for bit, letter in enumerate(_FLAGS) if bits >> bit & 1) or "none"
     found["tcp_flags"] = flags
-    length = max(0, size_bytes - (offset >> 4) * 4)
+    length = found["payload_size_bytes"] = max(0, size_bytes - (offset >> 4) * 4)
     found["info"] = f"Flags [{flags}], seq {sequence}, ack {acknowledged}, win {window}, length {length}"
 
 
 def _udp(data: bytes, at: int, found: Found) -> None:
     source, target = found["src_port"], found["dst_port"] = _PORTS.unpack_from(data, at)
     (size,) = _SHORT.unpack_from(data, at + 4)
+    length = found["payload_size_bytes"] = max(0, size - 8)
     is_dns = source in _DNS_PORTS or target in _DNS_PORTS
-    found["info"] = (is_dns and dns.to_words(data[at + 8 : at + size])) or f"UDP, length {max(0, size - 8)}"
+    found["info"] = (is_dns and dns.to_words(data[at + 8 : at + size])) or f"UDP, length {length}"

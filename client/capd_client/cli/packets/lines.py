@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from capd_client.cli.packets.dissect import dissect, ip_header, link_header, network_offset, to_text
+from capd_client.cli.packets.dissect import dissect, ip_header, link_header, network_offset, quick, to_text
 from capd_client.errors import InvalidArgument
 from capd_protocol.formats.packet_flags import Direction, PacketKind
 
@@ -24,12 +24,23 @@ _INDENT = " " * 8
 _NS_PER_S = 10**9
 _IP = ("IP", "IP6")
 #: What shapes lines for people.
-_FOR_PEOPLE = ("times", "link", "verbose", "hex", "hex_and_text", "text")
+_FOR_PEOPLE = ("times", "link", "verbose", "quick", "numbered", "hex", "hex_and_text", "text")
+#: The same, as it is typed.
+FOR_PEOPLE = "-t, -e, -v, -q, -#, -x, -X and -A"
+
+#: What people type to tcpdump, and is done without it.
+_ALWAYS_SO = (
+    (("-n", "-N"), "show addresses and ports as numbers"),
+    (("-S",), "show TCP's sequence numbers as they are in the packets"),
+    (("-K",), "leave checksums unchecked"),
+    (("-l", "-U"), "show and write packets as they come"),
+)
 
 
 def add_arguments(add: Callable[..., object]) -> None:
     """Add the options that say how packets are shown, with tcpdump's letters; ``add`` is ``add_argument``."""
-    add("-n", dest="numbers", action="store_true", help="show addresses and ports as numbers, which is always so")
+    for names, what in _ALWAYS_SO:
+        add(*names, dest="always_so", action="store_true", help=f"{what}, which is always so")
     add(
         "-t",
         dest="times",
@@ -41,6 +52,8 @@ def add_arguments(add: Callable[..., object]) -> None:
     add("--utc", action="store_true", help="times in UTC instead of local time")
     add("-e", dest="link", action="store_true", help="also the link-layer header")
     add("-v", dest="verbose", action="store_true", help="also what else the IP header says")
+    add("-q", dest="quick", action="store_true", help="less of each packet: of TCP and UDP the length only")
+    add("-#", "--number", dest="numbered", action="store_true", help="number the lines of packets")
     add("-x", dest="hex", action="count", default=0, help="also the bytes; -xx: with the link-layer header")
     add("-X", dest="hex_and_text", action="count", default=0, help="as -x, with ASCII beside; -XX: as -xx")
     add("-A", dest="text", action="store_true", help="also the bytes as ASCII")
@@ -72,11 +85,12 @@ class PacketLines:
             InvalidArgument: some are only for people, and JSON is for programs.
         """
         if options.json and is_for_people(options):
-            raise InvalidArgument("lines of JSON have all fields: leave out -t, -e, -v, -x, -X and -A, or --json")
+            raise InvalidArgument(f"lines of JSON have all fields: leave out {FOR_PEOPLE}, or --json")
         self._options = options
         self._is_full = is_for_people(options)
         self._first_ns: int | None = None
         self._before_ns = 0
+        self._packets = 0
 
     def of(self, packet: "Packet", interfaces: "Sequence[FileInterface]") -> list[str]:
         """Return the lines of the next packet."""
@@ -94,9 +108,12 @@ class PacketLines:
         name += _WAYS.get((packet.direction, packet.kind), "")
         if not self._is_full:
             return [f"{time}{name}{to_text(found)}"]
-        link = link_header(data, linktype, packet.original_size_bytes) if options.link else ""
+        self._packets += 1
+        number = f"{self._packets:5}  " if options.numbered else ""
+        size_bytes = packet.original_size_bytes
+        link = link_header(data, linktype, size_bytes, is_quick=options.quick) if options.link else ""
         header = ip_header(data, linktype) if options.verbose and found["protocol"] in _IP else ""
-        lines = [f"{time}{name}{link}{to_text(found, header)}"]
+        lines = [f"{number}{time}{name}{link}{to_text(quick(found) if options.quick else found, header)}"]
         dump = max(options.hex, options.hex_and_text)
         network = data[network_offset(data, linktype) :]
         if dump:
