@@ -521,22 +521,34 @@ def _is_handled(process_id: int, number: signal.Signals) -> bool:
     return not is_pending and status["State"].startswith("S")
 
 
-def test_a_reader_that_leaves_ends_the_capture(bench: Bench) -> None:
-    words = capture_command(bench, "--json", "-w", "a.pcapng")
-    with subprocess.Popen(
-        ["bash", "-c", '"$@" | head -2; exit "${PIPESTATUS[0]}"', "bash", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=bench.directory,
-    ) as shell:
-        assert shell.stdout is not None
-        assert [json.loads(shell.stdout.readline())["event"] for _ in range(2)] == ["started", "file"]
-        # It notices when it has something to say.
-        bench.send(3)
-        _, errors = shell.communicate(timeout=PATIENCE_S)
-    assert (shell.returncode, errors) == (1, b"")
-    assert nothing_runs(bench)
-    assert len(read_complete(bench.directory / "a.pcapng").packets) == 3
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["text", "json"])
+def test_a_capture_into_files_goes_on_when_nobody_reads_what_it_says(bench: Bench, words: tuple[str, ...]) -> None:
+    words = tuple(capture_command(bench, *words, "-w", "a.pcapng", "-b", "packets:2", "-c", "6"))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=bench.directory) as it:
+        assert it.stdout is not None
+        assert it.stderr is not None
+        assert it.stdout.readline()
+        it.stdout.close()
+        wait_until(lambda: bool(list(bench.directory.glob("a_*"))), "the first file is there")
+        bench.send(2)  # it notices when it has something to say
+        assert it.stderr.readline() == "capctl: nothing more is printed: Broken pipe; the capture goes on\n"
+        bench.send(4)
+        errors = it.stderr.read()
+        assert it.wait(PATIENCE_S) == 1
+    assert errors == ""
+    files = sorted(bench.directory.glob("a_*"))
+    assert [len(read_complete(each).packets) for each in files] == [2, 2, 2]
+
+
+def test_what_only_shows_ends_when_nobody_reads_it(bench: Bench) -> None:
+    with (
+        bench.running() as capture,
+        started(command(bench, "attach", str(capture.capture_id)), bench.directory) as (process, _),
+    ):
+        assert process.stdout is not None
+        process.stdout.close()
+        capture.stop()
+        assert process.wait(PATIENCE_S) == 1
 
 
 def test_output_that_nobody_reads_is_no_fault(bench: Bench) -> None:
@@ -551,14 +563,20 @@ def test_output_that_nobody_reads_is_no_fault(bench: Bench) -> None:
     os.close(writable)
 
 
+_UNPRINTED = "capctl: nothing more is printed: No space left on device; the capture goes on\n"
+
+
 @pytest.mark.parametrize(
     ("redirection", "status", "expected"),
     [
         (">&-", 0, ""),
         ("2>&-", 0, ""),
         ("2>/dev/full", 0, ""),
-        (">/dev/full", 1, "capctl: the output cannot be written: No space left on device\n"),
-        ("--json >/dev/full", 1, "capctl: the output cannot be written: No space left on device\n"),
+        (">&- 2>&-", 0, ""),
+        (">/dev/full", 1, _UNPRINTED),
+        ("--json >/dev/full", 1, _UNPRINTED),
+        (">/dev/full 2>&1", 1, ""),
+        ("-g >/dev/full 2>&-", 1, ""),
     ],
 )
 def test_output_may_be_closed_or_full(bench: Bench, redirection: str, status: int, expected: str) -> None:
@@ -567,6 +585,13 @@ def test_output_may_be_closed_or_full(bench: Bench, redirection: str, status: in
     assert (ended.returncode, ended.stderr) == (status, expected)
     assert read_complete(bench.directory / "a.pcapng").packets == []
     assert nothing_runs(bench)
+
+
+def test_a_capture_that_is_left_runs_although_nobody_can_read_where(bench: Bench) -> None:
+    words = capture_command(bench, "-w", "a.pcapng", "--detach", "--name", "left")
+    ended = done(["sh", "-c", '"$@" >/dev/full', "sh", *words], cwd=bench.directory)
+    assert (ended.returncode, ended.stderr) == (1, _UNPRINTED)
+    assert called("--socket", bench.daemon.socket_path, "stop", "left").returncode == 0
 
 
 def test_the_end_of_the_daemon_is_told(own_bench: Bench) -> None:
@@ -659,11 +684,16 @@ def test_json_tells_of_interfaces_that_go_and_of_the_error(bench: Bench) -> None
     ],
 )
 def test_json_tells_errors(bench: Bench, words: tuple[str, ...], code: str | None, status: int) -> None:
-    ended = capture_asked(bench, "--json", *words)
+    ended = capture_asked(bench, "--json", "-w", "a", *words)
     (event,) = json_lines(ended.stdout)
     assert set(event) == {"event", "code", "text"}
     assert (event["event"], event["code"], ended.returncode) == ("error", code, status)
     assert ended.stderr.startswith(f"capctl: {event['text']}")
+    # Where standard output has packets.
+    for apart in (("-w", "-"), ("--print",)):
+        ended = capture_asked(bench, "--json", *words[:2], *apart)
+        assert (ended.returncode, ended.stdout) == (status, "")
+        assert json.loads(ended.stderr.splitlines()[0])["event"] == "error"
 
 
 @pytest.mark.parametrize(

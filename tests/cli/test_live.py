@@ -1,12 +1,14 @@
 """``capctl capture`` to programs: to standard output, a FIFO, and to all that come to an address."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,7 +258,10 @@ def test_what_is_served_may_be_in_a_file_too(bench: Bench) -> None:
         (("-w", "-", "--serve", "1"), "leave out -w, or --serve"),
         (("-w", "-", "-e"), "leave them out, or give --print"),
         (("--serve", "unix:" + "a" * 108), "at most 107 bytes (option --serve)"),
-        (("--serve", "x"), "x is no address to serve at: say a port"),
+        (("--serve", "x"), "x is no address to serve at: it has no port from 1 to 65535 at its end"),
+        (("--serve", "1", "-b", "filesize:100"), "no file is written: leave it out, or add -w FILE"),
+        (("--serve", "1", "-a", "files:3"), "no file is written: leave it out, or add -w FILE"),
+        (("--serve", "1", "-w", "/dev/null", "-g"), "no file is written: leave it out, or name a file with -w"),
         (("--serve", "1", "-w", "a.pcapng", "--detach", "--name", "x"), "--detach cannot go together with --serve"),
         (("-w", "a.pcapng", "--with-ssh"), "(option --with-ssh)"),
     ],
@@ -274,6 +279,112 @@ def test_what_has_no_meaning_for_a_program_is_refused(bench: Bench, words: tuple
     assert refused.returncode == 2
     assert text in refused.stderr
     assert names(bench) == ["out"]
+
+
+def events_until(process: subprocess.Popen[bytes], event: str, bench: Bench) -> list[dict[str, Any]]:
+    """Return what is printed up to an event; it may need packets to be noticed."""
+    assert process.stdout is not None
+    found = [json.loads(process.stdout.readline())]
+    while found[-1]["event"] != event:
+        bench.send(1)
+        found.append(json.loads(process.stdout.readline()))
+    return found
+
+
+def test_events_are_json_beside_what_is_served(bench: Bench) -> None:
+    with live(bench, "--serve", "unix:socket", "-w", "a.pcapng", "--json") as process:
+        begun = events_until(process, "file", bench) + events_until(process, "serving", bench)
+        for number in (1, 2):
+            with socket.socket(socket.AF_UNIX) as reader:
+                reader.connect(str(bench.directory / "socket"))
+                came = events_until(process, "reader_came", bench)[-1]
+            left = events_until(process, "reader_left", bench)[-1]
+            known = {"reader_id": number, "reader": "a reader"}
+            assert came == {"event": "reader_came", **known}
+            assert left == {"event": "reader_left", **known, "reason": "left", "missed_packets": 0, "text": None}
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, b"")
+    assert [begun[0]["event"], begun[-1]] == ["started", {"event": "serving", "address": "unix:socket"}]
+    assert json.loads(output.splitlines()[-1])["event"] == "ended"
+
+
+def test_events_are_json_beside_a_fifo(bench: Bench) -> None:
+    os.mkfifo(bench.directory / "fifo")
+    with live(bench, "-w", "fifo", "--json") as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == {"event": "waiting_for_reader", "path": "fifo"}
+        with (bench.directory / "fifo").open("rb"):
+            came = events_until(process, "reader_came", bench)[-1]
+        left = events_until(process, "reader_left", bench)[-1]
+        bench.send(PACKETS)
+        wait_until(lambda: captured(bench) >= PACKETS, "all are captured")
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, b"")
+    assert came == {"event": "reader_came", "reader_id": 1, "reader": "fifo"}
+    assert (left["reader"], left["reason"]) == ("fifo", "left")
+    missed = json.loads(output.splitlines()[-1])
+    assert (missed["event"], missed["packets"] >= PACKETS) == ("missed", True)
+
+
+def test_json_is_on_standard_error_where_standard_output_has_packets(bench: Bench) -> None:
+    environment = {**os.environ, "SSH_CONNECTION": "10.0.0.1 53 10.0.0.2 22"}
+    with live(bench, "-w", "-", "-a", "duration:0.1", "--json", env=environment) as process:
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert output.startswith(b"\x0a\x0d\x0d\x0a")
+    assert [json.loads(line)["event"] for line in errors.splitlines()] == ["started", "connection_left_out", "ended"]
+
+
+def test_packets_to_dev_null_are_counted_and_kept_nowhere(bench: Bench) -> None:
+    with live(bench, "-w", "/dev/null", "-c", str(PACKETS)) as process:
+        wait_until_armed(bench)
+        bench.send(PACKETS)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, output) == (0, b"")
+    first, second = errors.decode().splitlines()
+    assert first == f"{PACKETS:,} packets captured (as many as were asked for)"
+    assert f"{PACKETS:,} captured, 0 dropped" in second
+    assert names(bench) == []
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_device_that_takes_no_packets_is_refused(bench: Bench) -> None:
+    refused = capture_asked(bench, "-w", "/dev/zero")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("capctl: /dev/zero is a device: name a file, a FIFO, - for standard output, or ")
+
+
+def test_packets_go_on_to_their_file_when_nobody_reads_the_lines(bench: Bench) -> None:
+    with live(bench, "-w", "a.pcapng", "--print", "-c", "20") as process:
+        wait_until_armed(bench)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        bench.send(20)
+        errors = process.stderr.read().decode()
+        assert process.wait(PATIENCE_S) == 1
+    assert "capctl: nothing more is printed: Broken pipe; the capture goes on\n" in errors
+    assert readable_packets(bench.directory / "a.pcapng") == 20
+
+
+def test_a_link_local_address_has_its_interface(loopback_bench: Bench) -> None:
+    bench = loopback_bench
+    Path("/proc/sys/net/ipv6/conf", bench.interface, "disable_ipv6").write_text("0")
+    ip("address", "add", "fe80::57/64", "dev", bench.interface, "nodad")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    host = f"fe80::57%{bench.interface}"
+    with live(bench, "--serve", f"[{host}]:{port}") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().decode().startswith(f"Serving at [{host}]:{port}: everybody who reaches")
+        with socket.create_connection((host, port)) as reader:
+            assert reader.recv(4) == b"\x0a\x0d\x0d\x0a"
+    refused = capture_asked(bench, "--serve", f"[fe80::57%nowhere0]:{port}")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"capctl: nobody can listen at [fe80::57%nowhere0]:{port}: there is no interface nowhere0\n",
+    )
 
 
 def test_an_address_where_nobody_can_listen_is_refused(loopback_bench: Bench) -> None:

@@ -235,10 +235,11 @@ def test_packets_that_come_too_fast_are_counted(bench: Bench) -> None:
         process.terminate()
         output, errors = (each.decode() for each in process.communicate(timeout=PATIENCE_S))
     assert process.returncode == 0
-    missed = [line for line in errors.splitlines() if line.endswith("not shown: they came too fast")]
-    missed_packets = int(missed[0].split()[0].replace(",", "")) if missed else 0
-    ended = json.loads(next(line for line in errors.splitlines() if '"ended"' in line))
-    assert len(output.splitlines()) + missed_packets == ended["interfaces"][0]["written_total"]
+    events = {event["event"]: event for event in map(json.loads, errors.splitlines())}
+    missed = events.get("missed", {"packets": 0, "text": "not shown: they came too fast"})
+    assert missed["text"] == "not shown: they came too fast"
+    ended = events["ended"]
+    assert len(output.splitlines()) + missed["packets"] == ended["interfaces"][0]["written_total"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from capd_client.blocking.questions import (
     who_am_i,
 )
 from capd_client.cli import capture, interfaces, read, ring
-from capd_client.cli.output import complain, show, show_json, show_script
+from capd_client.cli.output import complain, forget_output, show, show_json, show_script
 from capd_client.cli.text import count, shorten, si, table, width_of
 from capd_client.cli.typed import Parser, decimal, refuse_others
 from capd_client.conversation.greeting import software_version
@@ -114,7 +114,7 @@ def _on_each(options: argparse.Namespace) -> int:
             if result is not None:
                 show(result)
         except ChildError as error:
-            _tell(error, as_json=False)
+            _tell(error, options)
             status = EXIT_FAILED
     return status
 
@@ -321,7 +321,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _tell(error: CaptureError, as_json: bool, words: Sequence[str] = ()) -> None:
+def _tell(error: CaptureError, options: argparse.Namespace, words: Sequence[str] = ()) -> None:
     """Tell what went wrong, with options as they were typed; ``words`` are what was."""
     failure = error.failure if isinstance(error, ChildError) else None
     text = capture.in_options(str(error), words)
@@ -329,9 +329,10 @@ def _tell(error: CaptureError, as_json: bool, words: Sequence[str] = ()) -> None
     option = argument and (_OPTIONS.get(argument) or capture.option_for(argument, words))
     if option and text.startswith(f"{argument} "):
         text = f"{option}{text.removeprefix(argument or '')}"
-    if as_json:
+    if getattr(options, "json", False):
         code = failure.code if failure else next((code for kind, code in _CODES if isinstance(error, kind)), None)
-        show_json({"event": "error", "code": code, "text": text}, flush=True)
+        print_object = getattr(options, "print_object", show_json)
+        print_object({"event": "error", "code": code, "text": text}, flush=True)
     known = f" (option {option})" if option and option not in text else ""
     complain(f"{text}{known}")
 
@@ -365,30 +366,28 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except OSError as error:
-        # The client's own are CaptureErrors: this is our output, and a capture has ended with its session. Nothing
-        # may be flushed there at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The client's own are CaptureErrors: this is our output, and a capture has ended with its session.
+        forget_output()
         if not isinstance(error, BrokenPipeError):  # then whoever read it has had enough
             complain(f"the output cannot be written: {error.strerror}")
         return EXIT_FAILED
 
 
 def _run(parser: Parser, words: Sequence[str]) -> int:
-    as_json = "--json" in words
+    options = argparse.Namespace(json="--json" in words)
     try:
         options = parser.parse_args(words)
         if options.run is _help:
             parser.parse_args([*options.command, "--help"])
-        as_json = bool(getattr(options, "json", False))
         return int(options.run(options))
     except InvalidArgument as error:
-        _tell(error, as_json, words)
+        _tell(error, options, words)
         return EXIT_USAGE
     except DaemonUnavailable as error:
-        _tell(error, as_json, words)
+        _tell(error, options, words)
         return EXIT_NO_DAEMON
     except CaptureError as error:
-        _tell(error, as_json, words)
+        _tell(error, options, words)
         return EXIT_FAILED
 
 

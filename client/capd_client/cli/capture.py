@@ -9,24 +9,15 @@ from typing import Any, cast
 
 from capd_client.blocking.questions import list_interfaces
 from capd_client.blocking.session import CaptureSession
-from capd_client.cli.events import (
-    ENDED_BY_OTHERS,
-    EXIT_STOPPED,
-    Json,
-    Messages,
-    Text,
-    follow,
-    recording_line,
-    waiting_line,
-)
+from capd_client.cli.events import Json, Messages, Text, follow, recording_line, status_of, waiting_line
 from capd_client.cli.interfaces import show_interfaces, show_linktypes
-from capd_client.cli.output import complain, show
+from capd_client.cli.output import StandardOutput, complain, note_json
 from capd_client.cli.packets.lines import FOR_PEOPLE, is_for_people
 from capd_client.cli.packets.lines import add_arguments as packet_options
 from capd_client.cli.signals import end_by, until_told
 from capd_client.cli.typed import decimal, whole_number
 from capd_client.errors import CaptureError, InvalidArgument
-from capd_client.output.destinations import live_destination_of
+from capd_client.output.destinations import DescriptorDestination, goes_nowhere, live_destination_of
 from capd_client.request.options import CaptureArguments, checked_capture
 from capd_protocol.arguments import ARGUMENTS, BY_NAME, KEYED_OPTIONS, ArgumentSpec, ArgumentType, Option
 from capd_protocol.messages import FileOpened, Recording
@@ -189,37 +180,45 @@ def run(options: argparse.Namespace) -> int:
     destination = live_destination_of(options.savefile)
     is_shown = options.print or _is_for_a_person(options, arguments)
     goes_to_programs = destination is not None or options.serve is not None
+    is_in_file = options.savefile is not None and destination is None and not goes_nowhere(options.savefile)
+    if is_shown or isinstance(destination, DescriptorDestination):
+        options.print_object = note_json
     if options.with_ssh and not goes_to_programs and not (is_shown and options.savefile is None):
         raise InvalidArgument("only what goes to a program as it comes leaves it out", argument="with_ssh")
     if is_for_people(options) and not is_shown:
         others = "leave them out" if goes_to_programs else "leave out -w"
         raise InvalidArgument(f"{FOR_PEOPLE} say how packets are shown: {others}, or give --print")
-    if goes_to_programs or is_shown:
+    if goes_to_programs or is_shown or (options.savefile is not None and not is_in_file):
         from capd_client.cli import live  # noqa: PLC0415  # numpy takes a while, which others need not
 
-        arguments = _live_arguments(arguments, is_in_file=options.savefile is not None and destination is None)
+        arguments = _live_arguments(arguments, options, is_in_file=is_in_file)
         return live.run(options, arguments, destination, is_shown=is_shown)
     capture = CaptureSession(socket_path=options.socket, **arguments)
     if not options.detach:
         end_by(capture.stop, signal.SIGINT)  # also while it starts
+    output = StandardOutput("the capture")
     with capture:
         if not options.interfaces and not options.json:
-            show(f"Interface: {', '.join(capture.interfaces)}", flush=True)
+            output.show(f"Interface: {', '.join(capture.interfaces)}", flush=True)
         if options.detach:
-            return _leave_running(capture, options.json)
+            return _leave_running(capture, output, options.json)
         if any(arguments.get(each.name) is not None for each in ARGUMENTS if each.part == "recorder"):
             _snapshot_on_signal(capture)
-        output: Messages = Json(capture) if options.json else Text(capture)
+        messages = _messages(capture, output, options.json)
         try:
-            follow(capture, output)
+            follow(capture, messages)
         except KeyboardInterrupt:  # the second Ctrl-C: no more patience
             capture.abandon()
-            output.close()
+            messages.close()
             complain("not waited for: capd completes the files by itself")
             raise
         finally:
-            output.close()
-        return EXIT_STOPPED if capture.end_reason in ENDED_BY_OTHERS else 0
+            messages.close()
+        return status_of(capture, output)
+
+
+def _messages(capture: CaptureSession, output: StandardOutput, as_json: bool) -> Messages:
+    return Json(capture, output.show_json) if as_json else Text(capture, output.show)
 
 
 def _named(interfaces: Sequence[str], socket_path: str | None) -> list[str]:
@@ -261,11 +260,12 @@ def _is_for_a_person(options: argparse.Namespace, arguments: CaptureArguments) -
     return options.savefile is None and options.serve is None and not any(given.get(name) for name in _OF_FILES)
 
 
-def _live_arguments(arguments: CaptureArguments, *, is_in_file: bool) -> CaptureArguments:
+def _live_arguments(arguments: CaptureArguments, options: argparse.Namespace, *, is_in_file: bool) -> CaptureArguments:
     """Return the arguments of a capture whose packets are followed as they come.
 
     Args:
         arguments: as they were given.
+        options: what was typed.
         is_in_file: they are in a file, or ring, as well.
 
     Raises:
@@ -274,11 +274,13 @@ def _live_arguments(arguments: CaptureArguments, *, is_in_file: bool) -> Capture
     given: Mapping[str, object] = cast(Mapping[str, object], arguments)
     for name in sorted(_NEVER_LIVE if is_in_file else _OF_FILES):
         if given.get(name):
-            text = (
-                f"{name} cannot go together with --serve or --print: leave out one of the two"
-                if is_in_file
-                else f"{name} is about files on a disk, and the packets go to programs as they come: leave it out"
-            )
+            if is_in_file:
+                other = "--print" if options.serve is None else "--serve"
+                text = f"{name} cannot go together with {other}: leave out one of the two"
+            else:
+                text = f"{name} is about files on a disk, and no file is written: leave it out"
+                if name not in _NEVER_LIVE:
+                    text += ", or add -w FILE" if options.savefile is None else ", or name a file with -w"
             raise InvalidArgument(text, argument=name)
     if is_in_file:
         return cast(CaptureArguments, {**given, "pass_files": True})
@@ -296,32 +298,34 @@ def _one_filter(option: str | None, words: Sequence[str]) -> str:
     return " ".join(words)
 
 
-def _leave_running(capture: CaptureSession, as_json: bool) -> int:
+def _leave_running(capture: CaptureSession, output: StandardOutput, as_json: bool) -> int:
     """Tell how to find a capture again that runs."""
     event = capture.next_event()
     if as_json:
-        Json(capture).show(event)
-        return 0
+        Json(capture, output.show_json).show(event)
+        return status_of(capture, output)
     if isinstance(event, Recording):
-        show(recording_line(event))
+        output.show(recording_line(event))
     elif isinstance(event, FileOpened):
-        show(f"File: {event.name}")
+        output.show(f"File: {event.name}")
     if capture.is_waiting:
         complain(waiting_line(capture))
-    show(f"The capture {capture.name} goes on as number {capture.capture_id}: 'capctl stop {capture.name}' ends it.")
-    return 0
+    name = capture.name
+    output.show(f"The capture {name} goes on as number {capture.capture_id}: 'capctl stop {name}' ends it.", flush=True)
+    return status_of(capture, output)
 
 
 @until_told
 def attach(options: argparse.Namespace) -> int:
     """Show the events of a capture that runs, until its end or Ctrl-C."""
     with CaptureSession.attach(options.capture, socket_path=options.socket) as capture:
-        output: Messages = Json(capture) if options.json else Text(capture)
+        output = StandardOutput(None)
+        messages = _messages(capture, output, options.json)
         try:
-            follow(capture, output)
+            follow(capture, messages)
         finally:
-            output.close()
-        return EXIT_STOPPED if capture.end_reason in ENDED_BY_OTHERS else 0
+            messages.close()
+        return status_of(capture, output)
 
 
 def _snapshot_on_signal(capture: CaptureSession) -> None:

@@ -8,7 +8,8 @@ from typing import Protocol
 import msgspec
 
 from capd_client.blocking.session import CaptureSession
-from capd_client.cli.output import complain, draw, show, show_json
+from capd_client.cli.notices import Notice
+from capd_client.cli.output import StandardOutput, complain, draw
 from capd_client.cli.text import count, shorten, si, width_of
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, NoEvents
@@ -38,10 +39,10 @@ from capd_protocol.text import counted, escaped
 _REDRAW_S = 0.2
 #: Not shown: raised, typed, by the wait after the last event.
 RAISED_LATER = (Refused, ErrorMessage, BadFilter)
-#: The capture ended, and nobody here wanted it to.
-EXIT_STOPPED = 1
-#: For that status.
-ENDED_BY_OTHERS = (EndReason.DAEMON_STOPPING, EndReason.REVOKED)
+#: Nobody here wanted the capture to end.
+_ENDED_BY_OTHERS = (EndReason.DAEMON_STOPPING, EndReason.REVOKED)
+#: It ended so, or not all could be printed.
+_EXIT_STOPPED = _EXIT_UNPRINTED = 1
 
 
 class Messages(Protocol):
@@ -49,6 +50,10 @@ class Messages(Protocol):
 
     def show(self, event: CaptureEvent) -> None:
         """Show one."""
+        ...
+
+    def notice(self, notice: Notice) -> None:
+        """Show what is beside them."""
         ...
 
     def tick(self) -> None:
@@ -84,12 +89,17 @@ def follow(capture: CaptureSession, output: Messages) -> None:
         was_waiting = capture.is_waiting and has_begun
 
 
+def status_of(capture: CaptureSession, output: StandardOutput) -> int:
+    """Return the exit status for a capture that has ended."""
+    if capture.end_reason in _ENDED_BY_OTHERS:
+        return _EXIT_STOPPED
+    return _EXIT_UNPRINTED if output.is_lost else 0
+
+
 class Json:
     """Events as lines of JSON."""
 
-    def __init__(
-        self, capture: CaptureSession, print_object: Callable[..., None] = show_json, *, shows_files: bool = True
-    ) -> None:
+    def __init__(self, capture: CaptureSession, print_object: Callable[..., None], *, shows_files: bool = True) -> None:
         self._capture = capture
         self._shows_files = shows_files
         self._print_object = print_object
@@ -138,6 +148,10 @@ class Json:
             case _:
                 pass  # drops: shown with the end, for each interface
 
+    def notice(self, notice: Notice) -> None:
+        """Show what is beside them."""
+        self._print(notice.event, **notice.fields)
+
     def wait(self) -> None:
         """No interface is there now."""
         self._print("waiting", interfaces=self._capture.interfaces)
@@ -180,7 +194,7 @@ class Text:
     def __init__(
         self,
         capture: CaptureSession,
-        print_lines: Callable[..., None] = show,
+        print_lines: Callable[..., None],
         *,
         shows_files: bool = True,
         is_live: bool = True,
@@ -227,6 +241,12 @@ class Text:
             case _:
                 pass
         self._draw()
+
+    def notice(self, notice: Notice) -> None:
+        """Show what is beside them."""
+        if notice.text:
+            self._line(notice.text)
+            self._draw()
 
     def tick(self) -> None:
         """Nothing came: the rate falls."""

@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
 
 from capd_client.blocking.session import CaptureSession
-from capd_client.cli.events import ENDED_BY_OTHERS, EXIT_STOPPED, RAISED_LATER, Json, Messages, Text, follow
-from capd_client.cli.output import note, note_json, show
+from capd_client.cli.events import RAISED_LATER, Json, Messages, Text, follow, status_of
+from capd_client.cli.notices import Missing, Notice, Notices, fifo_notice, missed, reader_notice
+from capd_client.cli.output import StandardOutput, note, note_json
 from capd_client.cli.packets.lines import PacketLines
 from capd_client.cli.signals import end_by
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, DestinationError, InvalidArgument
 from capd_client.output.destinations import DescriptorDestination, LiveDestination
 from capd_client.output.live_writer import LiveWriter
+from capd_client.output.readers import ReaderEvent
 from capd_client.output.server import LiveServer, serving_address
 from capd_client.reading.filtering import Matching
 from capd_client.reading.gap import Gap
@@ -24,7 +26,6 @@ from capd_client.reading.live import LiveFiles
 from capd_client.reading.model import packets_of
 from capd_client.request.options import CaptureArguments
 from capd_protocol.batches.model import Batch
-from capd_protocol.text import counted
 
 #: How far a reader may be behind. Chosen: less than is kept for it (``in_memory``), so that it is left out file by
 #: file, before the files go.
@@ -35,22 +36,12 @@ _MAX_BEHIND_SHOWN_BYTES = 16_000_000
 _PATIENCE_S = 1.0
 
 
-class Sink(Protocol):
+class Sink(Missing, Protocol):
     """What takes packets to who reads them: a ``LiveWriter``, a ``LiveServer`` or a ``Printer``."""
 
     @property
     def is_left(self) -> bool:
         """Nobody will read any more."""
-        ...
-
-    @property
-    def missed_packets(self) -> int:
-        """Packets that no reader got."""
-        ...
-
-    @property
-    def missed_because(self) -> str:
-        """What was not done to them, and why."""
         ...
 
     def take(self, event: CaptureEvent) -> None:
@@ -88,18 +79,23 @@ def run(
         raise InvalidArgument("standard output has packets already: leave out -w -, or --print", argument="print")
     if options.serve is not None and destination is not None:
         raise InvalidArgument("packets go to a program or are served: leave out -w, or --serve", argument="serve")
-    makers: list[SinkMaker] = []
+    has_packets = is_shown or isinstance(destination, DescriptorDestination)
+    is_kept = options.savefile is not None or options.serve is not None
+    # Lines of packets would push the state out of sight.
+    is_live = not (is_shown and (options.print or sys.stdout.isatty()))
+    output = StandardOutput("the capture" if is_kept else None)
+    ways = _Ways(output, as_json=options.json, has_packets=has_packets, is_live=is_live)
     if is_shown:
         lines = PacketLines(options)
-        makers.append(lambda capture: Printer(capture, lines))
-    if arguments.get("in_memory") or options.serve is not None:
+        ways.makers.append(lambda capture: Printer(capture, lines, ways.output))
+    if options.serve is not None or destination is not None or (is_shown and arguments.get("in_memory")):
         connection = None if options.with_ssh else own_connection(os.environ)
-        arguments = _leaving_out(arguments, connection)
+        arguments = _leaving_out(arguments, connection, ways)
     if options.serve is not None:
-        return _serve(options, arguments, makers)
+        return _serve(options, arguments, ways)
     if destination is not None:
-        return _write(options, arguments, makers, destination)
-    return _capture(options, arguments, makers)
+        return _write(options, arguments, ways, destination)
+    return _capture(options, arguments, ways)
 
 
 # The ssh connection that it was started through -------------------------------------------------------------------
@@ -126,10 +122,11 @@ def without_connection(capture_filter: str, connection: str) -> str:
     return f"({capture_filter}) and {rest}" if capture_filter.strip() else rest
 
 
-def _leaving_out(arguments: CaptureArguments, connection: str | None) -> CaptureArguments:
+def _leaving_out(arguments: CaptureArguments, connection: str | None, ways: "_Ways") -> CaptureArguments:
     if connection is None:
         return arguments
-    note(f"The ssh connection from {connection.split()[0]} is left out; --with-ssh captures it too.")
+    text = f"The ssh connection from {connection.split()[0]} is left out; --with-ssh captures it too."
+    ways.notices.put(Notice("connection_left_out", text, {"connection": connection}))
     capture_filter = without_connection(arguments.get("capture_filter") or "", connection)
     return cast(CaptureArguments, {**arguments, "capture_filter": capture_filter})
 
@@ -146,6 +143,7 @@ class Printer:
         self,
         capture: CaptureSession,
         lines: PacketLines,
+        output: StandardOutput,
         *,
         capture_filter: str | None = None,
         count: int | None = None,
@@ -155,10 +153,12 @@ class Printer:
         Args:
             capture: the capture.
             lines: how they are shown.
+            output: where to.
             capture_filter: only those that match.
             count: at most so many.
         """
         self._lines = lines
+        self._output = output
         self._matching = None if capture_filter is None else Matching(capture_filter)
         self._count = count
         self._files = LiveFiles(
@@ -168,13 +168,15 @@ class Printer:
 
     def take(self, event: CaptureEvent) -> None:
         """Show what is there, as of an event."""
+        if self._output.is_lost:
+            return
         self._files.take(event)
         while not self.is_left and (item := self._files.next_item()) is not None:
             if isinstance(item, Gap):
                 self.missed_packets += item.packets
             elif isinstance(item, Batch):
                 self._show(item)
-                sys.stdout.flush()
+                self._output.show(flush=True)
 
     @property
     def is_left(self) -> bool:
@@ -185,9 +187,9 @@ class Printer:
         interfaces = self._files.interfaces
         shown = batch if self._matching is None else self._matching.of(batch, interfaces)
         for packet in packets_of(shown, [each.name for each in interfaces]):
-            if self.is_left:
+            if self.is_left or self._output.is_lost:
                 return
-            show(*self._lines.of(packet, interfaces))
+            self._output.show(*self._lines.of(packet, interfaces))
             if self._count is not None:
                 self._count -= 1
 
@@ -200,36 +202,44 @@ class Printer:
 
 
 def _write(
-    options: argparse.Namespace, arguments: CaptureArguments, makers: Sequence[SinkMaker], destination: LiveDestination
+    options: argparse.Namespace, arguments: CaptureArguments, ways: "_Ways", destination: LiveDestination
 ) -> int:
     """Capture for a program that reads the packets as they come, until it has enough of them."""
     if destination.has_readers:
-        note(f"Waiting for a program to read {options.savefile}.")
+        text = f"Waiting for a program to read {options.savefile}."
+        ways.notices.say(Notice("waiting_for_reader", text, {"path": options.savefile}))
     destination.wait_for_reader()
 
-    def write(capture: CaptureSession) -> Sink:
-        return LiveWriter(capture.open_file, destination, max_behind_bytes=_MAX_BEHIND_BYTES)
+    def report(event: ReaderEvent) -> None:
+        ways.notices.put(fifo_notice(event, str(options.savefile)))
 
+    def write(capture: CaptureSession) -> Sink:
+        return LiveWriter(capture.open_file, destination, max_behind_bytes=_MAX_BEHIND_BYTES, report=report)
+
+    ways.makers.append(write)
     try:
-        return _capture(options, arguments, [*makers, write])
+        return _capture(options, arguments, ways)
     finally:
         destination.close()
 
 
-def _serve(options: argparse.Namespace, arguments: CaptureArguments, makers: Sequence[SinkMaker]) -> int:
+def _serve(options: argparse.Namespace, arguments: CaptureArguments, ways: "_Ways") -> int:
     """Capture for all programs that come to read, and into a file where one is named."""
     address = serving_address(options.serve)
-    server = LiveServer(address, note)
+    server = LiveServer(address, lambda event: ways.notices.put(reader_notice(event)))
 
     def serve(capture: CaptureSession) -> Sink:
         server.begin(capture.open_file, lambda: capture.packetcount, max_behind_bytes=_MAX_BEHIND_BYTES)
-        note(f"Serving at {address}: {address.readers}.")
+        text = f"Serving at {address}: {address.readers}."
+        ways.notices.put(Notice("serving", text, {"address": str(address)}))
         return server
 
+    ways.makers.append(serve)
     try:
-        return _capture(options, arguments, [*makers, serve])
+        return _capture(options, arguments, ways)
     finally:
         server.close()
+        ways.notices.say_rest()
 
 
 def show_running(capture: int | str, options: argparse.Namespace) -> int:
@@ -244,7 +254,7 @@ def show_running(capture: int | str, options: argparse.Namespace) -> int:
     """
     lines = PacketLines(options)
     with CaptureSession.attach(capture, socket_path=options.socket) as session:
-        printer = Printer(session, lines, capture_filter=options.filter, count=options.count)
+        printer = Printer(session, lines, StandardOutput(None), capture_filter=options.filter, count=options.count)
         try:
             while not printer.is_left:
                 event = session.next_event()
@@ -254,54 +264,67 @@ def show_running(capture: int | str, options: argparse.Namespace) -> int:
             pass
         if not printer.is_left:
             printer.finish(session.packetcount)
-            _note_missed(printer)
+            for notice in missed(printer):
+                note(notice.text)
     return 0
 
 
 # The capture ------------------------------------------------------------------------------------------------------
 
 
-def _capture(options: argparse.Namespace, arguments: CaptureArguments, makers: Sequence[SinkMaker]) -> int:
+class _Ways:
+    """Where things go: packets to sinks, the rest to standard output, or to standard error where that has packets."""
+
+    def __init__(self, output: StandardOutput, *, as_json: bool, has_packets: bool, is_live: bool) -> None:
+        self.output = output
+        self._is_live = is_live
+        #: What JSON is printed with; None: all is said in words.
+        self.print_object = (note_json if has_packets else output.show_json) if as_json else None
+        self.notices = Notices(self.print_object)
+        self.makers: list[SinkMaker] = []
+
+    def messages(self, capture: CaptureSession, *, shows_files: bool) -> Messages:
+        """Return what shows the events of a capture."""
+        if self.print_object is not None:
+            return Json(capture, self.print_object, shows_files=shows_files)
+        return Text(capture, note, shows_files=shows_files, is_live=self._is_live)
+
+
+def _capture(options: argparse.Namespace, arguments: CaptureArguments, ways: _Ways) -> int:
     capture = CaptureSession(socket_path=options.socket, **arguments)
     end_by(capture.stop, signal.SIGINT)
     with capture:
         if not options.interfaces and not options.json:
             note(f"Interface: {', '.join(capture.interfaces)}")
-        shows_files = not arguments.get("in_memory")
-        if options.json:
-            messages: Messages = Json(capture, note_json, shows_files=shows_files)
-        else:
-            # Lines of packets would push the state out of sight.
-            is_live = not (options.print or sys.stdout.isatty())
-            messages = Text(capture, note, shows_files=shows_files, is_live=is_live)
-        output = _Output(capture, [make(capture) for make in makers], messages)
+        messages = ways.messages(capture, shows_files=not arguments.get("in_memory"))
+        output = _Output(capture, [make(capture) for make in ways.makers], messages, ways.notices)
         try:
             follow(capture, output)
             output.finish()
         finally:
             output.close()
-        return EXIT_STOPPED if capture.end_reason in ENDED_BY_OTHERS else 0
-
-
-def _note_missed(sink: Sink) -> None:
-    if sink.missed_packets:
-        note(f"{counted(sink.missed_packets, 'packet')} not {sink.missed_because}")
+        return status_of(capture, ways.output)
 
 
 class _Output:
     """Packets to those who read them; what else happens as ``messages`` shows it."""
 
-    def __init__(self, capture: CaptureSession, sinks: Sequence[Sink], messages: Messages) -> None:
+    def __init__(self, capture: CaptureSession, sinks: Sequence[Sink], messages: Messages, notices: Notices) -> None:
         self._capture = capture
         self._messages = messages
         self._sinks = sinks
-        self._departures = 0
+        self._notices = notices
+        self._has_begun = False
 
     def show(self, event: CaptureEvent) -> None:
         for sink in self._sinks:
             sink.take(event)
         self._messages.show(event)
+        self._has_begun = True
         self._look_at_readers()
+
+    def notice(self, notice: Notice) -> None:
+        self._messages.notice(notice)
 
     def tick(self) -> None:
         self._messages.tick()
@@ -311,10 +334,9 @@ class _Output:
         self._messages.wait()
 
     def _look_at_readers(self) -> None:
-        departures = sum(sink.departures for sink in self._sinks if isinstance(sink, LiveWriter))
-        if departures > self._departures:
-            self._departures = departures
-            note("The reader has left; the next one is waited for.")
+        if self._has_begun:  # what is said first is that
+            for notice in self._notices.waiting():
+                self._messages.notice(notice)
         if self._capture.end_reason is None and any(sink.is_left for sink in self._sinks):
             self._capture.stop()
 
@@ -327,12 +349,13 @@ class _Output:
         """
         for sink in self._sinks:
             if isinstance(sink, LiveWriter) and not sink.wait_written(_PATIENCE_S):
-                note("Waiting until the rest is read; Ctrl-C gives it up.")
+                self.notice(Notice("waiting_until_read", "Waiting until the rest is read; Ctrl-C gives it up."))
             try:
                 sink.finish(self._capture.packetcount)
             except OSError as error:
                 raise DestinationError(f"packets cannot be written: {error.strerror}") from error
-            _note_missed(sink)
+            for notice in (*self._notices.waiting(), *missed(sink)):
+                self.notice(notice)
 
     def close(self) -> None:
         self._messages.close()

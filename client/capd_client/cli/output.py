@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from typing import TextIO
 
 from capd_protocol.text import escaped
 
@@ -32,6 +33,41 @@ def show_json(fields: Mapping[str, object], *, flush: bool = False) -> None:
 def note_json(fields: Mapping[str, object], *, flush: bool = False) -> None:
     """Print an object as a line of JSON to standard error, for where standard output has packets."""
     note(json.dumps(fields), flush=flush)
+
+
+class StandardOutput:
+    """Standard output of a command that goes on without it, as when the files of a capture are what was asked for."""
+
+    def __init__(self, goes_on: str | None) -> None:
+        """Take what goes on, as the subject of a sentence; None: nothing does, and what cannot be printed is an error.
+
+        All methods raise ``OSError`` then.
+        """
+        self._goes_on = goes_on
+        #: Something could not be printed, and so nothing is any more.
+        self.is_lost = False
+
+    def show(self, *lines: str, flush: bool = False) -> None:
+        """Print lines, as the function of that name does."""
+        if self.is_lost:
+            return
+        try:
+            show(*lines, flush=flush)
+        except OSError as error:
+            if self._goes_on is None:
+                raise
+            self.is_lost = True
+            forget_output()
+            complain(f"nothing more is printed: {error.strerror}; {self._goes_on} goes on")
+
+    def show_json(self, fields: Mapping[str, object], *, flush: bool = False) -> None:
+        """Print an object, as the function of that name does."""
+        self.show(json.dumps(fields), flush=flush)
+
+
+def forget_output() -> None:
+    """Have standard output go nowhere, what is to be flushed at exit too: it cannot be written."""
+    _forget(sys.stdout)
 
 
 def show_screen(lines: Iterable[str]) -> None:
@@ -66,4 +102,9 @@ def _print_error(text: str) -> None:
     try:
         print(text, end="", file=sys.stderr, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # nor may what is left be flushed at exit
+        _forget(sys.stderr)
+
+
+def _forget(stream: TextIO) -> None:
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), stream.fileno())

@@ -16,6 +16,8 @@ from capd_client.errors import DestinationError
 from capd_protocol.text import quoted
 
 _STANDARD_OUTPUT = 1
+#: Linux's devices.txt: not of blocks, and its number.
+_NULL = (False, os.makedev(1, 3))
 
 
 class ReaderGone(Exception):  # no error: who has read enough leaves
@@ -154,6 +156,11 @@ class FifoDestination:
             self._descriptor = None
 
 
+def goes_nowhere(savefile: str | os.PathLike[str] | None) -> bool:
+    """Whether a savefile is ``/dev/null``, by whatever name: what is written there is kept by nobody."""
+    return savefile is not None and os.fspath(savefile) != "-" and _device_of(os.fspath(savefile)) == _NULL
+
+
 def live_destination_of(savefile: str | os.PathLike[str] | None) -> LiveDestination | None:
     """Return the destination that a savefile means, if it is none on a disk.
 
@@ -161,13 +168,16 @@ def live_destination_of(savefile: str | os.PathLike[str] | None) -> LiveDestinat
         savefile: ``-`` is standard output; a FIFO is written to as often as somebody reads it.
 
     Raises:
-        DestinationError: standard output is a terminal, or closed.
+        DestinationError: standard output is a terminal, or closed; or it is a device, none of which takes packets.
     """
-    if savefile is None:
+    if savefile is None or goes_nowhere(savefile):
         return None
     path = os.fspath(savefile)
     if path == "-":
         return _checked_descriptor(_STANDARD_OUTPUT)
+    if _device_of(path) is not None:
+        possible = "name a file, a FIFO, - for standard output, or /dev/null, where packets are counted only"
+        raise DestinationError(f"{quoted(path)} is a device: {possible}")
     with contextlib.suppress(OSError, ValueError):
         if not stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116
             return None
@@ -176,6 +186,16 @@ def live_destination_of(savefile: str | os.PathLike[str] | None) -> LiveDestinat
             return DescriptorDestination(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
         return FifoDestination(path)
     return None
+
+
+def _device_of(path: str) -> tuple[bool, int] | None:
+    """Return whether a path names a device of blocks, and its number; None: it names no device."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    is_blocks = stat.S_ISBLK(found.st_mode)
+    return (is_blocks, found.st_rdev) if is_blocks or stat.S_ISCHR(found.st_mode) else None
 
 
 def _checked_descriptor(descriptor: int) -> DescriptorDestination:

@@ -11,6 +11,7 @@ from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureError
 from capd_client.output.destinations import LiveDestination, ReaderGone
 from capd_client.output.joining import JoinedFiles
+from capd_client.output.readers import ReaderChange, ReaderEvent, ReaderReport
 from capd_client.reading.gap import Gap
 from capd_client.reading.live import FilePart, LiveFiles
 from capd_protocol.messages import FileOpened
@@ -33,6 +34,7 @@ class LiveWriter:
         *,
         max_behind_bytes: int,
         begins_with: FileOpened | None = None,
+        report: ReaderReport | None = None,
     ) -> None:
         """Begin to write.
 
@@ -42,6 +44,7 @@ class LiveWriter:
             max_behind_bytes: how many bytes its reader may be behind.
             begins_with: the file that is being written now, of which the reader gets what comes from now on; None: the
                 capture has just begun, and the reader gets all.
+            report: takes what happens to readers that may come again; from the thread.
         """
         self._files = LiveFiles(open_file, max_behind_bytes=max_behind_bytes, overflow="drop_oldest", as_bytes=True)
         self._destination = destination
@@ -57,8 +60,11 @@ class LiveWriter:
         self.written_packets = 0
         #: Those that were missed and of which the stream says nothing yet.
         self._unsaid_packets = 0
-        #: Readers that have left; the next one gets the header again.
-        self.departures = 0
+        self._report = report
+        #: Readers that have come so far; each gets the header again.
+        self._readers = 0
+        #: What was missed before the last one came.
+        self._missed_before = 0
         #: Nobody will read any more.
         self.is_left = False
         self._error: CaptureError | OSError | None = None
@@ -97,6 +103,8 @@ class LiveWriter:
         if gap is not None:
             self._miss(gap.packets)
         self._files.close()
+        if self.is_connected:
+            self._tell(ReaderChange.DONE)
         if self._error is not None:
             raise self._error
 
@@ -145,6 +153,10 @@ class LiveWriter:
 
     def _connect(self) -> None:
         self.is_connected = self._destination.connect()
+        if self.is_connected:
+            self._readers += 1
+            self._missed_before = self.missed_packets
+            self._tell(ReaderChange.CAME)
         if self.is_connected and self._joined.header:
             self._write_to_reader((self._joined.header,))
 
@@ -176,4 +188,9 @@ class LiveWriter:
         if not self._destination.has_readers:
             raise ReaderGone
         self._destination.close()  # so that the next one finds nothing of what this one has left
-        self.departures += 1
+        self._tell(ReaderChange.LEFT)
+
+    def _tell(self, change: ReaderChange) -> None:
+        if self._report is not None and self._destination.has_readers:
+            missed_packets = self.missed_packets - self._missed_before
+            self._report(ReaderEvent(self._readers, "The reader", change, missed_packets))

@@ -12,14 +12,15 @@ import stat
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureError, DestinationError, InvalidArgument
 from capd_client.output.destinations import OneReader, ReaderGone, write_all
 from capd_client.output.live_writer import LiveWriter
+from capd_client.output.readers import ReaderChange, ReaderEvent, ReaderReport
 from capd_protocol.messages import FileOpened
-from capd_protocol.text import counted, quoted
+from capd_protocol.text import quoted
 
 #: More are turned away. Chosen: each has a thread and the files that it is behind; far more than people look at once.
 MAX_READERS = 32
@@ -30,6 +31,9 @@ _PATIENCE_S = 5.0
 _BACKLOG = 128
 #: struct sockaddr_un (unix(7)), with the NUL at its end.
 _MAX_PATH_BYTES = 107
+#: Of 65535.
+_PORT_DIGITS = 5
+_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -68,23 +72,27 @@ def serving_address(text: str) -> ServingAddress:
     Raises:
         InvalidArgument: it is neither.
     """
-    if text.startswith("unix:") and len(text) > len("unix:"):
+    if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if len(os.fsencode(path)) > _MAX_PATH_BYTES or "\0" in path:
             raise InvalidArgument(f"the path of a socket has at most {_MAX_PATH_BYTES} bytes", argument="serve")
-        return ServingAddress(None, path=path)
+        return ServingAddress(None, path=path) if path else _no_address(text, "there is no path")
     host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and 0 < int(port[:_PORT_DIGITS]) < 2**16) or len(port) > _PORT_DIGITS:
+        _no_address(text, "it has no port from 1 to 65535 at its end")
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") and host.endswith("]") else host
     try:
-        host = str(ipaddress.ip_address(host or "127.0.0.1"))
-        number = int(port) if port.isascii() and port.isdecimal() else 0
+        address = ipaddress.ip_address(_LOOPBACK if host in ("", "localhost") else host)
     except ValueError:
-        number = 0
-    if not 0 < number < 2**16:
-        possible = "a port, an IP address and a port (127.0.0.1:19000), or unix:PATH"
-        text = f"{quoted(text)} is no address to serve at: say {possible}"
-        raise InvalidArgument(text, argument="serve")
-    return ServingAddress(host, number)
+        _no_address(text, f"{quoted(host)} is no IP address, and names are not looked up")
+    if isinstance(address, ipaddress.IPv6Address) and address.is_link_local and address.scope_id is None:
+        _no_address(text, f"the interface of {address} is missing")
+    return ServingAddress(str(address), int(port))
+
+
+def _no_address(text: str, why: str) -> NoReturn:
+    possible = "PORT, 127.0.0.1:PORT, [fe80::1%eth0]:PORT or unix:PATH"
+    raise InvalidArgument(f"{quoted(text)} is no address to serve at: {why}; say {possible}", argument="serve")
 
 
 class _ReaderSocket(OneReader):
@@ -125,20 +133,25 @@ class _ReaderSocket(OneReader):
 class _Reader:
     """A reader, and what writes to it."""
 
-    def __init__(self, name: str, destination: _ReaderSocket, writer: LiveWriter, packets_before: int) -> None:
+    def __init__(
+        self, number: int, name: str, destination: _ReaderSocket, writer: LiveWriter, packets_before: int
+    ) -> None:
+        self.number = number
         self.name = name
         self.destination = destination
         self.writer = writer
         self.packets_before = packets_before
 
-    def end(self, packets_total: int) -> str:
-        """Be done with it, which has ended, and return what to say of it."""
+    def end(self, packets_total: int, change: ReaderChange, failure: str) -> ReaderEvent:
+        """Be done with it, which has ended, and return what to report of it."""
         self.destination.close()
+        missed_packets = self.writer.missed_packets
         if self.destination.is_stuck:
-            rest = packets_total - self.packets_before - self.writer.written_packets
-            return f"{self.name} took nothing any more, and is left: {counted(max(rest, 0), 'packet')} not written"
-        missed = self.writer.missed_packets
-        return f"{self.name} has left" + (f": {counted(missed, 'packet')} not written, it was slow" if missed else "")
+            change = ReaderChange.STUCK
+            missed_packets = max(0, packets_total - self.packets_before - self.writer.written_packets)
+        elif failure:
+            change = ReaderChange.FAILED
+        return ReaderEvent(self.number, self.name, change, missed_packets, failure)
 
 
 class LiveServer:
@@ -150,12 +163,12 @@ class LiveServer:
     missed_packets = 0
     missed_because = ""
 
-    def __init__(self, address: ServingAddress, report: Callable[[str], object]) -> None:
+    def __init__(self, address: ServingAddress, report: ReaderReport) -> None:
         """Listen.
 
         Args:
             address: where.
-            report: takes what is to be said about readers, a line each, also from other threads.
+            report: takes what happens to readers.
 
         Raises:
             DestinationError: nobody can listen there.
@@ -171,6 +184,7 @@ class LiveServer:
         #: Around what follows.
         self._lock = threading.Lock()
         self._readers: list[_Reader] = []
+        self._number = 0
         self._current: FileOpened | None = None
         self._is_over = False
         self._thread = threading.Thread(target=self._accept, name="live server", daemon=True)
@@ -196,7 +210,7 @@ class LiveServer:
             left = [reader for reader in self._readers if reader.writer.is_left]
             self._readers = [reader for reader in self._readers if reader not in left]
         for reader in left:
-            self._end(reader, self._packets())
+            self._end(reader, self._packets(), ReaderChange.LEFT)
 
     def finish(self, packets_total: int) -> None:
         """Wait until all readers have all, but not for those that take nothing any more."""
@@ -204,7 +218,7 @@ class LiveServer:
         with self._lock:
             readers, self._readers = self._readers, []
         for reader in readers:
-            self._end(reader, packets_total)
+            self._end(reader, packets_total, ReaderChange.DONE)
 
     def close(self) -> None:
         """End, without waiting for anybody."""
@@ -213,19 +227,20 @@ class LiveServer:
             readers, self._readers = self._readers, []
         for reader in readers:
             reader.destination.give_up()
-            self._end(reader, self._packets())
+            self._end(reader, self._packets(), ReaderChange.DONE)
 
-    def _end(self, reader: _Reader, packets_total: int) -> None:
+    def _end(self, reader: _Reader, packets_total: int, change: ReaderChange) -> None:
         ended = threading.Event()
         watcher = threading.Thread(target=_give_up_if_stuck, args=(reader.destination, ended), daemon=True)
         watcher.start()
+        failure = ""
         try:
             reader.writer.finish(packets_total - reader.packets_before)
         except (CaptureError, OSError) as error:
-            self._report(f"{reader.name}: {error}")
+            failure = str(error)
         finally:
             ended.set()
-        self._report(reader.end(packets_total))
+        self._report(reader.end(packets_total, change, failure))
 
     def _stop_listening(self) -> None:
         with self._lock:
@@ -257,16 +272,18 @@ class LiveServer:
             if self._is_over or self._open_file is None:
                 connection.close()
                 return
+            self._number += 1
+            number = self._number
             if len(self._readers) >= MAX_READERS:
                 connection.close()
-                self._report(f"{name} is refused: {MAX_READERS} read already")
+                self._report(ReaderEvent(number, name, ReaderChange.REFUSED, text=f"{MAX_READERS} read already"))
                 return
             destination = _ReaderSocket(connection)
             writer = LiveWriter(
                 self._open_file, destination, max_behind_bytes=self._max_behind_bytes, begins_with=self._current
             )
-            self._readers.append(_Reader(name, destination, writer, self._packets()))
-        self._report(f"{name} reads")
+            self._readers.append(_Reader(number, name, destination, writer, self._packets()))
+        self._report(ReaderEvent(number, name, ReaderChange.CAME))
 
 
 def _give_up_if_stuck(destination: _ReaderSocket, ended: threading.Event) -> None:
@@ -282,10 +299,23 @@ def _listening(address: ServingAddress) -> socket.socket:
     try:
         if address.host is None:
             return _listening_file(address.path)
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        return socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
+        if ":" not in address.host:
+            return socket.create_server((address.host, address.port), backlog=_BACKLOG)
+        host, _, scope = address.host.partition("%")
+        place = (host, address.port, 0, _interface_index(scope, address) if scope else 0)
+        return socket.create_server(place, family=socket.AF_INET6, backlog=_BACKLOG)
     except OSError as error:
         raise DestinationError(f"nobody can listen at {address}: {os.strerror(error.errno or 0)}") from error
+
+
+def _interface_index(scope: str, address: ServingAddress) -> int:
+    """Return the number of an interface, which a scope may be, too."""
+    if scope.isascii() and scope.isdecimal():
+        return int(scope)
+    for index, name in socket.if_nameindex():
+        if name == scope:
+            return index
+    raise DestinationError(f"nobody can listen at {address}: there is no interface {quoted(scope)}")
 
 
 def _listening_file(path: str) -> socket.socket:
