@@ -13,6 +13,8 @@ import pytest
 
 from capd.admin import check_config
 from capd.config import reader
+from capd_client import cli
+from capd_client.output.readers import ReaderChange
 from capd_protocol.messages import (
     Capabilities,
     CaptureSummary,
@@ -128,6 +130,12 @@ def test_all_that_is_printed_as_json_is_described(command: str, structs: tuple[t
         expected -= {"name"}  # they are members by name
     if command == "capture":
         expected |= {field.name for field in msgspec.structs.fields(FileClosed)} - {"name"}  # it is path there
+        # What is no event of the daemon's is called something where it is printed.
+        printed = "".join(path.read_text(encoding="utf-8") for path in Path(cli.__file__).parent.glob("*.py"))
+        events = set(re.findall(r'\b(?:Notice|_print)\(\s*"(\w+)"', printed))
+        assert events > {"started", "serving", "reader_left", "missed"}
+        expected |= events | {"reader_id", "missed_packets"}
+        expected |= {each.value for each in ReaderChange} - {"came", "refused"}  # reader_came, reader_refused
         expected |= {*FailureCode, *DeletionReason, *EndReason} - {
             EndReason.CLIENT_LEFT
         }  # which a client that has left does not see

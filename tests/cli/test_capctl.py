@@ -842,7 +842,10 @@ def test_a_detached_capture_is_left_shown_rotated_flushed_and_stopped(bench: Ben
     assert list_captures(socket_path=bench.daemon.socket_path)[0].packets_total == 5
     rotated = done(command(bench, "rotate", "stays", "nobodys", str(listed.capture_id)))
     assert rotated.returncode == 1
-    assert [name[:8] for name in rotated.stdout.splitlines()] == ["r_00002_", "r_00003_"]
+    paths = rotated.stdout.splitlines()
+    begin = f"{bench.directory}/r_0000"
+    assert [path[: len(begin) + 1] for path in paths] == [f"{begin}2", f"{begin}3"]
+    assert all(Path(path).is_file() for path in paths)
     assert rotated.stderr == "capctl: there is no capture nobodys\n"
     with subprocess.Popen(command(bench, "attach", "--json", "stays"), stdout=subprocess.PIPE, text=True) as attached:
         assert attached.stdout is not None
@@ -856,6 +859,25 @@ def test_a_detached_capture_is_left_shown_rotated_flushed_and_stopped(bench: Ben
     stopped = done(command(bench, "stop", "stays"))
     assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, "", "")
     wait_until(lambda: nothing_runs(bench), "it has ended")
+
+
+def test_files_that_captures_make_are_shown_with_their_paths(bench: Bench) -> None:
+    recorder = bench.session(savefile=bench.directory / "s.pcapng", recorder_duration=10, name="recorder")
+    ring = bench.session(savefile=bench.directory / "r.pcapng", ringbuffer_packets=1000, name="ring")
+    with recorder, ring:
+        recorder.wait_started(PATIENCE_S)
+        ring.wait_started(PATIENCE_S)
+        for words, capture in ((("snapshot", "recorder"), recorder), (("rotate", "ring"), ring)):
+            shown = asked(bench, *words).stdout.removesuffix("\n")
+            as_json = json.loads(asked(bench, *words, "--json").stdout)
+            assert set(as_json) == {"capture_id", "path"}
+            assert as_json["capture_id"] == capture.capture_id
+            for path in map(Path, (shown, as_json["path"])):
+                assert path.parent == bench.directory
+                assert path.is_file()
+            assert shown != as_json["path"]
+        nothing = asked(bench, "rotate", "nobodys", "--json")
+        assert json.loads(nothing.stdout)["code"] == "no_such_capture"
 
 
 @pytest.mark.long
@@ -900,6 +922,7 @@ def test_a_list_fits_the_terminal(bench: Bench) -> None:
         (("-c", "0"), 2, ["is 0; possible are 1 to "]),
         (("-b", "files:3", "-w", "a"), 2, ["a ring needs to know when to switch"]),
         (("-b", "packets:3"), 2, ["a ring buffer needs a savefile"]),
+        (("-w", "a", "--record", "duration:3", "-b", "packets:3"), 2, ["switches no files", "(option --record)"]),
         (
             ("-a", "files:3"),
             2,

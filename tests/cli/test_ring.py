@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -298,6 +299,31 @@ def test_no_file_is_overwritten_without_being_asked(ring: Path, tmp_path: Path) 
     assert called("extract", ring, "-w", link).returncode == 1
     assert not (tmp_path / "elsewhere").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_no_device_is_replaced_and_a_fifo_is_written(ring: Path, tmp_path: Path) -> None:
+    null, zero, fifo = tmp_path / "null", tmp_path / "zero", tmp_path / "fifo"
+    os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    os.mknod(zero, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    os.mkfifo(fifo)
+    for words in ((null,), (null, "--overwrite")):
+        written = called("extract", ring, "-w", *words)
+        assert (written.returncode, written.stdout) == (0, f"{null}: 30 packets\n")
+    refused = called("extract", ring, "-w", zero, "--overwrite")
+    assert (refused.returncode, refused.stderr) == (1, f"capctl: {zero} is no regular file: name another one\n")
+    assert null.is_char_device()
+    assert zero.is_char_device()
+    with subprocess.Popen(["tcpdump", "-nr", fifo], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reader:
+        assert called("extract", ring, "-w", fifo, "--overwrite").returncode == 0
+        assert reader.stdout is not None
+        assert len(reader.stdout.read().splitlines()) == 30
+    assert fifo.is_fifo()
+
+
+def test_words_of_a_filter_behind_a_ring_are_told_where_they_stand(ring: Path) -> None:
+    done = called("extract", ring, "udp", "port", "53", environment={"CAPD_SOCKET": "/nowhere/capd.sock"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no file udp, nor a capture of that name: a filter stands behind -f" in done.stderr
 
 
 def test_a_file_is_there_when_it_is_whole_or_not_at_all(ring: Path, tmp_path: Path) -> None:

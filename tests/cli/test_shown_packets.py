@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import struct
 import subprocess
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from capd_client import read
+from capd_client import BadFilterError, read
 from capd_client.cli.packets.dissect import ip_header, link_header, network_offset
 from capd_protocol.formats import pcapng
 from tests.capture.helpers import readable_packets
 from tests.cli.calling import called
-from tests.cli.test_capctl import asked, capture_asked, capture_command, command
+from tests.cli.test_capctl import CAPCTL, asked, capture_asked, capture_command, command
 from tests.cli.test_live import live, wait_until_armed
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S
@@ -188,12 +189,47 @@ def test_what_cannot_be_done_to_lines_is_refused(capture_file: Path) -> None:
         (("--json", "-x"), 2, "leave out -t, -e, -v, -q, -#, -x, -X and -A, or --json"),
         (("--info", "-f", "udp"), 2, "leave out the filter"),
         ((capture_file, "--follow"), 2, "--follow waits for more of one file"),
+        (("-c", "0"), 2, "-c is 0; possible are numbers from 1"),
+        (("--count=-1",), 2, "--count is -1; possible are numbers from 1"),
         (("-f", "udp and"), 1, "syntax error"),
         (("-f", "inbound"), 1, "capture filter: files do not say the direction of packets"),
+        (("udp", "port", "53"), 2, "there is no file udp, nor a capture of that name: a filter stands behind -f"),
+        (("udp port 53",), 2, "there is no file udp port 53, nor a capture of that name: a filter stands behind -f"),
     ):
         done = called("read", capture_file, *words)
         assert done.returncode == status
         assert text in done.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("--follow",)], ids=["whole", "followed"])
+def test_a_filter_that_is_wrong_is_told_before_any_packet(tmp_path: Path, words: tuple[str, ...]) -> None:
+    empty = write(tmp_path / "a.pcapng", [])
+    for command_name in ("read", "extract")[: 2 - len(words)]:
+        done = called(command_name, empty, "-f", "udp and", *words)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "syntax error" in done.stderr
+    with read(empty) as reader, pytest.raises(BadFilterError):
+        reader.matching("udp and")
+
+
+@pytest.mark.parametrize("text", ["type mgt", "ifindex 1", "vpi 3", "lssu", "rnr 1"])
+def test_a_filter_for_another_link_layer_type_waits_for_packets(tmp_path: Path, text: str) -> None:
+    assert shown(write(tmp_path / "a.pcapng", []), "-f", text) == []
+
+
+def test_what_comes_through_a_pipe_is_shown_as_it_comes(capture_file: Path) -> None:
+    # Else Python buffers nothing.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [*CAPCTL, "read", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(capture_file.read_bytes())
+        process.stdin.flush()
+        assert b"ARP" in process.stdout.readline()
+        process.stdin.close()
+        assert process.wait(PATIENCE_S) == 0
 
 
 # As they come -----------------------------------------------------------------------------------------------------
@@ -315,6 +351,7 @@ def test_a_running_capture_is_shown_by_its_name(bench: Bench) -> None:
             rest = [json.loads(process.stdout.readline()) for _ in range(9)]  # through the next ones
             some = asked(bench, "read", str(capture.capture_id), "-c", "2")
             none = asked(bench, "read", "shown", "-c", "1", "-f", "udp and")
+            filtered = asked(bench, "read", "shown", "udp")
             capture.stop()
             assert process.stdout.read() == ""
             assert process.wait(PATIENCE_S) == 0
@@ -324,6 +361,15 @@ def test_a_running_capture_is_shown_by_its_name(bench: Bench) -> None:
     assert (some.returncode, len(some.stdout.splitlines())) == (0, 2)
     assert (none.returncode, none.stdout) == (1, "")
     assert "syntax error" in none.stderr
+    assert (filtered.returncode, filtered.stdout) == (2, "")
+
+
+def test_a_filter_that_fits_no_interface_of_a_capture_is_told_before_any_packet(bench: Bench) -> None:
+    with bench.running(name="quiet", capture_filter="tcp port 9"):
+        for text, expected in (("udp and", "syntax error"), ("type mgt", "only on 802.11")):
+            done = asked(bench, "read", "quiet", "-f", text)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert expected in done.stderr
 
 
 def test_what_is_neither_a_file_nor_a_capture_is_no_file(bench: Bench) -> None:

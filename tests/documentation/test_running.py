@@ -65,6 +65,7 @@ class Place:
         for shown, here in (
             ("/var/lib/capd", str(self.state)),
             ("/dev/shm", str(directory)),
+            ("/home/alice", str(directory)),
             ("--user alice", f"--user {_USER_ID}"),
         ):
             text = text.replace(shown, here)

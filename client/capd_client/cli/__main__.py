@@ -63,14 +63,14 @@ _CODES = (
 #: What messages call an argument that is none of a capture, to what it is called here.
 _OPTIONS = {
     **ring.OPTIONS,
-    "after": "--after",
-    "user": "--user",
-    "interval": "--interval",
-    "count": "-c",
-    "with_ssh": "--with-ssh",
-    "serve": "--serve",
-    "print": "--print",
-    "follow": "--follow",
+    "after": ("--after",),
+    "user": ("--user",),
+    "interval": ("--interval",),
+    "count": ("-c", "--count"),
+    "with_ssh": ("--with-ssh",),
+    "serve": ("--serve",),
+    "print": ("--print",),
+    "follow": ("--follow",),
 }
 
 
@@ -94,7 +94,7 @@ def _list(options: argparse.Namespace) -> int:
             count(each.packets_total),
             count(each.drops_total),
             ",".join(each.interfaces) + (" (waiting)" if each.is_waiting else ""),
-            os.path.join(each.directory or "", each.file_name),  # noqa: PTH118  # it need not be one here
+            _path_in(each, each.file_name),
         )
         for each in captures
     ]
@@ -110,9 +110,7 @@ def _on_each(options: argparse.Namespace) -> int:
     status = 0
     for each in options.capture:
         try:
-            result = options.action(each, socket_path=options.socket)
-            if result is not None:
-                show(result)
+            options.action(each, options)
         except ChildError as error:
             _tell(error, options)
             status = EXIT_FAILED
@@ -145,9 +143,38 @@ def _revoked_table(captures: Sequence[RevokedCapture]) -> list[str]:
     return table(("CAPTURE", "NAME", "USER", "WHY"), rows, frozenset({0}), width, frozenset({3}))
 
 
+def _stop(capture: int | str, options: argparse.Namespace) -> None:
+    stop_capture(capture, socket_path=options.socket)
+
+
+def _flush(capture: int | str, options: argparse.Namespace) -> None:
+    flush_capture(capture, socket_path=options.socket)
+
+
+def _rotate(capture: int | str, options: argparse.Namespace) -> None:
+    _show_file(capture, options, partial(rotate_capture, capture, socket_path=options.socket))
+
+
 def _snapshot(options: argparse.Namespace) -> int:
-    show(snapshot_capture(options.capture, after=options.after, socket_path=options.socket))
+    snapshot = partial(snapshot_capture, options.capture, after=options.after, socket_path=options.socket)
+    _show_file(options.capture, options, snapshot)
     return 0
+
+
+def _show_file(capture: int | str, options: argparse.Namespace, make: Callable[[], str]) -> None:
+    """Show the path of a file that a capture makes, as the list of captures has its files."""
+    # Of several captures of that name, this user's own is meant.
+    known = sorted(list_captures(socket_path=options.socket), key=lambda each: each.user_id != os.getuid())
+    found = next((each for each in known if capture in (each.capture_id, each.name)), None)
+    path = _path_in(found, make()) if found else make()
+    if options.json:
+        show_json({"capture_id": found.capture_id if found else capture, "path": path}, flush=True)
+    else:
+        show(path, flush=True)
+
+
+def _path_in(capture: CaptureSummary, file_name: str) -> str:
+    return os.path.join(capture.directory or "", file_name)  # noqa: PTH118  # it need not be one here
 
 
 def _whoami(options: argparse.Namespace) -> int:
@@ -205,12 +232,12 @@ def _permission_lines(each: Permission) -> list[str]:
 
 
 #: What is done with captures that are named.
-_ACTIONS: tuple[tuple[str, Callable[..., str | None], str, str], ...] = (
-    ("stop", stop_capture, "end captures", "End captures; their files are complete."),
-    ("rotate", rotate_capture, "have rings go on in their next files", "Have rings go on in their next files."),
+_ACTIONS: tuple[tuple[str, Callable[[int | str, argparse.Namespace], None], str, str], ...] = (
+    ("stop", _stop, "end captures", "End captures; their files are complete."),
+    ("rotate", _rotate, "have rings go on in their next files", "Have rings go on in their next files."),
     (
         "flush",
-        flush_capture,
+        _flush,
         "have what was captured be in the files",
         "Return when every packet that the kernel has now is in the files.",
     ),
@@ -276,10 +303,12 @@ def _parser() -> Parser:
             help="name or number, as 'capctl list' shows",
         )
         acting.set_defaults(run=_on_each, action=action)
+        if action is _rotate:
+            acting.add_argument("--json", action="store_true", help="print a line of JSON for each")
     snapshot = commands.add_parser(
         "snapshot",
         help="have a recorder write what it has",
-        description="Have a recorder write what it has; print the name of the file when it is complete.",
+        description="Have a recorder write what it has; print the path of the file when it is complete.",
     )
     snapshot.add_argument(
         "capture", type=capture.number_or_name, metavar="CAPTURE", help="name or number, as 'capctl list' shows"
@@ -287,6 +316,7 @@ def _parser() -> Parser:
     snapshot.add_argument(
         "--after", type=decimal, metavar="SECONDS", help="and what comes within this time (default: the recorder's own)"
     )
+    snapshot.add_argument("--json", action="store_true", help="print an object of JSON")
     snapshot.set_defaults(run=_snapshot)
     revoke = commands.add_parser(
         "revoke",
@@ -326,7 +356,9 @@ def _tell(error: CaptureError, options: argparse.Namespace, words: Sequence[str]
     failure = error.failure if isinstance(error, ChildError) else None
     text = capture.in_options(str(error), words)
     argument = error.argument if isinstance(error, InvalidArgument) else None
-    option = argument and (_OPTIONS.get(argument) or capture.option_for(argument, words))
+    names = _OPTIONS.get(argument or "", ())
+    typed = next((name for name in names if any(word.startswith(name) for word in words)), next(iter(names), None))
+    option = typed or (argument and capture.option_meant(argument, words))
     if option and text.startswith(f"{argument} "):
         text = f"{option}{text.removeprefix(argument or '')}"
     if getattr(options, "json", False):

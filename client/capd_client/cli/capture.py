@@ -370,6 +370,15 @@ def option_for(argument: str, words: Sequence[str]) -> str | None:
     return next(typed, options[0].shown if options else None)
 
 
+def option_meant(argument: str, words: Sequence[str]) -> str | None:
+    """Return the option that a message about an argument is about: of one with keys alone, if another key was typed."""
+    found = option_for(argument, words)
+    for option in BY_NAME[argument].options if argument in BY_NAME else ():
+        if option.key and _typed(option, words) is None:
+            return _typed(option._replace(key=""), words) or found
+    return found
+
+
 def _typed(option: Option, words: Sequence[str]) -> str | None:
     for name in filter(None, (option.flag, option.letter)):
         for word, following in zip(words, (*words[1:], ""), strict=False):

@@ -177,6 +177,8 @@ class Printer:
             elif isinstance(item, Batch):
                 self._show(item)
                 self._output.show(flush=True)
+        if self._matching is not None:
+            self._matching.check(self._files.interfaces)  # also before any packet comes
 
     @property
     def is_left(self) -> bool:

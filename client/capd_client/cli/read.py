@@ -4,10 +4,12 @@ import argparse
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
+from capd_client.blocking.questions import list_captures
 from capd_client.cli.capture import number_or_name
 from capd_client.cli.output import complain, show, show_json
 from capd_client.cli.packets.lines import PacketLines, time_of_day
@@ -15,9 +17,9 @@ from capd_client.cli.packets.lines import add_arguments as packet_options
 from capd_client.cli.signals import until_told
 from capd_client.cli.text import count
 from capd_client.cli.typed import whole_number
-from capd_client.errors import DaemonUnavailable, InvalidArgument, NoSuchCapture
+from capd_client.errors import CaptureError, DaemonUnavailable, InvalidArgument, NoSuchCapture
 from capd_client.reading import read
-from capd_protocol.text import counted
+from capd_protocol.text import counted, quoted
 
 if TYPE_CHECKING:
     from capd_client.reading.reader import Reader
@@ -49,18 +51,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print packets, or what the files are."""
-    if options.count is not None and options.count < 0:
-        raise InvalidArgument(f"{options.count} packets", argument="count")
+    if options.count is not None and options.count < 1:
+        raise InvalidArgument(f"count is {options.count}; possible are numbers from 1", argument="count")
     if options.info and options.filter is not None:
         raise InvalidArgument("--info is about whole files: leave out the filter", argument="filter")
     if options.follow and len(options.file) > 1:
         raise InvalidArgument("--follow waits for more of one file: name one", argument="follow")
+    refuse_filter(options.file, os.path.lexists, options.socket)
     show = _info if options.info else _shown
 
     def show_all() -> int:
         return max([show(path, options) for path in options.file])
 
     return until_told(show_all)() if options.follow else show_all()
+
+
+def refuse_filter(words: Sequence[str], is_there: Callable[[str], bool], socket_path: str | None) -> None:
+    """Refuse words of a filter that stand behind what is read, before anything is shown.
+
+    Args:
+        words: what should be read.
+        is_there: whether one is there as a file.
+        socket_path: where captures are asked for.
+
+    Raises:
+        InvalidArgument: one behind the first is neither there nor a capture.
+    """
+    absent = [word for word in words if word != STANDARD_INPUT and not is_there(word)]
+    if len(words) > 1 and absent:
+        captures = _names_of_captures(socket_path)
+        unknown = next((word for word in absent if word not in captures), words[0])
+        if unknown != words[0]:
+            text = (
+                f"there is no file {quoted(unknown)}, nor a capture of that name: a filter stands behind -f, in quotes"
+            )
+            raise InvalidArgument(text)
+
+
+def _names_of_captures(socket_path: str | None) -> set[str | None]:
+    try:
+        captures = list_captures(socket_path=socket_path)
+    except CaptureError:  # whatever is the matter with it
+        return set()
+    return {each.name for each in captures} | {str(each.capture_id) for each in captures}
 
 
 def _shown(path: str, options: argparse.Namespace) -> int:
@@ -106,12 +139,23 @@ def _is_whole(path: str, reader: "Reader") -> bool:
 
 
 def _packets(path: str, options: argparse.Namespace) -> int:
-    lines = PacketLines(options)
+    from capd_client.reading.filtering import Matching  # noqa: PLC0415  # numpy takes a while, which others need not
+    from capd_client.reading.model import packets_of  # noqa: PLC0415
+
+    lines, left = PacketLines(options), options.count
+    matching = None if options.filter is None else Matching(options.filter)
     with read(source_of(path), follow=options.follow) as reader:
-        interfaces = reader.interfaces
-        found = reader if options.filter is None else reader.matching(options.filter)
-        for packet in islice(found, options.count):
-            show(*lines.of(packet, interfaces), flush=options.follow)
+        for batch in reader.batches():
+            interfaces, shown = reader.interfaces, 0
+            found = batch if matching is None else matching.of(batch, interfaces)
+            for packet in islice(packets_of(found, [each.name for each in interfaces]), left):
+                show(*lines.of(packet, interfaces))
+                shown += 1
+            show(flush=True)  # what comes is shown as it comes
+            if left is not None:
+                left -= shown
+                if not left:
+                    break
         is_done = options.count is not None or _is_whole(path, reader)
     return 0 if is_done else EXIT_CUT
 

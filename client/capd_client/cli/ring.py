@@ -20,6 +20,7 @@ from capd_client.cli.packets.lines import PacketLines
 from capd_client.cli.packets.lines import add_arguments as packet_options
 from capd_client.cli.text import count, si, table, width_of
 from capd_client.errors import DaemonUnavailable, DestinationError, InvalidArgument, NoSuchCapture, ReadError
+from capd_client.output.destinations import goes_nowhere
 from capd_client.ring.files import RingFile, of_input, of_path, span_of
 from capd_protocol.arguments import is_capture_name
 from capd_protocol.formats import pcapng
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
     from capd_client.reading.extraction import Extraction
 
 #: What messages call an argument, to what it is called here.
-OPTIONS = {"start": "--from", "end": "--to", "overwrite": "--overwrite", "write": "-w", "json": "--json"}
+OPTIONS = {
+    "start": ("--from",),
+    "end": ("--to",),
+    "overwrite": ("--overwrite",),
+    "write": ("-w", "--write"),
+    "json": ("--json",),
+}
 #: There was nothing to show.
 EXIT_NOTHING = 1
 #: What else may stand behind an option though it begins with a hyphen: -10m, -1h30m.
@@ -76,13 +83,16 @@ def _add_ring_and_span(parser: argparse.ArgumentParser) -> None:
     parser._negative_number_matcher = _TIME_AGO  # pyright: ignore[reportPrivateUsage]
 
 
+def _is_there(word: str) -> bool:
+    return any(map(os.path.lexists, (word, index_name(word))))
+
+
 def _files_of(word: str, socket_path: str | None) -> tuple[RingFile, ...]:
     """Return the files of the ring that is meant: where there is no such path, of a capture of that name or number."""
     if word == read.STANDARD_INPUT:
         return (of_input(sys.stdin.buffer),)
     is_number = word.isascii() and word.isdecimal()
-    is_there = any(map(os.path.lexists, (word, index_name(word))))
-    if is_there or not (is_number or is_capture_name(word)):
+    if _is_there(word) or not (is_number or is_capture_name(word)):
         return of_path(word)
     try:
         with CaptureSession.attach(int(word) if is_number else word, socket_path=socket_path) as capture:
@@ -188,6 +198,7 @@ def run_extract(options: argparse.Namespace) -> int:
     if options.write == "-" and sys.stdout.isatty():
         raise InvalidArgument("pcapng is not for a terminal: name a file, or a program behind it", argument="write")
     span = span_of(options.start, options.end)
+    read.refuse_filter(options.ring, _is_there, options.socket)
     found = [file for ring in options.ring for file in _files_of(ring, options.socket)]
     _step_back()
     from capd_client.reading.extraction import Extraction  # noqa: PLC0415  # numpy takes a while, which others need not
@@ -217,7 +228,7 @@ def _print(extraction: "Extraction", options: argparse.Namespace) -> int:
 
 
 def _write_file(extraction: "Extraction", path: str, overwrite: bool) -> int:
-    """Write a new file, which is there when it is whole.
+    """Write a new file, which is there when it is whole; or into a FIFO, as it comes; or nowhere, to /dev/null.
 
     Raises:
         DestinationError: it is there already, or cannot be written.
@@ -226,6 +237,11 @@ def _write_file(extraction: "Extraction", path: str, overwrite: bool) -> int:
     # What is being written has a name of its own: another one may be read from here, under the name that it gets.
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
+        if goes_nowhere(path) or target.is_fifo():
+            with target.open("wb") as file:
+                return _write(extraction, file)
+        if target.exists() and not target.is_file():
+            raise DestinationError(f"{path} is no regular file: name another one")
         if not overwrite and (target.exists() or target.is_symlink()):
             raise FileExistsError
         try:

@@ -5,7 +5,7 @@ import ctypes.util
 import functools
 import struct
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -198,11 +198,40 @@ def compile_filter(text: str, linktype: int, *, is_swapped: bool = False) -> Bat
         raise BadFilterError(f"files do not say {error.value}") from error
 
 
+#: LINKTYPE_ numbers: Ethernet; and what has words of its own in pcap-filter(7): 802.11, cooked packets of both kinds,
+#: PF's log, SunATM, MTP2, and netfilter's log.
+_LINKTYPES_WITH_WORDS = (1, 105, 113, 276, 117, 123, 140, 239)
+
+
+def check_filter(text: str) -> None:
+    """Look at a filter before it is known what packets come.
+
+    Raises:
+        BadFilterError: it compiles for no link-layer type; the text is of Ethernet's.
+        UnsupportedError: there is no libpcap.
+    """
+    faults: list[BadFilterError] = []
+    for linktype in _LINKTYPES_WITH_WORDS:
+        try:
+            compile_filter(text, linktype)
+        except BadFilterError as error:
+            faults.append(error)
+        else:
+            return
+    raise faults[0]
+
+
 class Matching:
     """A filter for packets of files: compiled for each link-layer type that comes."""
 
     def __init__(self, text: str) -> None:
-        """Take a filter in libpcap's language."""
+        """Take a filter in libpcap's language.
+
+        Raises:
+            BadFilterError: it compiles for no link-layer type.
+            UnsupportedError: there is no libpcap.
+        """
+        check_filter(text)
         self._text = text
         self._filters: dict[tuple[int, bool], BatchFilter | _LoopingFilter] = {}
 
@@ -227,11 +256,23 @@ class Matching:
             are_matching[places] = self._matches(batch.chosen(places), kind)
         return batch.chosen(are_matching)
 
-    def _matches(self, batch: Batch, kind: tuple[int, bool]) -> Flags:
+    def check(self, interfaces: Iterable[FileInterface]) -> None:
+        """Compile the filter for interfaces of which no packet may have come yet.
+
+        Raises:
+            BadFilterError, UnsupportedError: as ``of``.
+        """
+        for interface in interfaces:
+            self._filter_for((interface.linktype, interface.is_swapped))
+
+    def _filter_for(self, kind: tuple[int, bool]) -> BatchFilter | _LoopingFilter:
         if kind not in self._filters:
             linktype, is_swapped = kind
             self._filters[kind] = compile_filter(self._text, linktype, is_swapped=is_swapped)
-        matches = self._filters[kind].matches
+        return self._filters[kind]
+
+    def _matches(self, batch: Batch, kind: tuple[int, bool]) -> Flags:
+        matches = self._filter_for(kind).matches
         return matches(batch.data, batch.offsets, batch.captured_sizes, batch.original_sizes)
 
 
