@@ -372,6 +372,20 @@ def test_a_filter_that_fits_no_interface_of_a_capture_is_told_before_any_packet(
             assert expected in done.stderr
 
 
+def test_packets_of_a_running_capture_that_are_not_shown_are_counted(bench: Bench) -> None:
+    with bench.running(name="much") as capture:
+        bench.send(30_000, 1400)  # far more than may be behind
+        capture.flush()
+        with started_reading(command(bench, "read", "much", "--json")) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            capture.stop()
+            output, errors = process.communicate(timeout=PATIENCE_S)
+    event = json.loads(errors)
+    assert (event["event"], event["text"]) == ("missed", "not shown: they came too fast")
+    assert 0 < event["packets"] == 30_000 - 1 - len(output.splitlines())
+
+
 def test_what_is_neither_a_file_nor_a_capture_is_no_file(bench: Bench) -> None:
     for name in ("nothing", "4711", "no daemon"):
         done = asked(bench, "read", name)

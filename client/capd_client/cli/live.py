@@ -267,7 +267,7 @@ def show_running(capture: int | str, options: argparse.Namespace) -> int:
         if not printer.is_left:
             printer.finish(session.packetcount)
             for notice in missed(printer):
-                note(notice.text)
+                Notices(note_json if options.json else None).say(notice)
     return 0
 
 
