@@ -378,9 +378,10 @@ def test_packets_of_a_running_capture_that_are_not_shown_are_counted(bench: Benc
         capture.flush()
         with started_reading(command(bench, "read", "much", "--json")) as process:
             assert process.stdout is not None
+            assert process.stderr is not None
             process.stdout.readline()
             capture.stop()
-            output, errors = process.communicate(timeout=PATIENCE_S)
+            output, errors = process.stdout.read(), process.stderr.read()
     event = json.loads(errors)
     assert (event["event"], event["text"]) == ("missed", "not shown: they came too fast")
     assert 0 < event["packets"] == 30_000 - 1 - len(output.splitlines())

@@ -20,6 +20,7 @@ from capd_client.output.destinations import (
     live_destination_of,
 )
 from capd_client.output.live_writer import LiveWriter
+from capd_client.output.readers import ReaderChange, ReaderEvent, ReaderReport
 from capd_client.output.server import LiveServer, ServingAddress, serving_address
 from capd_client.reading import read
 from capd_protocol.formats import pcapng
@@ -126,8 +127,8 @@ class Sink:
         pass
 
 
-def writer_to(destination: LiveDestination, ring: Ring) -> LiveWriter:
-    writer = LiveWriter(ring.open, destination, max_behind_bytes=BEHIND_BYTES)
+def writer_to(destination: LiveDestination, ring: Ring, report: ReaderReport | None = None) -> LiveWriter:
+    writer = LiveWriter(ring.open, destination, max_behind_bytes=BEHIND_BYTES, report=report)
     ring.writers.append(writer)
     return writer
 
@@ -246,7 +247,8 @@ def test_each_reader_of_a_fifo_gets_a_stream_of_its_own(ring: Ring, tmp_path: Pa
     first = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     destination.wait_for_reader()
     os.set_blocking(first, True)
-    writer = writer_to(destination, ring)
+    events: list[ReaderEvent] = []
+    writer = writer_to(destination, ring, events.append)
     ring.begin(SECTION, interface("a"))
     ring.write(2, packets(0, 2))
     expected = SECTION + interface("a") + packets(0, 2)
@@ -266,6 +268,14 @@ def test_each_reader_of_a_fifo_gets_a_stream_of_its_own(ring: Ring, tmp_path: Pa
     assert numbers(tmp_path / "second", tmp_path) == [5]
     assert drop_counts(tmp_path / "second") == ["3"]
     assert not writer.is_left
+    assert [(each.number, each.change) for each in events] == [
+        (1, ReaderChange.CAME),
+        (1, ReaderChange.LEFT),
+        (2, ReaderChange.CAME),
+        (2, ReaderChange.DONE),
+    ]
+    # What came while nobody read was missed by none of them.
+    assert {each.missed_packets for each in events} == {0}
 
 
 def read_bytes(descriptor: int, size_bytes: int) -> bytes:

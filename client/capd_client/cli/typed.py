@@ -1,6 +1,7 @@
 """The command line, taken apart: what no command has is refused in a sentence, options of tcpdump with what to type."""
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -89,11 +90,11 @@ class Parser(argparse.ArgumentParser):
         Raises:
             InvalidArgument: one is not.
         """
-        words = list(args or ())
+        words = sys.argv[1:] if args is None else list(args)
         if self._has_commands:  # what follows an option that is not here would pass for a wrong command
             self._refuse_options(words[:1])
         try:
-            options, rest = super().parse_known_args(words, namespace)
+            options, rest = super().parse_known_args(words, namespace or argparse.Namespace())
         except argparse.ArgumentError as error:
             self._refuse_options(self._unknown_letters(words))
             raise InvalidArgument(_sentence(error, words)) from error
