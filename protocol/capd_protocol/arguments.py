@@ -537,7 +537,8 @@ def _range_faults(part: str, message: Conditions | InterfaceRequest | Recorder |
 def _shown(value: float) -> str:
     """Show a number that was sent: JSON's whole numbers have no bound, what Python writes has."""
     try:
-        text = str(value)
+        # As it was typed: 3, where seconds and MiB have fractions, too.
+        text = str(int(value)) if abs(value) < _MOST and value == int(value) else str(value)
     except ValueError:
         return "a far larger number"
     return text if len(text) <= _MAX_QUOTED_CHARACTERS else text[:_MAX_QUOTED_CHARACTERS] + "…"

@@ -704,6 +704,7 @@ def test_json_tells_errors(bench: Bench, words: tuple[str, ...], code: str | Non
         (("-w", "a", "-b", "duration:0"), "-b duration"),
         (("--update-interval", "9999"), "--update-interval"),
         (("--snaplen", "-1"), "--snaplen"),
+        (("-B", "4096"), "-B"),
         (("--snaplen=300000",), "--snaplen"),
         (("-s300000",), "-s"),
         (("-a", "packets:0"), "-a packets"),
@@ -716,6 +717,7 @@ def test_a_wrong_value_is_told_with_its_option(bench: Bench, words: tuple[str, .
     ended = capture_asked(bench, *words)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"capctl: {option} is ")
+    assert ".0;" not in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -955,8 +957,8 @@ def test_what_is_wrong_is_told_in_a_sentence(
         (("capture", "-i", "lo", "--count=many"), "--count: 'many' is not a whole number"),
         (("capture", "-i", "lo", "--coun", "many"), "-c/--count: 'many' is not a whole number"),
         (("snapshot", "a", "--after", "soon"), "--after: 'soon' is not a number"),
-        (("snapshot", "a", "--after", "-1"), "--after is -1.0; possible are 0 to 3600 seconds"),
-        (("stats", "--interval", "0"), "--interval is 0.0; possible are 0.05 to 3600 seconds"),
+        (("snapshot", "a", "--after", "-1"), "--after is -1; possible are 0 to 3600 seconds"),
+        (("stats", "--interval", "0"), "--interval is 0; possible are 0.05 to 3600 seconds"),
         (("read", "a", "-c"), "-c: expected one argument"),
         (
             ("capture", "-i", "lo", "-a", "10"),
@@ -1101,8 +1103,10 @@ def test_shells_complete_what_there_is(shell: str, typed: str, found: set[str]) 
 
 
 def test_nobody_waits_for_what_only_a_shell_asks_for() -> None:
-    code = "import sys, capd_client.cli.__main__ as c; c._parser(); print(sorted({'click', 'rich'} & {*sys.modules}))"
-    assert done([sys.executable, "-c", code]).stdout == "[]\n"
+    code = "import sys, capd_client.cli.__main__ as c; c._parser(); print(*sys.modules)"
+    loaded = set(done([sys.executable, "-c", code]).stdout.split())
+    assert "argparse" in loaded
+    assert loaded & {"click", "numpy", "rich"} == set()
 
 
 def test_version() -> None:
