@@ -350,7 +350,7 @@ def _snapshot_on_signal(capture: CaptureSession) -> None:
 
 
 #: What is also a word, and means the argument only where a sentence begins with it.
-_WORDS = ("interfaces", "promiscuous", "savefile", "name", "detach")
+_WORDS = ("interfaces", "promiscuous", "direction", "savefile", "name", "detach")
 _MENTIONS = re.compile(
     r"(?P<quoted>(?<!\w)'[^']*')|"
     rf"(?:^|(?<=; ))(?P<word>{'|'.join(_WORDS)})(?= (?:is|has|cannot|names|')\b|: | ')|"

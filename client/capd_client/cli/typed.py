@@ -45,7 +45,7 @@ _TCPDUMP = (
     _Foreign(("-M",), _UNDECODED),
     _Foreign(("-O", "--no-optimize"), "filters are always optimized: leave it out"),
     _Foreign(("--no-promiscuous-mode",), "say -p"),
-    _Foreign(("-Q", "--direction"), "'inbound' and 'outbound' are words of filters: say -f inbound"),
+    _Foreign(("-Q", "--direction"), "say it to 'capctl capture'"),
     _Foreign(("-r",), "say 'capctl read FILE'"),
     _Foreign(("--absolute-tcp-sequence-numbers",), "say -S"),
     _Foreign(("--snapshot-length",), "say -s"),
