@@ -1,8 +1,8 @@
 """Capture packets without being root: drives the capd daemon, with the vocabulary of dumpcap and wirepy.
 
 ``CaptureSession``, ``LiveInterfaceStats`` and ``InterfaceWatcher`` block; ``capd_client.aio`` has the same for programs
-on trio and asyncio. ``read`` gives the packets. Events are in ``events``. What these take, return, give or raise can
-be named from here too.
+on trio and asyncio. ``read`` gives the packets, and ``PacketLoop`` calls a function for each. Events are in ``events``.
+What these take, return, give or raise can be named from here too.
 """
 
 import importlib
@@ -40,12 +40,14 @@ from capd_client.errors import (
     DumpcapError,
     InterfaceError,
     InvalidArgument,
+    LoopRunning,
     NameTaken,
     NoEvents,
     NoSuchCapture,
     NotPermitted,
     ReadError,
     ResourceError,
+    SessionClosed,
     SourceError,
     StreamOverrun,
     UnsupportedError,
@@ -86,6 +88,8 @@ from capd_protocol.messages.interfaces import (
 )
 
 if TYPE_CHECKING:
+    from capd_client.blocking.packet_loop import PacketHandler, PacketLoop
+    from capd_client.reading.headers import PacketHeader, PacketType
     from capd_client.reading.live import Stream
     from capd_client.reading.model import Packet
     from capd_client.reading.reader import Reader
@@ -97,6 +101,10 @@ else:
         "FileInterface": "capd_protocol.batches.model",
         "FileStatistics": "capd_protocol.batches.model",
         "Packet": "capd_client.reading.model",
+        "PacketHandler": "capd_client.blocking.packet_loop",
+        "PacketHeader": "capd_client.reading.headers",
+        "PacketLoop": "capd_client.blocking.packet_loop",
+        "PacketType": "capd_client.reading.headers",
         "Reader": "capd_client.reading.reader",
         "Stream": "capd_client.reading.live",
     }
@@ -160,6 +168,7 @@ __all__ = [
     "LinkLayer",
     "LinkLayerType",
     "LiveInterfaceStats",
+    "LoopRunning",
     "MissingRight",
     "NameTaken",
     "NoEvents",
@@ -167,7 +176,11 @@ __all__ = [
     "NotPermitted",
     "Overflow",
     "Packet",
+    "PacketHandler",
+    "PacketHeader",
     "PacketKind",
+    "PacketLoop",
+    "PacketType",
     "Permission",
     "Permissions",
     "ReadError",
@@ -177,6 +190,7 @@ __all__ = [
     "Revocation",
     "RevokedCapture",
     "RingFile",
+    "SessionClosed",
     "SocketPath",
     "SourceError",
     "Span",

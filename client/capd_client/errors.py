@@ -51,6 +51,14 @@ class ReadError(CaptureError):
         return f"{self.file or repr(self.file)}: {where}{self.text}"
 
 
+class SessionClosed(CaptureError):
+    """The session was closed. Make another one."""
+
+
+class LoopRunning(CaptureError):
+    """The session's packet loop runs already. End it first, or make another session."""
+
+
 class StreamOverrun(CaptureError):
     """The reader of a live stream was too slow, and has asked for this error. Begin anew, or allow for more.
 

@@ -133,6 +133,14 @@ class CaptureSession(SessionBase):
             raise
         return session
 
+    def fileno(self) -> int:
+        """Return the descriptor of the connection, for select(2) and poll(2); -1 when the session has ended.
+
+        It is readable when there may be an event more: take all that are there (``next_event(block=False)``) before you
+        wait for it, since those that were received with others do not make it readable.
+        """
+        return self._transport.socket.fileno()
+
     def _files(self) -> CaptureFiles | None:
         return None if self._transport.is_closed else self._transport.files
 

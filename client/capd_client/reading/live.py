@@ -141,6 +141,14 @@ class LiveFiles:
                 return Gap(missing, "deleted")
         return None
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether the current file cannot be had: its packets are missed, until the next one is opened.
+
+        So it is where its reader was away for longer than files are kept for it.
+        """
+        return self._parts[-1].file is None if self._parts else self._has_lagged
+
     def next_part(self) -> FilePart | Gap | None:
         """Return what comes next as bytes, with what is in them; see ``next_item``."""
         item = self.next_item()

@@ -85,15 +85,20 @@ def packets_of(batch: Batch, names: Sequence[str | None]) -> Iterator[Packet]:
         names: of the interfaces.
     """
     ids = batch.interface_ids.tolist()
-    ends = batch.offsets + batch.captured_sizes
     rows = zip(
         batch.timestamps_ns.tolist(),
         map(names.__getitem__, ids),
         ids,
         batch.original_sizes.tolist(),
-        map(batch.data.data.__getitem__, map(slice, batch.offsets.tolist(), ends.tolist())),
+        contents_of(batch),
         repeat(0, len(ids)) if batch.flags is None else batch.flags.tolist(),
         strict=True,
     )
     # Without Packet's own constructor, which takes as long as everything else.
     return cast("Iterator[Packet]", map(partial(tuple.__new__, Packet), rows))  # pyright: ignore[reportUnknownMemberType]
+
+
+def contents_of(batch: Batch) -> Iterator[memoryview]:
+    """Return the bytes of a batch's packets, one by one, without a copy."""
+    ends = batch.offsets + batch.captured_sizes
+    return map(batch.data.data.__getitem__, map(slice, batch.offsets.tolist(), ends.tolist()))
