@@ -81,8 +81,8 @@ class PacketLoop:
 
         Args:
             max_waiting_bytes: how much memory packets may take that wait for the handler, with some 40 bytes more for
-                each; 1,000,000 to 4,000,000,000. The kernel's ring of each interface comes on top
-                (``kernel_buffer_size``).
+                each; 1,000,000 to 4,000,000,000. What comes during a single call of the handler may take a third of
+                that. The kernel's ring of each interface comes on top (``kernel_buffer_size``).
             socket_path: where the daemon listens; None: as for ``CaptureSession``.
             **arguments: as for ``CaptureSession``, see ``capd_client.CaptureArguments``. Those about files are refused,
                 since there are none: ``savefile``, ``detach``, and the arguments of a ring or a recorder, for instance.
