@@ -89,6 +89,7 @@ from capd_protocol.messages.interfaces import (
 
 if TYPE_CHECKING:
     from capd_client.blocking.packet_loop import PacketHandler, PacketLoop
+    from capd_client.blocking.sniffing import PacketFunction, SniffedPacket, SniffedPackets, sniff
     from capd_client.reading.headers import PacketHeader, PacketType
     from capd_client.reading.live import Stream
     from capd_client.reading.model import Packet
@@ -101,12 +102,16 @@ else:
         "FileInterface": "capd_protocol.batches.model",
         "FileStatistics": "capd_protocol.batches.model",
         "Packet": "capd_client.reading.model",
+        "PacketFunction": "capd_client.blocking.sniffing",
         "PacketHandler": "capd_client.blocking.packet_loop",
         "PacketHeader": "capd_client.reading.headers",
         "PacketLoop": "capd_client.blocking.packet_loop",
         "PacketType": "capd_client.reading.headers",
         "Reader": "capd_client.reading.reader",
+        "SniffedPacket": "capd_client.blocking.sniffing",
+        "SniffedPackets": "capd_client.blocking.sniffing",
         "Stream": "capd_client.reading.live",
+        "sniff": "capd_client.blocking.sniffing",
     }
 
     def __getattr__(name: str) -> object:
@@ -176,6 +181,7 @@ __all__ = [
     "NotPermitted",
     "Overflow",
     "Packet",
+    "PacketFunction",
     "PacketHandler",
     "PacketHeader",
     "PacketKind",
@@ -191,6 +197,8 @@ __all__ = [
     "RevokedCapture",
     "RingFile",
     "SessionClosed",
+    "SniffedPacket",
+    "SniffedPackets",
     "SocketPath",
     "SourceError",
     "Span",
@@ -210,6 +218,7 @@ __all__ = [
     "revoke_captures",
     "rotate_capture",
     "snapshot_capture",
+    "sniff",
     "stop_capture",
     "stream",
     "who_am_i",

@@ -283,6 +283,9 @@ def test_attributes_are_documented(name: str) -> None:
 ONLY_BLOCKING = {
     "read": "files are read from the disk, which no event loop waits for; a capture's packets come from aio.stream",
     "files": "it reads an index from the disk, and waits for nothing",
+    "PacketLoop": "a loop that waits for its handler is an async for over aio.stream",
+    "sniff": "as PacketLoop",
+    "CaptureSession.fileno": "the event loop waits",
     "CaptureSession.abandon": "cancelling the block leaves at once",
     **dict.fromkeys(("CaptureSession.__iter__", "Stream.__iter__"), "__aiter__"),
 }

@@ -175,8 +175,8 @@ class PacketLoop:
             Exception: what the handler raises. The loop can be started again.
         """
         _check_handler(handler)
-        last = self._received + _checked_count(count)
-        deadline_s = monotonic() + _checked_timeout(timeout)
+        last = self._received + checked_count(count)
+        deadline_s = monotonic() + checked_timeout(timeout)
         with self._taking_turn():
             first = self._received
             with contextlib.suppress(CaptureEnded):
@@ -355,7 +355,12 @@ def _check_handler(handler: object) -> None:
         raise InvalidArgument(text, argument="handler")
 
 
-def _checked_count(count: object) -> int:
+def checked_count(count: object) -> int:
+    """Return the most packets that a loop gives.
+
+    Raises:
+        InvalidArgument: it is no such number.
+    """
     if count is None:
         return sys.maxsize
     if isinstance(count, int) and not isinstance(count, bool) and count > 0:
@@ -364,7 +369,12 @@ def _checked_count(count: object) -> int:
     raise InvalidArgument(text, argument="count")
 
 
-def _checked_timeout(timeout_s: object) -> float:
+def checked_timeout(timeout_s: object) -> float:
+    """Return how long a loop takes at most, in seconds.
+
+    Raises:
+        InvalidArgument: it is no such time.
+    """
     if timeout_s is None:
         return math.inf
     if isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool) and timeout_s > 0:

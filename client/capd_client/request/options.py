@@ -215,7 +215,7 @@ class CaptureArguments(TypedDict, total=False):
     detach: bool | None
 
 
-_Init = TypeVar("_Init", bound=Callable[..., None])
+_Init = TypeVar("_Init", bound=Callable[..., object])
 
 
 def shows_arguments(init: _Init) -> _Init:
