@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from statistics import mean, median, quantiles
 
 from benchmarks import measure
 from benchmarks.tools import Capd, Dumpcap, Job, Outcome, Tool
-from capd_client import CaptureSession
+from capd_client import CaptureSession, PacketLoop
 from tests.support.daemon import running_daemon
 from tests.support.namespace import link_counters
 
@@ -38,6 +39,11 @@ _PROMPT_S = 0.005
 _CAPTURES = 100
 _IDLE_S = 10.0
 _CAPINFOS_AT_ONCE = 200
+#: For packets that wait for a handler: all that are sent, even those of 1500 B, so that only its speed counts.
+_HANDLER_BYTES = 1_500_000_000
+_HANDLER_PACKETS = 1_000_000
+#: How often it is looked whether all has come.
+_HANDLER_LOOK_S = 0.5
 
 #: Readings of one repetition, by figure.
 Reading = dict[str, float]
@@ -277,6 +283,31 @@ def latency(place: Place, packets: int) -> Reading:
     return {"latency_median_s": median(latencies_s), "latency_p99_s": quantiles(latencies_s, n=100)[98]}
 
 
+def handling(_tool: type[Tool], place: Place, case: Case, packets: int = _HANDLER_PACKETS) -> Reading:
+    """Measure how many packets of a case a second are given to a handler that does nothing with them.
+
+    Raises:
+        WrongCountError: they were neither given nor counted as dropped.
+    """
+    with (
+        new_directory(place.tmpfs) as directory,
+        running_daemon(directory) as daemon,
+        PacketLoop(interfaces=PAIRS[0][1], socket_path=daemon.socket_path, max_waiting_bytes=_HANDLER_BYTES) as session,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        sending = threads.submit(send, case, packets, None, place.send_cpu)
+        session.loop(lambda *_: None, count=1)
+        began_s = time.perf_counter()
+        given = 1
+        while given and (left := packets - session.received - session.drops) > 0:
+            given = session.loop(lambda *_: None, count=left, timeout=_HANDLER_LOOK_S)
+        taken_s = time.perf_counter() - began_s
+    sent, _ = sending.result()
+    if session.received + session.drops != sent:
+        raise WrongCountError(f"{session.received} given and {session.drops} dropped of {sent} sent")
+    return {"handled_pps": session.received / taken_s, "kept": session.received / sent}
+
+
 @contextlib.contextmanager
 def _captures(directory: Path, count: int) -> Generator[list[int], None, None]:
     """Have captures without packets of one user; their daemon, then the workers."""
@@ -332,5 +363,6 @@ SPECIAL = {
     "start": Special((Capd, Dumpcap), partial(start, earlier=0), _STARTS),
     "next-start": Special((Capd, Dumpcap), partial(start, earlier=1), _STARTS),
     "latency": Special((Capd,), lambda _, place: latency(place, 5_000)),
+    **{f"handler-{case.name}": Special((Capd,), partial(handling, case=case)) for case in CASES[:2]},
     "100-captures": Special((Capd,), lambda _, place: idle(place)),
 }

@@ -127,6 +127,9 @@ def test_what_takes_no_load_is_measured(place: cases.Place) -> None:
     for earlier in (0, 1):
         assert cases.start(Capd, place, earlier)["start_s"] > 0
     assert cases.latency(place, 200)["latency_p99_s"] > 0
+    handled = cases.handling(Capd, place, cases.CASES[0], PACKETS)
+    assert handled["handled_pps"] > 0
+    assert 0 < handled["kept"] <= 1
     assert cases.idle(place, 2)["private_bytes"] > 0
 
 
