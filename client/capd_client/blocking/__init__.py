@@ -1,1 +1,1 @@
-"""Sessions, statistics, interfaces and questions, for programs that block."""
+"""Sessions, packet loops, statistics, interfaces and questions, for programs that block."""
