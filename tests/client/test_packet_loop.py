@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import inspect
 import os
 import signal
 import socket
@@ -30,6 +31,7 @@ from capd_client import (
     PacketType,
     SessionClosed,
     list_captures,
+    sniff,
     stop_capture,
 )
 from capd_client.reading import headers
@@ -301,6 +303,22 @@ def test_a_million_packets_of_mixed_sizes_are_given_or_counted(bench: Bench) -> 
     assert seen == session.received > count // 10
 
 
+# Streams --------------------------------------------------------------------------------------------------------
+
+
+def test_packets_of_a_stream_are_given_until_it_ends(bench: Bench) -> None:
+    frames = [local_frame(60 + number, number) for number in range(10)]
+    with bench.running(max_packet_count=10, use_libpcap=True) as capture:
+        send(bench.sender, frames, 10)
+        capture.wait(PATIENCE_S)
+    given: list[Given] = []
+    with opened(bench, interfaces=str(bench.savefile)) as session:
+        assert session.loop(collecting(given)) == 10
+        assert session.end_reason == EndReason.SOURCE_ENDED
+    assert frames_of(given) == frames
+    assert {header.ifname for header, _ in given} == {str(bench.savefile)}
+
+
 # The end of a loop ----------------------------------------------------------------------------------------------
 
 
@@ -522,29 +540,26 @@ def test_a_capture_that_is_stopped_by_others_ends_the_loop(bench: Bench) -> None
 # What is refused ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("savefile", "x.pcapng"),
-        ("in_memory", True),
-        ("group_access", True),
-        ("pass_files", True),
-        ("use_pcapng", True),
-        ("use_libpcap", True),
-        ("detach", True),
-        ("autostop_filesize", 1),
-        ("autostop_files", 1),
-        *(
-            (each, 1)
-            for each in options.CaptureArguments.__annotations__
-            if each.startswith(("ringbuffer", "recorder"))
-        ),
-    ],
-)
+ABOUT_FILES = {
+    **dict.fromkeys(
+        ("savefile", "group_access", "pass_files", "in_memory", "use_pcapng", "use_libpcap", "detach"), True
+    ),
+    **dict.fromkeys(("autostop_filesize", "autostop_files"), 1),
+    **{each: 1 for each in options.CaptureArguments.__annotations__ if each.startswith(("ringbuffer", "recorder"))},
+}
+
+
+@pytest.mark.parametrize(("argument", "value"), ABOUT_FILES.items())
 def test_arguments_about_files_are_refused(bench: Bench, argument: str, value: object) -> None:
     with pytest.raises(InvalidArgument, match=f"{argument} is about files, and .*: leave it out") as refused:
         opened(bench, **{argument: value})
     assert refused.value.argument == argument
+
+
+@pytest.mark.parametrize("function", [PacketLoop, sniff])
+def test_the_signature_has_the_arguments_that_are_taken(function: Callable[..., object]) -> None:
+    shown = inspect.signature(function).parameters.keys()
+    assert options.CaptureArguments.__annotations__.keys() - shown == ABOUT_FILES.keys()
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from capd_client.errors import CaptureEnded, CaptureError, InvalidArgument, Loop
 from capd_client.reading.gap import Gap
 from capd_client.reading.headers import PacketHeader, headed_packets
 from capd_client.reading.live import LiveFiles
-from capd_client.request.options import CaptureArguments, shows_arguments
-from capd_protocol.arguments import BY_NAME
+from capd_client.request.options import CaptureArguments, shows_arguments_but
+from capd_protocol.arguments import ARGUMENTS
 from capd_protocol.batches.model import Batch
 from capd_protocol.messages import EndReason
 
@@ -39,11 +39,13 @@ _HELD_FILES = 50
 #: Of these, what the handler may be behind while files are taken from the socket.
 _BEHIND_FILES = 32
 
-#: Arguments of a capture that say something about files, beside the parts that do.
-_ABOUT_FILES = frozenset(
-    ("savefile", "autostop_filesize", "autostop_files", "use_pcapng", "use_libpcap", "pass_files", "detach")
+#: What of a capture's arguments is about files, and refused.
+FILE_ARGUMENTS = frozenset(
+    (
+        *("savefile", "autostop_filesize", "autostop_files", "use_pcapng", "use_libpcap", "pass_files", "detach"),
+        *(each.name for each in ARGUMENTS if each.part in {"destination", "ring", "recorder"}),
+    )
 )
-_PARTS_ABOUT_FILES = frozenset(("destination", "ring", "recorder"))
 
 #: poll(2) takes milliseconds as an int; after that, the loop waits anew.
 _LONGEST_WAIT_S = 86_400.0
@@ -69,7 +71,7 @@ class PacketLoop:
             print(session.received, "given,", session.drops, "dropped")
     """
 
-    @shows_arguments
+    @shows_arguments_but(FILE_ARGUMENTS)
     def __init__(
         self,
         *,
@@ -82,7 +84,8 @@ class PacketLoop:
         Args:
             max_waiting_bytes: how much memory packets may take that wait for the handler, with some 40 bytes more for
                 each; 1,000,000 to 4,000,000,000. What comes during a single call of the handler may take a third of
-                that. The kernel's ring of each interface comes on top (``kernel_buffer_size``).
+                that. Fifty packets may wait however large they are. The kernel's ring of each interface comes on top
+                (``kernel_buffer_size``).
             socket_path: where the daemon listens; None: as for ``CaptureSession``.
             **arguments: as for ``CaptureSession``, see ``capd_client.CaptureArguments``. Those about files are refused,
                 since there are none: ``savefile``, ``detach``, and the arguments of a ring or a recorder, for instance.
@@ -230,7 +233,7 @@ class PacketLoop:
         the handler has returned. From another thread, the handler is waited for.
 
         Packets that still wait are counted in ``drops``: afterwards ``received`` and ``drops`` are all packets that
-        have passed the filter.
+        have passed the filter, up to the capture's own end.
         """
         self._is_closed = True
         self.end_loop()
@@ -330,8 +333,7 @@ class PacketLoop:
 def _without_files(arguments: CaptureArguments) -> CaptureArguments:
     """Return the arguments, of which none is about files."""
     for name, value in arguments.items():
-        spec = BY_NAME.get(name)  # what does not exist is refused by the session
-        if value is not None and spec is not None and (name in _ABOUT_FILES or spec.part in _PARTS_ABOUT_FILES):
+        if value is not None and name in FILE_ARGUMENTS:
             text = f"{name} is about files, and a packet loop has its packets in memory: leave it out"
             raise InvalidArgument(text, argument=name)
     return arguments

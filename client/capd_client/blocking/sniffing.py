@@ -8,11 +8,11 @@ from datetime import datetime
 from time import monotonic
 from typing import Any, Unpack, cast
 
-from capd_client.blocking.packet_loop import PacketLoop, checked_count, checked_timeout
+from capd_client.blocking.packet_loop import FILE_ARGUMENTS, PacketLoop, checked_count, checked_timeout
 from capd_client.errors import InvalidArgument
 from capd_client.reading import read
 from capd_client.reading.headers import PacketHeader, headed_packets
-from capd_client.request.options import CaptureArguments, Source, shows_arguments
+from capd_client.request.options import CaptureArguments, Source, shows_arguments_but
 from capd_client.transport.connect import SocketPath
 
 
@@ -76,7 +76,7 @@ _SCAPYS_NAMES = {"iface": "interfaces", "filter": "capture_filter"}
 PacketFunction = Callable[[SniffedPacket], object]
 
 
-@shows_arguments
+@shows_arguments_but(FILE_ARGUMENTS)
 def sniff(
     *,
     iface: Source | Iterable[Source] | None = None,

@@ -38,7 +38,7 @@ class PacketHeader(NamedTuple):
         caplen: how many bytes were captured.
         len: how long the packet was, in bytes.
         timestamp_ns: when it came, since 1970-01-01 00:00 UTC.
-        ifname: the interface it came through; None for a stream that does not name it.
+        ifname: the interface it came through, or the name of the stream; None where a file does not say.
         linktype: what its bytes begin with: a ``LINKTYPE_`` number, such as 1 for Ethernet.
         pkttype: whether it came in or went out, and for whom; None where the capture does not say.
     """

@@ -6,7 +6,7 @@ import os
 import pwd
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict, TypeVar, cast, runtime_checkable
 
@@ -220,14 +220,24 @@ _Init = TypeVar("_Init", bound=Callable[..., object])
 
 def shows_arguments(init: _Init) -> _Init:
     """Have ``help`` and ``inspect.signature`` show each of ``CaptureArguments`` in place of ``**arguments``."""
-    signature = inspect.signature(init)
-    shown = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    shown += [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in CaptureArguments.__annotations__.items()
-    ]
-    vars(init)["__signature__"] = signature.replace(parameters=shown)
-    return init
+    return shows_arguments_but(frozenset())(init)
+
+
+def shows_arguments_but(refused: Set[str]) -> Callable[[_Init], _Init]:
+    """Return what does so for a function that refuses some of them."""
+
+    def shows(init: _Init) -> _Init:
+        signature = inspect.signature(init)
+        shown = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        shown += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, annotation in CaptureArguments.__annotations__.items()
+            if name not in refused
+        ]
+        vars(init)["__signature__"] = signature.replace(parameters=shown)
+        return init
+
+    return shows
 
 
 #: What a value may be as.
