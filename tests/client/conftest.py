@@ -1,5 +1,6 @@
 """A place to capture at: a daemon, a pair of interfaces, a directory."""
 
+import socket
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from capd_client import CaptureSession
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.namespace import veth_pair
+from tests.support.tools import ip_json
 from tests.support.traffic import build_frames, send
 
 _FRAMES = build_frames((100,))
@@ -56,6 +58,23 @@ class Bench:
         """Send so many packets to the captured interface."""
         frames = _FRAMES if size_bytes == 100 else build_frames((size_bytes,))
         assert send(self.sender, frames, packets, rate_pps) == packets
+
+    def exchange(self) -> None:
+        """Have a packet to each kind of address come in at the captured interface, and one go out."""
+        own, peer = (mac_of(name) for name in (self.interface, self.sender))
+        rest = b"\x88\xb5" + bytes(50)
+        for destination in (own, b"\xff" * 6, b"\x01\x00\x5e\0\0\1", b"\2\0\0\0\0\x99"):
+            assert send(self.sender, [destination + peer + rest], 1) == 1
+        # Not as the others are sent, past the queueing discipline: captures see nothing of that.
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as outgoing:
+            outgoing.bind((self.interface, 0))
+            outgoing.send(peer + own + rest)
+
+
+def mac_of(interface: str) -> bytes:
+    """Return an interface's MAC address."""
+    (link,) = ip_json("link", "show", interface)
+    return bytes.fromhex(link["address"].replace(":", ""))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import shutil
-import socket
 import stat
 import subprocess
 import tempfile
@@ -53,7 +52,7 @@ from capd_protocol.messages import (
 )
 from capd_protocol.targets import DEFAULT
 from tests.capture.helpers import readable_packets
-from tests.client.conftest import Bench
+from tests.client.conftest import Bench, mac_of
 from tests.client.helpers import PATIENCE_S, drain, of_type, pcap_linktype_and_sizes, read_complete, rings, wait_until
 from tests.support.namespace import veth_pair
 from tests.support.tools import capinfos, ip_json
@@ -171,27 +170,10 @@ def promiscuous(bench: Bench) -> None:
         assert promiscuity(bench.interface) == 0
 
 
-def exchange(bench: Bench) -> None:
-    """Have packets of all kinds pass the captured interface."""
-    own, peer = (mac_of(name) for name in (bench.interface, bench.sender))
-    kinds = (own, b"\xff" * 6, b"\x01\x00\x5e\0\0\1", b"\2\0\0\0\0\x99")
-    for destination in kinds:
-        assert send(bench.sender, [destination + peer + b"\x88\xb5" + bytes(50)], 1) == 1
-    # Not as the others are sent, past the queueing discipline: captures see nothing of that.
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as outgoing:
-        outgoing.bind((bench.interface, 0))
-        outgoing.send(peer + own + b"\x88\xb5" + bytes(50))
-
-
-def mac_of(interface: str) -> bytes:
-    (link,) = ip_json("link", "show", interface)
-    return bytes.fromhex(link["address"].replace(":", ""))
-
-
 def exchanged(bench: Bench, packets: int, **arguments: Any) -> list[Packet]:
     """Return what is captured of these."""
     with bench.running(**arguments) as capture:
-        exchange(bench)
+        bench.exchange()
         wait_until(lambda: counted_packets(capture) >= packets, "all are written")
     return list(read(bench.savefile))
 

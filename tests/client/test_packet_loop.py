@@ -34,7 +34,6 @@ from capd_client import (
     sniff,
     stop_capture,
 )
-from capd_client.reading import headers
 from capd_client.request import options
 from capd_protocol.messages import EndReason
 from tests.capture.helpers import in_background, ip, local_frame
@@ -56,6 +55,8 @@ def opened(bench: Bench, **changes: Any) -> PacketLoop:
         "interfaces": bench.interface,
         "socket_path": bench.daemon.socket_path,
         "update_interval": 0.01,
+        # Interfaces look for routers and neighbours while they are new.
+        "capture_filter": "not ip6",
         **changes,
     }
     return PacketLoop(**arguments)
@@ -114,7 +115,7 @@ def test_each_packet_is_given_in_order_with_what_was_sent(bench: Bench, session:
     assert before_ns - 10**9 < times_ns[0] <= times_ns[-1] <= after_ns
     first = given[0][1]
     assert first.timestamp == datetime.fromtimestamp(first.timestamp_ns // 1000 / 10**6, UTC)
-    assert repr(first).endswith(f" {bench.interface}, 60 of 60 bytes>")
+    assert repr(first).endswith(f" {bench.interface}, 60 of 60 bytes, OTHER_HOST>")
 
 
 def test_a_packet_that_is_cut_says_how_long_it_was(bench: Bench) -> None:
@@ -159,10 +160,26 @@ def test_headers_and_packets_that_are_kept_stay_right(bench: Bench) -> None:
     assert all(packet.readonly for _, packet in given)
 
 
-def test_what_kind_a_packet_is_is_not_made_up(bench: Bench, session: PacketLoop) -> None:
+def test_each_packet_has_the_kind_that_the_kernel_gives_it(bench: Bench, session: PacketLoop) -> None:
     given: list[Given] = []
-    bench.send(1)
-    session.loop(collecting(given), count=1)
+    bench.exchange()
+    session.loop(collecting(given), count=5, timeout=PATIENCE_S)
+    kinds = [header.pkttype for header, _ in given]
+    assert kinds == [
+        PacketType.INCOMING,
+        PacketType.BROADCAST,
+        PacketType.MULTICAST,
+        PacketType.OTHER_HOST,
+        PacketType.OUTGOING,
+    ]
+    assert repr(given[4][0]).endswith("64 of 64 bytes, OUTGOING>")
+
+
+def test_a_packet_that_nothing_is_said_of_has_no_kind(bench: Bench) -> None:
+    given: list[Given] = []
+    with opened(bench, packet_flags=False) as session:
+        bench.send(1)
+        session.loop(collecting(given), count=1, timeout=PATIENCE_S)
     assert given[0][0].pkttype is None
 
 
@@ -176,17 +193,6 @@ def test_kinds_of_packets_have_the_kernel_s_numbers(monkeypatch: pytest.MonkeyPa
     }
     assert {int(kind): number for kind, number in kernels.items()} == {number: number for number in kernels.values()}
     assert set(kernels) == set(PacketType)
-
-
-def test_the_kind_of_a_packet_comes_from_one_place(
-    monkeypatch: pytest.MonkeyPatch, bench: Bench, session: PacketLoop
-) -> None:
-    monkeypatch.setattr(headers, "packet_types", lambda batch: [PacketType.OUTGOING] * len(batch.offsets))
-    given: list[Given] = []
-    bench.send(1)
-    session.loop(collecting(given), count=1)
-    assert given[0][0].pkttype == socket.PACKET_OUTGOING
-    assert repr(given[0][0]).endswith("100 of 100 bytes, OUTGOING>")
 
 
 # A slow handler -------------------------------------------------------------------------------------------------
@@ -246,7 +252,7 @@ def test_what_comes_while_the_handler_is_slow_is_dropped_and_counted(
         assert session.received + session.drops == fast + slow
         # A part is given, in order, of at least what may come in a single call; the rest was dropped.
         assert session.received - fast == len(numbers)
-        assert 0.3 * bound_bytes < len(numbers) * 1000
+        assert 0.25 * bound_bytes < len(numbers) * 1000
         assert session.drops > slow // 4
         assert numbers == sorted(set(numbers))
         assert 0.5 * bound_bytes < most_bytes <= bound_bytes, most_bytes

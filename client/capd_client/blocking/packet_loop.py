@@ -36,7 +36,9 @@ _WAITING_RANGE = (1_000_000, 4_000_000_000)
 #: Files that are held at most: those that the client keeps open (32), those on the way to it (16 fill the socket), the
 #: one that is being read, and one to spare.
 _HELD_FILES = 50
-#: Of these, what the handler may be behind while files are taken from the socket.
+#: As if there were so many, since each takes whole pages, and its last packet goes beyond its size.
+_SIZED_FILES = 55
+#: Of those that are held, what the handler may be behind while files are taken from the socket.
 _BEHIND_FILES = 32
 
 #: What of a capture's arguments is about files, and refused.
@@ -83,7 +85,7 @@ class PacketLoop:
 
         Args:
             max_waiting_bytes: how much memory packets may take that wait for the handler, with some 40 bytes more for
-                each; 1,000,000 to 4,000,000,000. What comes during a single call of the handler may take a third of
+                each; 1,000,000 to 4,000,000,000. What comes during a single call of the handler may take a quarter of
                 that. Fifty packets may wait however large they are. The kernel's ring of each interface comes on top
                 (``kernel_buffer_size``).
             socket_path: where the daemon listens; None: as for ``CaptureSession``.
@@ -98,8 +100,8 @@ class PacketLoop:
             ChildError: the capture was refused; the subclass and ``failure`` give the reason.
             BrokenPipe: the daemon went away.
         """
-        file_kb = _checked_waiting_bytes(max_waiting_bytes) // _HELD_FILES // 1000
-        given = cast(CaptureArguments, {**_without_files(arguments), **_in_memory(file_kb)})
+        file_kb = _checked_waiting_bytes(max_waiting_bytes) // _SIZED_FILES // 1000
+        given = cast(CaptureArguments, {"packet_flags": True, **_without_files(arguments), **_in_memory(file_kb)})
         with contextlib.ExitStack() as owned:
             # Sockets rather than a lock: a signal handler may come at any time, and sending never waits.
             self._woken, self._waker = map(owned.enter_context, socket.socketpair())

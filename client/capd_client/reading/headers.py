@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 
 from capd_client.reading.model import contents_of
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.formats.packet_flags import FLAGS_MASK, Direction, PacketKind, packet_flags
 from capd_protocol.times import datetime_of, time_text
 
 
@@ -40,7 +41,7 @@ class PacketHeader(NamedTuple):
         timestamp_ns: when it came, since 1970-01-01 00:00 UTC.
         ifname: the interface it came through, or the name of the stream; None where a file does not say.
         linktype: what its bytes begin with: a ``LINKTYPE_`` number, such as 1 for Ethernet.
-        pkttype: whether it came in or went out, and for whom; None where the capture does not say.
+        pkttype: whether it came in or went out, and for whom; None where the capture does not say (``packet_flags``).
     """
 
     caplen: int
@@ -62,9 +63,21 @@ class PacketHeader(NamedTuple):
         return f"<PacketHeader {time_text(self.timestamp_ns)} {self.ifname or 'unnamed'}, {sizes}{kind}>"
 
 
-def packet_types(_batch: Batch) -> Iterable[PacketType | None]:
-    """Return each packet's type. Files do not have it, so none is known."""
-    return repeat(None)
+#: By what a file says of a packet (``epb_flags``): its direction, and to whom it was sent.
+_TYPES = {
+    packet_flags(Direction.IN, PacketKind.UNICAST): PacketType.INCOMING,
+    packet_flags(Direction.IN, PacketKind.BROADCAST): PacketType.BROADCAST,
+    packet_flags(Direction.IN, PacketKind.MULTICAST): PacketType.MULTICAST,
+    packet_flags(Direction.IN, PacketKind.OTHERS): PacketType.OTHER_HOST,
+    **{packet_flags(Direction.OUT, kind): PacketType.OUTGOING for kind in PacketKind},
+}
+
+
+def _packet_types(batch: Batch) -> Iterable[PacketType | None]:
+    """Return each packet's type, where the file says it."""
+    if batch.flags is None:
+        return repeat(None, len(batch.offsets))
+    return map(_TYPES.get, (batch.flags & FLAGS_MASK).tolist())
 
 
 def headed_packets(batch: Batch, interfaces: Sequence[FileInterface]) -> Iterator[tuple[PacketHeader, memoryview]]:
@@ -81,8 +94,8 @@ def headed_packets(batch: Batch, interfaces: Sequence[FileInterface]) -> Iterato
         batch.timestamps_ns.tolist(),
         map([each.name for each in interfaces].__getitem__, ids),
         map([each.linktype for each in interfaces].__getitem__, ids),
-        packet_types(batch),
-        strict=False,  # the types may be without end
+        _packet_types(batch),
+        strict=True,
     )
     # Without the header's own constructor, which takes as long as everything else.
     made = map(partial(tuple.__new__, PacketHeader), rows)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportUnknownArgumentType]

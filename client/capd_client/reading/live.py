@@ -37,10 +37,12 @@ class _Part:
         self.is_begun = False
         #: None: it is not complete.
         self.packets: int | None = None
+        #: It could not be had, and its packets were counted as missing already.
+        self.is_given_up = False
 
     @property
     def missing(self) -> int:
-        return max(0, (self.packets or 0) - self.read)
+        return 0 if self.is_given_up else max(0, (self.packets or 0) - self.read)
 
 
 class FilePart(NamedTuple):
@@ -157,10 +159,10 @@ class LiveFiles:
         return FilePart(item, self._given_packets, self._given_begins_file, len(self.interfaces))
 
     def _next_piece(self, part: _Part) -> Piece | None:
-        if part.file is None:
+        if part.file is None and not part.is_given_up:
             part.file = self._opened(part.path)
-            if part.file is None:
-                return None
+        if part.file is None:
+            return None
         try:
             piece = next(self._pieces, None)
             if piece is None:
@@ -220,6 +222,8 @@ class LiveFiles:
         if not self._has_lagged or missing <= 0:
             return None
         self._accounted_packets = packets_total
+        for part in self._parts:
+            part.is_given_up = part.file is None  # what is in it by now is among the missing ones
         return Gap(missing, "too_slow")
 
     def close(self) -> None:

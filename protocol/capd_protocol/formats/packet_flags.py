@@ -7,6 +7,8 @@ import enum
 
 _DIRECTION_MASK = 0x3
 _KIND_SHIFT, _KIND_MASK = 2, 0x7
+#: All of both; the other bits say what is no matter of direction.
+FLAGS_MASK = _DIRECTION_MASK | _KIND_MASK << _KIND_SHIFT
 
 
 class Direction(enum.IntEnum):
