@@ -21,7 +21,6 @@ from tests.support.attack import (
     opened,
     replaced_when_dead,
     request_for,
-    with_limits,
 )
 from tests.support.bad_input import BY_DAEMON, DOWN, OTHER, UP, Bad, arguments_of, check_told, prepare
 from tests.support.daemon import Daemon, MakeDir, as_user
@@ -31,8 +30,7 @@ from tests.support.namespace import veth_pair
 @pytest.fixture(scope="module")
 def _daemons(make_dir: MakeDir) -> Generator[Callable[[], Daemon], None, None]:
     directory = make_dir("bad")
-    # What a refused capture leaves is closed soon.
-    with replaced_when_dead(directory, "--group", "daemon", prefix=with_limits(CLOSER_IDLE_S=0.1)) as get:
+    with replaced_when_dead(directory, "--group", "daemon") as get:
         yield get
 
 

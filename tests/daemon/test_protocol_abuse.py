@@ -476,15 +476,19 @@ def test_a_client_that_vanishes_after_asking_leaves_nothing(
 
 
 def test_a_client_that_vanishes_while_the_worker_begins_leaves_nothing(
-    abused: Daemon, veth: tuple[str, str], user_dir: Path
+    make_dir: MakeDir, veth: tuple[str, str], user_dir: Path
 ) -> None:
     def descriptors() -> int:
-        return len(busy_descriptors_of(abused.process.pid))
+        return len(busy_descriptors_of(daemon.process.pid))
 
-    with leaving_nothing(abused, veth[1], directory=user_dir, timeout_s=5), opened(user_dir) as directory:
-        client = RawClient(abused.socket_path)
+    with (
+        running_daemon(make_dir("vanished"), prefix=with_limits(END_TIMEOUT_S=1)) as daemon,
+        leaving_nothing(daemon, veth[1], directory=user_dir, timeout_s=5),
+        opened(user_dir) as directory,
+    ):
+        client = RawClient(daemon.socket_path)
         client.send(slow_request_for(veth[1]), [directory])
-        worker = beginning_worker(abused)
+        worker = beginning_worker(daemon)
         os.kill(worker, signal.SIGSTOP)
         before = descriptors()
         client.close()

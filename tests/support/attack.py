@@ -106,9 +106,10 @@ def with_limits(**limits: float) -> tuple[str, ...]:
     """Return a prefix for ``running_daemon`` that gives some of ``capd.limits`` other values.
 
     What takes 10 s to be given up is given up the same way after one. IDLE_TIMEOUT is trio's, of threads without work;
-    of a rate, what is allowed in a second is given.
+    of a rate, what is allowed in a second is given. Unless it is given, CLOSER_IDLE_S is short: ``leaving_nothing``
+    waits for the end of what closes descriptors.
     """
-    return _with_limits("this", limits)
+    return _with_limits("this", {"CLOSER_IDLE_S": 0.1} | limits)
 
 
 def on_older_kernel(**limits: float) -> tuple[str, ...]:
@@ -147,9 +148,17 @@ def without_call(name: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def replaced_when_dead(
-    directory: Path, *options: str, prefix: tuple[str, ...] = ()
+    directory: Path, *options: str, prefix: tuple[str, ...] | None = None
 ) -> Generator[Callable[[], Daemon], None, None]:
-    """Have a daemon for many tests; the function gives it, or a new one where a test has ended it."""
+    """Have a daemon for many tests; the function gives it, or a new one where a test has ended it.
+
+    Args:
+        directory: as for ``running_daemon``.
+        *options: further options of ``capd``.
+        prefix: a command that runs it; the default is that of ``with_limits()``.
+    """
+    if prefix is None:
+        prefix = with_limits()
     with contextlib.ExitStack() as stack:
         running: list[Daemon] = []
 
