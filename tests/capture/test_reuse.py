@@ -21,7 +21,7 @@ from capd_client.request.options import CaptureArguments
 from capd_protocol.formats import pcapng
 from tests.capture.helpers import capturing, end, local_frame, read_file, readable_packets, until, until_packets
 from tests.support.daemon import Daemon
-from tests.support.tools import capinfos
+from tests.support.tools import capinfos, packets_of_each
 from tests.support.traffic import send
 
 SECTION = pcapng.section_header(hardware="h", operating_system="o", application="a")
@@ -70,15 +70,19 @@ def test_after_each_write_the_file_is_whole_to_others(
     assert not (tmp_path / "old").exists()
     file.write(DESCRIPTION)
     written = 0
+    copies: dict[Path, int] = {}
     for number in range(60):
         count = 1 + number % 3
         vectors, _alive = vectors_of([record(sizes[(number + i) % len(sizes)], number) for i in range(count)])
         file.write_records(vectors)
         written += count
         take_lease_away(path)
-        assert capinfos(path)["Number of packets"] == str(written)
         assert readable_packets(path) == written
+        copy = tmp_path / f"copy {number}"
+        shutil.copy(path, copy)
+        copies[copy] = written
     file.close()
+    assert packets_of_each(list(copies)) == list(copies.values())
     assert path.stat().st_size == file.size_bytes
     assert capinfos(path)["Number of packets"] == str(written)
 

@@ -34,6 +34,12 @@ def packets_of(path: Path | str) -> int:
     return int(capinfos(path, "-c")["Number of packets"])
 
 
+def packets_of_each(paths: Sequence[Path]) -> list[int]:
+    """Return the same of many files, in one run."""
+    lines = [line.partition(":") for line in _run("capinfos", "-M", "-c", *paths).splitlines()]
+    return [int(value) for name, _, value in lines if name == "Number of packets"]
+
+
 def tshark_fields(path: Path | str, *fields: str, display_filter: str = "") -> list[tuple[str, ...]]:
     """Return these fields of each packet as tshark reads it; a complaint fails the test."""
     options = [part for field in fields for part in ("-e", field)]
