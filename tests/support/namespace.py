@@ -6,9 +6,10 @@ Needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN) and the ``ip`` program.
 import ctypes
 import json
 import os
+import socket
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -154,36 +155,25 @@ def veth_pair(a: str, b: str, mtu: int = 1500) -> Generator[None, None, None]:
         TimeoutError: the interfaces were not up within 5 seconds.
     """
     # Without "name" in front, a name may be read as a keyword: "a" is short for "address".
-    _ip(
-        "link",
-        "add",
-        "name",
-        a,
-        "mtu",
-        str(mtu),
-        "type",
-        "veth",
-        "peer",
-        "name",
-        b,
-        "mtu",
-        str(mtu),
+    _ip_batch(
+        f"link add name {a} mtu {mtu} type veth peer name {b} mtu {mtu}",
+        *(f"link set dev {name} addrgenmode none" for name in (a, b)),
     )
     try:
         for name in (a, b):
             _silence_ipv6(name)
-        for name in (a, b):
-            _ip("link", "set", "dev", name, "up")
+        shown = [f"link show dev {name}" for name in (a, b)]
+        states = _ip_batch(*(f"link set dev {name} up" for name in (a, b)), *shown)
         deadline = time.monotonic() + _UP_SECONDS
-        for name in (a, b):
-            while _links("dev", name)[0]["operstate"] != "UP":
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{name} was not up within {_UP_SECONDS:g} seconds")
-                time.sleep(0.01)
+        while any(link["operstate"] != "UP" for link in states):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{a} and {b} were not up within {_UP_SECONDS:g} seconds")
+            time.sleep(0.01)
+            states = _ip_batch(*shown)
         yield
     finally:
         # A test may have removed the pair itself, with either end.
-        if any(link["ifname"] == a for link in _links()):
+        if any(name == a for _, name in socket.if_nameindex()):
             _ip("link", "delete", "dev", a)
 
 
@@ -204,7 +194,6 @@ def link_counters(name: str) -> dict[str, dict[str, int]]:
 
 
 def _silence_ipv6(name: str) -> None:
-    _ip("link", "set", "dev", name, "addrgenmode", "none")
     # Without an address IPv6 still asks for routers and joins groups.
     switch = Path("/proc/sys/net/ipv6/conf", name, "disable_ipv6")
     if switch.exists():
@@ -216,8 +205,20 @@ def _links(*which: str) -> list[dict[str, Any]]:
     return links
 
 
-def _ip(*arguments: str) -> str:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
+def _ip_batch(*commands: str) -> list[dict[str, Any]]:
+    """Have one process carry out many commands; return the links that they show, one each."""
+    return [json.loads(line)[0] for line in _ip("-j", "-batch", "-", lines=commands).splitlines()]
+
+
+def _ip(*arguments: str, lines: Iterable[str] = ()) -> str:
+    done = subprocess.run(
+        ["ip", *arguments],
+        input="".join(f"{line}\n" for line in lines),
+        capture_output=True,
+        text=True,
+        timeout=_COMMAND_SECONDS,
+        check=False,
+    )
     if done.returncode != 0:
         raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
