@@ -139,3 +139,4 @@ def _work(run: _Run, control: socket.socket, confinement: Confinement) -> NoRetu
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # nothing is left to do, and the interpreter would take 13 ms to clear away what it has imported
