@@ -103,17 +103,23 @@ def unnamed(each: Any) -> set[type]:
     }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_what_a_function_takes_and_returns_can_be_named(name: str) -> None:
-    assert unnamed(FUNCTIONS[name]) == set()
+# Each of these looks at all functions or classes, and names those with a fault: one test for each would be a thousand,
+# which take longer to be counted than to be run.
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_what_attributes_are_can_be_named(name: str) -> None:
-    hints = typing.get_type_hints(CLASSES[name], localns=names_in_scope())
+def test_what_functions_take_and_return_can_be_named() -> None:
+    assert {name: found for name, each in FUNCTIONS.items() if (found := unnamed(each))} == {}
+
+
+def unnamed_attributes(cls: Any) -> set[type]:
+    hints = typing.get_type_hints(cls, localns=names_in_scope())
     shown = [annotation for attribute, annotation in hints.items() if not attribute.startswith("_")]
     found = {each for annotation in shown for each in types_in(annotation)}
-    assert {each for each in found if each.__module__.startswith("capd_")} <= PUBLIC
+    return {each for each in found if each.__module__.startswith("capd_")} - PUBLIC
+
+
+def test_what_attributes_are_can_be_named() -> None:
+    assert {name: found for name, cls in CLASSES.items() if (found := unnamed_attributes(cls))} == {}
 
 
 def test_exceptions_can_be_named() -> None:
@@ -131,13 +137,20 @@ def test_every_name_is_there_once() -> None:
         _ = capd_client.Nothing  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_signatures_name_all_parameters_with_their_types(name: str) -> None:
-    for parameter in list(inspect.signature(FUNCTIONS[name]).parameters.values()):
-        if parameter.name in ("self", "cls"):
-            continue
-        assert parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD), parameter
-        assert parameter.annotation is not parameter.empty, parameter
+def is_named_and_typed(parameter: inspect.Parameter) -> bool:
+    is_named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return is_named and parameter.annotation is not parameter.empty
+
+
+def test_signatures_name_all_parameters_with_their_types() -> None:
+    assert FUNCTIONS
+    parameters = {
+        f"{name}({parameter})": parameter
+        for name, each in FUNCTIONS.items()
+        for parameter in inspect.signature(each).parameters.values()
+        if parameter.name not in ("self", "cls")
+    }
+    assert [name for name, each in parameters.items() if not is_named_and_typed(each)] == []
 
 
 @pytest.mark.parametrize("session", [capd_client.CaptureSession, aio.CaptureSession])
@@ -147,9 +160,10 @@ def test_the_signature_of_a_session_has_every_argument(session: Callable[..., ob
     assert all(each.kind is each.KEYWORD_ONLY and each.default is not each.empty for each in found.values())
 
 
-@pytest.mark.parametrize("name", [name for name, each in CLASSES.items() if not is_protocol(each)])
-def test_reprs_are_not_pythons_own(name: str) -> None:
-    assert CLASSES[name].__repr__ is not object.__repr__
+def test_reprs_are_not_pythons_own() -> None:
+    assert CLASSES
+    own = [name for name, each in CLASSES.items() if each.__repr__ is object.__repr__]
+    assert [name for name in own if not is_protocol(CLASSES[name])] == []
 
 
 #: Objects, and what identifies them.
@@ -246,35 +260,40 @@ def section(docstring: str, title: str) -> set[str]:
     return set(re.findall(r"^ {4}\*{0,2}(\w+):", found[1], re.MULTILINE)) if found else set()
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if not name.endswith(".__init__")])
-def test_functions_say_what_they_promise(name: str) -> None:
-    assert (FUNCTIONS[name].__doc__ or "").strip()
+def test_functions_say_what_they_promise() -> None:
+    silent = [name for name, each in FUNCTIONS.items() if not (each.__doc__ or "").strip()]
+    assert [name for name in silent if not name.endswith(".__init__")] == []
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_parameters_are_documented(name: str) -> None:
+def test_parameters_are_documented() -> None:
+    assert {name: found for name in FUNCTIONS if (found := undocumented_parameters(name))} == {}
+
+
+def undocumented_parameters(name: str) -> set[str]:
     function = FUNCTIONS[name]
     class_name = name.rpartition(".")[0]
     text = function.__doc__ or ""
     if name.endswith(".__init__"):
         text += "\n" + (CLASSES[class_name].__doc__ or "")
         if issubclass(CLASSES[class_name], Exception):
-            return  # raised by the library; its attributes are documented
+            return set()  # raised by the library; its attributes are documented
     named = section(function.__doc__ or "", "Args") | section(text, "Attributes")
     if name.endswith("Interface.__init__"):
         named |= section(CLASSES[class_name].__doc__ or "", "Attributes")
     code = function.__code__
     parameters = {*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]} - {"self", "cls"}
-    assert parameters <= named
+    return parameters - named
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_attributes_are_documented(name: str) -> None:
-    cls = CLASSES[name]
-    assert cls.__doc__
+def test_attributes_are_documented() -> None:
+    assert [name for name, cls in CLASSES.items() if not cls.__doc__] == []
+    assert {name: found for name, cls in CLASSES.items() if (found := undocumented_attributes(cls))} == {}
+
+
+def undocumented_attributes(cls: Any) -> set[str]:
     own = set(fields(cls)) if not isinstance(cls, type) or not issubclass(cls, BaseException) else set()
     documented = {each for base in cls.__mro__ for each in section(vars(base).get("__doc__") or "", "Attributes")}
-    assert own <= documented
+    return own - documented
 
 
 # Blocking and asynchronous -------------------------------------------------------------------------------------
