@@ -6,6 +6,7 @@ hardened unit sees its .venv, such as in /opt.
 """
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -17,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from tests.support.attack import PATIENCE_S, eventually
 from tests.support.daemon import is_spawner
 
 _CHECKOUT = Path(__file__).parents[2]
 _PACKAGES = Path(sysconfig.get_path("purelib"))
 ENVIRONMENT = Path("/opt/capd")
-#: What the environment imports beside capd: the test environment's packages, where the hardened unit sees them.
+#: What the environment imports beside capd: packages of the test environment, where the hardened unit sees them.
 _DEPENDENCIES = Path("/opt/capd-dependencies")
 _WHEELS = Path("/opt/capd-wheels")
 #: Installing files, enabling a unit, starting a daemon: each takes well below a second.
@@ -186,6 +189,27 @@ def capturing(machine: Machine, user: str, *options: object, interface: str = "r
                 capture.signal(signal.SIGKILL)
 
 
+def _dependencies() -> dict[Path, Path]:
+    """Return where all is that capd imports, and where in the machine.
+
+    Not the whole test environment, which is five times as large: ``capd install-service`` looks at every file.
+    """
+    names: set[str] = set()
+    waiting = [Requirement("capd[metrics]")]
+    while waiting:
+        wanted = waiting.pop()
+        if wanted.name not in names:
+            names.add(wanted.name)
+            lines = map(Requirement, importlib.metadata.requires(wanted.name) or ())
+            extras = (*wanted.extras, "")
+            waiting += [
+                each for each in lines if each.marker is None or any(each.marker.evaluate({"extra": x}) for x in extras)
+            ]
+    files = (file for name in names - {"capd"} for file in importlib.metadata.files(name) or ())
+    entries = {file.parts[0] for file in files} - {"..", "__pycache__"}
+    return {_PACKAGES / entry: _DEPENDENCIES / entry for entry in entries}
+
+
 @contextlib.contextmanager
 def booted(wheel: Path) -> Generator[Machine, None, None]:
     """Have a machine with an environment in which capd is installed."""
@@ -198,7 +222,7 @@ def booted(wheel: Path) -> Generator[Machine, None, None]:
             machine.run(ENVIRONMENT / "bin" / "capd", "uninstall-service", "--purge")
             machine.run("rm", "-r", ENVIRONMENT)
         return
-    binds = {_CHECKOUT: _CHECKOUT, _PACKAGES: _DEPENDENCIES, wheel.parent: _WHEELS}
+    binds = {_CHECKOUT: _CHECKOUT, wheel.parent: _WHEELS, **_dependencies()}
     with subprocess.Popen(
         [
             Path(__file__).with_name("with-systemd"),
