@@ -149,21 +149,22 @@ def _run_daemon(argv: list[str]) -> int:
             own = _default(arguments.group or DEFAULT_GROUP, owner)
             daemon = Daemon(lambda: own, arguments.state_directory, strict_workers=arguments.strict_workers)
             trio.run(daemon.serve_one, connection)
-            return 0
-        passed = fd_store.separate(systemd.take_inherited(os.environ, os.getpid()))
-        with (
-            listening(arguments.socket, passed.others) as listener,
-            listening_for_containers(arguments.container_socket, arguments.socket, passed.others) as of_containers,
-        ):
-            privileges.restrict_daemon(_kept(arguments.monitor_mode))
-            load = partial(_configuration, arguments)
-            daemon = Daemon(load, arguments.state_directory, strict_workers=arguments.strict_workers)
-            trio.run(daemon.serve, listener, of_containers, passed.kept, passed.useless)
+        else:
+            passed = fd_store.separate(systemd.take_inherited(os.environ, os.getpid()))
+            with (
+                listening(arguments.socket, passed.others) as listener,
+                listening_for_containers(arguments.container_socket, arguments.socket, passed.others) as of_containers,
+            ):
+                privileges.restrict_daemon(_kept(arguments.monitor_mode))
+                load = partial(_configuration, arguments)
+                daemon = Daemon(load, arguments.state_directory, strict_workers=arguments.strict_workers)
+                trio.run(daemon.serve, listener, of_containers, passed.kept, passed.useless)
     except (StartError, ServiceManagerError, privileges.PrivilegeError, reader.ConfigError) as error:
         faults = error.faults if isinstance(error, reader.ConfigError) else (str(error),)
         show(f"capd: {faults[0]}", *faults[1:], is_error=True)  # not as a record: it is refused
         return 1
-    return 0
+    # The interpreter's own end takes 25 ms, for which clients of a private daemon would wait; nothing is left to do.
+    os._exit(0)
 
 
 #: What ``capd NAME`` does instead of serving; each gets the words that follow.
