@@ -62,6 +62,9 @@ STREAMS = {
 
 #: What the interpreter says of a Ctrl-C before it has come to a line of a program.
 INTERPRETERS_OWN = ("Fatal Python error: init_", "python: failed to set __main__.__loader__")
+BEFORE_THE_FIRST_LINE = re.compile(
+    r'Traceback \(most recent call last\):\n  File "[^"]*/capctl", line 0, in <module>\nKeyboardInterrupt\n'
+)
 
 
 @contextlib.contextmanager
@@ -98,7 +101,7 @@ def check(process: subprocess.Popen[str]) -> None:
     """Check that a process ended by itself or by Ctrl-C, and how."""
     output, errors = process.communicate(timeout=PATIENCE_S)
     # The interpreter's own first milliseconds, in which there is no code of anybody's: it has no other way to end.
-    if process.returncode == 1 and errors.startswith(INTERPRETERS_OWN):
+    if (process.returncode == 1 and errors.startswith(INTERPRETERS_OWN)) or BEFORE_THE_FIRST_LINE.fullmatch(errors):
         return
     for text in (output, errors):
         assert "Traceback" not in text, errors
