@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.accounts import own_accounts
-from tests.support.daemon import Daemon, MakeDir, running_daemon
+from tests.support.daemon import Daemon, MakeDir, forked_by, running_daemon
 from tests.support.flaky import (
     pytest_runtest_logreport,
     pytest_runtest_makereport,
@@ -20,6 +20,7 @@ from tests.support.flaky import (
     pytest_terminal_summary,
 )
 from tests.support.namespace import enter_private_network_namespace, veth_pair
+from tests.support.starter import running_starter
 
 __all__ = [
     "pytest_runtest_logreport",
@@ -41,7 +42,7 @@ def _private_network_namespace() -> Generator[None, None, None]:
     if os.geteuid() != 0:
         pytest.exit("the tests make network namespaces, users and processes: run them as root", returncode=1)
     enter_private_network_namespace()
-    with own_accounts():
+    with own_accounts(), running_starter() as starter, forked_by(starter):
         yield
 
 

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from tests.support.accounts import have_account
+from tests.support.starter import Process, Starter
 
 _Result = TypeVar("_Result")
 #: See the fixture ``make_dir``.
@@ -30,7 +31,7 @@ END_TIMEOUT_S = 20.0
 class Daemon:
     """A running ``capd``."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     socket_path: str
     log_path: Path
 
@@ -172,17 +173,11 @@ def running_daemon(
     """
     socket_path, log_path = directory / "capd.sock", directory / "capd.log"
     notify_path = directory / "notify"
-    command = [*prefix, sys.executable, "-P", "-m", "capd", "--socket", str(socket_path), "--verbose"]
+    words = ["--socket", str(socket_path), "--verbose", *(["--strict-workers"] if is_strict else []), *options]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log_path.open("wb") as log:
         notify.bind(str(notify_path))
         notify.settimeout(READY_TIMEOUT_S)
-        process = subprocess.Popen(
-            [*command, *(["--strict-workers"] if is_strict else []), *options],
-            env={**os.environ, "NOTIFY_SOCKET": str(notify_path)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
+        process = _started(prefix, words, {**os.environ, "NOTIFY_SOCKET": str(notify_path)}, log)
         daemon = Daemon(process, str(socket_path), log_path)
         try:
             try:
@@ -202,6 +197,27 @@ def running_daemon(
         assert not is_strict or REFUSED_CALL not in daemon.log, (
             f"a worker made a system call that it may not:\n{daemon.log}"
         )
+
+
+_starters: list[Starter] = []
+
+
+@contextlib.contextmanager
+def forked_by(starter: Starter) -> Generator[None, None, None]:
+    """Have daemons be forked by a process that has imported all they need, while the block lasts."""
+    _starters.append(starter)
+    try:
+        yield
+    finally:
+        _starters.remove(starter)
+
+
+def _started(prefix: Sequence[str], words: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> Process:
+    for starter in _starters:
+        if starter.is_here and not prefix:
+            return starter.start(words, environment, log)
+    command = [*prefix, sys.executable, "-P", "-m", "capd", *words]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def as_user(
