@@ -4,6 +4,7 @@ import re
 import socket
 import struct
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,10 @@ PACKETS = {
 }
 
 
-def write(path: Path, frames: list[bytes], original_size_bytes: int | None = None) -> Path:
+def write(path: Path, frames: list[bytes], original_sizes_bytes: Iterable[int] | None = None) -> Path:
     data = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 1)
-    for frame in frames:
-        data += struct.pack("<4I", 1, 2, len(frame), original_size_bytes or len(frame)) + frame
+    for frame, size_bytes in zip(frames, original_sizes_bytes or map(len, frames), strict=True):
+        data += struct.pack("<4I", 1, 2, len(frame), size_bytes) + frame
     path.write_bytes(data)
     return path
 
@@ -126,12 +127,23 @@ def check(found: dict[str, Any], expected: dict[str, str]) -> None:
         assert (f"ICMP6 type {expected['icmpv6.type']} " in found["info"]) == bool(expected["icmpv6.type"])
 
 
+CUT = {name: [frame[:size] for size in range(1, len(frame) + 1)] for name, frame in PACKETS.items()}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
+    """What tshark says of packets of every length, in one run."""
+    frames = [frame for cut in CUT.values() for frame in cut]
+    sizes_bytes = [len(cut) for cut in CUT.values() for _ in cut]
+    fields = iter(said_by_tshark(write(tmp_path_factory.mktemp("cut") / "a.pcap", frames, sizes_bytes)))
+    found = {name: [next(fields) for _ in cut] for name, cut in CUT.items()}
+    assert list(fields) == []
+    return found
+
+
 @pytest.mark.parametrize("name", PACKETS)
-def test_packets_of_every_length_are_what_tshark_says(name: str, tmp_path: Path) -> None:
-    frame = PACKETS[name]
-    kept = [frame[:size] for size in range(1, len(frame) + 1)]
-    expected = said_by_tshark(write(tmp_path / "a.pcap", kept, len(frame)))
-    for data, fields in zip(kept, expected, strict=True):
+def test_packets_of_every_length_are_what_tshark_says(name: str, said: dict[str, list[dict[str, str]]]) -> None:
+    for data, fields in zip(CUT[name], said[name], strict=True):
         check(dissect(data, 1), fields)
 
 
