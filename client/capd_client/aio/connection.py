@@ -10,6 +10,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from capd_client.errors import NoEvents
+from capd_client.sources.opened import Outcome
 from capd_client.transport.connect import Transport
 from capd_client.transport.passed import CaptureFiles
 
@@ -37,6 +38,10 @@ class Connection:
     def files(self) -> CaptureFiles | None:
         """Where the capture's files can be had, while the connection lasts."""
         return None if self._transport.is_closed else self._transport.files
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what became of what writes the capture's streams, where there is something to say."""
+        return self._transport.outcomes()
 
     @classmethod
     async def open(cls, connect: Callable[[], Transport], take: Callable[[bytes], None]) -> "Connection":

@@ -3,6 +3,9 @@
 They may be cancelled: the connection is closed then. What the daemon was asked to do, it may do nevertheless.
 """
 
+import anyio
+import anyio.to_thread
+
 from capd_client.aio.connection import Connection
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.conversation.questions import (
@@ -23,6 +26,7 @@ from capd_client.conversation.questions import (
     who_asks,
 )
 from capd_client.errors import NoEvents
+from capd_client.sources.extcap import extcap_capabilities, is_extcap
 from capd_client.transport.connect import SocketPath, Transport, connect_and_send
 from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
 from capd_protocol.messages.interfaces import InterfaceInfo
@@ -189,16 +193,19 @@ async def get_capabilities(
     """Return all that libpcap says of an interface, its sources of timestamps too.
 
     Args:
-        interface: its name.
+        interface: its name; of an extcap program's, such as ``extcap:udpdump``, its program is asked instead.
         monitor_mode: ask for the link-layer types that it has in monitor mode.
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
 
     Raises:
-        InterfaceError: there is no such interface, or it is down.
+        InterfaceError: there is no such interface, or it is down, or its program does not answer.
+        InvalidArgument: an extcap program's interface has no monitor mode.
         UnsupportedError: libpcap cannot open it.
         NotPermitted: there is only a private daemon, without the privilege to open it.
         BrokenPipe: the daemon does not answer.
     """
+    if is_extcap(interface):
+        return await anyio.to_thread.run_sync(extcap_capabilities, interface, monitor_mode)
     return await _answer_to(capabilities_of(interface, monitor_mode), socket_path)
 
 

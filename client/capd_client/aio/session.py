@@ -18,6 +18,7 @@ from capd_client.request.options import (
     make_request,
     shows_arguments,
 )
+from capd_client.sources.opened import Outcome
 from capd_client.transport.connect import Transport, connect_for, offer_of
 from capd_client.transport.passed import CaptureFiles
 from capd_protocol.messages import AttachCapture, FlushCapture, RotateCapture, Rotated, SnapshotTaken, StartCapture
@@ -118,6 +119,9 @@ class CaptureSession(SessionBase):
 
     def _files(self) -> CaptureFiles | None:
         return None if self._connection is None else self._connection.files
+
+    def _outcomes(self) -> list[Outcome]:
+        return [] if self._connection is None else self._connection.outcomes()
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.terminate()

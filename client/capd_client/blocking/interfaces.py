@@ -8,6 +8,7 @@ from capd_client.blocking.questions import get_capabilities, list_interfaces
 from capd_client.conversation.interface_picture import InterfaceChanged, Picture
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.errors import NoEvents
+from capd_client.sources.extcap import extcap_interfaces
 from capd_client.transport.connect import SocketPath, connect_and_send
 from capd_protocol.formats.linktypes import LinkLayerType
 from capd_protocol.messages import WatchInterfaces
@@ -19,7 +20,7 @@ class Interface:
 
     Attributes:
         name: what ``CaptureSession`` takes.
-        number: its position in libpcap's order, from 1.
+        number: its position in libpcap's order, from 1; None where it is not libpcap's.
         vendor_name: None on Linux, where dumpcap has none either.
         friendly_name: "Loopback", or the alias that an administrator gave it; else None.
         interface_type: one of ``IF_…``.
@@ -37,6 +38,7 @@ class Interface:
     IF_DIALUP = int(InterfaceType.DIALUP)
     IF_USB = int(InterfaceType.USB)
     IF_VIRTUAL = int(InterfaceType.VIRTUAL)
+    IF_EXTCAP = int(InterfaceType.EXTCAP)
 
     def __init__(  # noqa: PLR0917  # wirepy's arguments
         self,
@@ -83,25 +85,28 @@ class Interface:
         return f"<Interface {self.name}>"
 
     @classmethod
-    def list_interfaces(cls, *, socket_path: SocketPath = None) -> list["Interface"]:
+    def list_interfaces(cls, *, socket_path: SocketPath = None, extcap: bool = False) -> list["Interface"]:
         """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
 
         Args:
             socket_path: where the daemon listens; None: as for ``CaptureSession``.
+            extcap: behind these also the interfaces of extcap programs. To find them, all these programs are run at
+                once, with this user's rights; one that does not answer within 5 seconds is left out.
 
         Raises:
             ChildError: the daemon cannot find out.
             DaemonUnavailable: there is none at ``socket_path``.
             BrokenPipe: it does not answer.
         """
-        return [cls._from_info(info, socket_path) for info in list_interfaces(socket_path=socket_path)]
+        infos = list_interfaces(socket_path=socket_path) + (extcap_interfaces() if extcap else ())
+        return [cls._from_info(info, socket_path) for info in infos]
 
     @classmethod
     def _from_info(cls, info: InterfaceInfo, socket_path: SocketPath) -> "Interface":
         alias = info.link.alias if info.link else ""
         return cls(
             info.name,
-            number=info.number,
+            number=info.number or None,
             # dumpcap's own name for it.
             friendly_name="Loopback" if info.loopback else alias or None,
             interface_type=info.interface_type,

@@ -20,6 +20,7 @@ from capd_client.conversation.questions import (
     snapshot_taken,
     who_asks,
 )
+from capd_client.sources.extcap import extcap_capabilities, is_extcap
 from capd_client.transport.connect import SocketPath, connect_and_send
 from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
 from capd_protocol.messages.interfaces import InterfaceInfo
@@ -180,16 +181,19 @@ def get_capabilities(interface: str, monitor_mode: bool = False, *, socket_path:
     """Return all that libpcap says of an interface, its sources of timestamps too.
 
     Args:
-        interface: its name.
+        interface: its name; of an extcap program's, such as ``extcap:udpdump``, its program is asked instead.
         monitor_mode: ask for the link-layer types that it has in monitor mode.
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
 
     Raises:
-        InterfaceError: there is no such interface, or it is down.
+        InterfaceError: there is no such interface, or it is down, or its program does not answer.
+        InvalidArgument: an extcap program's interface has no monitor mode.
         UnsupportedError: libpcap cannot open it.
         NotPermitted: there is only a private daemon, without the privilege to open it.
         BrokenPipe: the daemon does not answer.
     """
+    if is_extcap(interface):
+        return extcap_capabilities(interface, monitor_mode)
     return _answer_to(capabilities_of(interface, monitor_mode), socket_path)
 
 

@@ -19,6 +19,7 @@ from capd_client.cli.typed import decimal, whole_number
 from capd_client.errors import CaptureError, InvalidArgument
 from capd_client.output.destinations import DescriptorDestination, goes_nowhere, live_destination_of
 from capd_client.request.options import CaptureArguments, checked_capture
+from capd_client.request.streams import with_extcap
 from capd_protocol.arguments import ARGUMENTS, BY_NAME, KEYED_OPTIONS, ArgumentSpec, ArgumentType, Option
 from capd_protocol.messages import FileOpened, Recording
 
@@ -77,7 +78,7 @@ def _keys_of(flag: str) -> dict[str, tuple[ArgumentSpec, Option]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``capctl capture``: dumpcap's letters where it has them."""
-    parser.set_defaults(conditions={}, run=run)
+    parser.set_defaults(conditions={}, extcap=False, run=run)
     added: set[str] = set()
     for spec in ARGUMENTS:
         for option in spec.options:
@@ -222,13 +223,13 @@ def _messages(capture: CaptureSession, output: StandardOutput, as_json: bool) ->
 
 
 def _named(interfaces: Sequence[str], socket_path: str | None) -> list[str]:
-    """Return names of interfaces, of which some are given by their numbers.
+    """Return names of interfaces, of which some are given by their numbers, or without a prefix.
 
     Raises:
         InvalidArgument: there is none of that number.
     """
     if not any(each.isascii() and each.isdecimal() for each in interfaces):
-        return list(interfaces)
+        return with_extcap(interfaces)
     listed = list_interfaces(socket_path=socket_path)
     names, by_number = {each.name for each in listed}, {str(each.number): each.name for each in listed}
     found = [each if each in names else by_number.get(each.lstrip("0"), each) for each in interfaces]
@@ -236,7 +237,7 @@ def _named(interfaces: Sequence[str], socket_path: str | None) -> list[str]:
         if given.isascii() and given.isdecimal() and name not in names:
             text = f"there is no interface {given}: 'capctl interfaces' shows their numbers"
             raise InvalidArgument(text, argument="interfaces")
-    return found
+    return with_extcap(found)
 
 
 def _show_linktypes(options: argparse.Namespace) -> int:

@@ -18,7 +18,8 @@ from capd_client.cli.signals import until_told
 from capd_client.cli.text import Cell, count, shorten, si, table, whole, width_of
 from capd_client.cli.typed import decimal
 from capd_client.conversation.interface_picture import InterfaceChanged
-from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts, Link, MissingRight
+from capd_client.request.streams import with_extcap
+from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts, InterfaceType, Link, MissingRight
 from capd_protocol.text import escaped
 
 _HISTORY = 12
@@ -59,6 +60,9 @@ def add_parsers(commands: Any) -> None:
     listing = commands.add_parser(
         "interfaces", help="show what can be captured on", description="Show what packets can be captured on."
     )
+    listing.add_argument(
+        "--extcap", action="store_true", help="also the interfaces of extcap programs, which are run to find them"
+    )
     listing.add_argument("--json", action="store_true", help="print a line of JSON for each")
     listing.set_defaults(run=show_interfaces)
 
@@ -93,11 +97,11 @@ def add_parsers(commands: Any) -> None:
 
 def show_interfaces(options: argparse.Namespace) -> int:
     """Show what can be captured on."""
-    found = Interface.list_interfaces(socket_path=options.socket)
+    found = Interface.list_interfaces(socket_path=options.socket, extcap=options.extcap)
     if options.json:
         for each in found:
             fields = msgspec.to_builtins(each.info)
-            show_json({**fields, "friendly_name": each.friendly_name})
+            show_json({**fields, "number": each.number, "friendly_name": each.friendly_name})
         return 0
     names = {each.info.link.index: each.name for each in found if each.info and each.info.link}
     # A column that few need takes no room from the others.
@@ -122,12 +126,14 @@ def _cells(interface: Interface, names: dict[int, str]) -> dict[str, Cell]:
     """Return what is shown of an interface, by the headings of columns."""
     info, link = interface.info, interface.info.link if interface.info else None
     cells: dict[str, Cell] = dict.fromkeys(("NEEDS", "STATE", "KIND", "MAC"), "")
-    cells |= {"#": str(interface.number), "NAME": interface.name}
+    cells |= {"#": str(interface.number or ""), "NAME": interface.name}
     cells["ADDRESSES"] = tuple(interface.addresses) or (info.description if info else "")
     if info is not None and info.needs is not None:
         cells["NEEDS"] = _NEEDS[info.needs]
     elif info is not None and not info.may_capture:
         cells["KIND"] = "no interface"
+    elif info is not None and info.interface_type == InterfaceType.EXTCAP:
+        cells["KIND"] = "extcap"
     if link is not None:
         kind = link.kind or ("loopback" if link.loopback else info.driver if info else None) or ""
         if link.bound_to_index is not None and link.bound_to_index != link.index:
@@ -141,7 +147,8 @@ def _cells(interface: Interface, names: dict[int, str]) -> dict[str, Cell]:
 
 def show_linktypes(options: argparse.Namespace) -> int:
     """Show the link-layer types of an interface."""
-    found = get_capabilities(options.interface, options.monitor_mode, socket_path=options.socket)
+    (interface,) = with_extcap([options.interface])
+    found = get_capabilities(interface, options.monitor_mode, socket_path=options.socket)
     if options.json:
         fields = msgspec.to_builtins(found)
         del fields["type"]
@@ -150,7 +157,8 @@ def show_linktypes(options: argparse.Namespace) -> int:
     rows = [(str(each.dlt), each.name, each.description) for each in found.link_layers]
     show(*table(("DLT", "NAME", "DESCRIPTION"), rows, frozenset((0,)), width_of(sys.stdout), flexible=frozenset((2,))))
     show(f"Monitor mode: {'yes' if found.can_rfmon else 'no'}")
-    show("Timestamps: " + ", ".join(each.name for each in found.timestamp_types))
+    if found.timestamp_types:
+        show("Timestamps: " + ", ".join(each.name for each in found.timestamp_types))
     return 0
 
 

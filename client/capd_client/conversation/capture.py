@@ -5,7 +5,7 @@ and the async session are two ways to carry the bytes.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -14,6 +14,7 @@ from capd_client.conversation.events import CaptureEvent
 from capd_client.conversation.greeting import greeting
 from capd_client.errors import BrokenPipe, CaptureEnded, CaptureError, ChildError, DaemonGone, error_for
 from capd_client.ring.files import RingFile
+from capd_client.sources.opened import Outcome
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.formats.ring_index import ring_of
 from capd_protocol.frames import FrameDecoder
@@ -24,6 +25,7 @@ from capd_protocol.messages import (
     Counters,
     Ended,
     EndReason,
+    ErrorMessage,
     Failed,
     Failure,
     FailureCode,
@@ -67,9 +69,19 @@ class Place(Protocol):
 class Conversation:
     """What one connection says, and what is known from it."""
 
-    def __init__(self, request: StartCapture | AttachCapture, place: Place) -> None:
+    def __init__(
+        self, request: StartCapture | AttachCapture, place: Place, outcomes: Callable[[], Sequence[Outcome]] = list
+    ) -> None:
+        """Begin.
+
+        Args:
+            request: what is asked for.
+            place: where the files are.
+            outcomes: returns what became of what this program feeds streams with.
+        """
         self._request = request
         self._place = place
+        self._outcomes = outcomes
         self._decoder = FrameDecoder()
         self._events: deque[CaptureEvent] = deque()
         self._is_closed = False
@@ -176,11 +188,11 @@ class Conversation:
 
     def _take_refused(self, refused: Refused) -> Refused:
         """Take note of a refusal; one of the capture itself is the last thing that matters."""
-        self.failure = refused.failure
+        self.failure = self._explained(refused.failure)
         self.is_stopping = False
         if self.capture_id is None:
             self._is_refused = self._is_closed = True
-        return refused
+        return Refused(failure=self.failure)
 
     def _take_opened(self, opened: FileOpened) -> FileOpened:
         self._open_bytes = 0
@@ -211,9 +223,27 @@ class Conversation:
         return deleted
 
     def _take_failed(self, failed: Failed) -> None:
-        self.failure = failed.failure
+        self.failure = self._explained(failed.failure)
+
+    def _explained(self, failure: Failure) -> Failure:
+        """Return a failure of a stream with what is known of who wrote it."""
+        if failure.code != FailureCode.SOURCE_DAMAGED:
+            return failure
+        texts = [each.text for each in self._outcomes() if each.stream == failure.interface]
+        return msgspec.structs.replace(failure, text="; ".join([failure.text, *texts]))
+
+    def _take_error(self, error: ErrorMessage) -> ErrorMessage:
+        """Return dumpcap's message of a failure, with the text of that."""
+        return error if self.failure is None else ErrorMessage(self.failure.text, error.secondary)
 
     def _take_ended(self, ended: Ended) -> Ended:
+        """Take note of the end; it is a failure where what wrote a stream has failed, which the daemon cannot know."""
+        failed = [each for each in self._outcomes() if each.is_failure]
+        if ended.reason == EndReason.SOURCE_ENDED and failed:
+            text = "; ".join(each.text for each in failed)
+            self.failure = Failure(code=FailureCode.SOURCE_DAMAGED, text=text, interface=failed[0].stream)
+            self._events.append(ErrorMessage(text))
+            ended = msgspec.structs.replace(ended, reason=EndReason.FAILED)
         self.end_reason, self.interfaces = ended.reason, ended.interfaces
         return ended
 
@@ -229,6 +259,7 @@ class Conversation:
         FileClosed: _take_closed,
         FileDeleted: _take_deleted,
         Failed: _take_failed,
+        ErrorMessage: _take_error,
         Ended: _take_ended,
     }
 

@@ -108,8 +108,10 @@ class CaptureArguments(TypedDict, total=False):
             ``any``, stands for all interfaces that match, also those that appear later; each is a pcapng interface
             of its own. With the link-layer type LINUX_SLL or LINUX_SLL2, ``any`` is libpcap's cooked device.
             Streams of packets, as pcap or pcapng, are called ``-`` (standard input), ``TCP@HOST[:19000]``,
-            ``unix:PATH``, or by the path of a FIFO or file, with a slash; or are what is open for reading. This program
-            opens them, so a capture of streams alone takes no privilege and no service.
+            ``unix:PATH``, or by the path of a FIFO or file, with a slash; or are what is open for reading.
+            ``extcap:NAME,OPTION=VALUE`` is an interface of an extcap program with options, none or several, which is
+            started for the capture, and ends with it. This program opens them, so a capture of streams alone takes no
+            privilege and no service.
         capture_filter: in libpcap's language (pcap-filter(7)), for every interface; without host names.
         snaplen: the most bytes kept of each packet (262144); 0: the same.
         promiscuous: also packets for others (True).

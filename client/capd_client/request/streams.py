@@ -7,20 +7,26 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from capd_client.errors import InterfaceError
+from capd_client.errors import CaptureError, InterfaceError
+from capd_client.sources import extcap, programs
+from capd_client.sources.opened import OpenedStream
+from capd_client.sources.programs import PREFIX as EXTCAP
+from capd_client.sources.sentences import split
 from capd_protocol.arguments import MAX_STREAM_NAME_BYTES
-from capd_protocol.messages import Failure, FailureCode
+from capd_protocol.messages import Failure, FailureCode, InterfaceRequest
+from capd_protocol.targets import Pattern, target_of
 from capd_protocol.text import quoted
 
 #: Wireshark's for a stream over TCP (dumpcap.c).
 DEFAULT_PORT = 19_000
-_TCP, _UNIX, _STANDARD_INPUT = "TCP@", "unix:", "-"
+_STANDARD_INPUT = "-"
 #: How long a server may take to answer. Chosen: as long as anything else that is waited for before a capture begins.
 _CONNECT_S = 10.0
 #: What an ordinary user may have (/proc/sys/fs/pipe-max-size): parsing little at a time takes several times as long.
@@ -43,11 +49,11 @@ class StreamToOpen(NamedTuple):
 
     Attributes:
         name: what it is called in the capture.
-        open: returns a descriptor of it, which is the caller's; raises OSError.
+        open: opens it for the caller, to whom all is that is returned; raises OSError, ValueError or CaptureError.
     """
 
     name: str
-    open: Callable[[], int]
+    open: Callable[[], OpenedStream]
 
 
 def stream_of(given: object) -> StreamToOpen | None:
@@ -55,34 +61,37 @@ def stream_of(given: object) -> StreamToOpen | None:
 
     ``-`` is standard input, ``TCP@HOST[:PORT]`` a server (with an IPv6 address in brackets), ``unix:PATH`` a server's
     Unix socket, and what has a slash a FIFO, a socket or a file; as in Wireshark and dumpcap. So is the bare name of a
-    FIFO or socket, if no interface is called so. What is open for reading is a stream, too.
+    FIFO or socket, if no interface is called so. ``extcap:NAME[,OPTION=VALUE]…`` is an interface of an extcap program.
+    What is open for reading is a stream, too.
     """
     if isinstance(given, HasDescriptor):
         descriptor = given.fileno()
         name = getattr(given, "name", None)
         shown = name if isinstance(name, str) and name else f"descriptor {descriptor}"
-        return StreamToOpen(_named(shown), partial(os.dup, descriptor))
+        return StreamToOpen(_named(shown), partial(_open_again, descriptor))
     if not isinstance(given, str):
         return None
     if given == _STANDARD_INPUT:
         return StreamToOpen(given, _open_standard_input)
-    if given[: len(_TCP)].upper() == _TCP:
-        return StreamToOpen(_named(given), partial(_connect_tcp, given[len(_TCP) :]))
-    if given.startswith(_UNIX):
-        return StreamToOpen(_named(given), partial(_connect_unix, given[len(_UNIX) :]))
+    for kind in _KINDS:
+        if begins := kind.begins.match(given):
+            return StreamToOpen(_named(kind.name_of(given)), partial(kind.open, given[begins.end() :]))
     if "/" in given or _is_bare_stream(given):
         return StreamToOpen(_named(given), partial(_open_path, given))
     return None
 
 
-def open_stream(stream: StreamToOpen) -> int:
-    """Open a stream and return its descriptor.
+def open_stream(stream: StreamToOpen) -> OpenedStream:
+    """Open a stream.
 
     Raises:
         InterfaceError: it cannot be opened.
+        InvalidArgument: what its name says of it is not possible.
     """
     try:
-        descriptor = stream.open()
+        opened = stream.open()
+    except CaptureError:
+        raise
     except (OSError, ValueError) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         text = f"the stream {quoted(stream.name)} cannot be opened: {reason}"
@@ -90,8 +99,31 @@ def open_stream(stream: StreamToOpen) -> int:
         failure = Failure(code=code, text=text, interface=stream.name, argument="interfaces")
         raise InterfaceError(text, failure) from error
     with contextlib.suppress(OSError):  # no pipe; or all that the user may have is taken
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    return descriptor
+        fcntl.fcntl(opened.descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return opened
+
+
+def with_extcap(names: Sequence[str]) -> list[str]:
+    """Return names as people type them, with a prefix where only an extcap program has an interface of that name.
+
+    Programs are asked only where there is a name that is neither a stream nor a network interface or a pattern.
+    """
+    unknown = {each for each in names if stream_of(each) is None and not _is_interface(each)}
+    if not unknown:
+        return list(names)
+    known = {each.name for each in programs.interfaces()[0]}
+    return [EXTCAP + each if each in unknown and split(each)[0] in known else each for each in names]
+
+
+def _is_interface(name: str) -> bool:
+    """Whether a name can only be that of network interfaces: one has it, or it is a pattern."""
+    if isinstance(target_of(InterfaceRequest(name=name)), Pattern):
+        return True
+    try:
+        socket.if_nametoindex(name)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _named(text: str) -> str:
@@ -109,30 +141,30 @@ def _is_bare_stream(name: str) -> bool:
         return False
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         return False
-    try:
-        socket.if_nametoindex(name)
-    except OSError:
-        return True
-    return False
+    return not _is_interface(name)
 
 
-def _open_standard_input() -> int:
+def _open_again(descriptor: int) -> OpenedStream:
+    return OpenedStream(os.dup(descriptor))
+
+
+def _open_standard_input() -> OpenedStream:
     if os.isatty(0):
         raise OSError(errno.EINVAL, "standard input is a terminal: send packets to it, as in 'tcpdump -w - | …'")
-    return os.dup(0)
+    return _open_again(0)
 
 
-def _open_path(path: str) -> int:
+def _open_path(path: str) -> OpenedStream:
     mode = os.stat(path).st_mode  # noqa: PTH116
     if stat.S_ISSOCK(mode):
         return _connect_unix(path)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     # A FIFO is open at once, whether somebody writes to it by now or not.
-    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return OpenedStream(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
-def _connect_unix(path: str) -> int:
+def _connect_unix(path: str) -> OpenedStream:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(_CONNECT_S)
@@ -140,16 +172,16 @@ def _connect_unix(path: str) -> int:
     except BaseException:
         connection.close()
         raise
-    return connection.detach()
+    return OpenedStream(connection.detach())
 
 
-def _connect_tcp(address: str) -> int:
+def _connect_tcp(address: str) -> OpenedStream:
     host, port = _host_and_port(address)
     connection = socket.create_connection((host, port), _CONNECT_S)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE:
         connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return connection.detach()
+    return OpenedStream(connection.detach())
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
@@ -165,3 +197,24 @@ def _host_and_port(address: str) -> tuple[str, int]:
     if port and not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
         raise ValueError(f"{port!r:.20} is no port: one is a number from 1 to 65535")
     return host, int(port) if port else DEFAULT_PORT
+
+
+class _Kind(NamedTuple):
+    """Streams whose names begin alike.
+
+    Attributes:
+        begins: how.
+        open: opens what the rest of the name says.
+        name_of: returns what one is called in a capture.
+    """
+
+    begins: re.Pattern[str]
+    open: Callable[[str], OpenedStream]
+    name_of: Callable[[str], str] = str
+
+
+_KINDS = (
+    _Kind(re.compile("TCP@", re.IGNORECASE), _connect_tcp),
+    _Kind(re.compile("unix:"), _connect_unix),
+    _Kind(re.compile(EXTCAP), extcap.open_extcap, extcap.name_of),
+)

@@ -6,12 +6,14 @@ import select
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from capd_client.errors import DaemonUnavailable, ResourceError
 from capd_client.request.options import Prepared
 from capd_client.request.streams import open_stream
+from capd_client.sources.opened import Feeder, OpenedStream, Outcome, end_all
 from capd_client.transport.passed import (
     CaptureFiles,
     DescriptorDropped,
@@ -50,8 +52,8 @@ class Offer:
     """A capture's directory and streams, until they are passed on; and what the client wants of the files."""
 
     directory_fd: int
-    #: What is captured from, of streams; descriptors in the request's order.
-    streams: list[int]
+    #: What is captured from, of streams; in the request's order.
+    streams: list[OpenedStream]
     #: They are passed as they are opened.
     wants_files: bool
     #: The directory is kept, in which a ring's index is found.
@@ -61,8 +63,8 @@ class Offer:
 
     def accept(self, channel: socket.socket) -> CaptureFiles | None:
         """Pass the directory to the capture's process; return where its files can be had beside their paths."""
-        pass_descriptors(channel, [self.directory_fd, *self.streams])
-        self._close_streams()
+        pass_descriptors(channel, [self.directory_fd, *(each.descriptor for each in self.streams)])
+        _close(self.streams)
         directory = Directory(self.directory_fd) if self.keeps_directory else None
         if directory is None:
             os.close(self.directory_fd)
@@ -72,13 +74,19 @@ class Offer:
         return directory
 
     def close(self) -> None:
-        """Close what was not passed on."""
+        """Close what was not passed on. What feeds it is another's to end."""
         os.close(self.directory_fd)
-        self._close_streams()
+        _close(self.streams)
 
-    def _close_streams(self) -> None:
-        while self.streams:
-            os.close(self.streams.pop())
+
+def _feeders(streams: Sequence[OpenedStream]) -> list[Feeder]:
+    return [each.feeder for each in streams if each.feeder is not None]
+
+
+def _close(streams: list[OpenedStream]) -> None:
+    """Close streams, which forgets them."""
+    while streams:
+        os.close(streams.pop().descriptor)
 
 
 @dataclass
@@ -91,6 +99,8 @@ class Transport:
     files: CaptureFiles | None = None
     #: What the capture is asked for; it is passed on when the daemon says where to.
     _offer: Offer | None = None
+    #: What writes the capture's streams.
+    _feeders: list[Feeder] = field(default_factory=list[Feeder])
 
     @property
     def is_private(self) -> bool:
@@ -100,6 +110,7 @@ class Transport:
     def offer(self, offer: Offer) -> None:
         """Have a directory passed to the capture's process as soon as the daemon wants it; it is taken over."""
         self._offer = offer
+        self._feeders = _feeders(offer.streams)
 
     @property
     def is_offering(self) -> bool:
@@ -146,6 +157,10 @@ class Transport:
             self.files.take()
         return data
 
+    def outcomes(self) -> list[Outcome]:
+        """Return what became of what writes the streams, where it has ended by itself with something to say."""
+        return [outcome for each in self._feeders if (outcome := each.outcome()) is not None]
+
     def leave(self) -> None:
         """Say that nothing more will be asked: the capture ends, its last events still come."""
         with contextlib.suppress(OSError):
@@ -157,14 +172,24 @@ class Transport:
         return self.socket.fileno() < 0
 
     def close(self, *, wait: bool = True) -> None:
-        """Close the connection, and wait for a daemon of our own to end; without waiting, it ends by itself."""
+        """Close the connection, and wait for what is our own to end: a daemon, what writes streams.
+
+        Without waiting, these end by themselves.
+        """
         self.socket.close()
         if self.files is not None:
             self.files.close()
         if self._offer is not None:
             self._offer.close()
             self._offer = None
-        if self._daemon is None or not wait:
+        end_all(self._feeders, wait=False)
+        if not wait:
+            return
+        self._wait_for_daemon()
+        end_all(self._feeders)
+
+    def _wait_for_daemon(self) -> None:
+        if self._daemon is None:
             return
         try:
             self._daemon.wait(_PRIVATE_END_S)
@@ -239,16 +264,18 @@ def offer_of(prepared: Prepared) -> Offer:
     Raises:
         DestinationError: the directory cannot be entered.
         InterfaceError: a stream cannot be opened.
+        InvalidArgument: what the name of a stream says of it is not possible.
     """
     request = prepared.request
-    streams: list[int] = []
+    streams: list[OpenedStream] = []
     try:
         for each in prepared.streams:
             streams.append(open_stream(each))  # noqa: PERF401  # those that are open are closed where one is not
         directory_fd = prepared.place.open()
     except BaseException:
-        for descriptor in streams:
-            os.close(descriptor)
+        feeders = _feeders(streams)
+        _close(streams)
+        end_all(feeders)
         raise
     return Offer(
         directory_fd,
@@ -277,7 +304,9 @@ def connect_for(
             transport = connect(socket_path, may_start=True, monitor_mode=needs_radio)
     except BaseException:
         if offer is not None:
+            feeders = _feeders(offer.streams)
             offer.close()
+            end_all(feeders)
         raise
     if offer is not None:
         transport.offer(offer)

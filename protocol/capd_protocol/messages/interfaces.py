@@ -19,6 +19,8 @@ class InterfaceType(enum.IntEnum):
     DIALUP = 6
     USB = 7
     VIRTUAL = 8
+    #: An extcap program's. Later versions of Wireshark have 8 for these, which is wirepy's number for something else.
+    EXTCAP = 9
 
 
 class Link(JsonMessage, frozen=True):
@@ -72,7 +74,7 @@ class InterfaceInfo(JsonMessage, frozen=True):
 
     Attributes:
         name: what ``CaptureSession`` takes.
-        number: position in libpcap's order, from 1.
+        number: position in libpcap's order, from 1; 0 where it is not libpcap's.
         description: libpcap's words, mostly for what is no network interface.
         interface_type: one of ``InterfaceType``.
         loopback: whether it is the loopback interface.

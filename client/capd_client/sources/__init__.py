@@ -1,0 +1,1 @@
+"""Sources that this program runs: extcap programs, and capture files that are replayed."""
