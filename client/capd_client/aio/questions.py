@@ -26,7 +26,7 @@ from capd_client.conversation.questions import (
     who_asks,
 )
 from capd_client.errors import NoEvents
-from capd_client.sources.extcap import extcap_capabilities, is_extcap
+from capd_client.sources.opened import EXTCAP
 from capd_client.transport.connect import SocketPath, Transport, connect_and_send
 from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
 from capd_protocol.messages.interfaces import InterfaceInfo
@@ -204,7 +204,9 @@ async def get_capabilities(
         NotPermitted: there is only a private daemon, without the privilege to open it.
         BrokenPipe: the daemon does not answer.
     """
-    if is_extcap(interface):
+    if interface.startswith(EXTCAP):
+        from capd_client.sources.extcap import extcap_capabilities  # noqa: PLC0415  # few need it
+
         return await anyio.to_thread.run_sync(extcap_capabilities, interface, monitor_mode)
     return await _answer_to(capabilities_of(interface, monitor_mode), socket_path)
 

@@ -8,7 +8,6 @@ from capd_client.blocking.questions import get_capabilities, list_interfaces
 from capd_client.conversation.interface_picture import InterfaceChanged, Picture
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.errors import NoEvents
-from capd_client.sources.extcap import extcap_interfaces
 from capd_client.transport.connect import SocketPath, connect_and_send
 from capd_protocol.formats.linktypes import LinkLayerType
 from capd_protocol.messages import WatchInterfaces
@@ -98,7 +97,11 @@ class Interface:
             DaemonUnavailable: there is none at ``socket_path``.
             BrokenPipe: it does not answer.
         """
-        infos = list_interfaces(socket_path=socket_path) + (extcap_interfaces() if extcap else ())
+        infos = list_interfaces(socket_path=socket_path)
+        if extcap:
+            from capd_client.sources.extcap import extcap_interfaces  # noqa: PLC0415  # few need it
+
+            infos += extcap_interfaces()
         return [cls._from_info(info, socket_path) for info in infos]
 
     @classmethod

@@ -20,7 +20,7 @@ from capd_client.conversation.questions import (
     snapshot_taken,
     who_asks,
 )
-from capd_client.sources.extcap import extcap_capabilities, is_extcap
+from capd_client.sources.opened import EXTCAP
 from capd_client.transport.connect import SocketPath, connect_and_send
 from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
 from capd_protocol.messages.interfaces import InterfaceInfo
@@ -192,7 +192,9 @@ def get_capabilities(interface: str, monitor_mode: bool = False, *, socket_path:
         NotPermitted: there is only a private daemon, without the privilege to open it.
         BrokenPipe: the daemon does not answer.
     """
-    if is_extcap(interface):
+    if interface.startswith(EXTCAP):
+        from capd_client.sources.extcap import extcap_capabilities  # noqa: PLC0415  # few need it
+
         return extcap_capabilities(interface, monitor_mode)
     return _answer_to(capabilities_of(interface, monitor_mode), socket_path)
 

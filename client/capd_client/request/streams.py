@@ -15,10 +15,7 @@ from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from capd_client.errors import CaptureError, InterfaceError
-from capd_client.sources import extcap, programs
-from capd_client.sources.opened import OpenedStream
-from capd_client.sources.programs import PREFIX as EXTCAP
-from capd_client.sources.sentences import split
+from capd_client.sources.opened import EXTCAP, OpenedStream
 from capd_protocol.arguments import MAX_STREAM_NAME_BYTES
 from capd_protocol.messages import Failure, FailureCode, InterfaceRequest
 from capd_protocol.targets import Pattern, target_of
@@ -111,8 +108,10 @@ def with_extcap(names: Sequence[str]) -> list[str]:
     unknown = {each for each in names if stream_of(each) is None and not _is_interface(each)}
     if not unknown:
         return list(names)
-    known = {each.name for each in programs.interfaces()[0]}
-    return [EXTCAP + each if each in unknown and split(each)[0] in known else each for each in names]
+    from capd_client.sources.programs import interfaces  # noqa: PLC0415  # few need it
+
+    known = {each.name for each in interfaces()[0]}
+    return [EXTCAP + each if each in unknown and _without_options(each) in known else each for each in names]
 
 
 def _is_interface(name: str) -> bool:
@@ -199,6 +198,19 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host, int(port) if port else DEFAULT_PORT
 
 
+def _open_extcap(text: str) -> OpenedStream:
+    from capd_client.sources.extcap import open_extcap  # noqa: PLC0415  # few need it
+
+    return open_extcap(text)
+
+
+def _without_options(text: str) -> str:
+    """Return what an extcap program's interface is called, without options, in which passwords may be."""
+    from capd_client.sources.sentences import split  # noqa: PLC0415  # few need it
+
+    return split(text)[0]
+
+
 class _Kind(NamedTuple):
     """Streams whose names begin alike.
 
@@ -216,5 +228,5 @@ class _Kind(NamedTuple):
 _KINDS = (
     _Kind(re.compile("TCP@", re.IGNORECASE), _connect_tcp),
     _Kind(re.compile("unix:"), _connect_unix),
-    _Kind(re.compile(EXTCAP), extcap.open_extcap, extcap.name_of),
+    _Kind(re.compile(EXTCAP), _open_extcap, _without_options),
 )

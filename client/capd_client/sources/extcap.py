@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from capd_client.errors import InvalidArgument
-from capd_client.sources.opened import OpenedStream, Outcome, end_all
-from capd_client.sources.programs import PREFIX, ExtcapInterface, answer_of, interface_of, interfaces
+from capd_client.sources.opened import EXTCAP, OpenedStream, Outcome, end_all
+from capd_client.sources.programs import ExtcapInterface, answer_of, interface_of, interfaces
 from capd_client.sources.sentences import WrongOptionError, arguments_of, data_links_of, options_of, split
 from capd_protocol.messages import Capabilities
 from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, LinkLayer
@@ -66,11 +66,6 @@ class RunningProgram:
             self._waiting.join()
 
 
-def name_of(text: str) -> str:
-    """Return what a stream is called, without its options, in which passwords may be."""
-    return PREFIX + split(text.removeprefix(PREFIX))[0]
-
-
 def open_extcap(text: str) -> OpenedStream:
     """Start a program, and return where its packets are read.
 
@@ -87,7 +82,7 @@ def open_extcap(text: str) -> OpenedStream:
     try:
         options = arguments_of(options_of(answer_of(interface, "--extcap-config")), given)
     except WrongOptionError as error:
-        raise InvalidArgument(f"{PREFIX}{quoted(name)}: {error}", argument="interfaces") from error
+        raise InvalidArgument(f"{EXTCAP}{quoted(name)}: {error}", argument="interfaces") from error
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with theirs:
@@ -134,7 +129,7 @@ def _reading_end(interface: ExtcapInterface, lifeline: socket.socket) -> int:
 def _outcome(interface: ExtcapInterface, message: dict[str, Any]) -> Outcome | None:
     if not message["status"] and not message["stderr"].strip():
         return None
-    return Outcome(PREFIX + interface.name, _text(interface, message), is_failure=bool(message["status"]))
+    return Outcome(EXTCAP + interface.name, _text(interface, message), is_failure=bool(message["status"]))
 
 
 def _text(interface: ExtcapInterface, message: dict[str, Any]) -> str:
@@ -165,15 +160,10 @@ def extcap_interfaces() -> tuple[InterfaceInfo, ...]:
     kind = InterfaceType.EXTCAP
     return tuple(
         InterfaceInfo(
-            name=PREFIX + each.name, number=0, description=each.display, interface_type=kind, may_capture=True
+            name=EXTCAP + each.name, number=0, description=each.display, interface_type=kind, may_capture=True
         )
         for each in found
     )
-
-
-def is_extcap(name: str) -> bool:
-    """Whether an extcap program is to be asked about an interface, and no daemon."""
-    return name.startswith(PREFIX)
 
 
 def extcap_capabilities(name: str, monitor_mode: bool) -> Capabilities:
@@ -184,8 +174,8 @@ def extcap_capabilities(name: str, monitor_mode: bool) -> Capabilities:
         InvalidArgument: it has no monitor mode.
     """
     if monitor_mode:
-        raise InvalidArgument(f"{quoted(name_of(name))} has no monitor mode: leave it out", argument="monitor_mode")
-    interface = interface_of(split(name.removeprefix(PREFIX))[0])
+        raise InvalidArgument(f"{quoted(name)} has no monitor mode: leave it out", argument="monitor_mode")
+    interface = interface_of(split(name.removeprefix(EXTCAP))[0])
     found = data_links_of(answer_of(interface, "--extcap-dlts"))
     layers = tuple(LinkLayer(dlt=each.dlt, name=each.name, description=each.display) for each in found)
     return Capabilities(can_rfmon=False, link_layers=layers, timestamp_types=())

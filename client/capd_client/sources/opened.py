@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+#: What names of extcap programs' interfaces begin with.
+EXTCAP = "extcap:"
+
 
 class Outcome(NamedTuple):
     """What became of a feeder that has ended by itself.

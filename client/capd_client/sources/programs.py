@@ -16,12 +16,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from capd_client.errors import InterfaceError
+from capd_client.sources.opened import EXTCAP
 from capd_client.sources.sentences import Sentence, interfaces_of, sentences_of
 from capd_protocol.messages import Failure, FailureCode
 from capd_protocol.text import quoted
 
-#: What names of such interfaces begin with.
-PREFIX = "extcap:"
 #: What we understand: as Wireshark 4.0 calls it.
 _VERSION = "--extcap-version=4.0"
 #: How long programs may take to answer, all at once. Chosen: many times what one in Python takes on a busy machine.
@@ -121,7 +120,7 @@ def interface_of(name: str) -> ExtcapInterface:
     text = f"no extcap program has an interface {quoted(name)}: {have}"
     if silent:
         text += f"; {_names(silent)} gave no answer within {_ANSWER_S:g} s"
-    raise InterfaceError(text, Failure(code=FailureCode.NO_SUCH_INTERFACE, text=text, interface=PREFIX + name))
+    raise InterfaceError(text, Failure(code=FailureCode.NO_SUCH_INTERFACE, text=text, interface=EXTCAP + name))
 
 
 def _names(names: Iterable[str]) -> str:
@@ -141,7 +140,7 @@ def answer_of(interface: ExtcapInterface, question: str) -> list[Sentence]:
     (answer,) = _ask([[interface.program, question, "--extcap-interface", interface.name]])
     if answer is None:
         text = f"{quoted(interface.program)} gave no answer to {question} within {_ANSWER_S:g} s"
-        failure = Failure(code=FailureCode.NO_SUCH_INTERFACE, text=text, interface=PREFIX + interface.name)
+        failure = Failure(code=FailureCode.NO_SUCH_INTERFACE, text=text, interface=EXTCAP + interface.name)
         raise InterfaceError(text, failure)
     return sentences_of(answer)
 
