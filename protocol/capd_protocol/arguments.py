@@ -622,8 +622,9 @@ def _stream_faults(request: StartCapture, targets: Sequence[Target]) -> Iterator
             yield Fault(argument, f"{argument} is about network interfaces, and {_quoted(streams[0].name)} is a stream")
     if request.detached:
         yield Fault("detach", "a stream ends with the program that has opened it: it cannot be in a detached capture")
-    if request.wait_for_interfaces:
-        yield Fault("wait_for_interfaces", "a stream that has ended is not waited for: leave out wait_for_interfaces")
+    if request.wait_for_interfaces != all(each.comes_again for each in streams):
+        text = "streams come again where, and only where, interfaces are waited for"
+        yield Fault("wait_for_interfaces", text)
     if request.recorder is not None and request.recorder.trigger_filter:
         text = "packets of a stream trigger no snapshot: leave out recorder_trigger_filter"
         yield Fault("recorder_trigger_filter", text)

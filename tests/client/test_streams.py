@@ -291,6 +291,63 @@ def test_an_async_session_has_streams_too(bench: Bench) -> None:
     assert data_of(read(bench.savefile)) == data_of(sent)
 
 
+# That come again -----------------------------------------------------------------------------------------------------
+
+
+def told(capture: CaptureSession, event_type: int) -> str:
+    """Return of what the next event of a type is."""
+    return str(next(each for event, each in capture if event == event_type))
+
+
+def test_a_fifo_is_waited_for_again_each_time_that_its_writer_has_left(bench: Bench) -> None:
+    path = bench.directory / "fifo"
+    events = ["SP_INTERFACE_LOST", "SP_INTERFACE_ATTACHED"]
+    sent = many(9)
+    # It need not even be there.
+    with bench.session(interfaces=str(path), wait_for_interfaces=True, events=events) as capture:
+        os.mkfifo(path)
+        for number, data in enumerate((pcap(sent[:3]), capture_file(sent[3:6], order=">"), pcap(sent[6:]))):
+            path.write_bytes(data)
+            if number:
+                assert told(capture, capture.SP_INTERFACE_ATTACHED) == str(path)
+            assert told(capture, capture.SP_INTERFACE_LOST) == str(path)
+        wait_until(lambda: sum(capture_names(capture).values()) == 9, "all are written")
+        wait_until(lambda: bool(capture_names(capture)) and capture.is_waiting, "it waits")
+    assert capture.end_reason == EndReason.CLIENT_LEFT
+    assert read_back(capture) == data_of(sent)
+    assert not any(thread.name == "reopening" for thread in threading.enumerate())
+
+
+@pytest.mark.usefixtures("_loopback")
+def test_a_server_that_goes_away_is_asked_again(bench: Bench) -> None:
+    sent = many(6)
+    with served(pcap(sent[:3]), socket.AF_INET, ("127.0.0.1", 0)) as (host, port):
+        capture = bench.session(interfaces=f"TCP@{host}:{port}", wait_for_interfaces=True, events=["SP_INTERFACE_LOST"])
+        capture.wait_started(PATIENCE_S)
+        told(capture, capture.SP_INTERFACE_LOST)
+    with capture, served(pcap(sent[3:]), socket.AF_INET, (host, port)):
+        told(capture, capture.SP_INTERFACE_LOST)
+        wait_until(lambda: sum(capture_names(capture).values()) == 6, "all are written")
+    assert read_back(capture) == data_of(sent)
+
+
+def test_a_filter_that_does_not_compile_ends_a_capture_that_waits(bench: Bench) -> None:
+    path = bench.directory / "fifo"
+    os.mkfifo(path)
+    with bench.session(interfaces=str(path), wait_for_interfaces=True, capture_filter="tcp and") as capture:
+        path.write_bytes(pcap(many(3)))
+        with pytest.raises(BadFilterError):
+            list(capture)
+
+
+@pytest.mark.parametrize("given", ["-", "IN"], ids=["standard input", "file"])
+def test_what_cannot_come_again_is_not_waited_for(bench: Bench, given: str) -> None:
+    (bench.directory / "in").touch()
+    with pytest.raises(InvalidArgument, match="cannot come again") as raised:
+        bench.session(interfaces=given.replace("IN", str(bench.directory / "in")), wait_for_interfaces=True)
+    assert raised.value.argument == "wait_for_interfaces"
+
+
 # What cannot be ------------------------------------------------------------------------------------------------------
 
 
@@ -380,7 +437,6 @@ def test_a_file_that_is_not_open_for_reading_is_refused(bench: Bench) -> None:
         {"link_layer_type": "EN10MB"},
         {"wifi_channel": "2412"},
         {"detach": True, "name": "a"},
-        {"wait_for_interfaces": True},
         {"recorder_memory": 8, "recorder_trigger_filter": "udp"},
     ],
     ids=lambda arguments: list(arguments)[-1 if "recorder_memory" in arguments else 0],

@@ -189,6 +189,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "link_layer_type": None,
                     "kernel_buffer_size_bytes": None,
                     "is_stream": False,
+                    "comes_again": False,
                     "direction": "inout",
                 }
             ],
@@ -219,7 +220,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     kernel_buffer_size_bytes=1_048_576,
                     direction="in",
                 ),
-                InterfaceRequest(name="ü", is_stream=True),
+                InterfaceRequest(name="ü", is_stream=True, comes_again=True),
             ),
             destination=Destination(file_name="a", group_access=True, exclusive=True, unnamed=True),
             file_format="pcap",
@@ -264,6 +265,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "link_layer_type": "IEEE802_11_RADIO",
                     "kernel_buffer_size_bytes": 1_048_576,
                     "is_stream": False,
+                    "comes_again": False,
                     "direction": "in",
                 },
                 {
@@ -276,6 +278,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "link_layer_type": None,
                     "kernel_buffer_size_bytes": None,
                     "is_stream": True,
+                    "comes_again": True,
                     "direction": "inout",
                 },
             ],

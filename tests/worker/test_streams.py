@@ -3,6 +3,7 @@
 import ctypes
 import os
 import random
+import select
 import socket
 import struct
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -138,23 +139,48 @@ class Stream:
         self._reading, self.writing = os.pipe()
         self.begin(self._reading, capture_filter, file_format, snaplen_bytes)
 
-    def begin(self, descriptor: int, capture_filter: str, file_format: str, snaplen_bytes: int) -> None:
+    def begin(
+        self,
+        descriptor: int,
+        capture_filter: str,
+        file_format: str,
+        snaplen_bytes: int,
+        *,
+        comes_again: bool = False,
+    ) -> None:
         """Read a descriptor."""
-        request = InterfaceRequest(name="-", capture_filter=capture_filter, snaplen_bytes=snaplen_bytes, is_stream=True)
+        request = InterfaceRequest(
+            name="-",
+            capture_filter=capture_filter,
+            snaplen_bytes=snaplen_bytes,
+            is_stream=True,
+            comes_again=comes_again,
+        )
         compile_for = StreamFilter(Compiler(), request, 0).compile_for
         self.source = StreamSource(request, descriptor, compile_for, file_format=file_format)  # type: ignore[arg-type]
         self.interfaces: list[CapturedInterface] = []
         self.records = b""
-        self.source.begin(self.declare)
+        self.heard: list[str] = []
+        self.source.begin(self.declare, self)
 
     def declare(self, interface: CapturedInterface) -> int:
         """Take note of an interface."""
         self.interfaces.append(interface)
         return len(self.interfaces) - 1
 
+    def interface_lost(self, name: str, text: str) -> None:
+        """Take note that it has ended."""
+        self.heard.append(f"{name}: {text}")
+
+    def interface_attached(self, name: str) -> None:
+        """Take note that it has come again."""
+        self.heard.append(f"{name} is back")
+
     def take(self) -> None:
         """Take what is there."""
-        while (taken := self.source.take()) is not None:
+        while (taken := self.source.take()) is not None or self.source.is_ready():
+            if taken is None:
+                continue
             assert taken.waiting is not None
             records = taken.waiting.records
             for address, size in records.vectors.tolist():
@@ -478,7 +504,7 @@ def test_an_interface_that_cannot_be_declared_ends_the_stream(streams: Make) -> 
     def declare(_: CapturedInterface) -> int:
         raise CaptureFailed(failure)
 
-    stream.source.begin(declare)
+    stream.source.begin(declare, stream)
     stream.write(pcap(frames(3)))
     assert stream.source.loss == failure
     assert stream.source.is_drained
@@ -524,11 +550,11 @@ def test_what_has_come_is_taken_when_the_capture_ends_and_no_more_is_waited_for(
     assert as_frames(stream.outcome().packets(tmp_path)) == expected(sent)
 
 
-def through(descriptor: int, capture_filter: str = "") -> Stream:
+def through(descriptor: int, *, comes_again: bool = False) -> Stream:
     """Return a stream on a descriptor."""
     stream = Stream.__new__(Stream)
     stream.writing = -1
-    stream.begin(descriptor, capture_filter, "pcapng", 262_144)
+    stream.begin(descriptor, "", "pcapng", 262_144, comes_again=comes_again)
     return stream
 
 
@@ -571,3 +597,104 @@ def test_a_fifo_without_a_writer_is_waited_for(tmp_path: Path) -> None:
     assert as_frames(stream.outcome().packets(tmp_path)) == expected(sent)
     assert stream.source.is_drained
     stream.source.disarm()
+
+
+# Streams that come again ----------------------------------------------------------------------------------------------
+
+
+class Channel:
+    """Passes one stream after another."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket = ours
+        self.stream = through(theirs.detach(), comes_again=True)
+
+    def send(self, data: bytes) -> int:
+        """Pass a stream that has this; return where more of it is written."""
+        reading, writing = os.pipe()
+        os.write(writing, data)
+        socket.send_fds(self.socket, [b"s"], [reading])
+        os.close(reading)
+        return writing
+
+
+@pytest.fixture
+def channel() -> Generator[Channel, None, None]:
+    made = Channel()
+    with made.socket:
+        yield made
+    made.stream.source.disarm()
+
+
+def wakes(stream: Stream) -> bool:
+    """Whether the loop wakes up for it, edge-triggered."""
+    with select.epoll() as epoll:
+        epoll.register(stream.source.fileno(), select.EPOLLIN | select.EPOLLET)
+        return bool(epoll.poll(0))
+
+
+def test_streams_come_one_after_another_and_each_end_is_told(channel: Channel, tmp_path: Path) -> None:
+    stream, sent = channel.stream, frames(6, 2)
+    assert not stream.source.is_ready()
+    assert not wakes(stream)
+    for data in (capture_file(sent[:2], names=("a", "b")), pcap(sent[2:4], order=">")):
+        writing = channel.send(data)
+        assert wakes(stream)
+        stream.take()
+        armed = [stream.source.is_armed]
+        os.close(writing)
+        assert wakes(stream)
+        stream.take()
+        assert [*armed, stream.source.is_armed] == [True, False]
+        assert not stream.source.is_drained
+        assert stream.source.may_return
+    os.close(channel.send(capture_file(sent[4:], names=("a", "b"))))
+    stream.take()
+    came = stream.outcome()
+    assert [(bytes(each.data), each.timestamp_ns, each.interface) for each in came.packets(tmp_path)] == [
+        (each.data, each.time_ns, "-" if 2 <= number < 4 else "ab"[each.interface]) for number, each in enumerate(sent)
+    ]
+    ended = "-: the stream - has ended"
+    assert stream.heard == [ended, "- is back", ended, "- is back", ended]
+    assert stream.source.loss is None
+
+
+def test_what_is_damaged_or_cut_ends_one_of_them_and_not_the_next(channel: Channel, tmp_path: Path) -> None:
+    stream, sent = channel.stream, frames(3)
+    writing = channel.send(pcap(sent[:1]) + b"\xff" * 40)
+    stream.take()
+    assert len(stream.heard) == 1
+    assert "is damaged at byte" in stream.heard[0]
+    assert "what follows until its end is left out" in stream.heard[0]
+    os.write(writing, bytes(1000))
+    os.close(writing)
+    os.close(channel.send(pcap(sent[1:2]) + b"\0" * 10))
+    os.close(channel.send(pcap(sent[2:])))
+    stream.take()
+    assert as_frames(stream.outcome().packets(tmp_path)) == expected(sent)
+    ended = "-: the stream - has ended"
+    assert stream.heard[1:] == ["- is back", f"{ended}, within a record", "- is back", ended]
+
+
+def test_a_channel_that_closes_waits_for_nothing_more_and_nothing_spins(channel: Channel) -> None:
+    channel.socket.close()
+    channel.stream.take()
+    assert not channel.stream.source.is_ready()
+    assert not wakes(channel.stream)
+
+
+@pytest.mark.parametrize("make", [pcap, capture_file])
+def test_a_program_that_begins_to_write_before_the_other_has_left(
+    streams: Make, tmp_path: Path, make: Callable[[list[Frame]], bytes]
+) -> None:
+    sent = frames(9)
+    data = b"".join(make(sent[at : at + 3]) for at in (0, 3, 6))
+    for piece_bytes in (len(data), 7):
+        stream = streams()
+        for at in range(0, len(data), piece_bytes):
+            os.write(stream.writing, data[at : at + piece_bytes])
+            stream.take()
+        stream.close()
+        assert stream.source.loss is None
+        assert as_frames(stream.outcome().packets(tmp_path)) == expected(sent)

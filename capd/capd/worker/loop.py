@@ -157,7 +157,7 @@ class CaptureLoop:
             self._merge.add_ring()
             self._caught_up_ns.append(0)
         source = self._sources[number]
-        source.begin(self._declare)
+        source.begin(self._declare, self._report)
         descriptor = source.fileno()
         if descriptor >= 0:
             # Edge-triggered: a block that is held back to keep the order would make the socket look ready
@@ -282,13 +282,18 @@ class CaptureLoop:
         ]
         for number in gone:
             self._forget(number)
-        if not self._launch.waits and not any(source.is_armed for source in self._sources):
+        if not any(source.is_armed for source in self._sources) and not self._waits:
             self._end_without_sources()
             return
         for number in gone:
             if self._sources[number].name not in self._told_lost:
                 self._tell_lost(self._sources[number])
             self._told_lost.discard(self._sources[number].name)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the capture goes on without any source."""
+        return self._launch.waits and (not self._sources or any(source.may_return for source in self._sources))
 
     def _end_without_sources(self) -> None:
         """End well where each source has come to its end; else say what has become of them."""

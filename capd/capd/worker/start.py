@@ -142,7 +142,11 @@ def _streams(launch: Launch, descriptors: Sequence[int], compiler: Compiler) -> 
 
 
 def _read_headers(
-    launch: Launch, streams: Sequence[StreamSource], interfaces: list[CapturedInterface], control: ControlSocket
+    launch: Launch,
+    streams: Sequence[StreamSource],
+    interfaces: list[CapturedInterface],
+    control: ControlSocket,
+    report: Report,
 ) -> None:
     """Read what streams describe at their beginning, as far as it comes soon; for a pcap file, wait for that.
 
@@ -153,6 +157,7 @@ def _read_headers(
         streams: these.
         interfaces: of the capture; those that are described are added.
         control: shows whether the capture is still wanted.
+        report: is told what becomes of them.
 
     Raises:
         CaptureFailed: one of them can give no packets.
@@ -167,7 +172,7 @@ def _read_headers(
 
     deadline_s = inf if launch.file_format == "pcap" else time.monotonic() + _HEADER_S
     for stream in streams:
-        stream.begin(declare)
+        stream.begin(declare, report)
         poll = select.poll()
         poll.register(control.socket, select.POLLIN)
         if stream.fileno() >= 0:
@@ -310,7 +315,7 @@ def _capture(
     rings, skipped = _make_sources(plans, maker, control)
     sources: list[PacketSource] = [*rings, *streams]
     interfaces: list[CapturedInterface] = [*rings]
-    _read_headers(launch, streams, interfaces, control)
+    _read_headers(launch, streams, interfaces, control, report)
     if control.is_gone():  # the client has left: a file that is there is not replaced for nothing
         return
     report.announce(standing(interfaces, is_waiting=launch.waits and not sources))

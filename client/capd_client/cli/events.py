@@ -126,8 +126,8 @@ class Json:
                 self._print("file_closed", path=fields.pop("name"), **fields)
             case FileDeleted(name=path, reason=reason, size_bytes=size_bytes):
                 self._print("file_deleted", path=path, reason=reason, size_bytes=size_bytes)
-            case InterfaceLost(interface=interface):
-                self._print("interface_lost", interface=interface)
+            case InterfaceLost(interface=interface, text=text):
+                self._print("interface_lost", interface=interface, text=text)
             case InterfaceAttached(interface=interface):
                 self._print("interface_attached", interface=interface)
             case InterfaceSkipped(interface=interface, text=text):
@@ -221,8 +221,8 @@ class Text:
                 self._line(_closed_line(event))
             case FileDeleted(name=path, reason=reason):
                 self._line(f"  deleted: {path} ({_DELETIONS[reason]})")
-            case InterfaceLost(interface=interface):
-                self._line(f"The interface {interface} is gone.")
+            case InterfaceLost(interface=interface, text=text):
+                self._line(f"Gone: {text}" if text else f"The interface {interface} is gone.")
             case InterfaceAttached(interface=interface):
                 self._line(f"The interface {interface} is attached.")
             case InterfaceSkipped(interface=interface, text=text):

@@ -354,7 +354,11 @@ def _interface_requests(
     streams: list[StreamToOpen] = []
     for one in given:
         stream = stream_of(one.name if isinstance(one, CaptureInterface) else one)
-        requests.append(_interface_request(one, common) if stream is None else _stream_request(one, stream, common))
+        if stream is None:
+            requests.append(_interface_request(one, common))
+        else:
+            waits = bool(arguments.get("wait_for_interfaces"))
+            requests.append(_stream_request(one, stream, common, waits=waits))
         if stream is not None:
             streams.append(stream)
     if len(streams) == len(requests):
@@ -374,13 +378,17 @@ def _refuse_for_streams(common: Mapping[str, Any]) -> None:
             raise InvalidArgument(text, argument=name)
 
 
-def _stream_request(given: object, stream: StreamToOpen, common: dict[str, Any]) -> InterfaceRequest:
+def _stream_request(given: object, stream: StreamToOpen, common: dict[str, Any], *, waits: bool) -> InterfaceRequest:
+    if waits and not stream.comes_again:
+        text = f"{stream.name} cannot come again when it has ended: leave out wait_for_interfaces"
+        raise InvalidArgument(text, argument="wait_for_interfaces")
     options: dict[str, Any] = {name: common[name] for name in _OF_STREAMS}
     if isinstance(given, CaptureInterface):
         own = _typed({name: getattr(given, name) for name in common})
         _refuse_for_streams(own)
         options = {name: common[name] if own[name] is None else own[name] for name in _OF_STREAMS}
-    return InterfaceRequest(name=stream.name, is_stream=True, **fields_of("interface", options))
+    own = fields_of("interface", options)
+    return InterfaceRequest(name=stream.name, is_stream=True, comes_again=waits, **own)
 
 
 def _interface_request(given: object, common: dict[str, Any]) -> InterfaceRequest:

@@ -47,10 +47,13 @@ class StreamToOpen(NamedTuple):
     Attributes:
         name: what it is called in the capture.
         open: opens it for the caller, to whom all is that is returned; raises OSError, ValueError or CaptureError.
+        comes_again: when it has ended it can be opened again, as a FIFO and a server can.
     """
 
     name: str
     open: Callable[[], OpenedStream]
+    #: When it has ended it can be opened again, and another one comes.
+    comes_again: bool = False
 
 
 def stream_of(given: object) -> StreamToOpen | None:
@@ -72,9 +75,10 @@ def stream_of(given: object) -> StreamToOpen | None:
         return StreamToOpen(given, _open_standard_input)
     for kind in _KINDS:
         if begins := kind.begins.match(given):
-            return StreamToOpen(_named(kind.name_of(given)), partial(kind.open, given[begins.end() :]))
+            open_it = partial(kind.open, given[begins.end() :])
+            return StreamToOpen(_named(kind.name_of(given)), open_it, kind.comes_again)
     if "/" in given or _is_bare_stream(given):
-        return StreamToOpen(_named(given), partial(_open_path, given))
+        return StreamToOpen(_named(given), partial(_open_path, given), not _is_regular(given))
     return None
 
 
@@ -98,6 +102,18 @@ def open_stream(stream: StreamToOpen) -> OpenedStream:
     with contextlib.suppress(OSError):  # no pipe; or all that the user may have is taken
         fcntl.fcntl(opened.descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return opened
+
+
+def open_again_and_again(stream: StreamToOpen) -> OpenedStream:
+    """Return a socket on which a stream comes, opened anew each time that it has ended."""
+    from capd_client.sources.reopening import Reopener  # noqa: PLC0415  # few need it
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return OpenedStream(theirs.detach(), Reopener(ours, partial(_open_descriptor, stream)))
+
+
+def _open_descriptor(stream: StreamToOpen) -> int:
+    return open_stream(stream).descriptor
 
 
 def with_extcap(names: Sequence[str]) -> list[str]:
@@ -131,6 +147,13 @@ def _named(text: str) -> str:
     while len(shown.encode("utf-8", "replace")) > MAX_STREAM_NAME_BYTES:
         shown = shown[:-1]
     return shown
+
+
+def _is_regular(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
+    except (OSError, ValueError):
+        return False
 
 
 def _is_bare_stream(name: str) -> bool:
@@ -218,15 +241,17 @@ class _Kind(NamedTuple):
         begins: how.
         open: opens what the rest of the name says.
         name_of: returns what one is called in a capture.
+        comes_again: as ``StreamToOpen`` has it.
     """
 
     begins: re.Pattern[str]
     open: Callable[[str], OpenedStream]
     name_of: Callable[[str], str] = str
+    comes_again: bool = False
 
 
 _KINDS = (
-    _Kind(re.compile("TCP@", re.IGNORECASE), _connect_tcp),
-    _Kind(re.compile("unix:"), _connect_unix),
+    _Kind(re.compile("TCP@", re.IGNORECASE), _connect_tcp, comes_again=True),
+    _Kind(re.compile("unix:"), _connect_unix, comes_again=True),
     _Kind(re.compile(EXTCAP), _open_extcap, _without_options),
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from capd_client.errors import DaemonUnavailable, ResourceError
 from capd_client.request.options import Prepared
-from capd_client.request.streams import open_stream
+from capd_client.request.streams import open_again_and_again, open_stream
 from capd_client.sources.opened import Feeder, OpenedStream, Outcome, end_all
 from capd_client.transport.passed import (
     CaptureFiles,
@@ -269,8 +269,9 @@ def offer_of(prepared: Prepared) -> Offer:
     request = prepared.request
     streams: list[OpenedStream] = []
     try:
+        open_one = open_again_and_again if request.wait_for_interfaces else open_stream
         for each in prepared.streams:
-            streams.append(open_stream(each))  # noqa: PERF401  # those that are open are closed where one is not
+            streams.append(open_one(each))  # noqa: PERF401  # those that are open are closed where one is not
         directory_fd = prepared.place.open()
     except BaseException:
         feeders = _feeders(streams)

@@ -99,6 +99,19 @@ class PcapParser:
         batch = Batch(timestamps_ns, ids, captured_sizes, original_sizes, offsets, data)
         return [batch], int(offsets[-1]) + int(captured_sizes[-1])
 
+    def header_among(self, batch: Batch) -> int | None:
+        """Return where the header of another file stands in place of a batch's last record; None: it does not.
+
+        What would be the batch's last record is its beginning: one of no bytes, of a time that the magic number says.
+        """
+        last = int(batch.offsets[-1])
+        if batch.captured_sizes[-1] or batch.original_sizes[-1]:
+            return None
+        at = last - self._layout.header_bytes
+        begin = batch.data[at : at + 8].tobytes()
+        order, *_ = FORMATS.get(begin[:4], ("", 0, 0))
+        return at if order and begin[4:] == struct.pack(order + "HH", 2, 4) else None
+
     def _read_header(self, data: U8, begin: int) -> None:
         major, minor, _, _, snaplen, network = struct.unpack_from(self._order + "HHIIII", data.data, begin + 4)
         if major != 2 or minor not in _CAPTURED_AT:

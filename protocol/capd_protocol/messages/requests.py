@@ -47,6 +47,9 @@ class InterfaceRequest(JsonMessage, frozen=True):
     #: It is no interface of the system: its packets come on a descriptor, as pcap or pcapng, which the client passes
     #: along with the directory. The name says only what it is called.
     is_stream: bool = False
+    #: The descriptor of a stream is a socket on which others come, one after another: each is a stream of its own, and
+    #: is waited for when the one before has ended.
+    comes_again: bool = False
 
 
 class Destination(JsonMessage, frozen=True):

@@ -15,7 +15,7 @@ from capd.linux.packet_ring import RingMemory, kernel_failure
 from capd.worker.packets.merge import Waiting
 from capd.worker.packets.records import RecordMaker
 from capd.worker.sources.ring_reader import PacketRingReader
-from capd.worker.sources.source import Declare, Statistics, Taken
+from capd.worker.sources.source import Declare, Listener, Statistics, Taken
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, dlt_to_linktype
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode
@@ -107,12 +107,17 @@ class RingSource:
         return self.launch.request.snaplen_bytes
 
     @property
+    def may_return(self) -> bool:
+        """Yes, by its name."""
+        return True
+
+    @property
     def loss(self) -> Failure:
         """It is gone: an interface does not end otherwise."""
         text = f"{self.name} is no longer there"
         return Failure(code=FailureCode.INTERFACE_LOST, text=text, interface=self.name)
 
-    def begin(self, declare: Declare) -> None:
+    def begin(self, declare: Declare, listener: Listener) -> None:
         """Nothing: its only interface is declared with it."""
 
     def fileno(self) -> int:

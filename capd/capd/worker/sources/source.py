@@ -67,6 +67,18 @@ class CapturedInterface(Protocol):
 Declare = Callable[[CapturedInterface], int]
 
 
+class Listener(Protocol):
+    """What is told of what becomes of sources by themselves."""
+
+    def interface_lost(self, name: str, text: str) -> None:
+        """Take note that one is gone for now, and why."""
+        ...
+
+    def interface_attached(self, name: str) -> None:
+        """Take note that it has come again."""
+        ...
+
+
 class PacketSource(Protocol):
     """Packets of one interface, or of a stream that has several. One whose interface is gone stays, and may come back.
 
@@ -98,6 +110,11 @@ class PacketSource(Protocol):
         ...
 
     @property
+    def may_return(self) -> bool:
+        """Whether packets can come again, once none can, where the capture waits for that."""
+        ...
+
+    @property
     def loss(self) -> Failure | None:
         """Why no more come, once it is lost; None where it has come to its end, and all is well."""
         ...
@@ -112,7 +129,7 @@ class PacketSource(Protocol):
         """Whether every packet that it has counted has been taken."""
         ...
 
-    def begin(self, declare: Declare) -> None:
+    def begin(self, declare: Declare, listener: Listener) -> None:
         """Take part; interfaces that are found in its packets are to be declared."""
         ...
 

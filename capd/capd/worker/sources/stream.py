@@ -19,10 +19,11 @@ from capd.filters.compiler import CaptureFailed
 from capd.worker.packets.arrays import I64, U8
 from capd.worker.packets.merge import Waiting
 from capd.worker.packets.stream_records import Chosen, UnwritableTimeError, make_records
-from capd.worker.sources.input import Input
-from capd.worker.sources.source import Declare, Statistics, Taken
+from capd.worker.sources.input import Input, SuccessiveInputs
+from capd.worker.sources.source import Declare, Listener, Statistics, Taken
 from capd_protocol.batches.batch_filter import BatchFilter
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.batches.pcap_parser import PcapParser
 from capd_protocol.batches.pcapng_parser import distinct
 from capd_protocol.batches.recognition import MAGIC_BYTES, Parser, recognize
 from capd_protocol.batches.record_offsets import Damage
@@ -110,12 +111,18 @@ class StreamSource:
         self._request = request
         self._file_format: Literal["pcapng", "pcap"] = file_format
         self._compile_for = compile_for
-        self._input = Input(descriptor)
+        make_input = SuccessiveInputs if request.comes_again else Input
+        self._input: Input | SuccessiveInputs = make_input(descriptor)
+        #: What comes until its end is left out, since it is damaged.
+        self._is_skipping = False
+        #: It has ended, and may come again.
+        self._is_away = False
         self.is_lost = False
         self._loss: Failure | None = None
         #: Nothing more is read.
         self._is_over = False
         self._declare: Declare | None = None
+        self._listener: Listener | None = None
         # What was read:
         self._memory: U8 = np.empty(0, np.uint8)
         self._begin = self._end = 0
@@ -136,8 +143,13 @@ class StreamSource:
 
     @property
     def is_armed(self) -> bool:
-        """Whether it was not let go yet."""
-        return self._input.is_open
+        """Whether packets can come: it was not let go, and is not waited for."""
+        return self._input.is_open and not self._is_away
+
+    @property
+    def may_return(self) -> bool:
+        """Whether it is waited for when it has ended."""
+        return self._request.comes_again and not self._is_over
 
     @property
     def loss(self) -> Failure | None:
@@ -173,9 +185,9 @@ class StreamSource:
         """Read what is there, and keep it."""
         self._receive()
 
-    def begin(self, declare: Declare) -> None:
+    def begin(self, declare: Declare, listener: Listener) -> None:
         """Have interfaces that are found from now on declared."""
-        self._declare = declare
+        self._declare, self._listener = declare, listener
 
     def fileno(self) -> int:
         """Return the descriptor; -1 for a file, which is always ready."""
@@ -204,7 +216,8 @@ class StreamSource:
 
     def caught_up_ns(self, looked_ns: int) -> int:
         """Return until when packets have come, at the latest: who writes them may keep them for a while."""
-        return looked_ns if self._is_over or self._is_of_the_past else looked_ns - _ALLOWANCE_NS
+        waits_for_none = self._is_over or self._is_away or self._is_of_the_past
+        return looked_ns if waits_for_none else looked_ns - _ALLOWANCE_NS
 
     def look(self) -> bool:
         """Nothing: its end is found on reading."""
@@ -231,7 +244,8 @@ class StreamSource:
         except OSError as error:
             self._lose(f"{self._shown} cannot be read: {error.strerror}")
             return
-        if came_bytes:
+        if came_bytes and not self._is_skipping:
+            self._is_back()
             self._end += came_bytes
             self._parse(came_bytes / _READ_BYTES)
         elif came_bytes == 0:
@@ -253,7 +267,33 @@ class StreamSource:
     def _shown(self) -> str:
         return f"the stream {quoted(self.name)}"
 
+    def _is_back(self) -> None:
+        if self._is_away:
+            self._is_away = False
+            if self._listener is not None:
+                self._listener.interface_attached(self.name)
+
+    def _go_away(self, text: str) -> None:
+        """Begin anew with what comes next under this name."""
+        self._begin = self._end = 0
+        self._is_skipping = False
+        self._read_anew()
+        if not self._is_away:
+            self._is_away = True
+            if self._listener is not None:
+                self._listener.interface_lost(self.name, text)
+
+    def _read_anew(self) -> None:
+        """Read what comes next as a stream of its own, which has a header."""
+        self._offset_bytes = 0
+        self._parser, self._wanted_bytes = None, MAGIC_BYTES
+        self._described, self._drops, self._numbers = [], [], np.empty(0, np.int64)
+
     def _end_of_stream(self) -> None:
+        if self._request.comes_again:
+            rest = self._end - self._begin
+            self._go_away(f"{self._shown} has ended" + (", within a record" if rest and not self._is_skipping else ""))
+            return
         if self._end > self._begin:
             at = self._offset_bytes
             what = f"what begins at byte {at:,}; all before that is captured" if at else "its header"
@@ -266,6 +306,10 @@ class StreamSource:
         self._lose_for(Failure(code=code, text=text, interface=self.name))
 
     def _lose_for(self, failure: Failure) -> None:
+        if self._request.comes_again and failure.code == FailureCode.SOURCE_DAMAGED:
+            self._go_away(f"{failure.text}; what follows until its end is left out")
+            self._is_skipping = True
+            return
         self._loss = failure
         self._is_over = self.is_lost = True
 
@@ -291,11 +335,17 @@ class StreamSource:
         parser = self._parser
         assert parser is not None  # there are enough bytes to know
         batches, stop = parser.parse(window, self._begin)
+        header_at = parser.header_among(batches[-1]) if batches and isinstance(parser, PcapParser) else None
+        if header_at is not None:  # another program has begun to write before the one before had left
+            batches[-1], stop = batches[-1].chosen(np.arange(len(batches[-1].offsets) - 1)), header_at
         self._describe(parser.interfaces)
         for batch in batches:
             self._prepare(batch, share, are_native_blocks=parser.are_native_blocks)
         self._offset_bytes += stop - self._begin
         self._begin = stop
+        if header_at is not None:
+            self._read_anew()
+            return
         self._wanted_bytes = parser.record_bytes(window, stop)
         if self._wanted_bytes > _MAX_RECORD_BYTES:
             raise Damage(0, f"a record of {self._wanted_bytes:,} bytes; one may have {_MAX_RECORD_BYTES:,}")
