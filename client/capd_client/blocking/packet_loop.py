@@ -288,9 +288,11 @@ class PacketLoop:
         if isinstance(item, Batch):
             self._is_renewed = False
             return headed_packets(item, self._files.interfaces)
-        # All was given that there is; what events have counted beyond was in files that nothing is known of.
-        gap = item if isinstance(item, Gap) else self._files.last_gap(self._capture.packetcount)
-        if gap is not None:
+        gap = item
+        if item is None and (self._error is not None or not self._files.is_blind):
+            # All was given that there is. What events have counted beyond was in files that nothing is known of.
+            gap = self._files.last_gap(self._capture.packetcount)
+        if isinstance(gap, Gap):
             self._missed += gap.packets
         elif self._error is not None:
             raise self._error.with_traceback(None)
