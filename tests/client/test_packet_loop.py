@@ -669,6 +669,51 @@ def test_ctrl_c_ends_the_loop_and_it_can_be_started_again(bench: Bench) -> None:
     assert (process.returncode, output, errors) == (0, "2 more\n", "")
 
 
+def test_ctrl_c_while_packets_are_received_loses_none(
+    bench: Bench, session: PacketLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[object] = []
+    next_item = session._files.next_item
+
+    def interrupted() -> Any:
+        item = next_item()
+        if item is not None:
+            found.append(item)
+            signal.raise_signal(signal.SIGINT)
+        return item
+
+    monkeypatch.setattr(session._files, "next_item", interrupted)
+    given: list[Given] = []
+    frames = [local_frame(100, number) for number in range(30)]
+    for at in range(0, 30, 10):
+        send(bench.sender, frames[at : at + 10], 10)
+        with pytest.raises(KeyboardInterrupt):
+            session.loop(collecting(given), timeout=PATIENCE_S)
+    monkeypatch.undo()
+    session.loop(collecting(given), count=30 - len(given), timeout=PATIENCE_S)
+    assert frames_of(given) == frames
+    assert len(found) >= 3
+
+
+def test_a_program_that_handles_ctrl_c_itself_is_left_alone(bench: Bench, session: PacketLoop) -> None:
+    noted: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        noted.append(number)
+        session.end_loop()
+
+    former = signal.signal(signal.SIGINT, note)
+    try:
+        timer = threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+        timer.start()
+        assert session.loop(nothing) == 0
+        timer.join()
+        assert signal.getsignal(signal.SIGINT) is note
+    finally:
+        signal.signal(signal.SIGINT, former)
+    assert noted == [signal.SIGINT]
+
+
 def test_numpy_is_imported_with_the_loop_and_not_before() -> None:
     program = (
         "import sys, capd_client\n"

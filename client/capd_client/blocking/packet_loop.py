@@ -16,6 +16,7 @@ from itertools import islice
 from time import monotonic
 from typing import Any, Self, Unpack, cast
 
+from capd_client.blocking.interrupts import Uninterrupted
 from capd_client.blocking.session import CaptureSession
 from capd_client.errors import CaptureEnded, CaptureError, InvalidArgument, LoopRunning, NoEvents, SessionClosed
 from capd_client.reading.gap import Gap
@@ -131,6 +132,8 @@ class PacketLoop:
         self._looping_thread: int | None = None
         self._is_ending = False
         self._is_closed = False
+        #: Around what a Ctrl-C must not tear apart.
+        self._uninterrupted = Uninterrupted()
 
     def __enter__(self) -> Self:
         """Return the session; leaving the block closes it."""
@@ -196,7 +199,10 @@ class PacketLoop:
                 if monotonic() >= deadline_s or self._is_ending:
                     return
             if self._received < last:
-                self._packets = self._next_packets(deadline_s)
+                with self._uninterrupted:
+                    has_moved = self._move_on()
+                if not has_moved:
+                    self._await_packets(deadline_s)
 
     @contextlib.contextmanager
     def _taking_turn(self) -> Generator[None, None, None]:
@@ -277,30 +283,21 @@ class PacketLoop:
 
     # What comes next ----------------------------------------------------------------------------------------------
 
-    def _next_packets(self, deadline_s: float) -> Iterator[tuple[PacketHeader, memoryview]]:
-        """Return packets that come next. None of them: look again, or see whether the loop is over.
-
-        Raises:
-            CaptureError: no more will come.
-        """
+    def _move_on(self) -> bool:
+        """Have the packets ready that come next, or count what is missed of them; say whether there was either."""
         self._take_events()
         item = self._files.next_item()
         if isinstance(item, Batch):
             self._is_renewed = False
-            return headed_packets(item, self._files.interfaces)
+            self._packets = headed_packets(item, self._files.interfaces)
+            return True
         gap = item
         if item is None and (self._error is not None or not self._files.is_blind):
             # All was given that there is. What events have counted beyond was in files that nothing is known of.
             gap = self._files.last_gap(self._capture.packetcount)
         if isinstance(gap, Gap):
             self._missed += gap.packets
-        elif self._error is not None:
-            raise self._error.with_traceback(None)
-        elif self._files.is_blind and not self._is_renewed:
-            self._renew()
-        else:
-            self._wait(deadline_s)
-        return iter(())
+        return gap is not None
 
     def _take_events(self) -> None:
         while self._error is None:
@@ -310,6 +307,19 @@ class PacketLoop:
                 return
             except CaptureError as error:
                 self._error = error
+
+    def _await_packets(self, deadline_s: float) -> None:
+        """Wait where there is nothing to move on to, as long as the loop may.
+
+        Raises:
+            CaptureError: no more packets will come.
+        """
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        if self._files.is_blind and not self._is_renewed:
+            self._renew()
+        else:
+            self._wait(deadline_s)
 
     def _renew(self) -> None:
         """Have the capture go on in another file, since the current one was not kept for us.
