@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
@@ -112,7 +113,7 @@ def test_exceptions_have_the_family_of_wirepy() -> None:
     errors = {each for each in everything if isinstance(each, type) and issubclass(each, Exception)}
     assert issubclass(DaemonGone, BrokenPipe)
     assert issubclass(DaemonGone, ChildError)
-    assert len(errors) == 20
+    assert len(errors) == 22
     assert all(issubclass(error, CaptureError) for error in errors)
 
 
@@ -657,6 +658,28 @@ def test_a_capture_that_another_program_stops_ends_well(bench: Bench) -> None:
         assert capture.end_reason == EndReason.STOPPED
         with pytest.raises(ChildError, match=f"no capture {capture.capture_id}"):
             stop_capture(capture.capture_id, socket_path=bench.daemon.socket_path)
+
+
+def test_a_program_that_polls_learns_when_there_are_events(bench: Bench) -> None:
+    with bench.running(update_interval=0.01) as capture:
+        poll = select.poll()
+        poll.register(capture, select.POLLIN)
+
+        def take_all() -> list[events.CaptureEvent]:
+            with contextlib.suppress(NoEvents):
+                return [capture.next_event(block=False), *take_all()]
+            return []
+
+        # When it was begun, and all is told of that, nothing comes.
+        while poll.poll(100):
+            take_all()
+        bench.send(3)
+        taken: list[events.CaptureEvent] = []
+        while not taken:  # counters come as well, and are no event
+            assert poll.poll(PATIENCE_S * 1000) == [(capture.fileno(), select.POLLIN)]
+            taken = take_all()
+        assert taken == [events.PacketCount(3)]
+    assert capture.fileno() == -1
 
 
 def test_a_session_that_is_dropped_ends_its_capture(bench: Bench) -> None:
