@@ -360,7 +360,7 @@ def test_what_waits_for_an_interface_says_so(bench: Bench, interfaces: tuple[str
         assert read_line(process, of_errors=True) == waiting
         with veth_pair("peer0", "nope0"):
             assert read_line(process) == "The interface nope0 is attached."
-        assert read_line(process) == "The interface nope0 is gone."
+        assert read_line(process) == "Gone: nope0 is no longer there"
         # Nothing of it is said before it is so again.
         assert read_line(process, of_errors=True) == waiting
         process.send_signal(signal.SIGINT)
@@ -391,7 +391,11 @@ def test_json_attach_and_detach_tell_that_a_capture_waits(bench: Bench) -> None:
             with veth_pair("peer0", "nope0"):
                 assert json.loads(read_line(process)) == {"event": "interface_attached", "interface": "nope0"}
                 wait_until(lambda: "(waiting)" not in asked(bench, "list").stdout, "the list says that it goes on")
-            assert json.loads(read_line(process)) == {"event": "interface_lost", "interface": "nope0"}
+            assert json.loads(read_line(process)) == {
+                "event": "interface_lost",
+                "interface": "nope0",
+                "text": "nope0 is no longer there",
+            }
             assert json.loads(read_line(process))["event"] == "waiting"
     finally:
         assert asked(bench, "stop", "waits").returncode == 0
@@ -402,7 +406,7 @@ def test_on_a_terminal_nothing_of_the_live_line_is_left_where_it_says_that_it_wa
         session.wait_for("waiting for an interface that matches nope[*]")
         with veth_pair("peer0", "nope0"):
             session.wait_for("The interface nope0 is attached.")
-        session.wait_for("is gone.(.|\n)*waiting")
+        session.wait_for("no longer there(.|\n)*waiting")
         session.type("\x03")
         assert session.wait_ended() == 0
     said = "capctl: waiting for an interface that matches nope*"
@@ -667,7 +671,11 @@ def test_json_tells_of_interfaces_that_go_and_of_the_error(bench: Bench) -> None
     assert process.returncode == 1
     events = json_lines("\n".join(lines) + "\n" + output)
     by_type = {each["event"]: each for each in events}
-    assert by_type["interface_lost"] == {"event": "interface_lost", "interface": "gone1"}
+    assert by_type["interface_lost"] == {
+        "event": "interface_lost",
+        "interface": "gone1",
+        "text": "gone1 is no longer there",
+    }
     assert by_type["ended"]["reason"] == "failed"
     assert events[-1]["event"] == "error"
     assert events[-1]["code"] == "interface_lost"

@@ -54,7 +54,7 @@ def test_it_returns_copies_of_as_many_packets_as_are_wanted(bench: Bench) -> Non
     assert packets[0].timestamp.timestamp() == pytest.approx(packets[0].time, abs=2e-6)
     assert packets.drops == 0
     assert repr(packets[0]).startswith("<SniffedPacket 20")
-    assert repr(packets[0]).endswith(f" {bench.interface}, 60 of 60 bytes>")
+    assert repr(packets[0]).endswith(f" {bench.interface}, 60 of 60 bytes, OTHER_HOST>")
 
 
 def test_scapy_s_names_for_interface_and_filter_mean_the_same(bench: Bench) -> None:

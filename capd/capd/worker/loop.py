@@ -157,7 +157,7 @@ class CaptureLoop:
             self._merge.add_ring()
             self._caught_up_ns.append(0)
         source = self._sources[number]
-        source.begin(self._declare, self._report)
+        source.begin(self._declare, self)
         descriptor = source.fileno()
         if descriptor >= 0:
             # Edge-triggered: a block that is held back to keep the order would make the socket look ready
@@ -181,6 +181,16 @@ class CaptureLoop:
         self._sink.describe(interface, len(statistics_blocks([interface], 0)))
         self._interfaces.append(interface)
         return len(self._interfaces) - 1
+
+    def interface_lost(self, name: str, text: str) -> None:
+        """Report that a source is gone for now (``source.Listener``)."""
+        self._report.interface_lost(name, text)
+        self._is_dirty = True
+
+    def interface_attached(self, name: str) -> None:
+        """Report that it has come again."""
+        self._report.interface_attached(name)
+        self._is_dirty = True
 
     def _rest(self) -> None:
         """Let packets gather, where the rings are empty and nobody waits for what is in the file."""
@@ -269,9 +279,8 @@ class CaptureLoop:
 
     def _tell_lost(self, source: PacketSource) -> None:
         loss = source.loss
-        self._report.interface_lost(source.name, loss.text if loss is not None else "it has come to its end")
+        self.interface_lost(source.name, loss.text if loss is not None else "it has come to its end")
         self._told_lost.add(source.name)
-        self._is_dirty = True
 
     def _let_go(self) -> None:
         """Give up the sources of interfaces that are gone, when their last packets are in the file."""
