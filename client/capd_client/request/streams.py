@@ -61,8 +61,8 @@ def stream_of(given: object) -> StreamToOpen | None:
 
     ``-`` is standard input, ``TCP@HOST[:PORT]`` a server (with an IPv6 address in brackets), ``unix:PATH`` a server's
     Unix socket, and what has a slash a FIFO, a socket or a file; as in Wireshark and dumpcap. So is the bare name of a
-    FIFO or socket, if no interface is called so. ``extcap:NAME[,OPTION=VALUE]…`` is an interface of an extcap program.
-    What is open for reading is a stream, too.
+    FIFO or socket, if no interface is called so. ``extcap:NAME[,OPTION=VALUE]…`` is an interface of an extcap program,
+    and ``replay[@FACTOR]:FILE`` a file with a pace. What is open for reading is a stream, too.
     """
     if isinstance(given, HasDescriptor):
         descriptor = given.fileno()
@@ -227,6 +227,12 @@ def _open_extcap(text: str) -> OpenedStream:
     return open_extcap(text)
 
 
+def _open_replay(text: str) -> OpenedStream:
+    from capd_client.sources.replay import open_replay  # noqa: PLC0415  # numpy
+
+    return open_replay(text)
+
+
 def _without_options(text: str) -> str:
     """Return what an extcap program's interface is called, without options, in which passwords may be."""
     from capd_client.sources.sentences import split  # noqa: PLC0415  # few need it
@@ -254,4 +260,5 @@ _KINDS = (
     _Kind(re.compile("TCP@", re.IGNORECASE), _connect_tcp, comes_again=True),
     _Kind(re.compile("unix:"), _connect_unix, comes_again=True),
     _Kind(re.compile(EXTCAP), _open_extcap, _without_options),
+    _Kind(re.compile("replay(?=[@:])"), _open_replay),
 )
