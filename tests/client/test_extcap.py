@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -186,11 +187,24 @@ def test_filter_limit_and_ring_are_those_of_a_stream(bench: Bench, home: Path) -
 
 
 def test_two_programs_and_an_interface_are_in_one_capture(bench: Bench, home: Path) -> None:
-    interfaces = [bench.interface, "extcap:odd,do=stay", "extcap:randpkt,count=30,type=udp,maxbytes=200"]
+    randpkt = "extcap:randpkt,type=udp,maxbytes=200,count="
+    interfaces = [bench.interface, "extcap:odd,do=stay", f"{randpkt}30", f"{randpkt}5"]
     with bench.session(interfaces=interfaces) as capture:
+        assert capture.interfaces == (*interfaces[:1], "extcap:odd", "extcap:randpkt", "extcap:randpkt (2)")
         bench.send(20)
-        wait_until(lambda: sum(each.written_total for each in counters(capture)) == 100, "all are in the file")
-    assert [each.written_total for each in capture.interface_counters] == [20, 50, 30]
+        wait_until(lambda: sum(each.written_total for each in counters(capture)) == 105, "all are in the file")
+    assert [each.written_total for each in capture.interface_counters] == [20, 50, 30, 5]
+
+
+def test_of_two_programs_the_one_that_has_failed_is_named(bench: Bench, home: Path) -> None:
+    with (
+        pytest.raises(SourceError, match=r"^odd has ended with status 7: and then it broke$") as raised,
+        bench.session(interfaces=["extcap:odd", "extcap:odd,do=write-and-fail"]) as capture,
+    ):
+        list(capture)
+    assert raised.value.failure is not None
+    assert raised.value.failure.interface == "extcap:odd (2)"
+    assert capture.packetcount == 2 * len(FRAMES)
 
 
 def counters(capture: CaptureSession) -> Any:
@@ -474,6 +488,10 @@ def test_capctl_shows_them(home: Path) -> None:
         ["extcap:odd", "extcap", "Does", "what", "it", "is", "told"]
     ]
     assert "extcap:" not in called("interfaces").stdout
+    (line,) = [
+        each for each in called("interfaces", "--extcap", "--json").stdout.splitlines() if '"extcap:odd"' in each
+    ]
+    assert {"number": None, "interface_type": 9, "may_capture": True}.items() <= json.loads(line).items()
     for words in (("linktypes", "odd"), ("linktypes", "extcap:odd"), ("capture", "-L", "-i", "odd")):
         assert called(*words).stdout.splitlines()[1:] == ["  1  EN10MB  Ethernet", "Monitor mode: no"]
     refused = called("linktypes", "-I", "odd")

@@ -16,7 +16,7 @@ import pytest
 
 from capd_client import CaptureSession, EndReason, InterfaceError, SourceError, aio, read
 from capd_client.request.streams import open_stream, stream_of
-from capd_client.sources.opened import OpenedStream, Outcome, end_all
+from capd_client.sources.opened import Feeder, OpenedStream, Outcome
 from capd_client.sources.pacing import Schedule
 from capd_client.sources.replay import Replay
 from tests.client.conftest import Bench
@@ -72,8 +72,14 @@ def replayed(path: Path, speed: str = "") -> Generator[OpenedStream, None, None]
         yield opened
     finally:
         os.close(opened.descriptor)
-        assert opened.feeder is not None
-        end_all([opened.feeder])
+        ended(opened.feeder)
+
+
+def ended(feeder: Feeder | None) -> None:
+    """Have what feeds a stream end."""
+    assert feeder is not None
+    feeder.end()
+    feeder.wait()
 
 
 def all_of(descriptor: int) -> bytes:
@@ -221,13 +227,13 @@ def position_in(path: Path) -> int:
 
 def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    feeder = Replay("replay:x", os.open(tmp_path, os.O_RDONLY), 1, writing)
+    feeder = Replay(os.open(tmp_path, os.O_RDONLY), 1, writing)
     assert all_of(reading) == b""
     assert feeder.outcome() == Outcome(
-        "replay:x", "replay:x cannot be read any further: Is a directory", is_failure=True
+        "the file that is replayed cannot be read any further: Is a directory", is_failure=True
     )
     os.close(reading)
-    end_all([feeder])
+    ended(feeder)
 
 
 # Captures ------------------------------------------------------------------------------------------------------------

@@ -39,8 +39,8 @@ class Connection:
         """Where the capture's files can be had, while the connection lasts."""
         return None if self._transport.is_closed else self._transport.files
 
-    def outcomes(self) -> list[Outcome]:
-        """Return what became of what writes the capture's streams, where there is something to say."""
+    def outcomes(self) -> dict[str, Outcome]:
+        """Return what became of what feeds the capture's streams, by their names."""
         return self._transport.outcomes()
 
     @classmethod

@@ -120,8 +120,8 @@ class CaptureSession(SessionBase):
     def _files(self) -> CaptureFiles | None:
         return None if self._connection is None else self._connection.files
 
-    def _outcomes(self) -> list[Outcome]:
-        return [] if self._connection is None else self._connection.outcomes()
+    def _outcomes(self) -> dict[str, Outcome]:
+        return {} if self._connection is None else self._connection.outcomes()
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.terminate()

@@ -145,7 +145,7 @@ class CaptureSession(SessionBase):
     def _files(self) -> CaptureFiles | None:
         return None if self._transport.is_closed else self._transport.files
 
-    def _outcomes(self) -> list[Outcome]:
+    def _outcomes(self) -> dict[str, Outcome]:
         return self._transport.outcomes()
 
     def __enter__(self) -> "CaptureSession":

@@ -5,7 +5,7 @@ and the async session are two ways to carry the bytes.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -70,14 +70,14 @@ class Conversation:
     """What one connection says, and what is known from it."""
 
     def __init__(
-        self, request: StartCapture | AttachCapture, place: Place, outcomes: Callable[[], Sequence[Outcome]] = list
+        self, request: StartCapture | AttachCapture, place: Place, outcomes: Callable[[], Mapping[str, Outcome]] = dict
     ) -> None:
         """Begin.
 
         Args:
             request: what is asked for.
             place: where the files are.
-            outcomes: returns what became of what this program feeds streams with.
+            outcomes: returns what became of what this program feeds streams with, by the streams' names.
         """
         self._request = request
         self._place = place
@@ -229,8 +229,8 @@ class Conversation:
         """Return a failure of a stream with what is known of who wrote it."""
         if failure.code != FailureCode.SOURCE_DAMAGED:
             return failure
-        texts = [each.text for each in self._outcomes() if each.stream == failure.interface]
-        return msgspec.structs.replace(failure, text="; ".join([failure.text, *texts]))
+        outcome = self._outcomes().get(failure.interface or "")
+        return failure if outcome is None else msgspec.structs.replace(failure, text=f"{failure.text}; {outcome.text}")
 
     def _take_error(self, error: ErrorMessage) -> ErrorMessage:
         """Return dumpcap's message of a failure, with the text of that."""
@@ -238,10 +238,10 @@ class Conversation:
 
     def _take_ended(self, ended: Ended) -> Ended:
         """Take note of the end; it is a failure where what wrote a stream has failed, which the daemon cannot know."""
-        failed = [each for each in self._outcomes() if each.is_failure]
+        failed = {name: outcome.text for name, outcome in self._outcomes().items() if outcome.is_failure}
         if ended.reason == EndReason.SOURCE_ENDED and failed:
-            text = "; ".join(each.text for each in failed)
-            self.failure = Failure(code=FailureCode.SOURCE_DAMAGED, text=text, interface=failed[0].stream)
+            text = "; ".join(failed.values())
+            self.failure = Failure(code=FailureCode.SOURCE_DAMAGED, text=text, interface=next(iter(failed)))
             self._events.append(ErrorMessage(text))
             ended = msgspec.structs.replace(ended, reason=EndReason.FAILED)
         self.end_reason, self.interfaces = ended.reason, ended.interfaces

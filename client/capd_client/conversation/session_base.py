@@ -1,7 +1,7 @@
 """What the blocking and the asynchronous session have in common: attributes, event handlers, files."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from capd_client.conversation import events
@@ -183,7 +183,7 @@ class SessionBase:
     def _files(self) -> CaptureFiles | None:
         raise NotImplementedError
 
-    def _outcomes(self) -> Sequence[Outcome]:
+    def _outcomes(self) -> dict[str, Outcome]:
         raise NotImplementedError
 
     def _snapshot_request(self, after: float | None) -> tuple[SnapshotCapture, float]:

@@ -358,10 +358,9 @@ def _interface_requests(
         if stream is None:
             requests.append(_interface_request(one, common))
         else:
+            streams.append(stream.beside([each.name for each in requests]))
             waits = bool(arguments.get("wait_for_interfaces"))
-            requests.append(_stream_request(one, stream, common, waits=waits))
-        if stream is not None:
-            streams.append(stream)
+            requests.append(_stream_request(one, streams[-1], common, waits=waits))
     if len(streams) == len(requests):
         _refuse_for_streams(common)
     return tuple(requests), tuple(streams)

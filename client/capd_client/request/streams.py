@@ -10,8 +10,9 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import count
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from capd_client.errors import CaptureError, InterfaceError
@@ -48,12 +49,21 @@ class StreamToOpen(NamedTuple):
         name: what it is called in the capture.
         open: opens it for the caller, to whom all is that is returned; raises OSError, ValueError or CaptureError.
         comes_again: when it has ended it can be opened again, as a FIFO and a server can.
+        is_own: each of that name is another one, so there may be several.
     """
 
     name: str
     open: Callable[[], OpenedStream]
     #: When it has ended it can be opened again, and another one comes.
     comes_again: bool = False
+    is_own: bool = False
+
+    def beside(self, names: Collection[str]) -> "StreamToOpen":
+        """Return the same stream with a number behind its name, if there are others of this name that are not it."""
+        if not self.is_own or self.name not in names:
+            return self
+        numbered = (f"{self.name} ({number})" for number in count(2))
+        return self._replace(name=next(each for each in numbered if each not in names))
 
 
 def stream_of(given: object) -> StreamToOpen | None:
@@ -76,7 +86,7 @@ def stream_of(given: object) -> StreamToOpen | None:
     for kind in _KINDS:
         if begins := kind.begins.match(given):
             open_it = partial(kind.open, given[begins.end() :])
-            return StreamToOpen(_named(kind.name_of(given)), open_it, kind.comes_again)
+            return StreamToOpen(_named(kind.name_of(given)), open_it, kind.comes_again, kind.is_own)
     if "/" in given or _is_bare_stream(given):
         return StreamToOpen(_named(given), partial(_open_path, given), not _is_regular(given))
     return None
@@ -248,17 +258,19 @@ class _Kind(NamedTuple):
         open: opens what the rest of the name says.
         name_of: returns what one is called in a capture.
         comes_again: as ``StreamToOpen`` has it.
+        is_own: each that is opened is another one.
     """
 
     begins: re.Pattern[str]
     open: Callable[[str], OpenedStream]
     name_of: Callable[[str], str] = str
     comes_again: bool = False
+    is_own: bool = False
 
 
 _KINDS = (
     _Kind(re.compile("TCP@", re.IGNORECASE), _connect_tcp, comes_again=True),
     _Kind(re.compile("unix:"), _connect_unix, comes_again=True),
-    _Kind(re.compile(EXTCAP), _open_extcap, _without_options),
+    _Kind(re.compile(EXTCAP), _open_extcap, _without_options, is_own=True),
     _Kind(re.compile("replay(?=[@:])"), _open_replay),
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from capd_client.errors import InvalidArgument
-from capd_client.sources.opened import EXTCAP, OpenedStream, Outcome, end_all
+from capd_client.sources.opened import EXTCAP, OpenedStream, Outcome
 from capd_client.sources.programs import ExtcapInterface, answer_of, interface_of, interfaces
 from capd_client.sources.sentences import WrongOptionError, arguments_of, data_links_of, options_of, split
 from capd_protocol.messages import Capabilities
@@ -93,7 +93,8 @@ def open_extcap(text: str) -> OpenedStream:
     try:
         return OpenedStream(_reading_end(interface, ours), program)
     except BaseException:
-        end_all([program])
+        program.end()
+        program.wait()
         raise
 
 
@@ -129,7 +130,7 @@ def _reading_end(interface: ExtcapInterface, lifeline: socket.socket) -> int:
 def _outcome(interface: ExtcapInterface, message: dict[str, Any]) -> Outcome | None:
     if not message["status"] and not message["stderr"].strip():
         return None
-    return Outcome(EXTCAP + interface.name, _text(interface, message), is_failure=bool(message["status"]))
+    return Outcome(_text(interface, message), is_failure=bool(message["status"]))
 
 
 def _text(interface: ExtcapInterface, message: dict[str, Any]) -> str:

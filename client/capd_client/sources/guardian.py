@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 #: How long a program may take to end when it is asked to.
 _GRACE_S = 2.0
@@ -39,7 +40,7 @@ class _Guardian:
     def __init__(self, lifeline: socket.socket, process: "subprocess.Popen[bytes]") -> None:
         self._lifeline = lifeline
         self._process = process
-        self._exit = os.pidfd_open(process.pid)
+        self._exit = _closed_when(lambda: os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT))
         assert process.stderr is not None
         self._stderr = process.stderr.fileno()
         os.set_blocking(self._stderr, False)
@@ -122,18 +123,31 @@ class _Guardian:
         return True
 
 
-def _open_when_written_to(path: str, opened: list[int], wakes: int) -> None:
-    """Open a FIFO for reading, which waits until somebody opens it for writing: nothing else shows that."""
-    with contextlib.suppress(OSError):
-        opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        os.write(wakes, b"\0")
+def _closed_when(wait: Callable[[], object]) -> int:
+    """Return the end of a pipe that is closed when a wait is over, which a thread of its own does."""
+    over, closes = os.pipe()
+
+    def close() -> None:
+        with contextlib.suppress(OSError):
+            wait()
+        os.close(closes)
+
+    threading.Thread(target=close, daemon=True).start()
+    return over
 
 
-def _begin(guardian: _Guardian, fifo: str, patience_s: float) -> int | None:
+class _Fifo:
+    """A FIFO that is opened for reading as soon as somebody opens it for writing: nothing else shows that."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.opened: list[int] = []
+        self.is_open = _closed_when(lambda: self.opened.append(os.open(path, os.O_RDONLY)))
+
+
+def _begin(guardian: _Guardian, fifo: _Fifo, patience_s: float) -> int | None:
     """Wait until the program has opened the FIFO, and pass on where it is read; return the other end, or None."""
-    opened: list[int] = []
-    is_open, wakes = os.pipe()
-    threading.Thread(target=_open_when_written_to, args=(fifo, opened, wakes), daemon=True).start()
+    is_open, opened = fifo.is_open, fifo.opened
     deadline_s = time.monotonic() + patience_s
     guardian.watch(is_open, select.POLLIN)
     guardian.wait_for(is_open, deadline_s)
@@ -141,13 +155,13 @@ def _begin(guardian: _Guardian, fifo: str, patience_s: float) -> int | None:
     if not opened and guardian.has_exited:
         # It may have opened it, and be gone. This wakes who waits for that in either case; what came shows which it is.
         with contextlib.suppress(OSError):
-            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+            os.close(os.open(fifo.path, os.O_WRONLY | os.O_NONBLOCK))
             os.read(is_open, 1)
     if not opened:
         guardian.report(is_late=time.monotonic() >= deadline_s)
         return None
     (reading,) = opened
-    writing = os.open(fifo, os.O_WRONLY)
+    writing = os.open(fifo.path, os.O_WRONLY)
     guardian.watch(reading, select.POLLIN)
     has_written = guardian.wait_for(reading, time.monotonic() + _SECOND_THOUGHTS_S)
     guardian.forget(reading)
@@ -161,9 +175,10 @@ def _begin(guardian: _Guardian, fifo: str, patience_s: float) -> int | None:
 
 def _run(lifeline: socket.socket, directory: str, patience_s: float, program: str, words: list[str]) -> None:
     interface, *options = words
-    fifo = os.path.join(directory, "fifo")  # noqa: PTH118  # pathlib takes as long to import as all else here
-    os.mkfifo(fifo, 0o600)
-    command = [program, "--capture", "--extcap-interface", interface, "--fifo", fifo, *options]
+    path = os.path.join(directory, "fifo")  # noqa: PTH118  # pathlib takes as long to import as all else here
+    os.mkfifo(path, 0o600)
+    fifo = _Fifo(path)
+    command = [program, "--capture", "--extcap-interface", interface, "--fifo", path, *options]
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0

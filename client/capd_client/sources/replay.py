@@ -22,7 +22,6 @@ from capd_client.sources.opened import OpenedStream, Outcome
 from capd_client.sources.pacing import I64, Schedule, record_spans
 from capd_protocol.batches.recognition import MAGIC_BYTES, Parser, recognize
 from capd_protocol.batches.record_offsets import Damage
-from capd_protocol.text import quoted
 
 #: Read at once. Chosen: a quarter of what the pipe holds.
 _READ_BYTES = 256 * 1024
@@ -44,16 +43,14 @@ class _OverError(Exception):
 class Replay:
     """A thread that plays a file into a pipe (``opened.Feeder``)."""
 
-    def __init__(self, name: str, file_fd: int, speed: float, pipe_fd: int) -> None:
+    def __init__(self, file_fd: int, speed: float, pipe_fd: int) -> None:
         """Take over both descriptors, and begin.
 
         Args:
-            name: what the stream is called.
             file_fd: the file.
             speed: how many seconds of the file pass in one.
             pipe_fd: where its packets are written to.
         """
-        self._name = name
         self._outcome: Outcome | None = None
         #: Closed, it ends the thread, which has the other end.
         is_ended, self._ends = os.pipe()
@@ -69,8 +66,8 @@ class Replay:
         except _OverError:
             pass
         except OSError as error:
-            text = f"{self._name} cannot be read any further: {error.strerror}"
-            self._outcome = Outcome(self._name, text, is_failure=True)
+            text = f"the file that is replayed cannot be read any further: {error.strerror}"
+            self._outcome = Outcome(text, is_failure=True)
         finally:
             player.close()
 
@@ -226,7 +223,7 @@ def open_replay(text: str) -> OpenedStream:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(mode):
             raise ValueError("only a file is replayed; what comes by itself has a pace: leave out replay")
-        return _piped(lambda pipe_fd: Replay(quoted(f"replay{text}"), file_fd, speed, pipe_fd))
+        return _piped(lambda pipe_fd: Replay(file_fd, speed, pipe_fd))
     except BaseException:
         os.close(file_fd)
         raise

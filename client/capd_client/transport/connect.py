@@ -6,14 +6,13 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from capd_client.errors import DaemonUnavailable, ResourceError
 from capd_client.request.options import Prepared
 from capd_client.request.streams import open_again_and_again, open_stream
-from capd_client.sources.opened import Feeder, OpenedStream, Outcome, end_all
+from capd_client.sources.opened import OpenStreams, Outcome
 from capd_client.transport.passed import (
     CaptureFiles,
     DescriptorDropped,
@@ -53,7 +52,7 @@ class Offer:
 
     directory_fd: int
     #: What is captured from, of streams; in the request's order.
-    streams: list[OpenedStream]
+    streams: OpenStreams
     #: They are passed as they are opened.
     wants_files: bool
     #: The directory is kept, in which a ring's index is found.
@@ -63,8 +62,8 @@ class Offer:
 
     def accept(self, channel: socket.socket) -> CaptureFiles | None:
         """Pass the directory to the capture's process; return where its files can be had beside their paths."""
-        pass_descriptors(channel, [self.directory_fd, *(each.descriptor for each in self.streams)])
-        _close(self.streams)
+        pass_descriptors(channel, [self.directory_fd, *self.streams.descriptors])
+        self.streams.close_descriptors()
         directory = Directory(self.directory_fd) if self.keeps_directory else None
         if directory is None:
             os.close(self.directory_fd)
@@ -74,19 +73,9 @@ class Offer:
         return directory
 
     def close(self) -> None:
-        """Close what was not passed on. What feeds it is another's to end."""
+        """Close what was not passed on. What feeds the streams is ended by whoever has these."""
         os.close(self.directory_fd)
-        _close(self.streams)
-
-
-def _feeders(streams: Sequence[OpenedStream]) -> list[Feeder]:
-    return [each.feeder for each in streams if each.feeder is not None]
-
-
-def _close(streams: list[OpenedStream]) -> None:
-    """Close streams, which forgets them."""
-    while streams:
-        os.close(streams.pop().descriptor)
+        self.streams.close_descriptors()
 
 
 @dataclass
@@ -99,8 +88,8 @@ class Transport:
     files: CaptureFiles | None = None
     #: What the capture is asked for; it is passed on when the daemon says where to.
     _offer: Offer | None = None
-    #: What writes the capture's streams.
-    _feeders: list[Feeder] = field(default_factory=list[Feeder])
+    #: What is captured from, to the end of that.
+    _streams: OpenStreams = field(default_factory=OpenStreams)
 
     @property
     def is_private(self) -> bool:
@@ -110,7 +99,7 @@ class Transport:
     def offer(self, offer: Offer) -> None:
         """Have a directory passed to the capture's process as soon as the daemon wants it; it is taken over."""
         self._offer = offer
-        self._feeders = _feeders(offer.streams)
+        self._streams = offer.streams
 
     @property
     def is_offering(self) -> bool:
@@ -157,9 +146,9 @@ class Transport:
             self.files.take()
         return data
 
-    def outcomes(self) -> list[Outcome]:
-        """Return what became of what writes the streams, where it has ended by itself with something to say."""
-        return [outcome for each in self._feeders if (outcome := each.outcome()) is not None]
+    def outcomes(self) -> dict[str, Outcome]:
+        """Return what became of what feeds the streams, by their names; see there."""
+        return self._streams.outcomes()
 
     def leave(self) -> None:
         """Say that nothing more will be asked: the capture ends, its last events still come."""
@@ -182,11 +171,11 @@ class Transport:
         if self._offer is not None:
             self._offer.close()
             self._offer = None
-        end_all(self._feeders, wait=False)
+        self._streams.close(wait=False)
         if not wait:
             return
         self._wait_for_daemon()
-        end_all(self._feeders)
+        self._streams.close()
 
     def _wait_for_daemon(self) -> None:
         if self._daemon is None:
@@ -267,16 +256,14 @@ def offer_of(prepared: Prepared) -> Offer:
         InvalidArgument: what the name of a stream says of it is not possible.
     """
     request = prepared.request
-    streams: list[OpenedStream] = []
+    streams = OpenStreams()
     try:
         open_one = open_again_and_again if request.wait_for_interfaces else open_stream
         for each in prepared.streams:
-            streams.append(open_one(each))  # noqa: PERF401  # those that are open are closed where one is not
+            streams.add(each.name, open_one(each))
         directory_fd = prepared.place.open()
     except BaseException:
-        feeders = _feeders(streams)
-        _close(streams)
-        end_all(feeders)
+        streams.close()
         raise
     return Offer(
         directory_fd,
@@ -305,9 +292,8 @@ def connect_for(
             transport = connect(socket_path, may_start=True, monitor_mode=needs_radio)
     except BaseException:
         if offer is not None:
-            feeders = _feeders(offer.streams)
             offer.close()
-            end_all(feeders)
+            offer.streams.close()
         raise
     if offer is not None:
         transport.offer(offer)
