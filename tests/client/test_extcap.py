@@ -431,6 +431,14 @@ def test_a_program_ends_with_the_capture(
     wait_until(lambda: not processes_with(f"{home}/.local"), "all have ended")
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_program_ends_where_the_session_is_dropped(bench: Bench, home: Path) -> None:
+    capture: CaptureSession | None = bench.running(interfaces="extcap:odd,do=stay")
+    capture = None
+    assert capture is None
+    wait_until(lambda: not processes_with(f"{home}/.local"), "all have ended")
+
+
 def test_a_program_ends_where_a_limit_ends_the_capture_and_the_session_stays(bench: Bench, home: Path) -> None:
     with bench.session(interfaces="extcap:odd,do=stay", max_packet_count=3) as capture:
         capture.wait(PATIENCE_S)

@@ -312,6 +312,15 @@ def test_nothing_is_left_of_one_whose_capture_is_refused_or_abandoned(bench: Ben
     bench.running(interfaces=f"replay:{path}").abandon()
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_nothing_is_left_of_one_whose_session_is_dropped(bench: Bench) -> None:
+    path = prepared(bench.directory, packets=spaced(0, 1000))
+    capture: CaptureSession | None = bench.running(interfaces=f"replay:{path}")
+    assert len(open_pipes()) >= 3
+    capture = None
+    assert capture is None
+
+
 @pytest.mark.parametrize(
     ("data", "words", "packets"),
     [

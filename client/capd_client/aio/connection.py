@@ -10,7 +10,6 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from capd_client.errors import NoEvents
-from capd_client.sources.opened import Outcome
 from capd_client.transport.connect import Transport
 from capd_client.transport.passed import CaptureFiles
 
@@ -38,10 +37,6 @@ class Connection:
     def files(self) -> CaptureFiles | None:
         """Where the capture's files can be had, while the connection lasts."""
         return None if self._transport.is_closed else self._transport.files
-
-    def outcomes(self) -> dict[str, Outcome]:
-        """Return what became of what feeds the capture's streams, by their names."""
-        return self._transport.outcomes()
 
     @classmethod
     async def open(cls, connect: Callable[[], Transport], take: Callable[[bytes], None]) -> "Connection":

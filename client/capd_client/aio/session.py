@@ -18,7 +18,6 @@ from capd_client.request.options import (
     make_request,
     shows_arguments,
 )
-from capd_client.sources.opened import Outcome
 from capd_client.transport.connect import Transport, connect_for, offer_of
 from capd_client.transport.passed import CaptureFiles
 from capd_protocol.messages import AttachCapture, FlushCapture, RotateCapture, Rotated, SnapshotTaken, StartCapture
@@ -120,9 +119,6 @@ class CaptureSession(SessionBase):
     def _files(self) -> CaptureFiles | None:
         return None if self._connection is None else self._connection.files
 
-    def _outcomes(self) -> dict[str, Outcome]:
-        return {} if self._connection is None else self._connection.outcomes()
-
     async def __aexit__(self, *exc_info: object) -> None:
         await self.terminate()
 
@@ -131,6 +127,7 @@ class CaptureSession(SessionBase):
         if self._prepared is not None:
             offer = offer_of(self._prepared)
         transport = connect_for(self._request, self._socket_path, offer)
+        self._conversation.outcomes = transport.outcomes
         transport.send(self._conversation.opening())
         return transport
 

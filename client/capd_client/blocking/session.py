@@ -12,7 +12,6 @@ from capd_client.conversation.events import CaptureEvent, Event, EventType, Want
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
 from capd_client.errors import CaptureEnded, DaemonGone, NoEvents
 from capd_client.request.options import CaptureArguments, checked_capture, make_request, shows_arguments
-from capd_client.sources.opened import Outcome
 from capd_client.transport.connect import Offer, connect_for, offer_of
 from capd_client.transport.passed import CaptureFiles
 from capd_protocol.messages import (
@@ -95,6 +94,7 @@ class CaptureSession(SessionBase):
         #: How often something was received.
         self._rounds = 0
         self._transport = connect_for(request, socket_path, offer)
+        self._conversation.outcomes = self._transport.outcomes
         self._transport.send(self._conversation.opening())
 
     def _wait_handed_over(self, deadline_s: float | None) -> None:
@@ -144,9 +144,6 @@ class CaptureSession(SessionBase):
 
     def _files(self) -> CaptureFiles | None:
         return None if self._transport.is_closed else self._transport.files
-
-    def _outcomes(self) -> dict[str, Outcome]:
-        return self._transport.outcomes()
 
     def __enter__(self) -> "CaptureSession":
         """Wait until the capture runs: what is sent in the block is captured.

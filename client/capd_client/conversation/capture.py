@@ -69,19 +69,11 @@ class Place(Protocol):
 class Conversation:
     """What one connection says, and what is known from it."""
 
-    def __init__(
-        self, request: StartCapture | AttachCapture, place: Place, outcomes: Callable[[], Mapping[str, Outcome]] = dict
-    ) -> None:
-        """Begin.
-
-        Args:
-            request: what is asked for.
-            place: where the files are.
-            outcomes: returns what became of what this program feeds streams with, by the streams' names.
-        """
+    def __init__(self, request: StartCapture | AttachCapture, place: Place) -> None:
         self._request = request
         self._place = place
-        self._outcomes = outcomes
+        #: Returns what became of what this program feeds streams with, by the streams' names.
+        self.outcomes: Callable[[], Mapping[str, Outcome]] = dict
         self._decoder = FrameDecoder()
         self._events: deque[CaptureEvent] = deque()
         self._is_closed = False
@@ -229,7 +221,7 @@ class Conversation:
         """Return a failure of a stream with what is known of who wrote it."""
         if failure.code != FailureCode.SOURCE_DAMAGED:
             return failure
-        outcome = self._outcomes().get(failure.interface or "")
+        outcome = self.outcomes().get(failure.interface or "")
         return failure if outcome is None else msgspec.structs.replace(failure, text=f"{failure.text}; {outcome.text}")
 
     def _take_error(self, error: ErrorMessage) -> ErrorMessage:
@@ -238,7 +230,7 @@ class Conversation:
 
     def _take_ended(self, ended: Ended) -> Ended:
         """Take note of the end; it is a failure where what wrote a stream has failed, which the daemon cannot know."""
-        failed = {name: outcome.text for name, outcome in self._outcomes().items() if outcome.is_failure}
+        failed = {name: outcome.text for name, outcome in self.outcomes().items() if outcome.is_failure}
         if ended.reason == EndReason.SOURCE_ENDED and failed:
             text = "; ".join(failed.values())
             self.failure = Failure(code=FailureCode.SOURCE_DAMAGED, text=text, interface=next(iter(failed)))

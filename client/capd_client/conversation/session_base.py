@@ -9,7 +9,6 @@ from capd_client.conversation.capture import Conversation, Place
 from capd_client.conversation.events import Event, EventType, event_type_of
 from capd_client.request.options import checked_snapshot
 from capd_client.ring.files import RingFile, Time, of_directory, of_passed_index, span_of
-from capd_client.sources.opened import Outcome
 from capd_client.transport.passed import CaptureFiles, FilesOnRequest
 from capd_protocol.arguments import RANGES
 from capd_protocol.messages import (
@@ -69,7 +68,7 @@ class SessionBase:
         self._place: Place = place or _PassedPlace(self._files)
         #: Leaving the session leaves the capture alone.
         self._stays = isinstance(request, AttachCapture) or request.detached
-        self._conversation = Conversation(request, self._place, self._outcomes)
+        self._conversation = Conversation(request, self._place)
         self._handlers: dict[int, Handler] = {}
 
     def __repr__(self) -> str:
@@ -181,9 +180,6 @@ class SessionBase:
         return open(path if descriptor is None else descriptor, "rb")  # noqa: PTH123  # the caller closes it
 
     def _files(self) -> CaptureFiles | None:
-        raise NotImplementedError
-
-    def _outcomes(self) -> dict[str, Outcome]:
         raise NotImplementedError
 
     def _snapshot_request(self, after: float | None) -> tuple[SnapshotCapture, float]:

@@ -51,35 +51,20 @@ class Replay:
             speed: how many seconds of the file pass in one.
             pipe_fd: where its packets are written to.
         """
-        self._outcome: Outcome | None = None
-        #: Closed, it ends the thread, which has the other end.
-        is_ended, self._ends = os.pipe()
-        player = _Player(file_fd, pipe_fd, is_ended, Schedule(speed))
-        self._thread = threading.Thread(target=self._run, args=(player,), daemon=True)
+        is_ended, ends = os.pipe()
+        self._player = _Player(file_fd, pipe_fd, is_ended, Schedule(speed))
+        #: Closed, it ends the thread, which has the other end. So does the reader's end, where a session is dropped.
+        self._ends = os.fdopen(ends, "wb", buffering=0)
+        self._thread = threading.Thread(target=self._player.run, daemon=True)
         self._thread.start()
-
-    def _run(self, player: "_Player") -> None:
-        # A signal is for other threads; where nobody reads, EPIPE says the same as SIGPIPE.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            player.play()
-        except _OverError:
-            pass
-        except OSError as error:
-            text = f"the file that is replayed cannot be read any further: {error.strerror}"
-            self._outcome = Outcome(text, is_failure=True)
-        finally:
-            player.close()
 
     def outcome(self) -> Outcome | None:
         """Return what kept it from reading the file."""
-        return self._outcome
+        return self._player.outcome
 
     def end(self) -> None:
         """Have it end."""
-        if self._ends >= 0:
-            os.close(self._ends)
-            self._ends = -1
+        self._ends.close()
 
     def wait(self) -> None:
         """Wait until it has ended."""
@@ -92,6 +77,7 @@ class _Player:
     def __init__(self, file_fd: int, pipe_fd: int, is_ended_fd: int, schedule: Schedule) -> None:
         self._file, self._pipe, self._is_ended = file_fd, pipe_fd, is_ended_fd
         self._schedule = schedule
+        self.outcome: Outcome | None = None
         os.set_blocking(pipe_fd, False)
         #: Which tells of an end, and of room in the pipe.
         self._end, self._room = select.poll(), select.poll()
@@ -103,12 +89,22 @@ class _Player:
         #: By the monotonic clock; None before the first packet.
         self._began_ns: int | None = None
 
-    def close(self) -> None:
-        """Close everything: the stream ends."""
-        for each in (self._pipe, self._file, self._is_ended):
-            os.close(each)
+    def run(self) -> None:
+        """Write the file, and close everything: the stream ends."""
+        # A signal is for other threads; where nobody reads, EPIPE says the same as SIGPIPE.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._play()
+        except _OverError:
+            pass
+        except OSError as error:
+            text = f"the file that is replayed cannot be read any further: {error.strerror}"
+            self.outcome = Outcome(text, is_failure=True)
+        finally:
+            for each in (self._pipe, self._file, self._is_ended):
+                os.close(each)
 
-    def play(self) -> None:
+    def _play(self) -> None:
         """Write the file.
 
         Raises:
