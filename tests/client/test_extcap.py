@@ -350,6 +350,16 @@ nonsense } { {=} =
     assert split("a,,b,c=d,,e=f,g") == ("a,b", [("c", "d,e=f"), ("g", None)])
 
 
+@pytest.mark.parametrize("text", ["{a=", "{a=\\}", "{a={", "{", "x {", "arg {a=b}{", "{a=b\\"])
+def test_nonsense_is_read_in_one_pass(text: str) -> None:
+    began_s = time.process_time()
+    found = sentences_of(b"arg " + text.encode() * (1_000_000 // len(text)) + b"\narg {call=x}\n")
+    assert time.process_time() - began_s < 2
+    assert found[-1] == Sentence("arg", {"call": "x"})
+    with pytest.raises(WrongOptionError, match="is not a number"):
+        arguments_of([Option("--n", "double", None, False, None, None, ())], [("n", "1" * 100_000 + "x")])
+
+
 # Programs that do other than they should -----------------------------------------------------------------------------
 
 AT_ONCE: dict[str, tuple[type[ChildError], str]] = {

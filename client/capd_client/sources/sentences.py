@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-#: ``arg {number=0}{call=--delay}…``; a brace within a value has a backslash before it.
-_FIELD = re.compile(r"\{([^={}]+)=((?:\\.|[^}\\])*)\}")
+#: ``arg {number=0}{call=--delay}…``; a closing brace within a value has a backslash before it. One that is not closed
+#: takes the rest of the line, so that no line is looked at several times.
+_FIELD = re.compile(r"\{([^={}]+)=((?:\\.|[^}\\])*+)(\}|\\?$)")
 _ESCAPED = re.compile(r"\\([{}\\])")
 #: More are not read. Chosen: many times what a program has.
 _MAX_SENTENCES = 10_000
@@ -13,7 +14,7 @@ _MAX_SENTENCES = 10_000
 _SHOWN_VALUES = 8
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 class Sentence(NamedTuple):
@@ -89,7 +90,7 @@ def sentences_of(output: bytes) -> list[Sentence]:
     found: list[Sentence] = []
     for line in output.decode("utf-8", "replace").splitlines():
         word, _, rest = line.strip().partition(" ")
-        fields = dict(_FIELD.findall(rest))
+        fields = {key: value for key, value, closed in _FIELD.findall(rest) if closed == "}"}
         if fields and len(found) < _MAX_SENTENCES:
             found.append(Sentence(word, fields))
     return found
