@@ -26,7 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def machine(wheel: Path) -> Generator[Machine, None, None]:
     """A machine with capd in /opt/capd, users, and a pair of interfaces: send on tx, capture on rx."""
     with booted(wheel) as machine, network_namespace_of(machine.process_id), veth_pair("tx", "rx"):
