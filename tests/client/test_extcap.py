@@ -46,7 +46,7 @@ from tests.capture.helpers import ip
 from tests.cli.calling import called
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, wait_until
-from tests.client.test_streams import USER_ID, data_of, many, read_back, typed
+from tests.client.test_streams import USER_ID, check_refusal, data_of, many, read_back, typed
 from tests.support.namespace import private_network_namespace
 from tests.worker.test_streams import pcap
 
@@ -607,10 +607,7 @@ def test_an_ordinary_user_types_the_name_alone(user_dir: Path) -> None:
         ("capctl capture -i odd,do=write-and-fail -w c.pcapng", 1, "odd has ended with status 7: and then it broke"),
         ("capctl capture -i odd,do=nothing -w b.pcapng", 2, "do='nothing' is none of write, hang"),
     ):
-        done = typed(line, directory)
-        assert done.returncode == status, line
-        assert words in done.stderr
-        assert "Traceback" not in done.stderr
+        check_refusal(line, directory, status, words)
     assert not (directory / "b.pcapng").exists()
     assert not processes_with(f"{directory}/.local")
 

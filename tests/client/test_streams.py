@@ -485,6 +485,14 @@ def typed(words: str, directory: Path, **options: Any) -> subprocess.CompletedPr
     )
 
 
+def check_refusal(line: str, directory: Path, status: int, words: str) -> None:
+    """Check that a line ends with a status and a sentence."""
+    done = typed(line, directory)
+    assert done.returncode == status, line
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def prepared(directory: Path, name: str = "in.pcap", packets: Sequence[Frame] | None = None) -> Path:
     """Return a file that a user may read."""
     path = directory / name
@@ -552,9 +560,6 @@ def test_each_end_is_in_the_exit_status(own_directory: Path) -> None:
         ("capctl capture -i - -p -w b.pcapng < in.pcap", 2, "-p is about network interfaces"),
         ("capctl capture -i - -w b.pcapng < in.pcap -f 'udp port'", 1, "capture filter"),
     ):
-        done = typed(line, own_directory)
-        assert done.returncode == status, line
-        assert words in done.stderr
-        assert "Traceback" not in done.stderr
+        check_refusal(line, own_directory, status, words)
     assert not (own_directory / "b.pcapng").exists()
     assert len(list(read(own_directory / "a.pcapng"))) > 0
