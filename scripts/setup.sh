@@ -72,6 +72,8 @@ PROGRAMS
     [[ "$mode" != dev ]] || cat <<'PROGRAMS'
 capinfos tshark
 curl curl
+dbus-daemon dbus
+dbus-monitor dbus
 editcap tshark
 ethtool ethtool
 groff groff-base

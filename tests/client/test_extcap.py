@@ -164,7 +164,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path, Non
     add_program(tmp_path)
     yield tmp_path
     assert processes_with(str(tmp_path)) == []
-    assert list(temporary.glob("capd-extcap-*")) == []
+    assert list(temporary.glob("capd-source-*")) == []
 
 
 # Packets -------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from capd_client.conversation.questions import (
     who_asks,
 )
 from capd_client.errors import NoEvents
+from capd_client.request.streams import is_of_module
 from capd_client.sources.opened import EXTCAP
 from capd_client.transport.connect import SocketPath, Transport, connect_and_send
 from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
@@ -193,13 +194,14 @@ async def get_capabilities(
     """Return all that libpcap says of an interface, its sources of timestamps too.
 
     Args:
-        interface: its name; of an extcap program's, such as ``extcap:udpdump``, its program is asked instead.
+        interface: its name; of an extcap program's, such as ``extcap:udpdump``, its program is asked instead, and of a
+            module's device, such as ``dbus-session``, the module.
         monitor_mode: ask for the link-layer types that it has in monitor mode.
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
 
     Raises:
         InterfaceError: there is no such interface, or it is down, or its program does not answer.
-        InvalidArgument: an extcap program's interface has no monitor mode.
+        InvalidArgument: an extcap program's interface has no monitor mode, or a device's name is not possible.
         UnsupportedError: libpcap cannot open it.
         NotPermitted: there is only a private daemon, without the privilege to open it.
         BrokenPipe: the daemon does not answer.
@@ -208,6 +210,10 @@ async def get_capabilities(
         from capd_client.sources.extcap import extcap_capabilities  # noqa: PLC0415  # few need it
 
         return await anyio.to_thread.run_sync(extcap_capabilities, interface, monitor_mode)
+    if is_of_module(interface):
+        from capd_client.sources.modules import module_capabilities  # noqa: PLC0415  # few need it
+
+        return await anyio.to_thread.run_sync(module_capabilities, interface, monitor_mode)
     return await _answer_to(capabilities_of(interface, monitor_mode), socket_path)
 
 

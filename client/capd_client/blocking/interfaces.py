@@ -38,6 +38,7 @@ class Interface:
     IF_USB = int(InterfaceType.USB)
     IF_VIRTUAL = int(InterfaceType.VIRTUAL)
     IF_EXTCAP = int(InterfaceType.EXTCAP)
+    IF_MODULE = int(InterfaceType.MODULE)
 
     def __init__(  # noqa: PLR0917  # wirepy's arguments
         self,
@@ -84,13 +85,16 @@ class Interface:
         return f"<Interface {self.name}>"
 
     @classmethod
-    def list_interfaces(cls, *, socket_path: SocketPath = None, extcap: bool = False) -> list["Interface"]:
+    def list_interfaces(
+        cls, *, socket_path: SocketPath = None, extcap: bool = False, modules: bool = False
+    ) -> list["Interface"]:
         """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
 
         Args:
             socket_path: where the daemon listens; None: as for ``CaptureSession``.
             extcap: behind these also the interfaces of extcap programs. To find them, all these programs are run at
                 once, with this user's rights; one that does not answer within 5 seconds is left out.
+            modules: and the devices of capture modules, found in the same way; also in place of what libpcap calls so.
 
         Raises:
             ChildError: the daemon cannot find out.
@@ -102,6 +106,10 @@ class Interface:
             from capd_client.sources.extcap import extcap_interfaces  # noqa: PLC0415  # few need it
 
             infos += extcap_interfaces()
+        if modules:
+            from capd_client.sources.modules import with_devices  # noqa: PLC0415  # few need it
+
+            infos = with_devices(infos)
         return [cls._from_info(info, socket_path) for info in infos]
 
     @classmethod

@@ -20,6 +20,7 @@ from capd_client.conversation.questions import (
     snapshot_taken,
     who_asks,
 )
+from capd_client.request.streams import is_of_module
 from capd_client.sources.opened import EXTCAP
 from capd_client.transport.connect import SocketPath, connect_and_send
 from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
@@ -181,13 +182,14 @@ def get_capabilities(interface: str, monitor_mode: bool = False, *, socket_path:
     """Return all that libpcap says of an interface, its sources of timestamps too.
 
     Args:
-        interface: its name; of an extcap program's, such as ``extcap:udpdump``, its program is asked instead.
+        interface: its name; of an extcap program's, such as ``extcap:udpdump``, its program is asked instead, and of a
+            module's device, such as ``dbus-session``, the module.
         monitor_mode: ask for the link-layer types that it has in monitor mode.
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
 
     Raises:
         InterfaceError: there is no such interface, or it is down, or its program does not answer.
-        InvalidArgument: an extcap program's interface has no monitor mode.
+        InvalidArgument: an extcap program's interface has no monitor mode, or a device's name is not possible.
         UnsupportedError: libpcap cannot open it.
         NotPermitted: there is only a private daemon, without the privilege to open it.
         BrokenPipe: the daemon does not answer.
@@ -196,6 +198,10 @@ def get_capabilities(interface: str, monitor_mode: bool = False, *, socket_path:
         from capd_client.sources.extcap import extcap_capabilities  # noqa: PLC0415  # few need it
 
         return extcap_capabilities(interface, monitor_mode)
+    if is_of_module(interface):
+        from capd_client.sources.modules import module_capabilities  # noqa: PLC0415  # few need it
+
+        return module_capabilities(interface, monitor_mode)
     return _answer_to(capabilities_of(interface, monitor_mode), socket_path)
 
 

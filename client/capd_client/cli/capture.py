@@ -78,7 +78,7 @@ def _keys_of(flag: str) -> dict[str, tuple[ArgumentSpec, Option]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``capctl capture``: dumpcap's letters where it has them."""
-    parser.set_defaults(conditions={}, extcap=False, run=run)
+    parser.set_defaults(conditions={}, extcap=False, modules=False, run=run)
     added: set[str] = set()
     for spec in ARGUMENTS:
         for option in spec.options:

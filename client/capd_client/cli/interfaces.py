@@ -52,7 +52,9 @@ _STATES = {
 _BARS = "▁▂▃▄▅▆▇█"
 
 #: What is shown of a right that is missing.
-_NEEDS = {MissingRight.RULE: "a rule", MissingRight.CAP_NET_RAW: "CAP_NET_RAW"}
+_NEEDS = {each: each.value for each in MissingRight} | {MissingRight.RULE: "a rule"}
+#: Kinds of interfaces that are not the system's.
+_KINDS = {InterfaceType.EXTCAP: "extcap", InterfaceType.MODULE: "module"}
 
 
 def add_parsers(commands: Any) -> None:
@@ -62,6 +64,9 @@ def add_parsers(commands: Any) -> None:
     )
     listing.add_argument(
         "--extcap", action="store_true", help="also the interfaces of extcap programs, which are run to find them"
+    )
+    listing.add_argument(
+        "--modules", action="store_true", help="also the devices of capture modules, which are run to find them"
     )
     listing.add_argument("--json", action="store_true", help="print a line of JSON for each")
     listing.set_defaults(run=show_interfaces)
@@ -97,7 +102,7 @@ def add_parsers(commands: Any) -> None:
 
 def show_interfaces(options: argparse.Namespace) -> int:
     """Show what can be captured on."""
-    found = Interface.list_interfaces(socket_path=options.socket, extcap=options.extcap)
+    found = Interface.list_interfaces(socket_path=options.socket, extcap=options.extcap, modules=options.modules)
     if options.json:
         for each in found:
             fields = msgspec.to_builtins(each.info)
@@ -132,8 +137,8 @@ def _cells(interface: Interface, names: dict[int, str]) -> dict[str, Cell]:
         cells["NEEDS"] = _NEEDS[info.needs]
     elif info is not None and not info.may_capture:
         cells["KIND"] = "no interface"
-    elif info is not None and info.interface_type == InterfaceType.EXTCAP:
-        cells["KIND"] = "extcap"
+    if info is not None and info.interface_type in _KINDS:
+        cells["KIND"] = _KINDS[InterfaceType(info.interface_type)]
     if link is not None:
         kind = link.kind or ("loopback" if link.loopback else info.driver if info else None) or ""
         if link.bound_to_index is not None and link.bound_to_index != link.index:

@@ -357,11 +357,12 @@ def _interface_requests(
         stream = stream_of(one.name if isinstance(one, CaptureInterface) else one)
         if stream is None:
             requests.append(_interface_request(one, common))
-        else:
-            streams.append(stream.beside([each.name for each in requests]))
-            waits = bool(arguments.get("wait_for_interfaces"))
-            requests.append(_stream_request(one, streams[-1], common, waits=waits))
-    if len(streams) == len(requests):
+            continue
+        stream = stream.beside([each.name for each in requests])
+        options = _stream_options(one, stream, common)
+        requests.append(_stream_request(stream, options, waits=bool(arguments.get("wait_for_interfaces"))))
+        streams.append(stream.with_options(options))
+    if len(streams) == len(requests) and not any(each.takes_options for each in streams):
         _refuse_for_streams(common)
     return tuple(requests), tuple(streams)
 
@@ -378,17 +379,21 @@ def _refuse_for_streams(common: Mapping[str, Any]) -> None:
             raise InvalidArgument(text, argument=name)
 
 
-def _stream_request(given: object, stream: StreamToOpen, common: dict[str, Any], *, waits: bool) -> InterfaceRequest:
+def _stream_options(given: object, stream: StreamToOpen, common: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(given, CaptureInterface):
+        return common
+    own = _typed({name: getattr(given, name) for name in common})
+    if not stream.takes_options:
+        _refuse_for_streams(own)
+    return {name: common[name] if value is None else value for name, value in own.items()}
+
+
+def _stream_request(stream: StreamToOpen, options: dict[str, Any], *, waits: bool) -> InterfaceRequest:
     if waits and not stream.comes_again:
         text = f"{stream.name} cannot come again when it has ended: leave out wait_for_interfaces"
         raise InvalidArgument(text, argument="wait_for_interfaces")
-    options: dict[str, Any] = {name: common[name] for name in _OF_STREAMS}
-    if isinstance(given, CaptureInterface):
-        own = _typed({name: getattr(given, name) for name in common})
-        _refuse_for_streams(own)
-        options = {name: common[name] if own[name] is None else own[name] for name in _OF_STREAMS}
-    own = fields_of("interface", options)
-    return InterfaceRequest(name=stream.name, is_stream=True, comes_again=waits, **own)
+    of_request = fields_of("interface", {name: options[name] for name in _OF_STREAMS})
+    return InterfaceRequest(name=stream.name, is_stream=True, comes_again=waits, **of_request)
 
 
 def _interface_request(given: object, common: dict[str, Any]) -> InterfaceRequest:

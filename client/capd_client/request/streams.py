@@ -10,12 +10,13 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from capd_client.errors import CaptureError, InterfaceError
+from capd_client.modules.registry import entry_of
 from capd_client.sources.opened import EXTCAP, OpenedStream
 from capd_protocol.arguments import MAX_STREAM_NAME_BYTES
 from capd_protocol.messages import Failure, FailureCode, InterfaceRequest
@@ -50,13 +51,14 @@ class StreamToOpen(NamedTuple):
         open: opens it for the caller, to whom all is that is returned; raises OSError, ValueError or CaptureError.
         comes_again: when it has ended it can be opened again, as a FIFO and a server can.
         is_own: each of that name is another one, so there may be several.
+        takes_options: ``open`` takes options of the capture, as in ``CaptureInterface``.
     """
 
     name: str
-    open: Callable[[], OpenedStream]
-    #: When it has ended it can be opened again, and another one comes.
+    open: Callable[..., OpenedStream]
     comes_again: bool = False
     is_own: bool = False
+    takes_options: bool = False
 
     def beside(self, names: Collection[str]) -> "StreamToOpen":
         """Return the same stream with a number behind its name, if there are others of this name that are not it."""
@@ -65,6 +67,10 @@ class StreamToOpen(NamedTuple):
         numbered = (f"{self.name} ({number})" for number in count(2))
         return self._replace(name=next(each for each in numbered if each not in names))
 
+    def with_options(self, options: Mapping[str, Any]) -> "StreamToOpen":
+        """Return it with options of the capture, for those that take them."""
+        return self._replace(open=partial(self.open, options)) if self.takes_options else self
+
 
 def stream_of(given: object) -> StreamToOpen | None:
     """Return the stream that is meant; None: it is none, but may be the name of an interface.
@@ -72,7 +78,8 @@ def stream_of(given: object) -> StreamToOpen | None:
     ``-`` is standard input, ``TCP@HOST[:PORT]`` a server (with an IPv6 address in brackets), ``unix:PATH`` a server's
     Unix socket, and what has a slash a FIFO, a socket or a file; as in Wireshark and dumpcap. So is the bare name of a
     FIFO or socket, if no interface is called so. ``extcap:NAME[,OPTION=VALUE]…`` is an interface of an extcap program,
-    and ``replay[@FACTOR]:FILE`` a file with a pace. What is open for reading is a stream, too.
+    ``replay[@FACTOR]:FILE`` a file with a pace, and ``nflog:GROUP``, ``dbus-session`` and others are devices of capture
+    modules. What is open for reading is a stream, too.
     """
     if isinstance(given, HasDescriptor):
         descriptor = given.fileno()
@@ -87,6 +94,8 @@ def stream_of(given: object) -> StreamToOpen | None:
         if begins := kind.begins.match(given):
             open_it = partial(kind.open, given[begins.end() :])
             return StreamToOpen(_named(kind.name_of(given)), open_it, kind.comes_again, kind.is_own)
+    if is_of_module(given):
+        return StreamToOpen(_named(given), partial(_open_module, given), takes_options=True)
     if "/" in given or _is_bare_stream(given):
         return StreamToOpen(_named(given), partial(_open_path, given), not _is_regular(given))
     return None
@@ -124,6 +133,11 @@ def open_again_and_again(stream: StreamToOpen) -> OpenedStream:
 
 def _open_descriptor(stream: StreamToOpen) -> int:
     return open_stream(stream).descriptor
+
+
+def is_of_module(name: str) -> bool:
+    """Whether a name is that of a module's device, and of no network interface, which have no colons."""
+    return entry_of(name) is not None if ":" in name else not _is_interface(name) and entry_of(name) is not None
 
 
 def with_extcap(names: Sequence[str]) -> list[str]:
@@ -229,6 +243,12 @@ def _host_and_port(address: str) -> tuple[str, int]:
     if port and not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
         raise ValueError(f"{port!r:.20} is no port: one is a number from 1 to 65535")
     return host, int(port) if port else DEFAULT_PORT
+
+
+def _open_module(name: str, options: Mapping[str, Any] | None = None) -> OpenedStream:
+    from capd_client.sources.modules import open_module  # noqa: PLC0415  # few need it
+
+    return open_module(name, options)
 
 
 def _open_extcap(text: str) -> OpenedStream:

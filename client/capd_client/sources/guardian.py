@@ -1,4 +1,4 @@
-"""Guardian of an extcap program: a process of its own that starts it, and ends it when nobody needs it any more.
+"""Guardian of a program that writes a stream: a process of its own that starts it, and ends it when nobody needs it.
 
 Run by its path, with nothing but the standard library, so that it is there within some milliseconds. A process rather
 than a thread of the client, since a client that is killed ends nothing: here its end is seen, as that of a socket.
@@ -173,12 +173,11 @@ def _begin(guardian: _Guardian, fifo: _Fifo, patience_s: float) -> int | None:
     return writing
 
 
-def _run(lifeline: socket.socket, directory: str, patience_s: float, program: str, words: list[str]) -> None:
-    interface, *options = words
+def _run(lifeline: socket.socket, directory: str, patience_s: float, fifo_at: int, words: list[str]) -> None:
     path = os.path.join(directory, "fifo")  # noqa: PTH118  # pathlib takes as long to import as all else here
     os.mkfifo(path, 0o600)
     fifo = _Fifo(path)
-    command = [program, "--capture", "--extcap-interface", interface, "--fifo", path, *options]
+    command = [*words[:fifo_at], path, *words[fifo_at:]]
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0
@@ -208,12 +207,15 @@ def _remove(directory: str) -> None:
 
 
 def main() -> None:
-    """Take a socket, a directory for temporary files, seconds, a program, an interface, and the program's options."""
+    """Take a socket, a directory for temporary files, seconds, a command, and where in it the FIFO's path belongs.
+
+    That number is before the command.
+    """
     lifeline = socket.socket(fileno=int(sys.argv[1]))
-    directory = os.path.join(sys.argv[2], f"capd-extcap-{os.urandom(8).hex()}")  # noqa: PTH118
+    directory = os.path.join(sys.argv[2], f"capd-source-{os.urandom(8).hex()}")  # noqa: PTH118
     try:
         os.mkdir(directory, 0o700)  # noqa: PTH102
-        _run(lifeline, directory, float(sys.argv[3]), sys.argv[4], sys.argv[5:])
+        _run(lifeline, directory, float(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
     except OSError as error:
         with contextlib.suppress(OSError):
             lifeline.send(json.dumps({"status": None, "stderr": "", "error": error.strerror}).encode())

@@ -98,7 +98,7 @@ def _may_be_run(path: str) -> bool:
 def interfaces() -> tuple[list[ExtcapInterface], list[str]]:
     """Return the interfaces of all programs, and the paths of those programs that did not answer."""
     paths = programs()
-    answers = _ask([[path, "--extcap-interfaces", _VERSION] for path in paths])
+    answers = ask([[path, "--extcap-interfaces", _VERSION] for path in paths])
     found: dict[str, ExtcapInterface] = {}
     for path, answer in zip(paths, answers, strict=True):
         for name, display in interfaces_of(sentences_of(answer or b"")):
@@ -137,7 +137,7 @@ def answer_of(interface: ExtcapInterface, question: str) -> list[Sentence]:
     Raises:
         InterfaceError: it does not answer.
     """
-    (answer,) = _ask([[interface.program, question, "--extcap-interface", interface.name]])
+    (answer,) = ask([[interface.program, question, "--extcap-interface", interface.name]])
     if answer is None:
         text = f"{quoted(interface.program)} gave no answer to {question} within {_ANSWER_S:g} s"
         failure = Failure(code=FailureCode.NO_SUCH_INTERFACE, text=text, interface=EXTCAP + interface.name)
@@ -148,7 +148,7 @@ def answer_of(interface: ExtcapInterface, question: str) -> list[Sentence]:
 # Asking --------------------------------------------------------------------------------------------------------------
 
 
-def _ask(commands: Sequence[Sequence[str]]) -> list[bytes | None]:
+def ask(commands: Sequence[Sequence[str]]) -> list[bytes | None]:
     """Run programs side by side; return what each writes, None for one that does not end in time, or never begins."""
     deadline_s = time.monotonic() + _ANSWER_S
     answers: list[bytes | None] = [None] * len(commands)

@@ -21,6 +21,8 @@ class InterfaceType(enum.IntEnum):
     VIRTUAL = 8
     #: An extcap program's. Later versions of Wireshark have 8 for these, which is wirepy's number for something else.
     EXTCAP = 9
+    #: A capture module's: a number of our own.
+    MODULE = 10
 
 
 class Link(JsonMessage, frozen=True):
@@ -67,6 +69,10 @@ class MissingRight(enum.StrEnum):
     RULE = "rule"
     #: Of the process, where it has a private daemon, which can do no more than it.
     CAP_NET_RAW = "CAP_NET_RAW"
+    #: Of the process, in its network namespace.
+    CAP_NET_ADMIN = "CAP_NET_ADMIN"
+    #: To be root.
+    ROOT = "root"
 
 
 class InterfaceInfo(JsonMessage, frozen=True):

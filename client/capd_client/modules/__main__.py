@@ -1,0 +1,126 @@
+"""A module's own process: lists its devices, describes one, or captures from it.
+
+Started by ``capd_client.sources``, for a capture under a guardian. A failure is one sentence on standard error, and an
+exit status that says of which kind it is (``contract.FAILURES``).
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator, Sequence
+from types import FrameType
+from typing import NoReturn
+
+import msgspec
+
+from capd_client.modules.asked import CAPTURE, DESCRIBE, LIST, Answer, Asked
+from capd_client.modules.contract import Capture, Module, ModuleFailed, Options
+from capd_client.modules.pump import Pump, ReaderGone
+from capd_client.modules.registry import all_entries, loaded, module_of
+from capd_protocol.formats.packet_flags import Direction
+from capd_protocol.text import escaped
+
+
+@contextlib.contextmanager
+def _typed(name: str) -> Generator[None, None, None]:
+    """Have everything that a module raises be a ``ModuleFailed``.
+
+    Raises:
+        ModuleFailed: in place of what was raised.
+    """
+    try:
+        yield
+    except (ModuleFailed, ReaderGone):
+        raise
+    except Exception as error:  # whatever somebody else's code raises
+        text = f"the module of {name} has failed: {type(error).__name__}: {error}"
+        raise ModuleFailed(text) from error
+
+
+@contextlib.contextmanager
+def _created(module: Module, name: str) -> Generator[Capture, None, None]:
+    """Make a capture, which is closed when the block is left, however that is."""
+    capture = module.create(name)
+    try:
+        yield capture
+    finally:
+        capture.close()
+
+
+def _capture(fifo: str, asked: Asked) -> None:
+    with _typed(asked.name), _created(module_of(asked.name), asked.name) as capture:
+
+        def end(_number: int, _frame: FrameType | None) -> NoReturn:
+            capture.break_off()
+            raise SystemExit(0)
+
+        signal.signal(signal.SIGTERM, end)
+        linktype = _activated(capture, asked)
+        # Opened now, and not before: that is how the guardian knows that the capture runs.
+        pipe_fd = os.open(fifo, os.O_WRONLY | os.O_CLOEXEC)
+        with contextlib.suppress(ReaderGone):
+            Pump(capture, pipe_fd, linktype, asked.options.snaplen_bytes).run()
+
+
+def _activated(capture: Capture, asked: Asked) -> int:
+    """Activate a device; return the link-layer type that its packets have."""
+    linktype = capture.activate(asked.options)
+    if asked.linktype is not None and asked.linktype != linktype:
+        linktype = asked.linktype
+        capture.set_link_type(linktype)
+    if asked.direction != Direction.UNKNOWN:
+        capture.set_direction(asked.direction)
+    if asked.capture_filter:
+        capture.set_filter(asked.capture_filter)
+    capture.set_blocking(False)
+    return linktype
+
+
+def _devices(prefix: str) -> Answer:
+    with _typed(prefix):
+        module = next(loaded(each) for each in all_entries() if each.prefix == prefix)
+        return Answer(devices=tuple(module.devices()))
+
+
+def _description(name: str, options: Options) -> Answer:
+    """Return what a device can do. It is activated where that shows it only, which may take privilege."""
+    with _typed(name), _created(module_of(name), name) as capture:
+        linktypes = () if options.monitor_mode else tuple(capture.link_types())
+        if not linktypes:
+            default = capture.activate(options)
+            linktypes = tuple(capture.link_types()) or (default,)
+        return Answer(linktypes=linktypes, has_monitor_mode=capture.has_monitor_mode())
+
+
+def _answer(answer: Callable[[], Answer]) -> None:
+    """Write an answer to standard output, where nothing else goes."""
+    output_fd = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        found = answer()
+    except ModuleFailed as error:
+        found = Answer(code=error.code, text=escaped(str(error)))
+    with os.fdopen(output_fd, "wb") as output:
+        output.write(msgspec.json.encode(found))
+
+
+def main(words: Sequence[str]) -> None:
+    """Do what is asked for: ``capture FIFO ASKED``, ``list PREFIX`` or ``describe NAME OPTIONS``."""
+    match words:
+        case [command, fifo, asked] if command == CAPTURE:
+            try:
+                _capture(fifo, msgspec.json.decode(asked, type=Asked))
+            except ModuleFailed as error:
+                sys.stderr.write(escaped(str(error)))
+                sys.exit(error.status)
+        case [command, prefix] if command == LIST:
+            _answer(lambda: _devices(prefix))
+        case [command, name, options] if command == DESCRIBE:
+            _answer(lambda: _description(name, msgspec.json.decode(options, type=Options)))
+        case _:
+            sys.exit("usage: python -m capd_client.modules capture|list|describe …")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
