@@ -81,6 +81,7 @@ mergecap tshark
 mkfs.ext4 e2fsprogs
 mount mount
 netsniff-ng netsniff-ng
+nft nftables
 nsenter util-linux
 setpriv util-linux
 ss iproute2

@@ -31,6 +31,8 @@ class ModuleEntry(NamedTuple):
 
 #: By prefixes, the modules that come with capd; in the order in which their devices are listed.
 _BUILT_IN = {
+    "nflog": "nflog",
+    "nfqueue": "nfqueue",
     "dbus": "dbus",
     "dbus-session": "dbus",
     "dbus-system": "dbus",
