@@ -26,6 +26,7 @@ from capd.pacing.threads import in_thread
 from capd.policy.audit import Audit
 from capd.policy.peer import NOBODY, Peer
 from capd.policy.people import People, find_group
+from capd.sending.senders import Senders
 from capd.service import systemd
 from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import PacketRingMaker
@@ -59,8 +60,15 @@ class Daemon:
         self._configured = Configured(self._captures, self._monitor, self._audit, self._closer, state_directory)
         self._detached = Detached(self._captures, self._monitor, self._audit, self._closer)
         self.people = People()
+        self._senders = Senders(lambda: self._captures.policy, self._monitor, self._spawner, self._closer, self.people)
         self._server = Server(
-            self._captures, self._detached, self._monitor, self._audit, self._closer, people=self.people
+            self._captures,
+            self._detached,
+            self._monitor,
+            self._audit,
+            self._closer,
+            people=self.people,
+            senders=self._senders,
         )
         self._metrics = Metrics(self._captures, lambda: self._server.clients, self._closer)
 
@@ -145,6 +153,7 @@ class Daemon:
                 _log.info("%s: stopping", signal.Signals(number).name)
                 systemd.notify("STOPPING=1")
                 self._captures.stop_all()
+                self._senders.stop_all()
                 # At the second signal, or when it takes too long, at once.
                 with trio.move_on_after(limits.STOP_TIMEOUT_S):
                     async with trio.open_nursery() as ending:
@@ -156,6 +165,7 @@ class Daemon:
 
     async def _cancel_when_ended(self, scope: trio.CancelScope) -> None:
         await self._captures.wait_all_ended()
+        await self._senders.wait_all_ended()
         scope.cancel()
 
     async def _await_group(self, nursery: trio.Nursery) -> None:

@@ -38,6 +38,8 @@ class Job(bytes, enum.Enum):
     CLOSING = b"c"
     #: Passing a capture's files to those who are attached to it (``capd.worker.helpers.serving``).
     SERVING = b"s"
+    #: Sending a client's packets (``capd.worker.sending``).
+    SENDING = b"p"
 
 
 #: Orders to a process that closes: take these descriptors; and, close them now, which it answers with a byte.
@@ -162,6 +164,38 @@ class ServeLaunch(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[int, ...]
     #: What the capture's files are called.
     file_name: str
+
+
+class SendLaunch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process needs to know that sends packets.
+
+    With it come two sockets: the packet socket, which is bound, and the one to the client. The process answers with
+    ``SenderReport`` when it is ready, then at most each second in which something has changed, and in the end. The
+    daemon sends one byte to have it end, or closes its side.
+    """
+
+    user_id: int
+    group_id: int
+    groups: tuple[int, ...]
+    #: For messages.
+    interface: str
+    #: The longest frame that it takes, less a VLAN tag.
+    max_frame_bytes: int
+    #: Packets a second; None: as many as the interface takes.
+    max_pps: int | None
+    #: Source addresses that frames may have; None: any.
+    source_macs: tuple[bytes, ...] | None
+
+
+class SenderReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process that sends has done since its beginning."""
+
+    sent_total: int = 0
+    refused_total: int = 0
+    #: Why it has ended by itself.
+    failure: Failure | None = None
+    #: It is the last one.
+    is_last: bool = False
 
 
 class RingFilter(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,8 +33,9 @@ MAX_OF_MANY_GROUPS = 32
 #: takes one (MAX_CLIENTS and the three others above: 1,216), and another one for the directory of the capture that it
 #: is attached to (704); a capture takes eight at most for its processes and its directory (MAX_CAPTURES, and 64 of
 #: root: 2,560), and while it runs one for the ring of each of its 64 interfaces, and one for what triggers snapshots
-#: there (40,960). The rest is for captures of the configuration, and for what is opened and closed meanwhile. Where the
-#: system allows less, whatever finds none is refused.
+#: there (40,960); a client that sends takes four more (MAX_SENDERS, and 16 of root: 320). The rest is for captures of
+#: the configuration, and for what is opened and closed meanwhile. Where the system allows less, whatever finds none is
+#: refused.
 DESCRIPTORS = 65_536
 
 # Accounts --------------------------------------------------------------------------------------------------------
@@ -161,6 +162,12 @@ RING_SHARE_PER_USER = 0.25
 #: neither is refused for it. Chosen: the kernel never swaps rings, nor counts them for anybody, so that the machine
 #: must get on with the rest.
 RING_SHARE = 0.5
+#: Clients of one user that send at once, root too; a further one is refused. Chosen: each has a process of its own,
+#: with 4 MiB, and keeps a processor busy where it sends as fast as it can.
+MAX_SENDERS_PER_USER = 16
+#: Of all users but root, whose senders come on top; a further one is refused. Chosen: four users who have all that they
+#: may.
+MAX_SENDERS = 64
 #: A client that has connected must have sent its request by then, or it is cut off.
 REQUEST_TIMEOUT_S = 10.0
 #: The process that forks workers is started anew so long after one has ended; a capture that is asked for meanwhile

@@ -1,13 +1,14 @@
 """Capture packets without being root: drives the capd daemon, with the vocabulary of dumpcap and wirepy.
 
-``CaptureSession``, ``LiveInterfaceStats`` and ``InterfaceWatcher`` block; ``capd_client.aio`` has the same for programs
-on trio and asyncio. ``read`` gives the packets, and ``PacketLoop`` calls a function for each. Events are in ``events``.
-What these take, return, give or raise can be named from here too.
+``CaptureSession``, ``Injector``, ``LiveInterfaceStats`` and ``InterfaceWatcher`` block; ``capd_client.aio`` has the
+same for programs on trio and asyncio. ``read`` gives the packets, and ``PacketLoop`` calls a function for each. Events
+are in ``events``. What these take, return, give or raise can be named from here too.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
+from capd_client.blocking.injector import Injector
 from capd_client.blocking.interfaces import Interface, InterfaceWatcher
 from capd_client.blocking.questions import (
     flush_capture,
@@ -26,6 +27,7 @@ from capd_client.conversation import events
 from capd_client.conversation.events import CaptureEvent, EventType
 from capd_client.conversation.interface_picture import InterfaceChanged
 from capd_client.conversation.questions import Revocation
+from capd_client.conversation.sending import SendReport
 from capd_client.conversation.statistics import ReceivedDropped
 from capd_client.errors import (
     BadFilterError,
@@ -45,9 +47,13 @@ from capd_client.errors import (
     NoEvents,
     NoSuchCapture,
     NotPermitted,
+    PacketRefused,
+    PacketSizeError,
+    RateExceeded,
     ReadError,
     ResourceError,
     SessionClosed,
+    SourceAddressError,
     SourceError,
     StreamOverrun,
     UnsupportedError,
@@ -74,6 +80,8 @@ from capd_protocol.messages import (
     Permission,
     Permissions,
     RevokedCapture,
+    RevokedSender,
+    SendPermission,
     TriggerReason,
 )
 from capd_protocol.messages.interfaces import (
@@ -86,6 +94,7 @@ from capd_protocol.messages.interfaces import (
     MissingRight,
     TimestampType,
 )
+from capd_protocol.sending import Lateness, Reason, Refusal
 
 if TYPE_CHECKING:
     from capd_client.blocking.packet_loop import PacketHandler, PacketLoop
@@ -159,6 +168,7 @@ __all__ = [
     "HasDescriptor",
     "HasName",
     "HasRingFiles",
+    "Injector",
     "Interface",
     "InterfaceChange",
     "InterfaceChanged",
@@ -169,6 +179,7 @@ __all__ = [
     "InterfaceType",
     "InterfaceWatcher",
     "InvalidArgument",
+    "Lateness",
     "Link",
     "LinkLayer",
     "LinkLayerType",
@@ -186,20 +197,29 @@ __all__ = [
     "PacketHeader",
     "PacketKind",
     "PacketLoop",
+    "PacketRefused",
+    "PacketSizeError",
     "PacketType",
     "Permission",
     "Permissions",
+    "RateExceeded",
     "ReadError",
     "Reader",
+    "Reason",
     "ReceivedDropped",
+    "Refusal",
     "ResourceError",
     "Revocation",
     "RevokedCapture",
+    "RevokedSender",
     "RingFile",
+    "SendPermission",
+    "SendReport",
     "SessionClosed",
     "SniffedPacket",
     "SniffedPackets",
     "SocketPath",
+    "SourceAddressError",
     "SourceError",
     "Span",
     "Stream",

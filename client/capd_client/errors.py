@@ -169,6 +169,22 @@ class NameTaken(ChildError):
     """This user has a capture of that name. Choose another one, or attach to it."""
 
 
+class PacketRefused(ChildError):
+    """A packet was not sent."""
+
+
+class PacketSizeError(PacketRefused):
+    """It is shorter than an Ethernet header, or longer than the interface takes. Send another one."""
+
+
+class SourceAddressError(PacketRefused):
+    """Its source address is not the interface's, and the rule allows no other. Use that, or ask an administrator."""
+
+
+class RateExceeded(ChildError):
+    """More packets a second than the rule allows. Ask for fewer, or an administrator."""
+
+
 _BY_CODE: dict[FailureCode, type[ChildError]] = {
     FailureCode.INVALID: InvalidArgument,
     FailureCode.BAD_FILTER: BadFilterError,

@@ -25,6 +25,7 @@ from capd_protocol.messages import (
     RotateCapture,
     SnapshotCapture,
     Started,
+    StartSending,
     StopCapture,
     WatchInterfaces,
     WatchStatistics,
@@ -35,13 +36,14 @@ from tests.support.attack import request_for
 GREETING = Hello(protocol_version=1, software="x")
 STOP, ROTATE, FLUSH, SNAPSHOT = StopCapture(), RotateCapture(), FlushCapture(), SnapshotCapture()
 ORDERS: tuple[OrderRequest, ...] = (STOP, ROTATE, FLUSH, SNAPSHOT)
+SEND = StartSending(interface="lo")
 START, ATTACH = request_for("lo"), AttachCapture(capture=1)
 WATCHES = (WatchInterfaces(), WatchStatistics())
 ONE_BY_ONE: tuple[Message, ...] = (
     *(ListCaptures(), WhoAmI(), ListInterfaces(), GetCapabilities(interface="lo"), GetDriverCounters(interface="lo")),
     RevokeCaptures(),
 )
-REQUESTS: tuple[Message, ...] = (*ONE_BY_ONE, *ORDERS, START, ATTACH, *WATCHES)
+REQUESTS: tuple[Message, ...] = (*ONE_BY_ONE, *ORDERS, START, ATTACH, *WATCHES, SEND)
 NO_REQUESTS: tuple[Message, ...] = (
     *(GREETING, FileOpened("x"), PacketCount(1), Started(capture_id=1)),
     Ended(reason=EndReason.STOPPED, interfaces=()),
@@ -55,6 +57,7 @@ WAYS: dict[State, tuple[Message | Step, ...]] = {
     State.ORDERING: (GREETING, START, FLUSH),
     State.ANSWERING: (GREETING, START, FLUSH, Step.ORDER_ANSWERED),
     State.WATCHING: (GREETING, WatchInterfaces()),
+    State.SENDING: (GREETING, SEND),
 }
 MAY_BE_SAID: dict[State, tuple[Message, ...]] = {
     State.GREETING: (GREETING,),
@@ -63,6 +66,7 @@ MAY_BE_SAID: dict[State, tuple[Message, ...]] = {
     State.ORDERING: (STOP,),
     State.ANSWERING: (STOP,),
     State.WATCHING: (),
+    State.SENDING: (),
 }
 
 

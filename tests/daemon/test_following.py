@@ -25,6 +25,7 @@ from capd.policy.audit import Audit
 from capd.policy.peer import Peer
 from capd.policy.people import People
 from capd.policy.rules import Policy
+from capd.sending.senders import Senders
 from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
@@ -128,6 +129,7 @@ async def talking(settled: Settled = at_once, *, peer: Peer = ROOT, is_own: bool
         closer=closer,
         admission=Admission(people, captures, closer, audit),
         revoker=Revoker(captures, people, monitor),
+        senders=Senders(Policy, monitor, Spawner(), closer, people),
     )
     with captures.granted(ROOT, request_for("lo", name="a")) as capture:
         talk = Talk(services, capture, peer, is_own=is_own)

@@ -13,7 +13,9 @@ from capd.clients.server import Server
 from capd.network.monitor import Monitor
 from capd.pacing.threads import in_thread
 from capd.policy.audit import Audit
+from capd.policy.people import People
 from capd.policy.rules import Policy
+from capd.sending.senders import Senders
 from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
@@ -85,7 +87,8 @@ async def test_a_request_that_needs_a_thread_is_refused_and_others_are_not(reque
     closer = Closer()
     captures = Captures(Policy(), Spawner(), closer, PacketRingMaker())
     monitor, audit = Monitor(), Audit()
-    server = Server(captures, Detached(captures, monitor, audit, closer), monitor, audit, closer)
+    senders = Senders(Policy, monitor, Spawner(), closer, People())
+    server = Server(captures, Detached(captures, monitor, audit, closer), monitor, audit, closer, senders=senders)
     ours, theirs = socket.socketpair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(monitor.run)

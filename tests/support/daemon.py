@@ -111,7 +111,12 @@ def is_spawner(process_id: int, root: Path = Path("/")) -> bool:
     process = root / "proc" / str(process_id)
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")
-        return b"capd.worker" in words and _name_of(process_id, root) not in ("", "capd-worker", *_HELPERS)
+        return b"capd.worker" in words and _name_of(process_id, root) not in (
+            "",
+            "capd-worker",
+            "capd-sender",
+            *_HELPERS,
+        )
     except (FileNotFoundError, ProcessLookupError):
         return False
 

@@ -117,7 +117,7 @@ class Revoker:
 
     async def _by_rules(self, *, dry_run: bool) -> Decision:
         bound = [each.owner for each in self._captures.revocable() if not self._is_unbound(each)]
-        groups = await self._people.groups_of(each for each in bound if _is_in_accounts(each))
+        groups = await self._people.groups_of(each for each in bound if each.is_in_accounts)
         asked = {each.person_id for each in bound}
         # From here to the decision nothing waits: it is about what is there now, also what has begun meanwhile.
         links = await self._monitor.interfaces.links()
@@ -128,7 +128,7 @@ class Revoker:
             owner = capture.owner
             if self._is_unbound(capture) or owner.person_id not in asked:
                 continue  # of a person who had none before: it was granted just now
-            if _is_in_accounts(owner):
+            if owner.is_in_accounts:
                 if owner.person_id not in groups:
                     kept.append(Decided(capture, "which groups the user has now is not known: try again"))
                     continue
@@ -142,8 +142,3 @@ class Revoker:
 
     def _is_unbound(self, capture: Capture) -> bool:
         return self._captures.policy.is_unbound(capture.owner)
-
-
-def _is_in_accounts(owner: Peer) -> bool:
-    """Whether this machine's accounts say which groups the user has."""
-    return owner.has_account and not owner.is_contained

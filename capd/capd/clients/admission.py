@@ -29,6 +29,7 @@ from capd_protocol.messages import (
     RotateCapture,
     SnapshotCapture,
     StartCapture,
+    StartSending,
     StopCapture,
 )
 
@@ -75,7 +76,7 @@ _STRANGERS = "strangers"
 def kind_of(request: Request) -> Kind:
     """Return at which rate a request may come."""
     match request:
-        case StartCapture():
+        case StartCapture() | StartSending():
             return Kind.START
         case StopCapture() | RotateCapture() | FlushCapture() | SnapshotCapture() | AttachCapture() | RevokeCaptures():
             return Kind.ORDER

@@ -18,6 +18,7 @@ from capd.captures.subscribers import Subscriber
 from capd.clients.connection import Connection
 from capd.clients.following import Following, carry_out
 from capd.clients.questions import answer
+from capd.clients.sending import SendingClient
 from capd.clients.services import Services
 from capd.clients.states import Conversation, OrderRequest, State, Step, failure_of
 from capd.errors import RequestRefused, no_room
@@ -44,6 +45,7 @@ from capd_protocol.messages import (
     SnapshotCapture,
     StartCapture,
     Started,
+    StartSending,
     StopCapture,
     Watching,
     WatchInterfaces,
@@ -134,10 +136,9 @@ class Client:
                     raise RequestRefused(FailureCode.INVALID, fault.text, argument=fault.argument)
                 await self._watch(request, await self._monitor.count(interval_s))
             case RevokeCaptures():
-                decision = await self._services.revoker.revoke(self._peer, request)
-                self._audit.granted(self._peer, request, **decision.record())  # whether the answer is taken or not
-                for revoked in decision.answers():
-                    await self._say(revoked)
+                await self._revoke(request)
+            case StartSending():
+                await self._send(request)
             case StopCapture() | RotateCapture() | FlushCapture() | SnapshotCapture():
                 await self._order(request)
             case _:
@@ -152,6 +153,25 @@ class Client:
         capture = self._captures.find(self._peer, order.capture, to_control=True)
         await self._say(await carry_out(order, capture))
         self._audit.granted(self._peer, order)
+
+    async def _revoke(self, request: RevokeCaptures) -> None:
+        services = self._services
+        decision = await services.revoker.revoke(self._peer, request)
+        of_senders = await services.senders.revoke(request)
+        ended, kept = (tuple(each.line for each in decided) for decided in of_senders)
+        # Whether the answer is taken or not.
+        self._audit.granted(self._peer, request, **decision.record(), senders_ended=len(ended))
+        for revoked in decision.answers():
+            if revoked.is_last:
+                revoked = msgspec.structs.replace(revoked, senders_ended=ended, senders_kept=kept)  # noqa: PLW2901
+            await self._say(revoked)
+
+    async def _send(self, request: StartSending) -> None:
+        """Have the client send packets until the end, unless that cannot be begun."""
+        refused = await SendingClient(self._services, self._peer, self._connection, self._conversation).run(request)
+        if refused is not None:
+            self._captures.tally.add_refused(refused.failure.code)
+            await self._refuse(refused.failure)
 
     # Interfaces ---------------------------------------------------------------------------------------------------
 

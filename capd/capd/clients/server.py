@@ -22,6 +22,7 @@ from capd.network.monitor import Monitor
 from capd.policy.audit import Audit
 from capd.policy.peer import NOBODY, Peer
 from capd.policy.people import People
+from capd.sending.senders import Senders
 from capd.service.listener import Reserve, accepted
 from capd.supervisor.closer import Closer
 from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -39,6 +40,7 @@ class Server:
         audit: Audit,
         closer: Closer,
         *,
+        senders: Senders,
         people: People | None = None,
     ) -> None:
         people = people or People()
@@ -54,6 +56,7 @@ class Server:
             closer=closer,
             admission=self._admission,
             revoker=Revoker(captures, people, monitor),
+            senders=senders,
         )
 
     def status(self) -> str:

@@ -8,6 +8,7 @@ from capd.captures.revoker import Revoker
 from capd.clients.admission import Admission
 from capd.network.monitor import Monitor
 from capd.policy.audit import Audit
+from capd.sending.senders import Senders
 from capd.supervisor.closer import Closer
 
 
@@ -22,3 +23,4 @@ class Services:
     closer: Closer
     admission: Admission
     revoker: Revoker
+    senders: Senders

@@ -24,6 +24,7 @@ from capd_protocol.messages import (
     RotateCapture,
     SnapshotCapture,
     StartCapture,
+    StartSending,
     StopCapture,
     WatchInterfaces,
     WatchStatistics,
@@ -49,6 +50,8 @@ class State(enum.Enum):
     ANSWERING = enum.auto()
     #: The client follows interfaces, which is the last thing that it asks for.
     WATCHING = enum.auto()
+    #: The client sends packets, past the daemon, which is the last thing that it asks for.
+    SENDING = enum.auto()
 
 
 class Step(enum.Enum):
@@ -79,6 +82,7 @@ TRANSITIONS: Mapping[State, Mapping[type[Message] | Step, State]] = MappingProxy
             AttachCapture: State.FOLLOWING,
             WatchInterfaces: State.WATCHING,
             WatchStatistics: State.WATCHING,
+            StartSending: State.SENDING,
             Step.REFUSED: State.ASKING,
         },
         State.FOLLOWING: {
@@ -99,6 +103,7 @@ TRANSITIONS: Mapping[State, Mapping[type[Message] | Step, State]] = MappingProxy
             Step.REFUSED: State.ASKING,
         },
         State.WATCHING: {Step.REFUSED: State.ASKING},
+        State.SENDING: {Step.REFUSED: State.ASKING},
     }
 )
 
@@ -114,6 +119,7 @@ _COMPLAINTS = MappingProxyType(
         State.ORDERING: "a {} before the answer to what was asked before",
         State.ANSWERING: "a {} before the answer to what was asked before",
         State.WATCHING: "a request while its connection watches",
+        State.SENDING: "a request while its connection sends",
     }
 )
 

@@ -20,6 +20,7 @@ import msgspec
 from capd.config.toml_lines import Key, line_of
 from capd.linux import trust
 from capd.policy.rules import Policy, Rule
+from capd.policy.sending import ANY_SOURCE, SendRight
 from capd_protocol.arguments import (
     ARGUMENTS,
     SWITCHING,
@@ -43,6 +44,7 @@ DEFAULT_PATH = Path("/etc/capd/capd.toml")
 _MAX_BYTES = 1024 * 1024
 
 _PORT = re.compile(r"[0-9]{1,5}")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 #: sizeof(sun_path) less the NUL at its end.
 _MAX_SOCKET_PATH_BYTES = 107
 
@@ -92,6 +94,10 @@ class _Rule(msgspec.Struct, kw_only=True):
     max_captures: _Positive | None = None
     max_disk_bytes: _DiskBytes | None = None
     max_duration_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    send: bool = False
+    send_interfaces: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | None = None
+    send_source_macs: tuple[str, ...] = ()
+    max_send_pps: _Positive | None = None
 
 
 class _OwnKeys(msgspec.Struct, kw_only=True):
@@ -352,7 +358,7 @@ class _Reader:
         rules = tuple(placed.values())
         captures = tuple(self._captures(document.get("captures", {})))
         metrics = self._metrics(document["metrics"]) if "metrics" in document else None
-        policy = Policy(rules, f"ask {contact}" if contact else "ask an administrator")
+        policy = Policy(rules, f"ask {contact}" if contact else "ask an administrator", contact=contact)
         return Config(policy, captures, metrics, tuple(text for _, text in sorted(self.warnings, key=_line)))
 
     # Tables -------------------------------------------------------------------------------------------------------
@@ -439,8 +445,25 @@ class _Reader:
                     max_captures=rule.max_captures,
                     max_disk_bytes=rule.max_disk_bytes,
                     max_duration_s=rule.max_duration_s,
+                    send=self._send_right(key, rule),
                 ),
             )
+
+    def _send_right(self, key: Key, rule: _Rule) -> SendRight | None:
+        for name in rule.send_interfaces or ():
+            self._check((*key, "send_interfaces"), InterfaceRequest(name=name))
+        macs = tuple(each.lower() for each in rule.send_source_macs)
+        for at, mac in enumerate(macs):
+            if mac != ANY_SOURCE and not _MAC.fullmatch(mac):
+                text = f"must be a MAC address, such as 02:00:00:00:00:01, or {ANY_SOURCE!r} for any"
+                self._fault((*key, "send_source_macs", at), text)
+        if rule.send:
+            interfaces = rule.interfaces if rule.send_interfaces is None else rule.send_interfaces
+            return SendRight(interfaces=interfaces, max_pps=rule.max_send_pps, source_macs=macs)
+        for name in ("send_interfaces", "send_source_macs", "max_send_pps"):
+            if getattr(rule, name):
+                self._fault((*key, name), "nothing may be sent: add send = true")
+        return None
 
     def _find_hidden(self, placed: Mapping[Key, Rule]) -> None:
         """Warn of rules that never grant anything, since an earlier one does."""

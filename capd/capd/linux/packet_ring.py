@@ -125,8 +125,8 @@ def _try(packet_socket: socket.socket, memory: RingMemory, retire_ms: int) -> bo
     return True
 
 
-def kernel_failure(error: OSError | RingError, interface: str) -> Failure:
-    """Return what the kernel's error about an interface means for a capture there."""
+def kernel_failure(error: OSError | RingError, interface: str, doing: str = "capture") -> Failure:
+    """Return what the kernel's error about an interface means for what was to be done there."""
     if isinstance(error, RingError):
         return Failure(code=FailureCode.RESOURCES, text=f"{error}: ask for a smaller kernel_buffer_size")
     if isinstance(error, PermissionError):
@@ -135,5 +135,5 @@ def kernel_failure(error: OSError | RingError, interface: str) -> Failure:
     if is_out_of_descriptors(error):
         return no_room(error).failure
     code = _CODES.get(error.errno or 0, FailureCode.UNSUPPORTED)
-    text = f"the kernel does not capture on {interface}: {error.strerror}"
+    text = f"the kernel does not {doing} on {interface}: {error.strerror}"
     return Failure(code=code, text=text, interface=interface)

@@ -50,6 +50,11 @@ class Peer:
             return CONTAINERS
         return self.user_id if self.behind_id is None else self.behind_id
 
+    @property
+    def is_in_accounts(self) -> bool:
+        """Whether this machine's accounts say which groups it has."""
+        return self.has_account and not self.is_contained
+
     def __str__(self) -> str:
         return f"user {self.user_id}{' of a container' if self.is_contained else ''}"
 

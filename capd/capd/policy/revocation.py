@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from capd.errors import RequestRefused
 from capd.policy.peer import Peer
-from capd.policy.rules import Grant, Policy
+from capd.policy.rules import Grant, Policy, SendGrant
 from capd_protocol.targets import Target
 
 
@@ -66,6 +66,25 @@ def objection(policy: Policy, owner: Peer, running: Running) -> str | None:
         return f"captures last up to {terms.max_duration_s:g} s"
     if _is_beyond(running.max_disk_bytes, terms.max_disk_bytes):
         return f"captures take up to {terms.max_disk_bytes:,} bytes on disk"
+    return None
+
+
+def sending_objection(policy: Policy, owner: Peer, interface: str, was: SendGrant, *, loopback: bool) -> str | None:
+    """Return why policy would not grant sending as it goes on, in some words; None: it would.
+
+    Args:
+        policy: of today.
+        owner: as of today.
+        interface: its name now.
+        was: what is in force.
+        loopback: it is the loopback interface.
+    """
+    try:
+        now = policy.grant_sending(owner, interface, loopback=loopback)
+    except RequestRefused:
+        return "no rule allows to send there"
+    if not now.right.allows_as_much_as(was.right):
+        return f"less may be sent (rule {now.rule.name})"
     return None
 
 

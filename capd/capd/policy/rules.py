@@ -17,7 +17,8 @@ import msgspec
 
 from capd.errors import RequestRefused
 from capd.policy.peer import Peer
-from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, InterfaceRequest, Permission
+from capd.policy.sending import ANY_SOURCE, SendRight
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, FailureCode, InterfaceRequest, Permission, SendPermission
 from capd_protocol.targets import ANY, CookedAny, NamedInterface, Pattern, Stream, Target, target_of
 
 _ROOT = 0
@@ -44,6 +45,7 @@ class Rule:
         max_captures: at once, of one person under this rule.
         max_disk_bytes: in files of one person's captures at once, with what earlier ones left under the same names.
         max_duration_s: of one capture.
+        send: what they may send; None: nothing.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Rule:
     max_captures: int | None = None
     max_disk_bytes: int | None = None
     max_duration_s: float | None = None
+    send: SendRight | None = None
 
     def applies_to(self, peer: Peer) -> bool:
         """Whether the rule names the peer, who has the groups that it had when it connected, but for those it has lost.
@@ -110,6 +113,7 @@ class Rule:
             and self.max_snaplen_bytes >= other.max_snaplen_bytes
             and self.promiscuous >= other.promiscuous
             and self.monitor_mode >= other.monitor_mode
+            and (other.send is None or (self.send is not None and self.send.takes_in(other.send)))
         )
 
     def _names_all_of(self, other: "Rule", has_account: Callable[[int], bool]) -> bool:
@@ -137,7 +141,12 @@ class Rule:
 
 
 #: Of root, and of the owner of a private daemon.
-UNBOUND = Rule(name="unbound", everybody=True, monitor_mode=True)
+UNBOUND = Rule(
+    name="unbound",
+    everybody=True,
+    monitor_mode=True,
+    send=SendRight(interfaces=("*", "lo"), source_macs=(ANY_SOURCE,)),
+)
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,19 @@ class Grant:
     def request(self) -> InterfaceRequest:
         """What is granted on it."""
         return self.target.request
+
+
+@dataclass(frozen=True)
+class SendGrant:
+    """Sending on one interface, granted.
+
+    Attributes:
+        rule: under which rule.
+        right: what it allows.
+    """
+
+    rule: Rule
+    right: SendRight
 
 
 @dataclass(frozen=True)
@@ -180,12 +202,14 @@ class Policy:
     Attributes:
         rules: in order.
         advice: whom to ask, as the end of a sentence.
+        contact: whom to ask for a rule; empty: an administrator.
         owner_id: this user is bound by no rule: the owner of a private daemon.
     """
 
     rules: tuple[Rule, ...] = ()
     advice: str = "ask an administrator"
     owner_id: int | None = None
+    contact: str = ""
 
     def is_unbound(self, peer: Peer) -> bool:
         """Whether no rule binds the peer."""
@@ -208,10 +232,19 @@ class Policy:
             raise RequestRefused(FailureCode.NOT_PERMITTED, text)
         return rules
 
-    def advice_for(self, peer: Peer) -> str:
-        """Return what to do about a refusal, as the end of a sentence."""
+    def advice_for(self, peer: Peer, right: str = "") -> str:
+        """Return what to do about a refusal, as the end of a sentence.
+
+        Args:
+            peer: who is refused.
+            right: the key of a right that no group gives, and that a rule must name; empty: capturing.
+        """
         if peer.is_contained:  # of whom no group can be had
-            return "ask an administrator for a rule with 'containers = true'"
+            also = f" and '{right} = true'" if right else ""
+            return f"ask an administrator for a rule with 'containers = true'{also}"
+        if right:
+            whom = self.contact or "an administrator"
+            return f"ask {whom} for a rule with '{right} = true'"
         return self.advice
 
     def may_capture(self, peer: Peer, interface: str) -> bool:
@@ -262,6 +295,27 @@ class Policy:
             raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=request.name, argument="interfaces")
         return covering
 
+    def grant_sending(self, peer: Peer, interface: str, *, loopback: bool) -> SendGrant:
+        """Grant sending on an interface, by the first rule that names the peer and allows it there.
+
+        Args:
+            peer: the client.
+            interface: its own name.
+            loopback: it is the loopback interface.
+
+        Raises:
+            RequestRefused: no rule allows it; the text is for that user.
+        """
+        granted = [SendGrant(rule, rule.send) for rule in self.rules_of(peer) if rule.send is not None]
+        for each in granted:
+            if each.right.covers(interface, loopback=loopback):
+                return each
+        patterns = ", ".join(dict.fromkeys(pattern for each in granted for pattern in each.right.interfaces))
+        named = " (the loopback interface is allowed by its own name alone)" if loopback and patterns else ""
+        where = f"on {interface}, only on {patterns}{named}" if patterns else "packets here"
+        text = f"{peer} may not send {where}: {self.advice_for(peer, 'send')}"
+        raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=interface, argument="interface")
+
     def terms(self, peer: Peer, targets: Iterable[Target]) -> Terms:
         """Return what holds for a capture of these interfaces.
 
@@ -302,6 +356,11 @@ class Policy:
                 max_captures=rule.max_captures,
                 max_disk_bytes=rule.max_disk_bytes,
                 max_duration_s=rule.max_duration_s,
+                send=None
+                if rule.send is None
+                else SendPermission(
+                    interfaces=rule.send.interfaces, max_pps=rule.send.max_pps, source_macs=rule.send.source_macs
+                ),
             )
             for rule in self.rules_of(peer)
         )

@@ -198,9 +198,20 @@ class Spawner:
         Raises:
             OSError: there cannot be one now.
         """
+        return await self._spawn_helper(Job.SERVING)
+
+    async def spawn_sender(self) -> tuple[WorkerProcess, trio.socket.SocketType]:
+        """Return a process that sends packets, and our end of its control socket (SOCK_SEQPACKET).
+
+        Raises:
+            OSError: there cannot be one now.
+        """
+        return await self._spawn_helper(Job.SENDING)
+
+    async def _spawn_helper(self, job: Job) -> tuple[WorkerProcess, trio.socket.SocketType]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         refuse_rights(ours)
-        return await self._spawn(Job.SERVING, ours, theirs)
+        return await self._spawn(job, ours, theirs)
 
     async def _spawn(
         self, job: Job, ours: socket.socket, theirs: socket.socket

@@ -27,6 +27,7 @@ from capd.printable import escape_uncaught, print_traceback
 from capd.worker import start
 from capd.worker.confinement.confine import Confinement
 from capd.worker.helpers import closing, serving
+from capd.worker.sending import start as sending
 
 #: Standard input, which is /dev/null.
 _INPUT = 0
@@ -37,6 +38,7 @@ _JOBS: dict[Job, tuple[str, _Run]] = {
     Job.CAPTURE: ("capd-spare", start.run),  # until it gets its capture
     Job.CLOSING: ("capd-closer", closing.run),
     Job.SERVING: ("capd-server", serving.run),
+    Job.SENDING: ("capd-sender", sending.run),
 }
 
 

@@ -24,6 +24,7 @@ from capd_client.transport.passed import (
 )
 from capd_protocol.messages import AttachCapture, StartCapture
 
+_Channel = socket.socket
 SocketPath = str | os.PathLike[str] | None
 
 DEFAULT_SOCKET = "/run/capd/capd.sock"
@@ -90,6 +91,10 @@ class Transport:
     _offer: Offer | None = None
     #: What is captured from, to the end of that.
     _streams: OpenStreams = field(default_factory=OpenStreams)
+    #: What a descriptor that comes is: a socket to a process that sends, instead of one on which files come.
+    sends: bool = False
+    #: That socket.
+    channel: _Channel | None = None
 
     @property
     def is_private(self) -> bool:
@@ -139,9 +144,7 @@ class Transport:
             text = "this program has as many descriptors as it may (RLIMIT_NOFILE): close some, or raise that limit"
             raise ResourceError(text) from error
         if descriptor is not None:
-            channel, offer = socket.socket(fileno=descriptor), self._offer
-            self._offer = None
-            self.files = FilesOnRequest(channel) if offer is None else offer.accept(channel)
+            self._take(socket.socket(fileno=descriptor))
         if self.files is not None:
             self.files.take()
         return data
@@ -149,6 +152,13 @@ class Transport:
     def outcomes(self) -> dict[str, Outcome]:
         """Return what became of what feeds the streams, by their names; see there."""
         return self._streams.outcomes()
+
+    def _take(self, channel: _Channel) -> None:
+        if self.sends:
+            self.channel = channel
+            return
+        offer, self._offer = self._offer, None
+        self.files = FilesOnRequest(channel) if offer is None else offer.accept(channel)
 
     def leave(self) -> None:
         """Say that nothing more will be asked: the capture ends, its last events still come."""
@@ -166,6 +176,8 @@ class Transport:
         Without waiting, these end by themselves.
         """
         self.socket.close()
+        if self.channel is not None:
+            self.channel.close()
         if self.files is not None:
             self.files.close()
         if self._offer is not None:
@@ -312,5 +324,21 @@ def connect_and_send(opening: bytes, socket_path: SocketPath, *, may_start: bool
         DaemonUnavailable: there is none.
     """
     transport = connect(socket_path, may_start=may_start, needs_privilege=False)
+    transport.send(opening)
+    return transport
+
+
+def connect_to_send(opening: bytes, socket_path: SocketPath) -> Transport:
+    """Connect to send packets, to a private daemon where that is the way, and send the first bytes.
+
+    Args:
+        opening: these.
+        socket_path: where the daemon listens.
+
+    Raises:
+        DaemonUnavailable: there is none.
+    """
+    transport = connect(socket_path, may_start=True)
+    transport.sends = True
     transport.send(opening)
     return transport

@@ -263,6 +263,16 @@ class Statistics(JsonMessage, frozen=True, tag="statistics"):
     is_last: bool
 
 
+class SendingEnded(JsonMessage, frozen=True, tag="sending_ended"):
+    """Nothing more is sent."""
+
+    #: Since the beginning. Of a process that died, as far as it has reported.
+    sent_total: int
+    refused_total: int
+    #: Why; None: the client has ended it.
+    failure: Failure | None = None
+
+
 Event = (
     Counters
     | FileClosed
@@ -280,4 +290,5 @@ Event = (
     | InterfaceSnapshot
     | InterfaceEvent
     | Statistics
+    | SendingEnded
 )

@@ -142,6 +142,22 @@ class RevokedCapture(JsonMessage, frozen=True):
     is_contained: bool = False
 
 
+class RevokedSender(JsonMessage, frozen=True):
+    """A client that sent packets, and is kept from it, or is not since nobody knows now whether it should be.
+
+    Attributes:
+        user_id: its user.
+        interface: on which it sent.
+        why: some words for people.
+        is_contained: as in the list.
+    """
+
+    user_id: int
+    interface: str
+    why: str
+    is_contained: bool = False
+
+
 class Revoked(JsonMessage, frozen=True, tag="revoked"):
     """What has been revoked, or with ``dry_run`` would be, oldest first; or a part of it.
 
@@ -153,6 +169,23 @@ class Revoked(JsonMessage, frozen=True, tag="revoked"):
     kept: tuple[RevokedCapture, ...]
     #: No further part follows.
     is_last: bool
+    #: The same of clients that send: oldest first, all in the last part.
+    senders_ended: tuple[RevokedSender, ...] = ()
+    senders_kept: tuple[RevokedSender, ...] = ()
+
+
+class SendPermission(JsonMessage, frozen=True):
+    """What one rule of the policy lets the peer send.
+
+    Attributes:
+        interfaces: patterns of names; the loopback interface is matched by its own name alone.
+        max_pps: packets a second; None: as many as the interface takes.
+        source_macs: source addresses that frames may have beside the interface's own; ``*`` among them: any.
+    """
+
+    interfaces: tuple[str, ...]
+    max_pps: int | None
+    source_macs: tuple[str, ...]
 
 
 class Permission(JsonMessage, frozen=True):
@@ -168,6 +201,7 @@ class Permission(JsonMessage, frozen=True):
         max_captures: at once.
         max_disk_bytes: in files at once.
         max_duration_s: of a capture.
+        send: what may be sent; None: nothing.
     """
 
     rule: str
@@ -179,6 +213,7 @@ class Permission(JsonMessage, frozen=True):
     max_captures: int | None
     max_disk_bytes: int | None
     max_duration_s: float | None
+    send: SendPermission | None = None
 
 
 class Permissions(JsonMessage, frozen=True, tag="permissions"):
@@ -227,6 +262,25 @@ class DriverCounters(JsonMessage, frozen=True, tag="driver_counters"):
     counters: dict[str, int]
 
 
+class Sending(JsonMessage, frozen=True, tag="sending"):
+    """Frames can be sent.
+
+    Comes with one descriptor: a socket (SOCK_SEQPACKET) that leads to the process that sends, past the daemon. What
+    goes over it is in ``capd_protocol.sending``.
+    """
+
+    #: The interface's own name.
+    interface: str
+    #: Under which rule.
+    rule: str
+    #: The longest frame that it takes, less a VLAN tag of 4 bytes.
+    max_frame_bytes: int
+    #: As the rule has it.
+    max_pps: int | None
+    #: The interface's own, if it has one, and what the rule allows beside it; ``*`` among them: any.
+    source_macs: tuple[str, ...]
+
+
 class Watching(JsonMessage, frozen=True, tag="watching"):
     """What was asked for comes as events from now on."""
 
@@ -246,5 +300,6 @@ Reply = (
     | InterfaceList
     | Capabilities
     | DriverCounters
+    | Sending
     | Watching
 )

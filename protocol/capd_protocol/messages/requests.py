@@ -217,6 +217,15 @@ class GetDriverCounters(JsonMessage, frozen=True, tag="get_driver_counters"):
     interface: str
 
 
+class StartSending(JsonMessage, frozen=True, tag="send"):
+    """Send frames on one interface, until the connection closes.
+
+    Where it is granted, ``Sending`` comes, and at the end ``SendingEnded``.
+    """
+
+    interface: str
+
+
 class WatchInterfaces(JsonMessage, frozen=True, tag="watch_interfaces"):
     """Ask for reports of what happens to interfaces, until the connection closes."""
 
@@ -240,6 +249,7 @@ Request = (
     | ListInterfaces
     | GetCapabilities
     | GetDriverCounters
+    | StartSending
     | WatchInterfaces
     | WatchStatistics
 )

@@ -38,6 +38,14 @@ class Confinement:
         """
         landlock.restrict(directory_fd, READABLE)
 
+    def confine_all_files(self) -> None:
+        """Let this thread, and those that it starts, open nothing.
+
+        Raises:
+            OSError: the restriction is not in force.
+        """
+        landlock.restrict(None, ())
+
     def confine_calls(self, role: Role, descriptors: Mapping[str, int]) -> None:
         """Hold this thread to the list of its role, and to those that it is held to already.
 

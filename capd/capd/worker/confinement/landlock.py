@@ -46,7 +46,7 @@ def version() -> int:
         raise
 
 
-def restrict(directory_fd: int, readable: Iterable[str]) -> None:
+def restrict(directory_fd: int | None, readable: Iterable[str]) -> None:
     """Let this thread, and threads that it starts, open files in this directory and below it only, for good.
 
     Files there may be made, read, written, renamed and deleted, but no other things, such as links or sockets, and no
@@ -54,7 +54,7 @@ def restrict(directory_fd: int, readable: Iterable[str]) -> None:
     others, where the kernel knows how. It does nothing where there is no Landlock.
 
     Args:
-        directory_fd: a descriptor of the directory, of any kind; of something else, nothing may be opened.
+        directory_fd: a descriptor of the directory, of any kind; of something else, or None, nothing may be opened.
         readable: paths of files that may be read, too, as far as they are there.
 
     Raises:
@@ -72,8 +72,9 @@ def restrict(directory_fd: int, readable: Iterable[str]) -> None:
     ruleset_fd = _call(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
     try:
         # One that is no directory has nothing in it; opening a file there reports that.
-        with contextlib.suppress(OSError):
-            _allow(ruleset_fd, directory_fd, _WRITING & denied)
+        if directory_fd is not None:
+            with contextlib.suppress(OSError):
+                _allow(ruleset_fd, directory_fd, _WRITING & denied)
         for path in readable:
             with contextlib.suppress(OSError):
                 _allow_path(ruleset_fd, path)

@@ -1,4 +1,4 @@
-"""Seccomp lists: the system calls of each thread of a worker, with their arguments. Pure.
+"""Seccomp lists: the system calls of each thread of a worker, with their arguments, and of a sender. Pure.
 
 A worker that was taken over, by a filter's text or by packets, shall read no other interface, send nothing, start
 nothing, reach nobody, and hand its packet sockets to nobody. The kernel sees numbers only, so it comes to this:
@@ -32,6 +32,8 @@ class Role(enum.Enum):
     SNAPSHOT = enum.auto()
     #: Passing files to their readers.
     PASSING = enum.auto()
+    #: Sending a client's packets: a process of its own.
+    SENDING = enum.auto()
 
 
 #: To the daemon. Sent on without an address, so that nothing can be passed along.
@@ -42,6 +44,8 @@ SIGNALLED = "signalled"
 TOLD = "told"
 #: To the readers of files.
 FILES = "files"
+#: Of a process that sends: to its client, and its packet socket.
+CHANNEL, PACKETS = "channel", "packets"
 #: The process itself.
 PROCESS = "process"
 PROTECTED = (CONTROL, SIGNALLED, TOLD)
@@ -164,6 +168,17 @@ _PASSING = [
     Rule("close", (_ABOVE_STANDARD, NotAmong(0, (FILES,)))),
     Rule("sendmsg", (Among(0, (FILES,)),)),
 ]
+#: It can give no address with a frame: a packet socket sends on any interface that an address names, and only without
+#: one on that which it is bound to. So no call that takes a message's header from memory (sendmsg, sendmmsg) is here.
+_SENDING = [
+    Rule("sendto", (Among(0, (PACKETS, CHANNEL, CONTROL)), Null(4))),
+    # Nothing is received from the packet socket, and no descriptor from anywhere.
+    Rule("recvfrom", (Among(0, (CHANNEL, CONTROL)), Null(4))),
+    *_each("poll ppoll"),
+    *_EVERYBODY,
+    # At its end. No call makes a new descriptor, so that nothing takes the place of one.
+    Rule("close", (_ABOVE_STANDARD,)),
+]
 
 #: What may be read beside the capture's own directory: where the C library finds the names of ports and protocols, and
 #: what the kernel says of hard links (``savefile``).
@@ -174,4 +189,5 @@ LISTS: dict[Role, Sequence[Rule]] = {
     Role.RECORDER: _RECORDER,
     Role.SNAPSHOT: _SNAPSHOT,
     Role.PASSING: _PASSING,
+    Role.SENDING: _SENDING,
 }

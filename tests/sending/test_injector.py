@@ -1,0 +1,271 @@
+"""Packets that are sent come out at the other end, byte by byte and in order; what may not be sent does not."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from capd_client import (
+    Injector,
+    InterfaceError,
+    InvalidArgument,
+    NotPermitted,
+    PacketSizeError,
+    RateExceeded,
+    Reason,
+    ResourceError,
+    SendReport,
+    SourceAddressError,
+    UnsupportedError,
+)
+from capd_protocol.messages import FailureCode
+from tests.sending.helpers import MAC, OTHER, SENDER, frame, ip, mac_of, outside_of, seen_in
+from tests.support.attack import Channel, User, leaving_nothing, process_of
+from tests.support.daemon import Daemon, status_of
+from tests.support.namespace import veth_pair
+
+_Result = TypeVar("_Result")
+
+
+def as_sender(function: Callable[[], _Result], user: User = SENDER) -> _Result:
+    """Return what a function returns in a process of the user who may send; what it raises is raised."""
+
+    def run(channel: Channel) -> None:
+        channel.send(function())
+
+    with process_of(user, run) as process:
+        result: _Result = process.hear()
+        return result
+
+
+def senders_of(daemon: Daemon) -> list[int]:
+    return [each for each in daemon.workers() if status_of(each)["Name"] == "capd-sender"]
+
+
+# What goes out --------------------------------------------------------------------------------------------------------
+
+
+def test_a_user_whom_a_rule_names_sends_a_packet(sending: Daemon, veth: tuple[str, str]) -> None:
+    packet = frame(mac_of(veth[0]))
+
+    def send() -> str:
+        with Injector(veth[0], socket_path=sending.socket_path) as injector:
+            injector.send(packet)
+            return injector.rule
+
+    with leaving_nothing(sending), outside_of(veth[1]) as outside:
+        assert as_sender(send) == "send"
+        assert outside.take(1) == [packet]
+        assert outside.is_quiet()
+
+
+def test_each_packet_comes_whole_and_in_order(sending: Daemon, veth: tuple[str, str]) -> None:
+    source = mac_of(veth[0])
+    packets = [frame(source, number, 14 + number * 37 % 1501) for number in range(5000)]
+    with outside_of(veth[1]) as outside, Injector(veth[0], socket_path=sending.socket_path) as injector:
+        kinds = (bytes, bytearray, memoryview)
+        report = injector.send_many(kinds[number % 3](each) for number, each in enumerate(packets))
+        assert (report.sent, report.sent_bytes, report.refused) == (5000, sum(map(len, packets)), 0)
+        assert report.lateness is None
+        assert outside.take(5000) == packets
+        assert outside.is_quiet()
+
+
+def test_the_longest_packets_go_and_longer_ones_do_not(sending: Daemon, veth: tuple[str, str]) -> None:
+    source = mac_of(veth[0])
+    tagged = b"\xff" * 6 + source + b"\x81\x00\x00\x05\x88\xb5"
+    longest, longest_tagged = frame(source, 1, 1514), tagged.ljust(1518, b"t")
+    packets = [frame(source, 0, 14), longest, longest + b"x", longest_tagged, longest_tagged + b"x", b"x" * 13, b""]
+    with outside_of(veth[1]) as outside, Injector(veth[0], socket_path=sending.socket_path) as injector:
+        assert injector.max_packet_bytes == 1514
+        report = injector.send_many(packets)
+        assert report.sent == 3
+        assert [(each.reason, each.frames, each.first_index) for each in report.refusals] == [
+            (Reason.TOO_LONG, 2, 2),
+            (Reason.TOO_SHORT, 2, 5),
+        ]
+        assert [len(each) for each in outside.take(2)] == [14, 1514]
+        # The kernel has taken the tag out of it.
+        assert len(outside.take(1)[0]) == 1514
+        assert outside.is_quiet()
+
+
+def test_more_than_a_message_holds_is_refused_in_its_place(sending: Daemon, veth: tuple[str, str]) -> None:
+    packet = frame(mac_of(veth[0]))
+    with Injector(veth[0], socket_path=sending.socket_path) as injector:
+        report = injector.send_many([packet, bytes(200_000), packet, packet + bytes(2000), packet])
+        assert report.sent == 3
+        assert [(each.reason, each.frames, each.first_index) for each in report.refusals] == [(Reason.TOO_LONG, 2, 1)]
+        # The process has not seen the first one, and counts without it.
+        report = injector.send_many([bytes(200_000), packet, b"short", bytes(200_000), b"short"])
+        assert [(each.reason, each.frames, each.first_index) for each in report.refusals] == [
+            (Reason.TOO_LONG, 2, 0),
+            (Reason.TOO_SHORT, 2, 2),
+        ]
+
+
+def test_only_source_addresses_of_the_rule_are_sent(sending: Daemon, veth: tuple[str, str]) -> None:
+    own, allowed, foreign = mac_of(veth[0]), bytes.fromhex(MAC.replace(":", "")), b"\x02\0\0\0\0\1"
+
+    def send() -> tuple[SendReport, tuple[str, ...], str]:
+        with Injector(veth[0], socket_path=sending.socket_path) as injector:
+            report = injector.send_many([frame(own, 1), frame(foreign, 2), frame(allowed, 3), frame(foreign, 4)])
+            with pytest.raises(SourceAddressError) as raised:
+                injector.send(frame(foreign))
+            injector.send(frame(own, 5))
+            return report, injector.source_macs, str(raised.value)
+
+    with outside_of(veth[1]) as outside:
+        report, macs, text = as_sender(send)
+        assert report.sent == 2
+        assert [(each.reason, each.frames, each.first_index) for each in report.refusals] == [
+            (Reason.FOREIGN_SOURCE, 2, 1)
+        ]
+        assert macs == (own.hex(":"), MAC)
+        assert "02:00:00:00:00:01" in text
+        assert MAC in text
+        assert seen_in(outside.take(3)) == [1, 3, 5]
+        assert outside.is_quiet()
+
+
+def test_one_packet_that_may_not_be_sent_is_an_error(sending: Daemon, veth: tuple[str, str]) -> None:
+    packet = frame(mac_of(veth[0]))
+    with outside_of(veth[1]) as outside, Injector(veth[0], socket_path=sending.socket_path) as injector:
+        with pytest.raises(PacketSizeError, match="13 bytes"):
+            injector.send(packet[:13])
+        with pytest.raises(PacketSizeError, match=r"1,515 bytes, and tx\d+ takes 1,514"):
+            injector.send(packet + bytes(1451))
+        with pytest.raises(PacketSizeError, match="200,000 bytes"):
+            injector.send(bytes(200_000))
+        injector.send(packet)
+        assert outside.take(1) == [packet]
+        assert outside.is_quiet()
+
+
+def test_what_fails_while_packets_are_made_loses_none_before_it(sending: Daemon, veth: tuple[str, str]) -> None:
+    source = mac_of(veth[0])
+
+    def packets() -> Iterator[bytes]:
+        for number in range(2500):
+            yield frame(source, number)
+        raise KeyError("made up")
+
+    with outside_of(veth[1]) as outside, Injector(veth[0], socket_path=sending.socket_path) as injector:
+        with pytest.raises(KeyError):
+            injector.send_many(packets())
+        assert injector.report.sent == 2500
+        assert seen_in(outside.take(2500)) == list(range(2500))
+        injector.send(frame(source))
+
+
+# Who may --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("user", "interface", "text"),
+    [
+        (OTHER, "tx", "may not send packets here: ask netops for a rule with 'send = true'"),
+        (SENDER, "rx", r"may not send on rx\d+, only on slow\*, tx\*: ask netops for a rule with 'send = true'"),
+        (SENDER, "lo", "loopback interface is allowed by its own name alone"),
+    ],
+    ids=["no right", "another interface", "loopback"],
+)
+def test_whom_no_rule_lets_send_is_refused_and_reads_whom_to_ask(
+    sending: Daemon, veth: tuple[str, str], user: User, interface: str, text: str
+) -> None:
+    name = {"tx": veth[0], "rx": veth[1]}.get(interface, interface)
+    with leaving_nothing(sending), pytest.raises(NotPermitted, match=text) as raised:
+        as_sender(lambda: Injector(name, socket_path=sending.socket_path), user)
+    assert raised.value.failure is not None
+    assert raised.value.failure.code == FailureCode.NOT_PERMITTED
+
+
+def test_all_interfaces_at_once_are_none_to_send_on(sending: Daemon) -> None:
+    with pytest.raises(InvalidArgument, match="any stands for all interfaces"):
+        Injector("any", socket_path=sending.socket_path)
+
+
+@pytest.mark.parametrize("name", ["none0", "x" * 300, "a\0b", "tx*", ""])
+def test_where_there_is_no_interface_there_is_an_error(sending: Daemon, name: str) -> None:
+    with pytest.raises(InterfaceError, match="there is no interface"):
+        Injector(name, socket_path=sending.socket_path)
+
+
+def test_an_interface_that_is_down_is_refused(sending: Daemon, veth: tuple[str, str]) -> None:
+    ip("link", "set", veth[0], "down")
+    with pytest.raises(InterfaceError, match=f"ip link set {veth[0]} up"):
+        Injector(veth[0], socket_path=sending.socket_path)
+
+
+def test_an_interface_without_ethernet_frames_is_refused(sending: Daemon) -> None:
+    ip("tuntap", "add", "dev", "txtun", "mode", "tun")
+    try:
+        ip("link", "set", "txtun", "up")
+        with pytest.raises(UnsupportedError, match="no Ethernet frames"):
+            Injector("txtun", socket_path=sending.socket_path)
+    finally:
+        ip("link", "delete", "txtun")
+
+
+def test_root_sends_on_the_loopback_interface(sending: Daemon, loopback: str) -> None:
+    packet = frame(bytes(6), size=14 + 40_000)
+    with outside_of(loopback) as outside, Injector(loopback, socket_path=sending.socket_path) as injector:
+        injector.send(packet)
+        assert outside.take(1) == [packet]
+
+
+# How fast -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_rate_is_held_and_lateness_is_reported(sending: Daemon, veth: tuple[str, str]) -> None:
+    source = mac_of(veth[0])
+    with outside_of(veth[1]) as outside, Injector(veth[0], socket_path=sending.socket_path) as injector:
+        begun_s = time.monotonic()
+        report = injector.send_many((frame(source, number) for number in range(1001)), rate=2000)
+        took_s = time.monotonic() - begun_s
+        assert report.sent == 1001
+        assert report.lateness is not None
+        assert 0 < report.lateness.median_ns <= report.lateness.p99_ns <= report.lateness.max_ns
+        # Each has its time: the last one's is half a second behind the first one's, and it is not sooner than that.
+        spread_ns = report.duration_ns - 500_000_000
+        assert -report.lateness.max_ns <= spread_ns <= report.lateness.max_ns
+        assert took_s >= 0.5
+        assert seen_in(outside.take(1001)) == list(range(1001))
+
+
+def test_no_more_a_second_is_sent_than_the_rule_allows(sending: Daemon) -> None:
+    with veth_pair("slow-tx", "slow-rx"), outside_of("slow-rx") as outside:
+        packet = frame(mac_of("slow-tx"))
+
+        def send() -> SendReport:
+            with Injector("slow-tx", socket_path=sending.socket_path) as injector:
+                assert injector.max_pps == 1000
+                with pytest.raises(RateExceeded, match="1,000 packets a second"):
+                    injector.send_many([packet], rate=1001)
+                return injector.send_many([packet] * 601)
+
+        report = as_sender(send)
+        assert report.sent == 601
+        # 600 gaps of a millisecond, less what it may catch up.
+        assert report.duration_ns >= 600_000_000 - 51_000_000
+        assert len(outside.take(601)) == 601
+
+
+def test_one_rate_is_not_had_twice(sending: Daemon) -> None:
+    with veth_pair("slow-tx", "slow-rx"):
+
+        def send() -> str:
+            with Injector("slow-tx", socket_path=sending.socket_path):
+                with pytest.raises(ResourceError) as raised:
+                    Injector("slow-tx", socket_path=sending.socket_path)
+                return str(raised.value)
+
+        assert "sends already" in str(as_sender(send))
+
+
+@pytest.mark.parametrize("rate", [0, -1, math.inf, math.nan])
+def test_what_is_no_rate_is_refused(sending: Daemon, veth: tuple[str, str], rate: float) -> None:
+    with Injector(veth[0], socket_path=sending.socket_path) as injector, pytest.raises(InvalidArgument, match="rate"):
+        injector.send_many([], rate=rate)
