@@ -1,6 +1,10 @@
 """Packets that are sent come out at the other end, byte by byte and in order; what may not be sent does not."""
 
+import itertools
 import math
+import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -8,6 +12,9 @@ from typing import TypeVar
 import pytest
 
 from capd_client import (
+    BrokenPipe,
+    CaptureError,
+    ChildError,
     Injector,
     InterfaceError,
     InvalidArgument,
@@ -22,8 +29,17 @@ from capd_client import (
 )
 from capd_protocol.messages import FailureCode
 from tests.sending.helpers import MAC, OTHER, SENDER, frame, ip, mac_of, outside_of, seen_in
-from tests.support.attack import Channel, User, leaving_nothing, process_of
-from tests.support.daemon import Daemon, status_of
+from tests.support.attack import (
+    PATIENCE_S,
+    Channel,
+    User,
+    await_end,
+    eventually,
+    leaving_nothing,
+    process_of,
+    with_limits,
+)
+from tests.support.daemon import Daemon, MakeDir, running_daemon, status_of
 from tests.support.namespace import veth_pair
 
 _Result = TypeVar("_Result")
@@ -269,3 +285,169 @@ def test_one_rate_is_not_had_twice(sending: Daemon) -> None:
 def test_what_is_no_rate_is_refused(sending: Daemon, veth: tuple[str, str], rate: float) -> None:
     with Injector(veth[0], socket_path=sending.socket_path) as injector, pytest.raises(InvalidArgument, match="rate"):
         injector.send_many([], rate=rate)
+
+
+# How it ends ----------------------------------------------------------------------------------------------------------
+
+
+def test_it_ends_with_its_client(sending: Daemon, veth: tuple[str, str]) -> None:
+    def hold(channel: Channel) -> None:
+        with Injector(veth[0], socket_path=sending.socket_path) as injector:
+            channel.send("ready")
+            # Far more than is sent before the end, most of it in an hour.
+            injector.send_many(itertools.repeat(frame(own)), rate=10)
+
+    own = mac_of(veth[0])
+    with leaving_nothing(sending), process_of(SENDER, hold) as process:
+        assert process.hear() == "ready"
+        (sender,) = senders_of(sending)
+        assert status_of(sender)["Uid"].split() == [str(SENDER.user_id)] * 4
+        process.kill()
+        await_end([sender])
+
+
+def test_an_injector_that_is_closed_leaves_nothing(sending: Daemon, veth: tuple[str, str]) -> None:
+    with leaving_nothing(sending):
+        injector = Injector(veth[0], socket_path=sending.socket_path)
+        (sender,) = senders_of(sending)
+        injector.close()
+        injector.close()
+        await_end([sender])
+        with pytest.raises(BrokenPipe):
+            injector.send(frame(mac_of(veth[0])))
+    eventually(lambda: "ended: user 0" in sending.log, "its line")
+
+
+def test_what_was_passed_on_is_not_sent_after_it_was_stopped(sending: Daemon, veth: tuple[str, str]) -> None:
+    source = mac_of(veth[0])
+
+    def packets() -> Iterator[bytes]:
+        for number in range(100):
+            yield frame(source, number)
+        raise KeyboardInterrupt
+
+    with outside_of(veth[1]) as outside, Injector(veth[0], socket_path=sending.socket_path) as injector:
+        with pytest.raises(KeyboardInterrupt):
+            injector.send_many(packets(), rate=20)
+        report = injector.stop()
+        assert 0 < report.sent < 100
+        assert seen_in(outside.take(report.sent)) == list(range(report.sent))
+        assert outside.is_quiet()
+    eventually(lambda: f"sent={report.sent} refused=0" in sending.log, "its line")
+
+
+def test_a_call_behind_one_that_was_interrupted_has_its_own_report(sending: Daemon, veth: tuple[str, str]) -> None:
+    source = mac_of(veth[0])
+
+    def packets() -> Iterator[bytes]:
+        yield from (frame(source, number) for number in range(2000))
+        raise KeyboardInterrupt
+
+    with outside_of(veth[1]) as outside, Injector(veth[0], socket_path=sending.socket_path) as injector:
+        with pytest.raises(KeyboardInterrupt):
+            injector.send_many(packets())
+        assert injector.send_many([frame(source, 7), b"short"]).sent == 1
+        assert [each.first_index for each in injector.report.refusals] == [1]
+        # What the interrupted call had passed on went out before.
+        seen = seen_in(outside.take(1025))
+        assert seen == [*range(1024), 7]
+
+
+@pytest.mark.parametrize("what", ["down", "gone"])
+def test_it_ends_with_its_interface(sending: Daemon, what: str) -> None:
+    with leaving_nothing(sending), veth_pair("txgone", "rxgone"):
+        source = mac_of("txgone")
+
+        def packets() -> Iterator[bytes]:
+            for number in itertools.count():
+                if number == 50:
+                    outside.take(1)
+                    if what == "down":
+                        ip("link", "set", "txgone", "down")
+                    else:
+                        ip("link", "delete", "txgone")
+                yield frame(source, number)
+
+        with outside_of("rxgone") as outside, Injector("txgone", socket_path=sending.socket_path) as injector:
+            with pytest.raises(InterfaceError, match=r"txgone (is down|has gone)") as raised:
+                injector.send_many(packets(), rate=500)
+            code = FailureCode.INTERFACE_DOWN if what == "down" else FailureCode.INTERFACE_LOST
+            assert raised.value.failure is not None
+            assert raised.value.failure.code == code
+            assert 0 < injector.report.sent <= 50 + 500
+            with pytest.raises(InterfaceError):
+                injector.send(frame(source))
+
+
+def test_an_injector_that_does_nothing_ends_with_its_interface(sending: Daemon) -> None:
+    with veth_pair("txgone", "rxgone"), Injector("txgone", socket_path=sending.socket_path) as injector:
+        (sender,) = senders_of(sending)
+        ip("link", "delete", "txgone")
+        await_end([sender])
+        with pytest.raises(InterfaceError, match="has gone"):
+            injector.send(bytes(60))
+
+
+def test_an_interface_that_gets_a_name_without_a_rule_is_sent_on_no_more(sending: Daemon) -> None:
+    with veth_pair("txname", "rxname"):
+        source = mac_of("txname")
+
+        def send() -> str:
+            with Injector("txname", socket_path=sending.socket_path) as injector:
+                injector.send(frame(source))
+                ready.set()
+                with pytest.raises(NotPermitted) as raised:
+                    injector.send_many(itertools.repeat(frame(source)), rate=100)
+                return str(raised.value)
+
+        ready = multiprocessing.Event()
+
+        def run(channel: Channel) -> None:
+            channel.send(send())
+
+        with process_of(SENDER, run) as process:
+            assert ready.wait(PATIENCE_S)
+            ip("link", "set", "txname", "down")
+            ip("link", "set", "txname", "name", "other0")
+            ip("link", "set", "other0", "up")
+            try:
+                text = process.hear()
+            finally:
+                ip("link", "delete", "other0")
+            assert "is called other0 now" in text or "is down" in text
+
+
+def test_a_process_that_was_killed_is_an_error(sending: Daemon, veth: tuple[str, str]) -> None:
+    with leaving_nothing(sending), Injector(veth[0], socket_path=sending.socket_path) as injector:
+        injector.send(frame(mac_of(veth[0])))
+        (sender,) = senders_of(sending)
+        os.kill(sender, signal.SIGKILL)
+        with pytest.raises(ChildError, match="ended without a word") as raised:
+            injector.send_many([frame(mac_of(veth[0]))] * 5000)
+        assert raised.value.failure is not None
+        assert raised.value.failure.code == FailureCode.WORKER_DIED
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
+def test_it_ends_with_the_daemon(make_dir: MakeDir, veth: tuple[str, str], by: signal.Signals) -> None:
+    with running_daemon(make_dir("ending")) as daemon, Injector(veth[0], socket_path=daemon.socket_path) as injector:
+        (sender,) = senders_of(daemon)
+        daemon.process.send_signal(by)
+        with pytest.raises(CaptureError) as raised:
+            injector.send_many(itertools.repeat(frame(mac_of(veth[0]))), rate=100)
+        assert isinstance(raised.value, ResourceError if by == signal.SIGTERM else BrokenPipe)
+        await_end([sender])
+        daemon.process.wait(PATIENCE_S)
+
+
+def test_a_user_who_stops_the_process_keeps_no_daemon_waiting(make_dir: MakeDir, veth: tuple[str, str]) -> None:
+    short = with_limits(END_TIMEOUT_S=0.5)
+    with (
+        running_daemon(make_dir("stopped"), prefix=short) as daemon,
+        Injector(veth[0], socket_path=daemon.socket_path) as injector,
+    ):
+        (sender,) = senders_of(daemon)
+        os.kill(sender, signal.SIGSTOP)
+        assert daemon.terminate() == 0
+        with pytest.raises(CaptureError):
+            injector.send(bytes(60))

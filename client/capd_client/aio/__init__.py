@@ -3,6 +3,7 @@
 The same arguments, events, handlers and attributes as the blocking classes of the same names.
 """
 
+from capd_client.aio.injector import Injector
 from capd_client.aio.interfaces import InterfaceWatcher, LiveInterfaceStats
 from capd_client.aio.questions import (
     flush_capture,
@@ -21,6 +22,7 @@ from capd_client.aio.stream import Stream, stream
 
 __all__ = [
     "CaptureSession",
+    "Injector",
     "InterfaceWatcher",
     "LiveInterfaceStats",
     "Stream",

@@ -107,7 +107,7 @@ class Injector(InjectorBase):
             NotPermitted: as ``send``.
             BrokenPipe: as ``send``.
         """
-        return self._send_all(self._begin_many(packets, rate, progress))
+        return self._send_all(self._outgoings_of(packets, rate), progress)
 
     def replay(
         self,
@@ -148,9 +148,12 @@ class Injector(InjectorBase):
 
         checked_rate = None if rate is None else self._checked_rate(rate)
         timed, is_scheduled = begun(source, speed=speed, rate=checked_rate, count=count, loop=loop)
-        return self._send_all(self._begin(Outgoings(timed, is_scheduled=is_scheduled), progress))
+        return self._send_all(Outgoings(timed, is_scheduled=is_scheduled), progress)
 
-    def _send_all(self, outgoings: Outgoings) -> SendReport:
+    def _send_all(self, outgoings: Outgoings, progress: Progress | None) -> SendReport:
+        if not self._is_settled:
+            self._settle()
+        self._begin(outgoings, progress)
         try:
             self._pass_on(outgoings)
         except Exception:
@@ -160,6 +163,7 @@ class Injector(InjectorBase):
         return self._report
 
     def _pass_on(self, outgoings: Outgoings) -> None:
+        self._is_settled = False
         begun_ns = time.monotonic_ns()
         next_s = time.monotonic() + PROGRESS_S
         for message, due_ns in outgoings:
@@ -176,6 +180,7 @@ class Injector(InjectorBase):
         self._put(wanted)
         while self._next_report(None) != number:
             pass
+        self._is_settled = True
 
     def _wait_until(self, time_ns: int) -> None:
         while (left_s := (time_ns - time.monotonic_ns()) / 1e9) > 0:

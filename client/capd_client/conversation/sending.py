@@ -193,6 +193,8 @@ class InjectorBase:
         self._progress: Progress | None = None
         #: Whether a report for that is on its way.
         self._is_asking = False
+        #: Whether all that was passed on before has been reported: not after a call that was interrupted.
+        self._is_settled = True
 
     def __repr__(self) -> str:
         """Return on which interface it sends."""
@@ -276,12 +278,11 @@ class InjectorBase:
 
     # What goes ----------------------------------------------------------------------------------------------------
 
-    def _begin(self, outgoings: Outgoings, progress: Progress | None) -> Outgoings:
+    def _begin(self, outgoings: Outgoings, progress: Progress | None) -> None:
         self._outgoings, self._report = outgoings, SendReport()
         self._progress, self._is_asking = progress, False
-        return outgoings
 
-    def _begin_many(self, packets: Iterable[Packet], rate: float | None, progress: Progress | None) -> Outgoings:
+    def _outgoings_of(self, packets: Iterable[Packet], rate: float | None) -> Outgoings:
         """Return the messages for packets.
 
         Raises:
@@ -289,9 +290,8 @@ class InjectorBase:
             RateExceeded: the rule allows less.
         """
         if rate is None:
-            return self._begin(Outgoings(untimed(packets), is_scheduled=False), progress)
-        timed = at_rate(packets, self._checked_rate(rate))
-        return self._begin(Outgoings(timed, is_scheduled=True), progress)
+            return Outgoings(untimed(packets), is_scheduled=False)
+        return Outgoings(at_rate(packets, self._checked_rate(rate)), is_scheduled=True)
 
     def _checked_rate(self, rate: float) -> float:
         if not (rate > 0 and math.isfinite(rate)):

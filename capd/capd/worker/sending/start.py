@@ -24,12 +24,13 @@ def run(control: socket.socket, confinement: Confinement) -> None:
     if not data:
         return
     launch = msgspec.json.decode(data, type=SendLaunch)
-    packets, channel = (socket.socket(fileno=descriptor) for descriptor in descriptors)
-    libc.call("prctl", _PR_SET_TIMERSLACK, ctypes.c_ulong(_SLACK_NS))
-    sender = Sender(launch, packets, channel, control)
-    privileges.become(launch.user_id, launch.group_id, launch.groups)
-    confinement.confine_all_files()
-    descriptors_known = {CONTROL: control.fileno(), CHANNEL: channel.fileno(), PACKETS: packets.fileno()}
-    confinement.confine_calls(Role.SENDING, descriptors_known)
-    with contextlib.suppress(Over):
-        sender.run()
+    packets_fd, channel_fd = descriptors
+    with socket.socket(fileno=packets_fd) as packets, socket.socket(fileno=channel_fd) as channel:
+        libc.call("prctl", _PR_SET_TIMERSLACK, ctypes.c_ulong(_SLACK_NS))
+        sender = Sender(launch, packets, channel, control)
+        privileges.become(launch.user_id, launch.group_id, launch.groups)
+        confinement.confine_all_files()
+        known = {CONTROL: control.fileno(), CHANNEL: channel_fd, PACKETS: packets_fd}
+        confinement.confine_calls(Role.SENDING, known)
+        with contextlib.suppress(Over):
+            sender.run()

@@ -1,5 +1,7 @@
 """What has become of frames, for reports: counts, and by how much they were late. Pure."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,12 +20,12 @@ class _Latenesses:
         self._max_ns = 0
 
     def add(self, late_ns: npt.NDArray[np.int64]) -> None:
-        late_ns = np.maximum(late_ns, 1)
+        late_ns = _at_least_one(late_ns)
         parts: tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]] = np.frexp(late_ns.astype(np.float64))
         fractions, powers = parts  # fractions from 0.5 to 1
         places = powers * _PARTS + ((fractions - 0.5) * 2 * _PARTS).astype(np.int64)
         self._counts += np.bincount(places, minlength=len(self._counts))
-        self._max_ns = max(self._max_ns, int(np.max(late_ns)))
+        self._max_ns = max(self._max_ns, int(late_ns.max()))
 
     def summary(self) -> Lateness | None:
         sums = np.cumsum(self._counts)
@@ -33,8 +35,15 @@ class _Latenesses:
 
     def _at(self, sums: npt.NDArray[np.int64], share: float) -> int:
         """Return what so large a share is not above: the upper end of its part."""
-        power, part = divmod(int(np.searchsorted(sums, share * sums[-1])), _PARTS)
-        return min(int(np.ldexp(0.5 + (part + 1) / (2 * _PARTS), power)), self._max_ns)
+        below: npt.NDArray[np.bool_] = sums < share * int(sums[-1])
+        power, part = divmod(int(below.sum()), _PARTS)
+        return min(int(math.ldexp(0.5 + (part + 1) / (2 * _PARTS), power)), self._max_ns)
+
+
+def _at_least_one(late_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    # What was sent in the nanosecond in which it was due has no power of two.
+    raised: npt.NDArray[np.int64] = np.maximum(late_ns, 1)
+    return raised
 
 
 class Tally:
