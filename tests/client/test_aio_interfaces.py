@@ -21,6 +21,7 @@ from capd_client import (
     InvalidArgument,
     NoEvents,
     NoSuchCapture,
+    Revocation,
     aio,
     get_capabilities,
     get_driver_counters,
@@ -125,7 +126,7 @@ def test_questions_have_the_answers_of_the_blocking_ones(
         assert await aio.get_capabilities(interface, socket_path=path) == get_capabilities(interface, socket_path=path)
         found = await aio.get_driver_counters(interface, socket_path=path)
         assert found.keys() == get_driver_counters(interface, socket_path=path).keys()
-        assert await aio.revoke_captures(dry_run=True, socket_path=path) == ((), ())
+        assert await aio.revoke_captures(dry_run=True, socket_path=path) == Revocation((), ())
 
     run(backend, main)
 

@@ -147,7 +147,7 @@ def test_what_todays_rules_would_not_grant_ends_and_the_rest_runs_on(daemon: Dae
         have_rules(daemon, OTHERS_RULE)
         assert numbers(daemon) == [hers, bobs]
         at = len(daemon.log)
-        (line,), kept = revoke(daemon)
+        (line,), kept, *_ = revoke(daemon)
         assert (line.capture_id, line.user_id, line.name, kept) == (bobs, BOB.user_id, None, ())
         assert line.why == "no rule names the user"
         assert end_of(bobs_client).reason == EndReason.REVOKED
@@ -165,7 +165,7 @@ def test_what_todays_rules_would_not_grant_ends_and_the_rest_runs_on(daemon: Dae
 def test_a_trial_ends_nothing_and_tells_what_would(daemon: Daemon, user_dir: Path) -> None:
     with capturing(daemon, user_dir, BOB) as (_, bobs):
         have_rules(daemon, "")
-        (line,), _ = revoke(daemon, dry_run=True)
+        (line,), *_ = revoke(daemon, dry_run=True)
         assert line.capture_id == bobs
         assert [each.capture_id for each in revoke(daemon, BOB.user_id, dry_run=True).ended] == [bobs]
         assert numbers(daemon) == [bobs]
@@ -177,7 +177,7 @@ def test_a_trial_ends_nothing_and_tells_what_would(daemon: Daemon, user_dir: Pat
 def test_who_has_left_a_group_keeps_nothing_of_what_it_gave(daemon: Daemon, user_dir: Path) -> None:
     with capturing(daemon, user_dir, ALICE) as (_, hers), capturing(daemon, user_dir, BOB) as (bobs_client, bobs):
         have_members(GROUP_ID, [ALICE.user_id])
-        (line,), kept = revoke(daemon)
+        (line,), kept, *_ = revoke(daemon)
         assert (line.capture_id, kept) == (bobs, ())
         assert line.why == f"no rule names the user (left group {GROUP_ID})"
         assert end_of(bobs_client).reason == EndReason.REVOKED
@@ -206,7 +206,7 @@ def test_a_pattern_ends_as_a_whole(daemon: Daemon, user_dir: Path) -> None:
     request = request_for("", interfaces=(InterfaceRequest(name="rev*", kernel_buffer_size_bytes=1 << 20),))
     with capturing(daemon, user_dir, ALICE, request) as (client, _):
         have_rules(daemon, RULE.replace("rev*", "rev1"))
-        (line,), _ = revoke(daemon)
+        (line,), *_ = revoke(daemon)
         assert line.why == "rev0: no rule allows what was asked for"
         assert end_of(client).reason == EndReason.REVOKED
 
@@ -268,7 +268,7 @@ def test_all_captures_of_a_person_end_whatever_the_rules_say(daemon: Daemon, use
         capturing(daemon, user_dir, BOB) as (one, first),
         capturing(daemon, user_dir, SUBORDINATE) as (other, second),
     ):
-        ended, kept = revoke(daemon, named)
+        ended, kept, *_ = revoke(daemon, named)
         assert ([each.capture_id for each in ended], kept) == ([first, second], ())
         assert [each.user_id for each in ended] == [BOB.user_id, SUBORDINATE.user_id]
         assert [end_of(client).reason for client in (one, other)] == [EndReason.REVOKED] * 2
@@ -353,7 +353,7 @@ def test_a_detached_capture_ends_for_good(daemon: Daemon, user_dir: Path) -> Non
     as_user(detach, BOB.user_id, BOB.group_id, BOB.groups)
     with CaptureSession.attach("stays", socket_path=daemon.socket_path) as session:
         have_rules(daemon, "")
-        (line,), _ = revoke(daemon)
+        (line,), *_ = revoke(daemon)
         assert (line.name, line.user_id) == ("stays", BOB.user_id)
         drain(session)
         assert session.end_reason == EndReason.REVOKED

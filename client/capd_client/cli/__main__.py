@@ -25,6 +25,7 @@ from capd_client.blocking.questions import (
 )
 from capd_client.cli import capture, interfaces, read, ring
 from capd_client.cli.output import complain, forget_output, show, show_json, show_script
+from capd_client.cli.sending import command as sending
 from capd_client.cli.text import count, shorten, si, table, width_of
 from capd_client.cli.typed import Parser, decimal, refuse_others
 from capd_client.conversation.greeting import software_version
@@ -36,7 +37,15 @@ from capd_client.errors import (
     DestinationError,
     InvalidArgument,
 )
-from capd_protocol.messages import MAX_SNAPLEN_BYTES, CaptureSummary, FailureCode, Permission, RevokedCapture
+from capd_protocol.messages import (
+    MAX_SNAPLEN_BYTES,
+    CaptureSummary,
+    FailureCode,
+    Permission,
+    RevokedCapture,
+    RevokedSender,
+    SendPermission,
+)
 from capd_protocol.text import counted
 
 EXIT_FAILED = 1
@@ -71,6 +80,10 @@ _OPTIONS = {
     "serve": ("--serve",),
     "print": ("--print",),
     "follow": ("--follow",),
+    "interface": ("-i", "--interface"),
+    "rate": ("--rate",),
+    "speed": ("--speed", "--topspeed"),
+    "loop": ("--loop",),
 }
 
 
@@ -118,28 +131,46 @@ def _on_each(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    """Revoke; where it is not known of a capture whether it should end, that is a failure."""
-    ended, kept = revoke_captures(options.user, options.dry_run, socket_path=options.socket)
+    """Revoke; where it is not known of a capture or sender whether it should end, that is a failure."""
+    revoked = revoke_captures(options.user, options.dry_run, socket_path=options.socket)
+    ended: list[RevokedCapture | RevokedSender] = [*revoked.ended, *revoked.senders_ended]
+    kept: list[RevokedCapture | RevokedSender] = [*revoked.kept, *revoked.senders_kept]
     if options.json:
-        for outcome, captures in (("would_end" if options.dry_run else "ended", ended), ("kept", kept)):
-            for each in captures:
+        for outcome, these in (("would_end" if options.dry_run else "ended", ended), ("kept", kept)):
+            for each in these:
                 show_json({"outcome": outcome, **msgspec.structs.asdict(each)})
     else:
         if ended:
             show(*_revoked_table(ended))
         verb = "would end" if options.dry_run else "ended"
-        show(f"{counted(len(ended), 'capture')} {verb}." if ended else f"No capture {verb}.")
+        captures, senders = counted(len(revoked.ended), "capture"), counted(len(revoked.senders_ended), "sender")
+        show(f"{captures} {verb}." if revoked.ended else f"No capture {verb}.")
+        if revoked.senders_ended:
+            show(f"{senders} {verb}.")
     if kept:
-        numbers = ", ".join(f"{each.capture_id} ({_owner(each)})" for each in kept)
-        text = f"kept, since it is not known which groups their users have now: {numbers}: try again, or use --user"
+        names = ", ".join(f"{_number_of(each)} ({_owner(each)})" for each in kept)
+        text = f"kept, since it is not known which groups their users have now: {names}: try again, or use --user"
         complain(text)
     return EXIT_FAILED if kept else 0
 
 
-def _revoked_table(captures: Sequence[RevokedCapture]) -> list[str]:
+def _number_of(revoked: RevokedCapture | RevokedSender) -> str:
+    """Return what distinguishes a capture: its number; and what sends, which has none: its interface."""
+    return str(revoked.capture_id) if isinstance(revoked, RevokedCapture) else f"sends on {revoked.interface}"
+
+
+def _revoked_table(revoked: Sequence[RevokedCapture | RevokedSender]) -> list[str]:
     width = width_of(sys.stdout)
     fits = partial(shorten, width=_WHO_COLUMNS) if width is not None else str
-    rows = [(str(each.capture_id), fits(each.name or ""), fits(_owner(each)), each.why) for each in captures]
+    rows = [
+        (
+            _number_of(each),
+            fits((each.name or "") if isinstance(each, RevokedCapture) else ""),
+            fits(_owner(each)),
+            each.why,
+        )
+        for each in revoked
+    ]
     return table(("CAPTURE", "NAME", "USER", "WHY"), rows, frozenset({0}), width, frozenset({3}))
 
 
@@ -202,7 +233,7 @@ def _user_name(user_id: int) -> str:
     return f"user {user_id}" if account == str(user_id) else f"{account} (user {user_id})"
 
 
-def _owner(capture: CaptureSummary | RevokedCapture) -> str:
+def _owner(capture: CaptureSummary | RevokedCapture | RevokedSender) -> str:
     return f"container:{capture.user_id}" if capture.is_contained else _account(capture.user_id)
 
 
@@ -228,7 +259,16 @@ def _permission_lines(each: Permission) -> list[str]:
     lines = [f"  on {', '.join(each.interfaces)} (rule {each.rule})"]
     lines += [f"    only packets that match '{each.filter}'"] if each.filter else []
     lines += [f"    {text}" for holds, text in bounds if holds]
+    if each.send is not None:
+        lines.append(f"    and send on {', '.join(each.send.interfaces)}{_send_bounds(each.send)}")
     return lines
+
+
+def _send_bounds(send: SendPermission) -> str:
+    rate = f", up to {counted(send.max_pps, 'packet')} a second" if send.max_pps is not None else ""
+    if "*" in send.source_macs:
+        return f"{rate}, from any source address"
+    return rate + (f", also from {', '.join(send.source_macs)}" if send.source_macs else "")
 
 
 #: What is done with captures that are named.
@@ -332,6 +372,13 @@ def _parser() -> Parser:
     )
     whoami.add_argument("--json", action="store_true", help="print an object of JSON")
     whoami.set_defaults(run=_whoami)
+    sending.add_arguments(
+        commands.add_parser(
+            "send",
+            help="send the packets of a file",
+            description="Send the packets of a file on an interface, each at its time, as far as a rule allows it.",
+        )
+    )
     interfaces.add_parsers(commands)
     completing = commands.add_parser(
         "completion",

@@ -26,6 +26,7 @@ from capd_protocol.messages import (
     RevokeCaptures,
     Revoked,
     RevokedCapture,
+    RevokedSender,
     RotateCapture,
     Rotated,
     SnapshotTaken,
@@ -46,10 +47,14 @@ class Revocation(NamedTuple):
     Attributes:
         ended: what was revoked, or would be, oldest first; with ``capture_id``, ``user_id``, ``name`` and ``why``.
         kept: captures of users whose groups are not known now, so that nobody can decide, oldest first.
+        senders_ended: the same of programs that send packets; with ``user_id``, ``interface`` and ``why``.
+        senders_kept: the same of those.
     """
 
     ended: tuple[RevokedCapture, ...]
     kept: tuple[RevokedCapture, ...]
+    senders_ended: tuple[RevokedSender, ...] = ()
+    senders_kept: tuple[RevokedSender, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,8 @@ def _summaries(parts: list[CaptureList]) -> tuple[CaptureSummary, ...]:
 
 def _revocation(parts: list[Revoked]) -> Revocation:
     ended = tuple(each for part in parts for each in part.ended)
-    return Revocation(ended, tuple(each for part in parts for each in part.kept))
+    kept = tuple(each for part in parts for each in part.kept)
+    return Revocation(ended, kept, parts[-1].senders_ended, parts[-1].senders_kept)
 
 
 def _file_name(parts: list[Rotated | SnapshotTaken]) -> str:

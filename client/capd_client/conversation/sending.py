@@ -330,7 +330,7 @@ def checked_speed(speed: float, rate: float | None) -> float:
         InvalidArgument: it is no such number, or stands beside a rate.
     """
     if not speed > 0:
-        raise InvalidArgument("speed must be above 0: 1 as captured, math.inf as fast as possible", argument="speed")
+        raise InvalidArgument("speed must be above 0: 2 is twice as fast as captured", argument="speed")
     if rate is not None and speed != 1:
         raise InvalidArgument("speed and rate exclude each other: give one of them", argument="speed")
     return speed
