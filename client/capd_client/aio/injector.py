@@ -243,43 +243,38 @@ class Injector(InjectorBase):
         Raises:
             CaptureError: none comes any more.
         """
+        data: bytes | None = None
         with anyio.move_on_after(timeout_s):
-            while True:
-                try:
-                    data = self._channel.recv(MAX_MESSAGE_BYTES)
-                except BlockingIOError:
-                    await anyio.wait_readable(self._channel)
-                    continue
-                except OSError:
-                    data = b""
-                number = self._take_report(data) if data else None
-                if number is None:
-                    break
-                return number
+            data = await self._received()
+        if data is None:
+            return None
+        number = self._take_report(data) if data else None
+        if number is None:
             raise await self._broken()
-        return None
+        return number
+
+    async def _received(self) -> bytes:
+        """Return what the process that sends says next; empty bytes at its end."""
+        while True:
+            try:
+                return self._channel.recv(MAX_MESSAGE_BYTES)
+            except BlockingIOError:
+                await anyio.wait_readable(self._channel)
+            except ConnectionResetError:
+                # It has left something unread, which the kernel says once, and before what it has said last.
+                continue
+            except OSError:  # it is closed here
+                return b""
 
     async def _broken(self) -> CaptureError:
         """Take the last report, and how it ended; return what is to be raised."""
         with anyio.move_on_after(END_TIMEOUT_S, shield=True):
-            await self._take_rest()
+            while not self._transport.is_closed and (data := await self._received()):
+                self._take_report(data)
+            if not self._transport.is_closed:
+                with contextlib.suppress(BrokenPipe):
+                    await self._entered().wait_for(lambda: self._end)
         return self._ended()
-
-    async def _take_rest(self) -> None:
-        while not self._transport.is_closed:
-            try:
-                data = self._channel.recv(MAX_MESSAGE_BYTES)
-            except BlockingIOError:
-                await anyio.wait_readable(self._channel)
-                continue
-            except OSError:
-                data = b""
-            if not data:
-                break
-            self._take_report(data)
-        if not self._transport.is_closed:
-            with contextlib.suppress(BrokenPipe):
-                await self._entered().wait_for(lambda: self._end)
 
     async def stop(self) -> SendReport:
         """Send nothing more of what was passed on, also where a call was cancelled, and close.

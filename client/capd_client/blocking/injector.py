@@ -223,7 +223,8 @@ class Injector(InjectorBase):
         try:
             return self._channel.recv(MAX_MESSAGE_BYTES)
         except ConnectionResetError:
-            return b""
+            # It has left something unread, which the kernel says once, and before what it has said last.
+            return self._channel.recv(MAX_MESSAGE_BYTES)
 
     def _next_report(self, timeout_s: float | None) -> int | None:
         """Take the next report, and return its number; None where none comes in time.
