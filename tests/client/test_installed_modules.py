@@ -54,7 +54,7 @@ def blocks(language: str) -> list[str]:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the example, installed from its wheel, and with the packages that are broken."""
     project, wheels, target = (tmp_path_factory.mktemp(name) for name in ("project", "wheels", "target"))
-    (toml,), (python,) = blocks("toml"), blocks("python")
+    (toml,), (python,) = blocks("ini"), blocks("python")
     (project / "pyproject.toml").write_text(toml)
     (project / "capd_loadavg.py").write_text(python)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]

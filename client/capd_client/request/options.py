@@ -111,8 +111,10 @@ class CaptureArguments(TypedDict, total=False):
             ``unix:PATH``, or by the path of a FIFO or file, with a slash; or are what is open for reading.
             ``extcap:NAME,OPTION=VALUE`` is an interface of an extcap program with options, none or several, which is
             started for the capture, and ends with it; ``replay:FILE`` is a file whose packets come when they came
-            then, and ``replay@10:FILE`` the same ten times as fast. This program opens them, so a capture of streams
-            alone takes no privilege and no service.
+            then, and ``replay@10:FILE`` the same ten times as fast. ``nflog:GROUP``, ``dbus-session``,
+            ``dbus-system`` and ``dbus:ADDRESS`` are devices of capture modules, as are those of installed packages.
+            This program opens them, so a capture of streams alone takes no service, and no privilege beyond what
+            their devices take.
         capture_filter: in libpcap's language (pcap-filter(7)), for every interface; without host names.
         snaplen: the most bytes kept of each packet (262144); 0: the same.
         promiscuous: also packets for others (True).
