@@ -70,7 +70,9 @@ class Daemon:
             people=self.people,
             senders=self._senders,
         )
-        self._metrics = Metrics(self._captures, lambda: self._server.clients, self._closer)
+        self._metrics = Metrics(
+            self._captures, lambda: self._server.clients, lambda: self._senders.sent_total, self._closer
+        )
 
     async def serve(
         self,

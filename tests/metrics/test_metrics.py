@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from capd.policy.rules import Policy
 from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
-from capd_client import CaptureSession, InterfaceError, list_captures, stop_capture
+from capd_client import CaptureSession, Injector, InterfaceError, list_captures, stop_capture
 from tests.capture.helpers import ip
 from tests.client.helpers import drain, wait_for_packets
 from tests.metrics.helpers import CURL_REFUSED, parsed, scrape, scrape_text
@@ -90,6 +91,21 @@ def fetch(url: str) -> subprocess.CompletedProcess[str]:
 
 
 # What is counted --------------------------------------------------------------------------------------------------
+
+
+def test_packets_that_are_sent_are_counted_and_stay_so(user_dir: Path, veth: tuple[str, str]) -> None:
+    with serving(user_dir) as (daemon, path):
+
+        def has_sent(count: int) -> bool:
+            return scrape(path)["capd_sent_packets_total"] == count
+
+        assert has_sent(0)
+        for count, sent in ((30, 30), (40, 70)):
+            with Injector(veth[0], socket_path=daemon.socket_path) as injector:
+                injector.send_many(FRAMES * count)
+                eventually(partial(has_sent, sent), "its packets")
+        eventually(lambda: scrape(path)["capd_clients"] == 0, "it has left")
+        assert has_sent(70)
 
 
 def test_a_capture_is_counted_while_it_runs_and_what_it_came_to_stays(user_dir: Path, veth: tuple[str, str]) -> None:
@@ -411,7 +427,7 @@ def shut_listener(name: tuple[str, int]) -> None:
 
 async def test_a_socket_that_fails_ends_no_capture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     captures = Captures(Policy(()), Spawner(), Closer(), PacketRingMaker())
-    metrics = Metrics(captures, lambda: 0, Closer())
+    metrics = Metrics(captures, lambda: 0, lambda: 0, Closer())
     address = MetricsAddress(ipaddress.IPv4Address("0.0.0.0"), 9105)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:

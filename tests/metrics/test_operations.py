@@ -42,7 +42,7 @@ async def metrics() -> dict[str, set[str]]:
     """Return the labels of all metrics that a daemon tells, and their values, where a capture has a name."""
     captures = Captures(Policy(()), Spawner(), Closer(), PacketRingMaker())
     captures.tally.add_ended("kept", Counts(), EndReason.STOPPED)
-    text = (await Page(captures, lambda: 0).text()).decode()
+    text = (await Page(captures, lambda: 0, lambda: 0).text()).decode()
     found: dict[str, set[str]] = {name: set() for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)}
     for sample in parsed(text):
         name, _, labels = sample.partition("{")

@@ -48,9 +48,9 @@ _INTERFACE_DROPS = (("dropped", "rx_dropped"), ("missed", "rx_missed_errors"), (
 class Page:
     """The text, made anew at most every ``limits.SCRAPE_INTERVAL_S``."""
 
-    def __init__(self, captures: Captures, clients: Callable[[], int]) -> None:
+    def __init__(self, captures: Captures, clients: Callable[[], int], sent: Callable[[], int]) -> None:
         self._captures = captures
-        self._telling = _Telling(captures, clients)
+        self._telling = _Telling(captures, clients, sent)
         self._registry = CollectorRegistry()
         self._registry.register(self._telling)
         ProcessCollector(registry=self._registry)
@@ -88,9 +88,10 @@ class Page:
 class _Telling(Collector):
     """Tells, when it is asked, of everything but the process."""
 
-    def __init__(self, captures: Captures, clients: Callable[[], int]) -> None:
+    def __init__(self, captures: Captures, clients: Callable[[], int], sent: Callable[[], int]) -> None:
         self._captures = captures
         self._clients = clients
+        self._sent = sent
         self.interfaces: Mapping[str, InterfaceCounts] = {}
 
     def collect(self) -> Iterator[Metric]:
@@ -98,6 +99,7 @@ class _Telling(Collector):
         yield InfoMetricFamily("capd", "The daemon", {"software": SOFTWARE})
         yield GaugeMetricFamily("capd_clients", "Clients that are connected", self._clients())
         yield CounterMetricFamily("capd_connections", "Clients that were served", self._captures.tally.clients)
+        yield CounterMetricFamily("capd_sent_packets", "Packets that clients have sent", self._sent())
         refused = CounterMetricFamily(
             "capd_refused_requests", "Requests that were refused, or could not be carried out", labels=["code"]
         )

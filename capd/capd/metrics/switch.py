@@ -36,16 +36,18 @@ Place = MetricsSocket | MetricsAddress
 class Metrics:
     """Serves metrics at one place, or nowhere."""
 
-    def __init__(self, captures: Captures, clients: Callable[[], int], closer: Closer) -> None:
+    def __init__(self, captures: Captures, clients: Callable[[], int], sent: Callable[[], int], closer: Closer) -> None:
         """Nothing is served yet.
 
         Args:
             captures: whose counts are shown.
             clients: how many are connected.
+            sent: how many packets they have sent.
             closer: closes connections that may hold descriptors.
         """
         self._captures = captures
         self._clients = clients
+        self._sent = sent
         self._closer = closer
         self._place: Place | None = None
         self._stop: Callable[[], None] = lambda: None
@@ -90,7 +92,7 @@ class Metrics:
         from capd.metrics.http import serve  # noqa: PLC0415  # h11
         from capd.metrics.page import Page  # noqa: PLC0415  # prometheus_client
 
-        page = Page(self._captures, self._clients)
+        page = Page(self._captures, self._clients, self._sent)
         return partial(serve, page=page.text, closer=self._closer)
 
     async def _run(

@@ -80,11 +80,6 @@ class Senders:
         """How many frames have gone out since the daemon was started, as far as it is known."""
         return self._sent_before + sum(each.sent_total for each in self._running)
 
-    @property
-    def count(self) -> int:
-        """How many clients send now."""
-        return len(self._running)
-
     async def find(self, name: str) -> Link:
         """Return the interface to send on.
 
