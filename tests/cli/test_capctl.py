@@ -50,6 +50,7 @@ COMMANDS = (
     "snapshot",
     "revoke",
     "whoami",
+    "send",
     "interfaces",
     "linktypes",
     "stats",
@@ -1241,7 +1242,9 @@ def test_capture_says_that_it_was_revoked(bench: Bench) -> None:
 def test_whoami_shows_what_policy_allows_in_words(bench: Bench) -> None:
     ended = asked(bench, "whoami")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout == "root (user 0) may capture\n  on * (rule unbound)\n"
+    assert ended.stdout == (
+        "root (user 0) may capture\n  on * (rule unbound)\n    and send on *, lo, from any source address\n"
+    )
     shown = json.loads(asked(bench, "whoami", "--json").stdout)
     assert (shown["user_id"], shown["permissions"][0]["rule"]) == (0, "unbound")
     stranger = as_user(lambda: asked(bench, "whoami"), 4322, has_account=False)

@@ -225,8 +225,14 @@ def fields(cls: Any) -> list[str]:
     return [name for name in declared if not name.startswith("_")]
 
 
+#: Of no moment: how long something takes, or how late it is.
+DURATIONS = {"duration_ns", "median_ns", "p99_ns", "max_ns"}
 TIMED = {
-    name: [each for each in (*fields(cls), *(member for member, _ in members(cls))) if each.endswith("_ns")]
+    name: [
+        each
+        for each in (*fields(cls), *(member for member, _ in members(cls)))
+        if each.endswith("_ns") and each not in DURATIONS
+    ]
     for name, cls in CLASSES.items()
 }
 

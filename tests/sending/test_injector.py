@@ -310,8 +310,8 @@ def test_an_injector_that_is_closed_leaves_nothing(sending: Daemon, veth: tuple[
     with leaving_nothing(sending):
         injector = Injector(veth[0], socket_path=sending.socket_path)
         (sender,) = senders_of(sending)
-        injector.close()
-        injector.close()
+        injector.terminate()
+        injector.terminate()
         await_end([sender])
         with pytest.raises(BrokenPipe):
             injector.send(frame(mac_of(veth[0])))

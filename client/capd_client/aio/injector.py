@@ -77,12 +77,12 @@ class Injector(InjectorBase):
             self._channel = self._transport.channel
             self._channel.setblocking(False)
         except BaseException:
-            await self.aclose()
+            await self.terminate()
             raise
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
+        await self.terminate()
 
     def _connect(self) -> Transport:
         self._transport = connect_to_send(self._stream.opening(), self._socket_path)
@@ -90,6 +90,9 @@ class Injector(InjectorBase):
 
     async def send(self, packet: Packet) -> None:
         """Send a packet.
+
+        Args:
+            packet: an Ethernet frame, without its checksum.
 
         Raises:
             PacketSizeError: it is shorter than an Ethernet header, or longer than the interface takes.
@@ -286,10 +289,10 @@ class Injector(InjectorBase):
             with contextlib.suppress(OSError):  # the process has ended
                 self._channel.shutdown(socket.SHUT_WR)
             await self._broken()
-            await self.aclose()
+            await self.terminate()
         return self._report
 
-    async def aclose(self) -> None:
+    async def terminate(self) -> None:
         """End sending. Safe to call again. What a call that was cancelled has passed on is not sent any more."""
         if self._connection is not None:
             await self._connection.aclose()

@@ -70,10 +70,13 @@ class Injector(InjectorBase):
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.close()
+        self.terminate()
 
     def send(self, packet: Packet) -> None:
         """Send a packet.
+
+        Args:
+            packet: an Ethernet frame, without its checksum.
 
         Raises:
             PacketSizeError: it is shorter than an Ethernet header, or longer than the interface takes.
@@ -251,9 +254,9 @@ class Injector(InjectorBase):
             with contextlib.suppress(OSError):  # the process has ended
                 self._channel.shutdown(socket.SHUT_WR)
             self._take_rest()
-            self.close()
+            self.terminate()
         return self._report
 
-    def close(self) -> None:
+    def terminate(self) -> None:
         """End sending. Safe to call again. What a call that was interrupted has passed on is not sent any more."""
         self._transport.close()
