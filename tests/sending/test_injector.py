@@ -1,12 +1,15 @@
 """Packets that are sent come out at the other end, byte by byte and in order; what may not be sent does not."""
 
+import contextlib
 import itertools
 import math
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -27,11 +30,13 @@ from capd_client import (
     SourceAddressError,
     UnsupportedError,
 )
-from capd_protocol.messages import FailureCode
+from capd_protocol.messages import FailureCode, Refused, Sending, StartSending
+from capd_protocol.sending import MAX_MESSAGE_BYTES, ReportWanted, encode_frames, encode_wanted
 from tests.sending.helpers import MAC, OTHER, SENDER, frame, ip, mac_of, outside_of, seen_in
 from tests.support.attack import (
     PATIENCE_S,
     Channel,
+    RawClient,
     User,
     await_end,
     eventually,
@@ -41,6 +46,7 @@ from tests.support.attack import (
 )
 from tests.support.daemon import Daemon, MakeDir, running_daemon, status_of
 from tests.support.namespace import veth_pair
+from tests.support.takeover import descriptors_of
 
 _Result = TypeVar("_Result")
 
@@ -451,3 +457,76 @@ def test_a_user_who_stops_the_process_keeps_no_daemon_waiting(make_dir: MakeDir,
         assert daemon.terminate() == 0
         with pytest.raises(CaptureError):
             injector.send(bytes(60))
+
+
+# Clients that do not keep to the protocol -----------------------------------------------------------------------------
+
+
+def raw(injector: Injector) -> socket.socket:
+    """Return the socket to the process that sends."""
+    return injector._channel
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"x", b"f" + bytes(7 + 5), encode_frames([bytes(60)])[:-1], bytes(MAX_MESSAGE_BYTES + 1)],
+    ids=["cut", "longer than it says", "a batch that is cut", "too long"],
+)
+def test_what_is_no_message_ends_it_with_a_failure(sending: Daemon, veth: tuple[str, str], message: bytes) -> None:
+    packet = frame(mac_of(veth[0]))
+    with (
+        leaving_nothing(sending),
+        outside_of(veth[1]) as outside,
+        Injector(veth[0], socket_path=sending.socket_path) as injector,
+    ):
+        injector.send(packet)
+        raw(injector).send(message)
+        with pytest.raises(ChildError, match="did not understand") as raised:
+            injector.send_many([packet] * 5000)
+        assert raised.value.failure is not None
+        assert raised.value.failure.code == FailureCode.PROTOCOL
+        assert outside.take(1) == [packet]
+        assert outside.is_quiet()
+
+
+def test_who_asks_for_reports_and_reads_none_is_cut_off(sending: Daemon, veth: tuple[str, str]) -> None:
+    with leaving_nothing(sending), Injector(veth[0], socket_path=sending.socket_path) as injector:
+        (sender,) = senders_of(sending)
+        wanted = encode_wanted(ReportWanted(1, False))
+        with contextlib.suppress(OSError):  # however it is noticed
+            while True:
+                raw(injector).send(wanted)
+        await_end([sender])
+
+
+def test_a_descriptor_for_the_process_is_not_taken(sending: Daemon, veth: tuple[str, str], tmp_path: Path) -> None:
+    packet = frame(mac_of(veth[0]))
+    with Injector(veth[0], socket_path=sending.socket_path) as injector, (tmp_path / "x").open("wb") as file:
+        (sender,) = senders_of(sending)
+        before = descriptors_of(sender)
+        with contextlib.suppress(PermissionError):  # since Linux 6.16 the kernel refuses it
+            socket.send_fds(raw(injector), [encode_frames([packet])], [file.fileno()])
+        injector.send(packet)
+        assert descriptors_of(sender) == before
+
+
+def test_a_request_on_a_connection_that_sends_ends_it(sending: Daemon, veth: tuple[str, str]) -> None:
+    with leaving_nothing(sending), RawClient(sending.socket_path) as client:
+        client.send(StartSending(interface=veth[0]))
+        assert isinstance(client.receive(Sending), Sending)
+        (sender,) = senders_of(sending)
+        client.send(StartSending(interface=veth[0]))
+        assert isinstance(refused := client.receive(Refused), Refused)
+        assert "while its connection sends" in refused.failure.text
+        await_end([sender])
+
+
+def test_no_more_programs_of_a_user_send_than_may(make_dir: MakeDir, veth: tuple[str, str]) -> None:
+    with running_daemon(make_dir("many"), prefix=with_limits(MAX_SENDERS_PER_USER=2)) as daemon:
+        path = daemon.socket_path
+        with Injector(veth[0], socket_path=path), Injector(veth[1], socket_path=path) as second:
+            with pytest.raises(ResourceError, match="2 programs of this user send already"):
+                Injector(veth[0], socket_path=path)
+            second.terminate()
+            eventually(lambda: "ended: user 0" in daemon.log, "its end")
+            Injector(veth[0], socket_path=path).terminate()
