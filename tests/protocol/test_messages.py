@@ -475,7 +475,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             "rule": "replay",
             "max_frame_bytes": 1514,
             "max_pps": None,
-            "source_macs": ["*"],
+            "source_macs": ["02:00:00:00:00:01"],
         },
     ),
     (
@@ -862,7 +862,7 @@ WORDS = {
     FailureCode: "invalid bad_filter not_permitted no_such_interface interface_down interface_lost unsupported "
     "destination disk resources no_such_capture name_taken timeout protocol source_damaged worker_died stopping",
     InterfaceChange: "added removed renamed up down changed",
-    MissingRight: "rule CAP_NET_RAW",
+    MissingRight: "rule CAP_NET_RAW CAP_NET_ADMIN root",
     DeletionReason: "files total age free_space policy",
     EndReason: "stopped client_left daemon_stopping revoked duration filesize files packets disk_limit source_ended "
     "failed",
