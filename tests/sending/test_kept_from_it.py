@@ -15,10 +15,11 @@ import pytest
 from capd_client import Injector, NotPermitted, revoke_captures
 from tests.cli.calling import called
 from tests.sending.helpers import OTHER, RULES, SENDER, frame, mac_of, outside_of
-from tests.support.accounts import have_account
+from tests.support.accounts import have_account, have_members
 from tests.support.attack import (
     PATIENCE_S,
     Channel,
+    User,
     UserProcess,
     await_end,
     eventually,
@@ -28,6 +29,7 @@ from tests.support.daemon import Daemon, MakeDir, children_of, running_daemon, s
 from tests.support.namespace import veth_pair
 from tests.support.takeover import Caller, OwnCaller, descriptors_of, packet_sockets_of, taken_over
 
+MEMBER = User(23_713, 23_713, (4251,))
 WITHOUT_SENDING = f'[[rule]]\nname = "capture"\nusers = [{SENDER.user_id}, {OTHER.user_id}]\n'
 
 
@@ -296,3 +298,40 @@ def test_where_nothing_confines_it_works(own_place: Place, attack: Attack) -> No
     if child == 0:
         os._exit(attack.do(OwnCaller(), own_place) < 0)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_rule_that_allows_less_now_ends_it_and_one_that_allows_as_much_does_not(
+    changing: tuple[Daemon, Path], veth: tuple[str, str]
+) -> None:
+    daemon, path = changing
+    send = keep_sending(daemon.socket_path, veth[0], frame(mac_of(veth[0])))
+    with outside_of(veth[1]) as outside, process_of(SENDER, send) as process:
+        begun(process)
+        outside.take(1)
+        reload(daemon, path, RULES.replace('send_interfaces = ["tx*"]', 'send_interfaces = ["t*"]'))
+        assert revoke_captures(socket_path=daemon.socket_path).senders_ended == ()
+        reload(daemon, path, RULES.replace("send_source_macs", "max_send_pps = 5\nsend_source_macs"))
+        (line,) = revoke_captures(socket_path=daemon.socket_path).senders_ended
+        assert line.why == "less may be sent (rule send)"
+        with pytest.raises(NotPermitted):
+            process.hear()
+
+
+def test_who_has_lost_the_group_of_the_rule_is_kept_from_sending(make_dir: MakeDir, veth: tuple[str, str]) -> None:
+    group_id = 4251
+    have_account(MEMBER.user_id)
+    have_members(group_id, [MEMBER.user_id])
+    directory = make_dir("group")
+    rule = f'[[rule]]\nname = "group"\ngroups = [{group_id}]\nsend = true\n'
+    (directory / "capd.toml").write_text(rule)
+    with running_daemon(directory, "--config", str(directory / "capd.toml")) as daemon:
+        send = keep_sending(daemon.socket_path, veth[0], frame(mac_of(veth[0])))
+        with outside_of(veth[1]) as outside, process_of(MEMBER, send) as process:
+            begun(process)
+            outside.take(1)
+            assert revoke_captures(socket_path=daemon.socket_path).senders_ended == ()
+            have_members(group_id, [])
+            (line,) = revoke_captures(socket_path=daemon.socket_path).senders_ended
+            assert line.user_id == MEMBER.user_id
+            with pytest.raises(NotPermitted):
+                process.hear()
