@@ -36,6 +36,7 @@ _BUILT_IN = {
     "dbus": "dbus",
     "dbus-session": "dbus",
     "dbus-system": "dbus",
+    "libpcap": "libpcap",
 }
 
 

@@ -363,7 +363,9 @@ def _interface_requests(
         stream = stream.beside([each.name for each in requests])
         options = _stream_options(one, stream, common)
         requests.append(_stream_request(stream, options, waits=bool(arguments.get("wait_for_interfaces"))))
-        streams.append(stream.with_options(options))
+        # A recorder's trigger looks at what the filter leaves out, too.
+        kept = {"capture_filter": None} if arguments.get("recorder_trigger_filter") is not None else {}
+        streams.append(stream.with_options({**options, **kept}))
     if len(streams) == len(requests) and not any(each.takes_options for each in streams):
         _refuse_for_streams(common)
     return tuple(requests), tuple(streams)

@@ -82,6 +82,7 @@ def _asked(name: str, given: Mapping[str, Any]) -> Asked:
         ),
         linktype=_linktype(given.get("link_layer_type")),
         direction=_DIRECTIONS.get(given.get("direction") or "", Direction.UNKNOWN),
+        capture_filter=given.get("capture_filter") or "",
     )
 
 
