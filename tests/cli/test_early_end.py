@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "snapshot": ("1",),
     "revoke": (),
     "whoami": (),
+    "send": ("no.pcapng", "-i", "any"),
     "interfaces": (),
     "linktypes": ("any",),
     "stats": ("--once", "--interval", "0.1"),

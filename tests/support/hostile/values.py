@@ -27,6 +27,7 @@ from capd_protocol.messages import (
     RotateCapture,
     SnapshotCapture,
     StartCapture,
+    StartSending,
     StopCapture,
     WatchInterfaces,
     WatchStatistics,
@@ -257,8 +258,12 @@ class Chooser:
     def request(self) -> Message:
         """Return a request of any kind."""
         capture = self.capture()
-        make = self.choose.choice((self.start, self.order, self.question, self.question, self.watch))
+        make = self.choose.choice((self.start, self.order, self.question, self.question, self.watch, self.sending))
         return AttachCapture(capture=capture) if self.choose.random() < 0.1 else make()
+
+    def sending(self) -> Message:
+        """Return a wish to send, which no rule of these users allows."""
+        return StartSending(interface=self.choose.choice((*self.interfaces, "any", "", "\0", "x" * 20)))
 
     def broken(self) -> bytes:
         """Return the bytes of a request that is not quite one."""
