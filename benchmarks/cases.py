@@ -309,8 +309,8 @@ def handling(_tool: type[Tool], place: Place, case: Case, packets: int = _HANDLE
 
 
 @contextlib.contextmanager
-def _captures(directory: Path, count: int) -> Generator[list[int], None, None]:
-    """Have captures without packets of one user; their daemon, then the workers."""
+def _captures(directory: Path, count: int) -> Generator[int, None, None]:
+    """Have captures without packets of one user; the id of their daemon."""
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(running_daemon(directory))
         for number in range(count):
@@ -319,22 +319,28 @@ def _captures(directory: Path, count: int) -> Generator[list[int], None, None]:
                 socket_path=daemon.socket_path, interfaces=PAIRS[0][1], savefile=path, kernel_buffer_size=1
             )
             stack.enter_context(capture).wait_started(60)
-        yield measure.tree_of(daemon.process.pid)
+        yield daemon.process.pid
 
 
 def idle(place: Place, captures: int = _CAPTURES) -> Reading:
     """Measure what many captures at once have in memory, and what they do while no packet comes."""
     with contextlib.ExitStack() as stack:
-        process_ids: list[int] = []
+        daemons: list[int] = []
         # A user may have 64 at once of one daemon: two daemons.
         for count in (captures // 2, captures - captures // 2):
             directory = stack.enter_context(new_directory(place.tmpfs))
-            process_ids += stack.enter_context(_captures(directory, count))
-        measure.settle(lambda: measure.cpu_ns(process_ids), 1.0)
-        before_ns, began_s = measure.cpu_ns(process_ids), time.monotonic()
+            daemons.append(stack.enter_context(_captures(directory, count)))
+
+        def process_ids() -> list[int]:
+            return [process_id for daemon in daemons for process_id in measure.tree_of(daemon)]
+
+        measure.settle(lambda: measure.cpu_ns(process_ids()), 1.0)
+        # Not before: what has only helped to start the captures ends meanwhile.
+        lasting = process_ids()
+        before_ns, began_s = measure.cpu_ns(lasting), time.monotonic()
         time.sleep(_IDLE_S)
-        share = (measure.cpu_ns(process_ids) - before_ns) / 1e9 / (time.monotonic() - began_s)
-        memories = [measure.memory_of(process_id) for process_id in process_ids]
+        share = (measure.cpu_ns(lasting) - before_ns) / 1e9 / (time.monotonic() - began_s)
+        memories = [measure.memory_of(process_id) for process_id in lasting]
     # A daemon has no ring.
     private_bytes = [memory.private_bytes for memory in memories if memory.ring_bytes]
     if len(private_bytes) != captures:

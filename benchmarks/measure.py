@@ -1,5 +1,6 @@
 """What processes cost: processor time and memory, as the kernel reports them."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,8 +31,13 @@ def cpu_ns(process_ids: Iterable[int]) -> int:
     """Return the time that processes have run so far, user and system together.
 
     From their clocks (clock_getcpuclockid(3)), which count nanoseconds; /proc/PID/stat counts hundredths of a second.
+    A process that has ended has none any more: it adds nothing.
     """
-    return sum(time.clock_gettime_ns(~process_id << 3 | 2) for process_id in process_ids)
+    used_ns = 0
+    for process_id in process_ids:
+        with contextlib.suppress(OSError):
+            used_ns += time.clock_gettime_ns(~process_id << 3 | 2)
+    return used_ns
 
 
 def settle(cpu: Callable[[], int], quiet_s: float) -> None:

@@ -250,7 +250,7 @@ def test_what_comes_while_the_handler_is_slow_is_dropped_and_counted(
         memory_for_files(bench.directory, monkeypatch) as taken_bytes,
         opened(bench, max_waiting_bytes=bound_bytes) as session,
     ):
-        with in_background(send, bench.sender, frames, fast, 5000):
+        with in_background(send, bench.sender, frames, fast, 2000):
             loop_until_all(session, nothing, fast)
         assert session.received == fast
         with in_background(send_all):
