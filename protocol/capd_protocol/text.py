@@ -4,6 +4,9 @@ What is not printable (``str.isprintable``: control characters, line ends, escap
 direction of text or has no width) stands in them as Python writes it in a literal.
 """
 
+from collections.abc import Collection
+from itertools import count
+
 
 def escaped(text: str) -> str:
     r"""Return a text on one line, with ``\n``, ``\x1b`` and the like for what is not printable."""
@@ -15,6 +18,13 @@ def escaped(text: str) -> str:
 def quoted(name: str) -> str:
     """Return a name as it is, or, if something in it is not printable, in quotes and escaped."""
     return name if name.isprintable() else repr(name)
+
+
+def numbered(name: str, taken: Collection[str]) -> str:
+    """Return a name that is not taken: this one, or with the first number behind it that is free, from 2."""
+    if name not in taken:
+        return name
+    return next(each for each in (f"{name} ({number})" for number in count(2)) if each not in taken)
 
 
 def counted(number: int, what: str) -> str:

@@ -12,13 +12,12 @@ import functools
 import os
 import socket
 import struct
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from capd.linux.packet_socket import attach_filter, lock_filter
 from capd_protocol.formats.linktypes import LinkLayerType, from_dlt
-from capd_protocol.formats.pcapng import PCAP_NANOSECOND_MAGIC
+from capd_protocol.formats.pcapng import pcap_header
 from capd_protocol.messages import MAX_SNAPLEN_BYTES
 
 _ERRBUF_SIZE = 256
@@ -190,8 +189,7 @@ class Handle:
         Raises:
             PcapError: libpcap does not know the type.
         """
-        order = "<" if (sys.byteorder == "little") != is_swapped else ">"
-        header = struct.pack(order + "IHHiIII", PCAP_NANOSECOND_MAGIC, 2, 4, 0, 0, MAX_SNAPLEN_BYTES, linktype)
+        header = pcap_header(linktype=linktype, snaplen_bytes=MAX_SNAPLEN_BYTES, is_swapped=is_swapped)
         contents = ctypes.create_string_buffer(header, len(header))
         handle = cls.__new__(cls)
         handle._pcap = load()

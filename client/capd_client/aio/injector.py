@@ -165,9 +165,9 @@ class Injector(InjectorBase):
         from capd_client.reading.replaying import begun  # noqa: PLC0415  # numpy
 
         checked_rate = None if rate is None else self._checked_rate(rate)
-        timed, is_scheduled = begun(source, speed=speed, rate=checked_rate, count=count, loop=loop)
+        outgoings = begun(source, speed=speed, rate=checked_rate, count=count, loop=loop)
         async with self._sending:
-            return await self._send_all(Outgoings(timed, is_scheduled=is_scheduled), progress, in_thread=True)
+            return await self._send_all(outgoings, progress, in_thread=True)
 
     async def _send_all(
         self, outgoings: Outgoings, progress: Progress | None, *, in_thread: bool = False

@@ -150,8 +150,8 @@ class Injector(InjectorBase):
         from capd_client.reading.replaying import begun  # noqa: PLC0415  # numpy
 
         checked_rate = None if rate is None else self._checked_rate(rate)
-        timed, is_scheduled = begun(source, speed=speed, rate=checked_rate, count=count, loop=loop)
-        return self._send_all(Outgoings(timed, is_scheduled=is_scheduled), progress)
+        outgoings = begun(source, speed=speed, rate=checked_rate, count=count, loop=loop)
+        return self._send_all(outgoings, progress)
 
     def _send_all(self, outgoings: Outgoings, progress: Progress | None) -> SendReport:
         if not self._is_settled:

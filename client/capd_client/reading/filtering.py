@@ -3,8 +3,6 @@
 import ctypes
 import ctypes.util
 import functools
-import struct
-import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -78,8 +76,7 @@ def _empty_file(linktype: int, is_swapped: bool) -> Generator[int, None, None]:
     For a file it compiles otherwise than for a capture here: some headers have numbers of the system that wrote them.
     """
     library = _library()
-    order = "<" if (sys.byteorder == "little") != is_swapped else ">"
-    header = struct.pack(order + "IHHiIII", pcapng.PCAP_NANOSECOND_MAGIC, 2, 4, 0, 0, MAX_SNAPLEN_BYTES, linktype)
+    header = pcapng.pcap_header(linktype=linktype, snaplen_bytes=MAX_SNAPLEN_BYTES, is_swapped=is_swapped)
     contents = ctypes.create_string_buffer(header, len(header))
     file = library.fmemopen(contents, len(header), b"r")
     message = ctypes.create_string_buffer(_ERROR_BYTES)

@@ -8,7 +8,7 @@ from typing import IO
 
 import numpy as np
 
-from capd_client.conversation.sending import at_rate, checked_number, checked_speed
+from capd_client.conversation.sending import Outgoings, at_rate, checked_number, checked_speed
 from capd_client.errors import InvalidArgument
 from capd_client.reading import read
 from capd_client.reading.reader import Reader
@@ -17,7 +17,6 @@ from capd_protocol.formats.linktypes import from_dlt, linktype_to_dlt
 from capd_protocol.sending import MAX_DUE_NS
 
 _LINKTYPE_ETHERNET = 1
-_Timed = tuple[bytes | bytearray | memoryview | None, int]
 
 
 def begun(
@@ -27,8 +26,8 @@ def begun(
     rate: float | None,
     count: int | None,
     loop: int,
-) -> tuple[Iterator[_Timed], bool]:
-    """Return the packets of a source with their times, and whether these count; see ``Injector.replay``.
+) -> Outgoings:
+    """Return the messages for the packets of a source; see ``Injector.replay``.
 
     Raises:
         InvalidArgument: an argument is impossible.
@@ -46,7 +45,7 @@ def begun(
         timed = chain.from_iterable(
             zip(packets, times, strict=False) for packets, times in _placed(readers, speed if is_scheduled else None)
         )
-    return islice(timed, most), is_scheduled
+    return Outgoings(islice(timed, most), is_scheduled=is_scheduled)
 
 
 def _placed(

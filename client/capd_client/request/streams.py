@@ -12,7 +12,6 @@ import socket
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from itertools import count
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from capd_client.errors import CaptureError, InterfaceError
@@ -21,7 +20,7 @@ from capd_client.sources.opened import EXTCAP, OpenedStream
 from capd_protocol.arguments import MAX_STREAM_NAME_BYTES
 from capd_protocol.messages import Failure, FailureCode, InterfaceRequest
 from capd_protocol.targets import Pattern, target_of
-from capd_protocol.text import quoted
+from capd_protocol.text import numbered, quoted
 
 #: Wireshark's for a stream over TCP (dumpcap.c).
 DEFAULT_PORT = 19_000
@@ -62,10 +61,7 @@ class StreamToOpen(NamedTuple):
 
     def beside(self, names: Collection[str]) -> "StreamToOpen":
         """Return the same stream with a number behind its name, if there are others of this name that are not it."""
-        if not self.is_own or self.name not in names:
-            return self
-        numbered = (f"{self.name} ({number})" for number in count(2))
-        return self._replace(name=next(each for each in numbered if each not in names))
+        return self._replace(name=numbered(self.name, names)) if self.is_own else self
 
     def with_options(self, options: Mapping[str, Any]) -> "StreamToOpen":
         """Return it with options of the capture, for those that take them."""

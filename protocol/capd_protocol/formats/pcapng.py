@@ -171,9 +171,10 @@ def interface_statistics(
     )
 
 
-def pcap_header(*, linktype: int, snaplen_bytes: int) -> bytes:
-    """The header of a pcap file with nanosecond timestamps."""
-    return struct.pack("=IHHiIII", PCAP_NANOSECOND_MAGIC, 2, 4, 0, 0, snaplen_bytes, linktype)
+def pcap_header(*, linktype: int, snaplen_bytes: int, is_swapped: bool = False) -> bytes:
+    """The header of a pcap file with nanosecond timestamps, in this machine's byte order or the other one."""
+    order = "<" if (sys.byteorder == "little") != is_swapped else ">"
+    return struct.pack(order + "IHHiIII", PCAP_NANOSECOND_MAGIC, 2, 4, 0, 0, snaplen_bytes, linktype)
 
 
 # Reading --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ shell's as well: it is left as it is.
 """
 
 import contextlib
+import errno
 import io
 import os
 import select
@@ -56,7 +57,7 @@ class Input:
             except BlockingIOError:
                 return None
         if self._file is None:
-            raise IsADirectoryError(21, os.strerror(21))
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         return self._file.readinto(room) if self.is_ready() else None
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ from capd_protocol.batches.recognition import MAGIC_BYTES, Parser, recognize
 from capd_protocol.batches.record_offsets import Damage
 from capd_protocol.formats import pcapng
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode, InterfaceRequest
-from capd_protocol.text import counted, escaped, quoted
+from capd_protocol.text import counted, escaped, numbered, quoted
 
 #: Read at once. As much as a pipe may have for an ordinary user (/proc/sys/fs/pipe-max-size).
 _READ_BYTES = 1024 * 1024
@@ -446,9 +446,7 @@ class StreamSource:
     def _name_of(self, own_name: str) -> str:
         """Return what counters and events call an interface: never what one of this system is called."""
         name = f"{self.name}/{escaped(own_name)}" if own_name else self.name
-        taken = {each.name for each in self._known.values()}
-        numbered = (f"{name} ({number})" for number in range(2, _MAX_INTERFACES + 2))
-        return name if name not in taken else next(each for each in numbered if each not in taken)
+        return numbered(name, {each.name for each in self._known.values()})
 
 
 def _matches(batch_filter: BatchFilter, batch: Batch) -> "npt.NDArray[np.bool_]":
