@@ -128,3 +128,44 @@ class Connection:
             self._transport.socket.close()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._transport.close)
+
+
+class ConnectedBlock:
+    """An ``async with`` block that has a connection from its beginning to its end, and is entered once."""
+
+    _connection: Connection | None = None
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.terminate()
+
+    async def _enter(
+        self, connect: Callable[[], Transport], take: Callable[[bytes], None], find: Callable[[], object | None]
+    ) -> None:
+        """Connect, and wait for what there is at the beginning; where it does not come, nothing stays open.
+
+        Args:
+            connect: as for ``Connection.open``.
+            take: as for ``Connection.open``.
+            find: returns something when all of that is there, else None.
+
+        Raises:
+            Exception: what ``connect`` and ``take`` raise.
+        """
+        if self._connection is not None:
+            raise RuntimeError("it has been entered already: make another one")
+        self._connection = await Connection.open(connect, take)
+        try:
+            await self._connection.wait_for(find)
+        except BaseException:
+            await self.terminate()
+            raise
+
+    def _entered(self) -> Connection:
+        if self._connection is None:
+            raise RuntimeError("it is not entered: use 'async with'")
+        return self._connection
+
+    async def terminate(self) -> None:
+        """End it. Safe to call again."""
+        if self._connection is not None:
+            await self._connection.aclose()

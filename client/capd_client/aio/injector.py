@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from capd_client.aio.connection import Connection
+from capd_client.aio.connection import ConnectedBlock
 from capd_client.conversation.sending import (
     AHEAD_NS,
     END_TIMEOUT_S,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from capd_client.reading.reader import Reader
 
 
-class Injector(InjectorBase):
+class Injector(InjectorBase, ConnectedBlock):
     """Sends packets on one interface; see ``capd_client.Injector``. Several tasks may send, one call after another.
 
     Example:
@@ -50,7 +50,6 @@ class Injector(InjectorBase):
         """
         super().__init__(interface)
         self._socket_path = socket_path
-        self._connection: Connection | None = None
         self._transport: Transport
         self._channel: socket.socket
         #: Around a call.
@@ -67,22 +66,13 @@ class Injector(InjectorBase):
             DaemonUnavailable: there is no daemon.
             BrokenPipe: it went away.
         """
-        if self._connection is not None:
-            raise RuntimeError("it has been entered already: make another one")
-        self._connection = await Connection.open(self._connect, self._take)
-        try:
-            await self._connection.wait_for(lambda: self._terms)
-            if self._transport.channel is None:
-                raise BrokenPipe("capd has passed no socket to send on")
-            self._channel = self._transport.channel
-            self._channel.setblocking(False)
-        except BaseException:
+        await self._enter(self._connect, self._take, lambda: self._terms)
+        if self._transport.channel is None:
             await self.terminate()
-            raise
+            raise BrokenPipe("capd has passed no socket to send on")
+        self._channel = self._transport.channel
+        self._channel.setblocking(False)
         return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.terminate()
 
     def _connect(self) -> Transport:
         self._transport = connect_to_send(self._stream.opening(), self._socket_path)
@@ -183,11 +173,6 @@ class Injector(InjectorBase):
             raise
         await self._settle()
         return self._report
-
-    def _entered(self) -> Connection:
-        if self._connection is None:
-            raise RuntimeError("it is not entered: use 'async with'")
-        return self._connection
 
     async def _pass_on(self, outgoings: Outgoings, *, in_thread: bool) -> None:
         self._is_settled = False
@@ -294,5 +279,4 @@ class Injector(InjectorBase):
 
     async def terminate(self) -> None:
         """End sending. Safe to call again. What a call that was cancelled has passed on is not sent any more."""
-        if self._connection is not None:
-            await self._connection.aclose()
+        await super().terminate()

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Self
 
-from capd_client.aio.connection import Connection
+from capd_client.aio.connection import ConnectedBlock
 from capd_client.conversation.interface_picture import InterfaceChanged, Picture
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.conversation.statistics import ReceivedDropped, StatisticsBase, StatisticsState, statistics_request
@@ -12,7 +12,7 @@ from capd_protocol.messages import Request, WatchInterfaces
 from capd_protocol.messages.interfaces import Link
 
 
-class _Subscription:
+class _Subscription(ConnectedBlock):
     """A connection on which the daemon reports something until it is closed, and what is known from that."""
 
     def __init__(self, request: Request, socket_path: SocketPath, known: StatisticsState | Picture) -> None:
@@ -20,7 +20,6 @@ class _Subscription:
         self._socket_path = socket_path
         self._known = known
         self._stream: MessageStream
-        self._connection: Connection | None = None
 
     async def __aenter__(self) -> Self:
         """Begin, and wait for what there is at the beginning.
@@ -29,18 +28,8 @@ class _Subscription:
             DaemonUnavailable: there is no daemon.
             BrokenPipe: the daemon went away.
         """
-        if self._connection is not None:
-            raise RuntimeError("it has been entered already: make another one")
-        self._connection = await Connection.open(self._connect, self._take)
-        try:
-            await self._connection.wait_for(lambda: self._known.is_complete or None)
-        except BaseException:
-            await self.terminate()
-            raise
+        await self._enter(self._connect, self._take, lambda: self._known.is_complete or None)
         return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.terminate()
 
     def _connect(self) -> Transport:
         self._stream = MessageStream(self._request)
@@ -49,16 +38,6 @@ class _Subscription:
     def _take(self, data: bytes) -> None:
         for message in self._stream.receive(data):
             self._known.take(message)
-
-    def _entered(self) -> Connection:
-        if self._connection is None:
-            raise RuntimeError("it is not entered: use 'async with'")
-        return self._connection
-
-    async def terminate(self) -> None:
-        """End it. Safe to call again."""
-        if self._connection is not None:
-            await self._connection.aclose()
 
 
 class LiveInterfaceStats(StatisticsBase, _Subscription):
