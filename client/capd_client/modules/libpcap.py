@@ -4,13 +4,11 @@ libpcap's own ``pcap_dump`` writes packets into memory: no call of Python's is n
 """
 
 import ctypes
-import ctypes.util
 import functools
 import os
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 from capd_client.modules.contract import (
     Capture,
@@ -26,6 +24,7 @@ from capd_client.modules.contract import (
     Statistics,
     WrongName,
 )
+from capd_client.pcap_library import ERROR_BYTES, NETMASK_UNKNOWN, Program, Signature, load
 from capd_protocol.formats.linktypes import dlt_to_linktype, linktype_to_dlt
 from capd_protocol.formats.packet_flags import Direction
 from capd_protocol.formats.pcapng import PCAP_HEADER_SIZE_BYTES, PCAP_RECORD_HEADER_SIZE_BYTES
@@ -34,9 +33,6 @@ from capd_protocol.messages.interfaces import MissingRight
 _PREFIX = "libpcap:"
 #: Devices of libpcap's for which capd has modules of its own; and the first words of their names.
 _OWN = ("nflog", "nfqueue", "dbus")
-#: PCAP_ERRBUF_SIZE
-_ERROR_BYTES = 256
-_NETMASK_UNKNOWN = 0xFFFFFFFF
 _PRECISION_NANOSECONDS = 1
 _RECORD = struct.Struct("=IIII")
 #: What the statuses of ``pcap_activate`` mean (pcap/pcap.h); all others have words only.
@@ -46,10 +42,6 @@ _DIRECTIONS = {Direction.IN: 1, Direction.OUT: 2}
 
 class _Counts(ctypes.Structure):
     _fields_ = (("received", ctypes.c_uint), ("dropped", ctypes.c_uint), ("interface_dropped", ctypes.c_uint))
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_uint), ("instructions", ctypes.c_void_p))
 
 
 class _Time(ctypes.Structure):
@@ -70,14 +62,13 @@ _Interface._fields_ = (  # pyright: ignore[reportAttributeAccessIssue]  # it poi
 
 _HANDLE, _TEXT, _NUMBER = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
 _NUMBERS = ctypes.POINTER(ctypes.c_int)
-_SIGNATURES: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
+_SIGNATURES: tuple[Signature, ...] = (
     # Two of the C library, which libpcap needs.
     ("fdopen", _HANDLE, (_NUMBER, _TEXT)),
     ("fseek", _NUMBER, (_HANDLE, ctypes.c_long, _NUMBER)),
     ("pcap_findalldevs", _NUMBER, (ctypes.POINTER(ctypes.POINTER(_Interface)), _TEXT)),
     ("pcap_freealldevs", None, (ctypes.POINTER(_Interface),)),
     ("pcap_create", _HANDLE, (_TEXT, _TEXT)),
-    ("pcap_close", None, (_HANDLE,)),
     *((f"pcap_set_{name}", _NUMBER, (_HANDLE, _NUMBER)) for name in ("snaplen", "promisc", "rfmon", "timeout")),
     *((f"pcap_set_{name}", _NUMBER, (_HANDLE, _NUMBER)) for name in ("immediate_mode", "buffer_size", "datalink")),
     *((f"pcap_set_tstamp_{name}", _NUMBER, (_HANDLE, _NUMBER)) for name in ("type", "precision")),
@@ -92,9 +83,7 @@ _SIGNATURES: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
     ("pcap_list_datalinks", _NUMBER, (_HANDLE, ctypes.POINTER(_NUMBERS))),
     ("pcap_free_datalinks", None, (_NUMBERS,)),
     ("pcap_setdirection", _NUMBER, (_HANDLE, _NUMBER)),
-    ("pcap_compile", _NUMBER, (_HANDLE, ctypes.POINTER(_Program), _TEXT, _NUMBER, ctypes.c_uint32)),
-    ("pcap_setfilter", _NUMBER, (_HANDLE, ctypes.POINTER(_Program))),
-    ("pcap_freecode", None, (ctypes.POINTER(_Program),)),
+    ("pcap_setfilter", _NUMBER, (_HANDLE, ctypes.POINTER(Program))),
     ("pcap_dump_fopen", _HANDLE, (_HANDLE, _HANDLE)),
     ("pcap_dump_flush", _NUMBER, (_HANDLE,)),
     ("pcap_dump_ftell", ctypes.c_long, (_HANDLE,)),
@@ -103,7 +92,6 @@ _SIGNATURES: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
     ("pcap_stats", _NUMBER, (_HANDLE, ctypes.POINTER(_Counts))),
     ("pcap_inject", _NUMBER, (_HANDLE, ctypes.c_char_p, ctypes.c_size_t)),
     ("pcap_breakloop", None, (_HANDLE,)),
-    ("pcap_geterr", _TEXT, (_HANDLE,)),
     ("pcap_statustostr", _TEXT, (_NUMBER,)),
 )
 
@@ -111,13 +99,9 @@ _SIGNATURES: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
 @functools.cache
 def _library() -> ctypes.CDLL:
     try:
-        library = ctypes.CDLL(ctypes.util.find_library("pcap") or "libpcap.so.0.8")
+        return load(_SIGNATURES)
     except OSError as error:
         raise NotSupported("libpcap is not installed: install it") from error
-    for name, result, arguments in _SIGNATURES:
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
 
 
 class LibpcapCapture(Capture):
@@ -130,7 +114,7 @@ class LibpcapCapture(Capture):
         self._memory_fd = -1
         self._file: int | None = None
         self._units_ns = 1
-        error = ctypes.create_string_buffer(_ERROR_BYTES)
+        error = ctypes.create_string_buffer(ERROR_BYTES)
         self._handle = self._pcap.pcap_create(os.fsencode(name.removeprefix(_PREFIX)), error)
         if not self._handle:
             raise ModuleFailed(f"{name} cannot be opened: {error.value.decode('utf-8', 'replace')}")
@@ -161,7 +145,7 @@ class LibpcapCapture(Capture):
             self._refuse(status)
         self._is_active = True
         self._units_ns = 1 if pcap.pcap_get_tstamp_precision(handle) == _PRECISION_NANOSECONDS else 1000
-        error = ctypes.create_string_buffer(_ERROR_BYTES)
+        error = ctypes.create_string_buffer(ERROR_BYTES)
         if pcap.pcap_setnonblock(handle, 1, error) < 0:
             raise NotSupported(f"{self._name} cannot be read without waiting: {error.value.decode('utf-8', 'replace')}")
         self._open_dumper()
@@ -253,9 +237,9 @@ class LibpcapCapture(Capture):
 
     def set_filter(self, expression: str) -> bool:
         """Have the kernel filter, where libpcap can do that; what does not compile, capd refuses."""
-        program = _Program()
+        program = Program()
         text = expression.encode("utf-8", "surrogateescape")
-        if self._pcap.pcap_compile(self._handle, ctypes.byref(program), text, 1, _NETMASK_UNKNOWN) < 0:
+        if self._pcap.pcap_compile(self._handle, ctypes.byref(program), text, 1, NETMASK_UNKNOWN) < 0:
             return False
         status = self._pcap.pcap_setfilter(self._handle, ctypes.byref(program))
         self._pcap.pcap_freecode(ctypes.byref(program))
@@ -304,7 +288,7 @@ class LibpcapModule(Module):
 
     def devices(self) -> Sequence[Device]:
         """Return the devices that are neither network interfaces nor those of other modules."""
-        first, error = ctypes.POINTER(_Interface)(), ctypes.create_string_buffer(_ERROR_BYTES)
+        first, error = ctypes.POINTER(_Interface)(), ctypes.create_string_buffer(ERROR_BYTES)
         if _library().pcap_findalldevs(ctypes.byref(first), error) < 0:
             return ()
         interfaces = {name for _, name in socket.if_nameindex()} | {"any"}

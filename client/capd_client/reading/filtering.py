@@ -1,16 +1,15 @@
 """Capture filters on packets in files: compiled by the system's libpcap, through ctypes, and run on whole batches."""
 
 import ctypes
-import ctypes.util
 import functools
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from capd_client.errors import BadFilterError, UnsupportedError
+from capd_client.pcap_library import ERROR_BYTES, NETMASK_UNKNOWN, Program, Signature, load
 from capd_protocol.batches.batch_filter import BatchFilter, LoopError, UnanswerableError
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.formats import pcapng
@@ -19,15 +18,8 @@ from capd_protocol.messages import MAX_SNAPLEN_BYTES
 
 Flags = npt.NDArray[np.bool_]
 
-_NETMASK_UNKNOWN = 0xFFFFFFFF
 #: sizeof(struct bpf_insn)
 _INSTRUCTION_BYTES = 8
-#: PCAP_ERRBUF_SIZE
-_ERROR_BYTES = 256
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_uint), ("instructions", ctypes.c_void_p))
 
 
 class _Header(ctypes.Structure):
@@ -41,32 +33,21 @@ class _Header(ctypes.Structure):
     )
 
 
+_SIGNATURES: tuple[Signature, ...] = (
+    # Of the C library, which it needs: its file is that of libpcap's own.
+    ("fmemopen", ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)),
+    ("pcap_fopen_offline", ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_char_p)),
+    ("pcap_open_dead", ctypes.c_void_p, (ctypes.c_int, ctypes.c_int)),
+    ("pcap_offline_filter", ctypes.c_int, (ctypes.POINTER(Program), ctypes.POINTER(_Header), ctypes.c_void_p)),
+)
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
-    name = ctypes.util.find_library("pcap") or "libpcap.so.0.8"
     try:
-        library = ctypes.CDLL(name)
+        return load(_SIGNATURES)
     except OSError as error:
         raise UnsupportedError(f"filters need libpcap, which is not installed: {error}") from error
-    signatures: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
-        # Of the C library, which it needs: its file is that of libpcap's own.
-        ("fmemopen", ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)),
-        ("pcap_fopen_offline", ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_char_p)),
-        ("pcap_open_dead", ctypes.c_void_p, (ctypes.c_int, ctypes.c_int)),
-        (
-            "pcap_compile",
-            ctypes.c_int,
-            (ctypes.c_void_p, ctypes.POINTER(_Program), ctypes.c_char_p, ctypes.c_int, ctypes.c_uint32),
-        ),
-        ("pcap_geterr", ctypes.c_char_p, (ctypes.c_void_p,)),
-        ("pcap_close", None, (ctypes.c_void_p,)),
-        ("pcap_freecode", None, (ctypes.POINTER(_Program),)),
-        ("pcap_offline_filter", ctypes.c_int, (ctypes.POINTER(_Program), ctypes.POINTER(_Header), ctypes.c_void_p)),
-    )
-    for function, result, arguments in signatures:
-        getattr(library, function).restype = result
-        getattr(library, function).argtypes = arguments
-    return library
 
 
 @contextmanager
@@ -79,7 +60,7 @@ def _empty_file(linktype: int, is_swapped: bool) -> Generator[int, None, None]:
     header = pcapng.pcap_header(linktype=linktype, snaplen_bytes=MAX_SNAPLEN_BYTES, is_swapped=is_swapped)
     contents = ctypes.create_string_buffer(header, len(header))
     file = library.fmemopen(contents, len(header), b"r")
-    message = ctypes.create_string_buffer(_ERROR_BYTES)
+    message = ctypes.create_string_buffer(ERROR_BYTES)
     handle = library.pcap_fopen_offline(file, message) if file else None
     if not handle:
         text = message.value.decode(errors="replace")
@@ -101,10 +82,10 @@ def _compiled(handle: int, text: str) -> bytes:
         _NoSuchFilter: libpcap does not compile it.
     """
     library = _library()
-    program = _Program()
+    program = Program()
     # (Bytes of an argument that are no text come as surrogates: libpcap knows no such words either.)
     words = text.encode(errors="surrogatepass")
-    if library.pcap_compile(handle, program, words, 1, _NETMASK_UNKNOWN) != 0:
+    if library.pcap_compile(handle, program, words, 1, NETMASK_UNKNOWN) != 0:
         raise _NoSuchFilter(library.pcap_geterr(handle).decode(errors="replace"))
     try:
         return ctypes.string_at(program.instructions, program.length * _INSTRUCTION_BYTES)
@@ -144,7 +125,7 @@ class _LoopingFilter:
         self._match = _library().pcap_offline_filter
         self._instructions = ctypes.create_string_buffer(program, len(program))
         address = ctypes.cast(self._instructions, ctypes.c_void_p)
-        self._program = _Program(len(program) // _INSTRUCTION_BYTES, address)
+        self._program = Program(len(program) // _INSTRUCTION_BYTES, address)
 
     def matches(
         self,
