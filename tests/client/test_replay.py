@@ -194,6 +194,12 @@ def test_packets_without_a_time_wait_for_nothing() -> None:
     assert Schedule(1).due_ns(np.zeros(3, np.int64)).tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("first_ns", [1, -1, -(10**18), -(2**63), 2**63 - 1 - 10**9, 10**9])
+def test_packets_of_any_year_are_as_far_apart_as_they_were(first_ns: int) -> None:
+    times_ns = np.array([first_ns, first_ns + 7 * 10**8, 0, first_ns + 10**9 - 10**8], np.int64)
+    assert Schedule(1).due_ns(times_ns).tolist() == [0, 7 * 10**8, 7 * 10**8, 9 * 10**8]
+
+
 def test_the_first_packet_waits_for_the_reader(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_bytes(pcap(spaced(0, 0.05, 0.1)))

@@ -21,6 +21,7 @@ from tests.cli.calling import called
 from tests.sending.helpers import frame, mac_of, outside_of, seen_in
 from tests.support.attack import PATIENCE_S
 from tests.support.daemon import Daemon
+from tests.worker.test_streams import Frame, block, description, enhanced, section
 
 _Main = Callable[[], Coroutine[Any, Any, None]]
 RUN: dict[str, Callable[[_Main], None]] = {"trio": trio.run, "asyncio": lambda main: asyncio.run(main())}
@@ -94,6 +95,20 @@ def test_packets_that_are_not_in_order_are_not_held_back(
         assert seen_in(outside.take(5)) == [0, 1, 2, 3, 4]
         assert report.lateness is not None
         assert abs(report.duration_ns - 50_000_000) <= report.lateness.max_ns
+
+
+def test_packets_without_a_time_are_sent_at_once(sending: Daemon, veth: tuple[str, str], tmp_path: Path) -> None:
+    packets = [frame(mac_of(veth[0]), number) for number in range(4)]
+    path = tmp_path / "a.pcapng"
+    simple = [block(3, struct.pack("=I", len(each)) + each, "=") for each in packets]
+    timed = [enhanced(Frame(packets[at], 1_700_000_000 * 10**9 + at * 10**8)) for at in (1, 2)]
+    path.write_bytes(section() + description() + simple[0] + timed[0] + timed[1] + simple[3])
+    with outside_of(veth[1]) as outside, Injector(veth[0], socket_path=sending.socket_path) as injector:
+        report = injector.replay(path, loop=2)
+        assert outside.take(8) == packets * 2
+        # Twice 0.1 s, and between the rounds a third of that.
+        assert report.lateness is not None
+        assert abs(report.duration_ns - 233_333_333) <= report.lateness.max_ns
 
 
 def test_packets_that_the_file_has_in_part_are_left_out(sending: Daemon, veth: tuple[str, str], tmp_path: Path) -> None:

@@ -28,12 +28,20 @@ class GuardedSocket:
         refuse_rights(connection)
 
     async def receive(self, size_bytes: int) -> bytes:
-        """Return bytes as they come; empty ones when the other side has closed.
+        """Return bytes as they come; empty ones when the other side has closed, whether or not it had read all.
 
         Raises:
             RemoteProtocolError: a descriptor came along. It stays where it is, and nothing more can be received.
             OSError: the connection is broken.
         """
+        try:
+            return await self._receive(size_bytes)
+        except ConnectionResetError:
+            # It has left something unread. The kernel says so once, and where messages are kept apart, before it gives
+            # what the other side has said last.
+            return await self._receive(size_bytes)
+
+    async def _receive(self, size_bytes: int) -> bytes:
         if not self._may_hold_rights:
             return await self.socket.recv(size_bytes)
         seen, _, flags, _ = await self.socket.recvmsg(size_bytes, 0, socket.MSG_PEEK)

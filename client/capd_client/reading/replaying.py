@@ -12,6 +12,7 @@ from capd_client.conversation.sending import Outgoings, at_rate, checked_number,
 from capd_client.errors import InvalidArgument
 from capd_client.reading import read
 from capd_client.reading.reader import Reader
+from capd_client.sources.pacing import LATEST_NS, Schedule
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.formats.linktypes import from_dlt, linktype_to_dlt
 from capd_protocol.sending import MAX_DUE_NS
@@ -54,21 +55,18 @@ def _placed(
     """Return the packets of readers, one behind the other, with their times; all zero, where there is no speed."""
     begin_ns = 0
     for reader in readers:
-        first_ns: int | None = None
+        schedule = Schedule(1 if speed is None else speed)
         latest_ns, seen = 0, 0
         for batch, packets in _batches(reader):
             if speed is None:
                 yield packets, repeat(0)
                 continue
-            first_ns = int(batch.timestamps_ns[0]) if first_ns is None else first_ns
-            times = np.minimum((batch.timestamps_ns - first_ns) / speed, MAX_DUE_NS // 2).astype(np.int64)
-            # Of packets that are not in the order of their times, none goes before the one in front of it.
-            times = np.maximum.accumulate(np.maximum(times, latest_ns))
+            times = schedule.due_ns(batch.timestamps_ns)
             latest_ns = int(times[-1])
             seen += len(times)
-            yield packets, (begin_ns + times).tolist()
+            yield packets, np.minimum(begin_ns + times, MAX_DUE_NS).tolist()
         # The next round begins as long after the last packet as packets are apart.
-        begin_ns += latest_ns + latest_ns // max(seen - 1, 1)
+        begin_ns = min(begin_ns + latest_ns + latest_ns // max(seen - 1, 1), LATEST_NS)
 
 
 def _batches(reader: Reader) -> Iterator[tuple[Batch, list[memoryview | None]]]:

@@ -14,16 +14,22 @@ from capd_protocol.formats.pcapng import (
 
 I64 = npt.NDArray[np.int64]
 
+_MAX_NS = np.iinfo(np.int64).max
 #: Of a simple packet block: type, length, the packet's true size.
 _SIMPLE_HEADER_BYTES = 12
 #: The old kind of packet block, with a header like that of the enhanced one.
 _OLD_PACKET_BLOCK = 2
-#: What float can count to is more than a capture lasts; int64 ends here.
-_LATEST_NS = float(2**62)
+#: No packet is due later, and none is taken to be further from the first one: more than a capture lasts, and twice as
+#: much is still an int64.
+LATEST_NS = 2**61
 
 
 class Schedule:
-    """When packets are due, since the first one."""
+    """When packets are due, since the first one.
+
+    A time of 0 is none: simple packet blocks have no other. So of a file whose first packet came at 0 of its clock, the
+    time up to the next one is left out.
+    """
 
     def __init__(self, speed: float) -> None:
         """Begin.
@@ -37,13 +43,16 @@ class Schedule:
 
     def due_ns(self, timestamps_ns: I64) -> I64:
         """Return when the next packets are due: none before one that stands before it, one without a time at once."""
-        has_time = timestamps_ns > 0
+        has_time = timestamps_ns != 0
         if self._first_ns is None and has_time.any():
             self._first_ns = int(timestamps_ns[has_time.argmax()])
-        since_ns = np.where(has_time, timestamps_ns - (self._first_ns or 0), 0)
+        first_ns = self._first_ns or 0
+        # Cut before the difference is taken: times of a file may be as far apart as the type goes.
+        within = np.clip(timestamps_ns, first_ns, min(first_ns + LATEST_NS, _MAX_NS))
+        since_ns = np.where(has_time, within - first_ns, 0)
         latest_ns = np.maximum.accumulate(np.maximum(since_ns, self._latest_ns))
         self._latest_ns = int(latest_ns[-1])
-        return np.minimum(latest_ns / self._speed, _LATEST_NS).astype(np.int64)
+        return np.minimum(latest_ns / self._speed, LATEST_NS).astype(np.int64)
 
 
 def record_spans(parser: Parser, batch: Batch) -> tuple[I64, I64]:
