@@ -61,7 +61,7 @@ from capd_client.errors import (
 from capd_client.reading import read, stream
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.gap import Gap, Overflow
-from capd_client.request.options import CaptureArguments, CaptureInterface, HasName
+from capd_client.request.options import CaptureArguments, CaptureInterface, HasName, HasWrite
 from capd_client.request.streams import HasDescriptor
 from capd_client.ring.files import HasRingFiles, RingFile, Span, Time, files
 from capd_client.transport.connect import SocketPath
@@ -168,6 +168,7 @@ __all__ = [
     "HasDescriptor",
     "HasName",
     "HasRingFiles",
+    "HasWrite",
     "Injector",
     "Interface",
     "InterfaceChange",

@@ -62,7 +62,7 @@ def sent_and_captured(
         until_packets(capture, len(frames))
         end(capture)
     path = arguments["savefile"]
-    assert path is not None
+    assert isinstance(path, str | os.PathLike)
     assert packets_of(os.fspath(path)) == len(frames)
     return read_pcap(os.fspath(path)).packets if arguments.get("use_libpcap") else read_file(os.fspath(path)).packets
 

@@ -107,6 +107,11 @@ class Sink:
         self.goes_on = threading.Event()
         self.goes_on.set()
         self.is_open = True
+        self.sent_bytes = 0
+
+    def give_up(self) -> None:
+        self.is_open = False
+        self.goes_on.set()
 
     def wait_for_reader(self) -> None:
         pass
@@ -122,6 +127,7 @@ class Sink:
         if not self.is_open:
             raise ReaderGone
         self.data += b"".join(data)
+        self.sent_bytes = len(self.data)
 
     def close(self) -> None:
         pass
@@ -386,7 +392,7 @@ def test_each_reader_of_a_server_gets_what_comes_from_then_on(ring: Ring, tmp_pa
 
 
 def test_a_reader_that_takes_nothing_keeps_nobody(ring: Ring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("capd_client.output.server._PATIENCE_S", 0.2)
+    monkeypatch.setattr("capd_client.output.server.PATIENCE_S", 0.2)
     path = tmp_path / "socket"
     with server_of(ring, ServingAddress(None, path=str(path))) as (server, reports):
         ring.begin(SECTION, interface("a"))

@@ -5,12 +5,15 @@ from collections.abc import AsyncIterator
 from typing import Unpack
 
 import anyio
+import anyio.abc
+import anyio.to_thread
 
 from capd_client.aio.connection import Connection
 from capd_client.conversation.capture import Answered, Asked
 from capd_client.conversation.events import CaptureEvent, Event, EventType, Wanted, pair_of, wanted_types
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
-from capd_client.errors import CaptureEnded, DaemonGone
+from capd_client.errors import CaptureEnded, CaptureError, DaemonGone, DestinationError
+from capd_client.output.live_output import LOOK_S, LiveOutput, add_to_error, with_live_output
 from capd_client.request.options import (
     CaptureArguments,
     Prepared,
@@ -21,6 +24,9 @@ from capd_client.request.options import (
 from capd_client.transport.connect import Transport, connect_for, offer_of
 from capd_client.transport.passed import CaptureFiles
 from capd_protocol.messages import AttachCapture, FlushCapture, RotateCapture, Rotated, SnapshotTaken, StartCapture
+
+#: How often it is looked whether a FIFO has a reader. Chosen: a program takes longer to start.
+_LOOK_S = 0.01
 
 
 class CaptureSession(SessionBase):
@@ -56,10 +62,12 @@ class CaptureSession(SessionBase):
 
         Raises:
             InvalidArgument: an argument is impossible, or an event does not exist.
+            DestinationError: ``savefile`` is a terminal, or a device.
         """
         shown = wanted_types(events)
+        arguments, output = with_live_output(arguments)
         prepared = make_request(arguments)
-        self._begin(prepared.request, prepared, socket_path, shown)
+        self._begin(prepared.request, prepared, socket_path, shown, output)
 
     def _begin(
         self,
@@ -67,8 +75,12 @@ class CaptureSession(SessionBase):
         prepared: Prepared | None,
         socket_path: str | os.PathLike[str] | None,
         shown: frozenset[EventType],
+        output: LiveOutput | None = None,
     ) -> None:
-        super().__init__(request, prepared.place if prepared is not None else None, shown)
+        super().__init__(request, prepared.place if prepared is not None else None, shown, output)
+        self._live_output = output
+        #: Of the task that receives, since the packets that are announced are to be written.
+        self._tasks: anyio.abc.TaskGroup | None = None
         self._prepared = prepared
         self._socket_path = socket_path
         self._connection: Connection | None = None
@@ -97,7 +109,7 @@ class CaptureSession(SessionBase):
         return session
 
     async def __aenter__(self) -> "CaptureSession":
-        """Start the capture.
+        """Start the capture. Where packets go to a FIFO, wait before that until somebody reads it.
 
         Raises:
             DestinationError: the directory of ``savefile`` cannot be entered.
@@ -108,19 +120,56 @@ class CaptureSession(SessionBase):
         if self._was_entered:
             raise RuntimeError("a session is for one capture: make another one")
         self._was_entered = True
-        self._connection = await Connection.open(self._ask, self._conversation.receive)
         try:
+            if self._live_output is not None:
+                await self._wait_for_reader(self._live_output)
+            self._connection = await Connection.open(self._ask, self._conversation.receive)
+        except BaseException:
+            if self._live_output is not None:
+                self._live_output.close()
+            raise
+        try:
+            if self._live_output is not None:
+                self._live_output.begin(self._open_file)
+                self._tasks = await anyio.create_task_group().__aenter__()
+                self._tasks.start_soon(self._receive_all, self._connection, self._live_output)
             await self.wait_started()
         except BaseException:
-            await self.terminate()
+            await self._leave()
             raise
         return self
+
+    @staticmethod
+    async def _wait_for_reader(output: LiveOutput) -> None:
+        """Wait for the first reader, and not in a thread: opening a FIFO cannot be broken off there."""
+        while not output.has_reader():  # noqa: ASYNC110  # the kernel tells nobody
+            await anyio.sleep(_LOOK_S)
+
+    async def _receive_all(self, connection: Connection, output: LiveOutput) -> None:
+        try:
+            while not self._conversation.is_over:
+                with anyio.move_on_after(LOOK_S):
+                    await connection.receive()
+                if output.is_left and not self._conversation.is_stopping:
+                    await self.stop()
+        except CaptureError as error:
+            self._conversation.break_off(error)
 
     def _files(self) -> CaptureFiles | None:
         return None if self._connection is None else self._connection.files
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.terminate()
+        try:
+            await self._leave()
+        except DestinationError as not_written:
+            add_to_error(not_written, exc_info)
+
+    async def _leave(self) -> None:
+        try:
+            await self.terminate()
+        finally:
+            if self._tasks is not None:
+                await self._tasks.__aexit__(None, None, None)
 
     def _ask(self) -> Transport:
         offer = None
@@ -282,7 +331,11 @@ class CaptureSession(SessionBase):
     async def terminate(self) -> None:
         """End the capture, wait until its files are complete, and close the connection. Safe to call again.
 
-        A capture that stays is left alone; if it was asked to stop, its end is waited for.
+        A capture that stays is left alone; if it was asked to stop, its end is waited for. Where packets go to a
+        reader, this waits until it has them, but not where it takes nothing for 5 s.
+
+        Raises:
+            DestinationError: packets could not be written to standard output, a FIFO or an open file.
         """
         connection = self._connection
         if connection is None or self._is_terminated:
@@ -304,6 +357,11 @@ class CaptureSession(SessionBase):
                         interrupted = error
         finally:
             self._conversation.receive(b"")
-            await connection.aclose()
+            try:
+                if self._live_output is not None:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.to_thread.run_sync(self._live_output.finish, self.packetcount)
+            finally:
+                await connection.aclose()
         if interrupted is not None:
             raise interrupted

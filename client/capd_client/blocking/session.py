@@ -1,5 +1,6 @@
 """``CaptureSession``: a capture for programs that block."""
 
+import contextlib
 import os
 import threading
 import time
@@ -10,7 +11,8 @@ from typing import Unpack
 from capd_client.conversation.capture import Answered, Asked, Place
 from capd_client.conversation.events import CaptureEvent, Event, EventType, Wanted, pair_of, wanted_types
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
-from capd_client.errors import CaptureEnded, DaemonGone, NoEvents
+from capd_client.errors import CaptureEnded, CaptureError, DaemonGone, DestinationError, NoEvents
+from capd_client.output.live_output import LOOK_S, LiveOutput, add_to_error, with_live_output
 from capd_client.request.options import CaptureArguments, checked_capture, make_request, shows_arguments
 from capd_client.transport.connect import Offer, connect_for, offer_of
 from capd_client.transport.passed import CaptureFiles
@@ -50,7 +52,7 @@ class CaptureSession(SessionBase):
         events: Wanted = (),
         **arguments: Unpack[CaptureArguments],
     ) -> None:
-        """Ask for a capture.
+        """Ask for a capture. Where packets go to a FIFO, wait before that until somebody reads it.
 
         Args:
             socket_path: where the daemon listens; None: as the environment's ``CAPD_SOCKET`` says, or
@@ -62,13 +64,21 @@ class CaptureSession(SessionBase):
 
         Raises:
             InvalidArgument: an argument is impossible, or an event does not exist.
-            DestinationError: the directory of ``savefile`` cannot be entered.
+            DestinationError: the directory of ``savefile`` cannot be entered, or it is a terminal, or a device.
             InterfaceError: a stream cannot be opened.
             DaemonUnavailable: there is no daemon.
         """
         shown = wanted_types(events)
+        arguments, output = with_live_output(arguments)
         prepared = make_request(arguments)
-        self._begin(prepared.request, prepared.place, socket_path, offer_of(prepared), shown)
+        if output is not None:
+            output.wait_for_reader()
+        try:
+            self._begin(prepared.request, prepared.place, socket_path, offer_of(prepared), shown=shown, output=output)
+        except BaseException:
+            if output is not None:
+                output.close()
+            raise
         try:
             self._wait_handed_over(_deadline(END_TIMEOUT_S))
         except NoEvents:
@@ -83,9 +93,12 @@ class CaptureSession(SessionBase):
         place: Place | None,
         socket_path: str | os.PathLike[str] | None,
         offer: Offer | None,
+        *,
         shown: frozenset[EventType],
+        output: LiveOutput | None = None,
     ) -> None:
-        super().__init__(request, place, shown)
+        super().__init__(request, place, shown, output)
+        self._live_output = output
         #: Around the two below it. One thread receives, and wakes all that wait.
         self._received = threading.Condition()
         self._is_receiving = False
@@ -96,6 +109,22 @@ class CaptureSession(SessionBase):
         self._transport = connect_for(request, socket_path, offer)
         self._conversation.outcomes = self._transport.outcomes
         self._transport.send(self._conversation.opening())
+        #: Receives, since the packets that are announced are to be written, whatever the program does.
+        self._receiver: threading.Thread | None = None
+        if output is not None:
+            output.begin(self._open_file)
+            self._receiver = threading.Thread(target=self._receive_all, args=(output,), name="capture", daemon=True)
+            self._receiver.start()
+
+    def _receive_all(self, output: LiveOutput) -> None:
+        try:
+            while not self._conversation.is_over:
+                with contextlib.suppress(NoEvents):
+                    self._receive(_deadline(LOOK_S))
+                if output.is_left and not self._conversation.is_stopping:
+                    self.stop()
+        except CaptureError as error:
+            self._conversation.break_off(error)
 
     def _wait_handed_over(self, deadline_s: float | None) -> None:
         """Wait until the daemon has asked for the directory, or refused: the capture goes on by itself then."""
@@ -126,7 +155,7 @@ class CaptureSession(SessionBase):
         """
         session = cls.__new__(cls)
         request = AttachCapture(capture=checked_capture(capture))
-        session._begin(request, None, socket_path, None, wanted_types(events))
+        session._begin(request, None, socket_path, None, shown=wanted_types(events))
         try:
             session.wait_started(END_TIMEOUT_S)
         except BaseException:
@@ -160,8 +189,16 @@ class CaptureSession(SessionBase):
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """End the capture, unless it stays, and wait until it has: its files are complete then."""
-        self.terminate()
+        """End the capture, unless it stays, and wait until it has: its files are complete then.
+
+        Raises:
+            DestinationError: packets could not be written to standard output, a FIFO or an open file. If the block
+                has raised something else, this is a note of that.
+        """
+        try:
+            self.terminate()
+        except DestinationError as not_written:
+            add_to_error(not_written, exc_info)
 
     def wait_started(self, timeout: float | None = None) -> None:
         """Wait until the capture runs.
@@ -207,9 +244,12 @@ class CaptureSession(SessionBase):
             CaptureError: as ``wait_for_event``.
         """
         deadline_s = _deadline(timeout if block else 0)
-        while (event := self._conversation.next_event()) is None:
-            self._receive(deadline_s)
-        return event
+        while True:
+            rounds = self._rounds
+            event = self._conversation.next_event()
+            if event is not None:
+                return event
+            self._receive(deadline_s, rounds)
 
     def events(self) -> Iterator[CaptureEvent]:
         """Iterate over all events, typed, until the capture ends; if it fails, its error is raised behind the last one.
@@ -254,11 +294,19 @@ class CaptureSession(SessionBase):
                 return
             yield event
 
-    def _receive(self, deadline_s: float | None) -> None:
-        """Receive more; several threads may, and each returns when there is something new."""
+    def _receive(self, deadline_s: float | None, rounds: int | None = None) -> None:
+        """Receive more; several threads may, and each returns when there is something new.
+
+        Args:
+            deadline_s: wait no longer than until then.
+            rounds: how often something had been received when there was nothing new; None: by now.
+        """
         with self._received:
+            rounds = self._rounds if rounds is None else rounds
+            if self._rounds != rounds:
+                return
             if self._is_receiving:
-                rounds, timeout_s = self._rounds, None if deadline_s is None else _left(deadline_s)
+                timeout_s = None if deadline_s is None else _left(deadline_s)
                 if not self._received.wait_for(lambda: self._rounds != rounds, timeout_s):
                     raise NoEvents("no event came in time")
                 return
@@ -364,12 +412,18 @@ class CaptureSession(SessionBase):
     def abandon(self) -> None:
         """Leave at once, without waiting for anything: the daemon ends a capture that does not stay by itself."""
         self._conversation.receive(b"")
+        if self._live_output is not None:
+            self._live_output.give_up()
         self._transport.close(wait=False)
 
     def terminate(self) -> None:
         """End the capture, wait until its files are complete, and close the connection. Safe to call again.
 
-        A capture that stays is left alone; if it was asked to stop, its end is waited for.
+        A capture that stays is left alone; if it was asked to stop, its end is waited for. Where packets go to a
+        reader, this waits until it has them, but not where it takes nothing for 5 s.
+
+        Raises:
+            DestinationError: packets could not be written to standard output, a FIFO or an open file.
         """
         if self._transport.is_closed:
             return
@@ -381,9 +435,25 @@ class CaptureSession(SessionBase):
             self.wait(END_TIMEOUT_S)
         except (NoEvents, OSError):
             pass  # closing the connection, below, leaves the daemon no choice
+        except BaseException:
+            if self._live_output is not None:
+                self._live_output.give_up()
+            raise
         finally:
             self._conversation.receive(b"")
+            self._finish_output()
+
+    def _finish_output(self) -> None:
+        try:
+            if self._live_output is not None:
+                self._live_output.finish(self.packetcount)
+        except BaseException:
+            self.abandon()
+            raise
+        finally:
             self._transport.close()
+            if self._receiver is not None:
+                self._receiver.join()
 
 
 def _left(deadline_s: float) -> float:

@@ -18,18 +18,11 @@ from capd_client.cli.signals import end_by, until_told
 from capd_client.cli.typed import decimal, whole_number
 from capd_client.errors import CaptureError, InvalidArgument
 from capd_client.output.destinations import DescriptorDestination, goes_nowhere, live_destination_of
+from capd_client.output.live_output import NEVER_LIVE, OF_FILES
 from capd_client.request.options import CaptureArguments, checked_capture
 from capd_client.request.streams import with_extcap
 from capd_protocol.arguments import ARGUMENTS, BY_NAME, KEYED_OPTIONS, ArgumentSpec, ArgumentType, Option
 from capd_protocol.messages import FileOpened, Recording
-
-#: What leaves no packets to follow, or nobody to follow them.
-_NEVER_LIVE = ("detach", *(spec.name for spec in ARGUMENTS if spec.part == "recorder"))
-#: What is about files on a disk.
-_OF_FILES = frozenset(
-    {*_NEVER_LIVE, "group_access", "autostop_filesize", "autostop_files"}
-    | {spec.name for spec in ARGUMENTS if spec.part == "ring"}
-)
 
 #: What a value is made by.
 _MADE_BY: dict[ArgumentType, Callable[[str], object]] = {
@@ -258,7 +251,7 @@ def _show_linktypes(options: argparse.Namespace) -> int:
 def _is_for_a_person(options: argparse.Namespace, arguments: CaptureArguments) -> bool:
     """Whether packets are shown since nothing says that they are written."""
     given: Mapping[str, object] = cast(Mapping[str, object], arguments)
-    return options.savefile is None and options.serve is None and not any(given.get(name) for name in _OF_FILES)
+    return options.savefile is None and options.serve is None and not any(given.get(name) for name in OF_FILES)
 
 
 def _live_arguments(arguments: CaptureArguments, options: argparse.Namespace, *, is_in_file: bool) -> CaptureArguments:
@@ -273,14 +266,14 @@ def _live_arguments(arguments: CaptureArguments, options: argparse.Namespace, *,
         InvalidArgument: one of them is about files, and there are none; or the capture is a recorder, or detached.
     """
     given: Mapping[str, object] = cast(Mapping[str, object], arguments)
-    for name in sorted(_NEVER_LIVE if is_in_file else _OF_FILES):
+    for name in sorted(NEVER_LIVE if is_in_file else OF_FILES):
         if given.get(name):
             if is_in_file:
                 other = "--print" if options.serve is None else "--serve"
                 text = f"{name} cannot go together with {other}: leave out one of the two"
             else:
                 text = f"{name} is about files on a disk, and no file is written: leave it out"
-                if name not in _NEVER_LIVE:
+                if name not in NEVER_LIVE:
                     text += ", or add -w FILE" if options.savefile is None else ", or name a file with -w"
             raise InvalidArgument(text, argument=name)
     if is_in_file:

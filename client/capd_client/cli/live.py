@@ -17,6 +17,7 @@ from capd_client.cli.signals import end_by
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, DestinationError, InvalidArgument
 from capd_client.output.destinations import DescriptorDestination, LiveDestination
+from capd_client.output.live_output import MAX_BEHIND_BYTES
 from capd_client.output.live_writer import LiveWriter
 from capd_client.output.readers import ReaderEvent
 from capd_client.output.server import LiveServer, serving_address
@@ -27,9 +28,6 @@ from capd_client.reading.model import packets_of
 from capd_client.request.options import CaptureArguments
 from capd_protocol.batches.model import Batch
 
-#: How far a reader may be behind. Chosen: less than is kept for it (``in_memory``), so that it is left out file by
-#: file, before the files go.
-_MAX_BEHIND_BYTES = 48_000_000
 #: The same for what is shown. Chosen: some seconds of it, so that what a person sees is of now.
 _MAX_BEHIND_SHOWN_BYTES = 16_000_000
 #: After that, it is said what is waited for.
@@ -216,7 +214,7 @@ def _write(
         ways.notices.put(fifo_notice(event, str(options.savefile)))
 
     def write(capture: CaptureSession) -> Sink:
-        return LiveWriter(capture.open_file, destination, max_behind_bytes=_MAX_BEHIND_BYTES, report=report)
+        return LiveWriter(capture.open_file, destination, max_behind_bytes=MAX_BEHIND_BYTES, report=report)
 
     ways.makers.append(write)
     try:
@@ -231,7 +229,7 @@ def _serve(options: argparse.Namespace, arguments: CaptureArguments, ways: "_Way
     server = LiveServer(address, lambda event: ways.notices.put(reader_notice(event)))
 
     def serve(capture: CaptureSession) -> Sink:
-        server.begin(capture.open_file, lambda: capture.packetcount, max_behind_bytes=_MAX_BEHIND_BYTES)
+        server.begin(capture.open_file, lambda: capture.packetcount, max_behind_bytes=MAX_BEHIND_BYTES)
         text = f"Serving at {address}: {address.readers}."
         ways.notices.put(Notice("serving", text, {"address": str(address)}))
         return server

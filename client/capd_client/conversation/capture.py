@@ -36,6 +36,7 @@ from capd_protocol.messages import (
     Flushed,
     Hello,
     InterfaceCounters,
+    Lagged,
     Message,
     PacketCount,
     Refused,
@@ -52,6 +53,9 @@ from capd_protocol.messages import (
 
 #: Finished files that are remembered; a ring of more than these forgets the oldest. Chosen: about 10 MB.
 MAX_FILES = 20_000
+
+#: Events that wait, where something receives them though nobody may take them. Chosen: about 1 MB.
+_MAX_WAITING_EVENTS = 10_000
 
 #: What is asked among the events, and what answers it.
 Asked = RotateCapture | FlushCapture | SnapshotCapture
@@ -76,6 +80,8 @@ class Conversation:
         self.outcomes: Callable[[], Mapping[str, Outcome]] = dict
         self._decoder = FrameDecoder()
         self._events: deque[CaptureEvent] = deque()
+        #: Is given each event as it comes, and returns what is shown of it. With one, events may wait for long.
+        self.observe: Callable[[CaptureEvent], CaptureEvent | None] | None = None
         self._is_closed = False
         self._is_refused = False
         self._error: CaptureError | None = None
@@ -159,7 +165,31 @@ class Conversation:
         take = self._TAKEN_BY.get(type(message))
         event = take(self, message) if take is not None else message
         if isinstance(event, CaptureEvent):  # all else is state, or of a later version of the protocol
-            self._events.append(event)
+            self._append(event)
+
+    def _append(self, event: CaptureEvent) -> None:
+        shown = event if self.observe is None else self.observe(event)
+        if shown is None:
+            return
+        if self.observe is not None and len(self._events) >= _MAX_WAITING_EVENTS:
+            self._merge()
+        self._events.append(shown)
+
+    def _merge(self) -> None:
+        """Leave out the older half of what waits, but for the counts."""
+        older = [self._events.popleft() for _ in range(len(self._events) // 2)]
+        counts = [each for each in older if isinstance(each, PacketCount)]
+        left_out = sum(each.events for each in older if isinstance(each, Lagged))
+        left_out += sum(not isinstance(each, PacketCount | Lagged) for each in older)
+        if counts:
+            self._events.appendleft(PacketCount(sum(each.packets_delta for each in counts)))
+        if left_out:
+            self._events.appendleft(Lagged(left_out))
+
+    def break_off(self, error: CaptureError) -> None:
+        """Take note that nothing more can be received, and why."""
+        if not self._is_closed:
+            self._is_closed, self._error = True, error
 
     def _take_hello(self, hello: Hello) -> Refused | None:
         theirs = hello.protocol_version
@@ -234,7 +264,7 @@ class Conversation:
         if ended.reason == EndReason.SOURCE_ENDED and failed:
             text = "; ".join(failed.values())
             self.failure = Failure(code=FailureCode.SOURCE_DAMAGED, text=text, interface=next(iter(failed)))
-            self._events.append(ErrorMessage(text))
+            self._append(ErrorMessage(text))
             ended = msgspec.structs.replace(ended, reason=EndReason.FAILED)
         self.end_reason, self.interfaces = ended.reason, ended.interfaces
         return ended

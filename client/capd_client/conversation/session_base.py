@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from capd_client.conversation import events
 from capd_client.conversation.capture import Conversation, Place
-from capd_client.conversation.events import Event, EventType, event_type_of
+from capd_client.conversation.events import CaptureEvent, Event, EventType, event_type_of
+from capd_client.errors import InvalidArgument
 from capd_client.request.options import checked_snapshot
 from capd_client.ring.files import RingFile, Time, of_directory, of_passed_index, span_of
 from capd_client.transport.passed import CaptureFiles, FilesOnRequest
@@ -34,6 +35,24 @@ Handler = Callable[[Any], object]
 _ERRORS = (events.SP_ERROR_MSG, events.SP_BAD_FILTER)
 
 
+class Output(Protocol):
+    """What writes a capture's packets elsewhere than into files; see ``capd_client.output.live_output``."""
+
+    @property
+    def name(self) -> str:
+        """Where they go."""
+        ...
+
+    @property
+    def missed_packets(self) -> int:
+        """Packets that were captured and not written so far."""
+        ...
+
+    def take(self, event: CaptureEvent) -> CaptureEvent | None:
+        """Learn of an event; return what is shown of it."""
+        ...
+
+
 class SessionBase:
     """What the blocking and the async session have in common: constants, attributes, event handlers."""
 
@@ -55,14 +74,22 @@ class SessionBase:
     SP_LAGGED = events.SP_LAGGED
     SP_ENDED = events.SP_ENDED
 
-    def __init__(self, request: StartCapture | AttachCapture, place: Place | None, shown: frozenset[EventType]) -> None:
+    def __init__(
+        self,
+        request: StartCapture | AttachCapture,
+        place: Place | None,
+        shown: frozenset[EventType],
+        output: Output | None = None,
+    ) -> None:
         """Prepare.
 
         Args:
             request: what is asked for.
             place: where the files are; None: in the directory that the daemon names.
             shown: events that iteration gives where they have no handler.
+            output: what writes the packets, where no files are asked for.
         """
+        self._output = output
         self._shown = shown
         self._request = request
         self._place: Place = place or _PassedPlace(self._files)
@@ -70,6 +97,8 @@ class SessionBase:
         self._stays = isinstance(request, AttachCapture) or request.detached
         self._conversation = Conversation(request, self._place)
         self._handlers: dict[int, Handler] = {}
+        if output is not None:
+            self._conversation.observe = output.take
 
     def __repr__(self) -> str:
         """Return which capture it is, on what, and where it stands."""
@@ -124,14 +153,25 @@ class SessionBase:
         return sum(each.drops_total for each in self._conversation.interfaces)
 
     @property
+    def missed_packets(self) -> int:
+        """Packets that were captured, and that the reader of a FIFO, of standard output or of an open file did not get.
+
+        It was too slow, there was none, or it took nothing any more at the end. 0 where packets go to files.
+        """
+        return 0 if self._output is None else self._output.missed_packets
+
+    @property
     def interface_counters(self) -> tuple[InterfaceCounters, ...]:
         """Where each interface's packets are, as of the last tick; in the order of ``interfaces``."""
         return self._conversation.interfaces
 
     @property
     def files(self) -> tuple[FileClosed, ...]:
-        """The finished files so far, oldest first, with paths as names; those that a ring has deleted too."""
-        return tuple(self._conversation.files)
+        """The finished files so far, oldest first, with paths as names; those that a ring has deleted too.
+
+        None, where packets go to standard output, a FIFO or an open file.
+        """
+        return () if self._output is not None else tuple(self._conversation.files)
 
     def ring_files(self, start: Time | None = None, end: Time | None = None) -> tuple[RingFile, ...]:
         """Return the files that are there and may have packets of a span, oldest first.
@@ -148,6 +188,8 @@ class SessionBase:
             ReadError: the ring's index cannot be read.
         """
         span = span_of(start, end)
+        if self._output is not None:
+            return ()
         found = self._indexed_files()
         if found is None:
             found = tuple(self._conversation.ring_files())
@@ -174,7 +216,14 @@ class SessionBase:
 
         Raises:
             OSError: it was not passed along, or too long ago, and cannot be opened by its path.
+            InvalidArgument: packets go to standard output, a FIFO or an open file, and no files are kept.
         """
+        if self._output is not None:
+            text = f"the packets of this capture go to {self._output.name!r} as they come, and no file is kept"
+            raise InvalidArgument(text, argument="savefile")
+        return self._open_file(path)
+
+    def _open_file(self, path: str) -> BinaryIO:
         files = self._files()
         descriptor = files.open(os.path.basename(path)) if files is not None else None  # noqa: PTH119
         return open(path if descriptor is None else descriptor, "rb")  # noqa: PTH123  # the caller closes it

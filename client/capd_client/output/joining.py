@@ -5,7 +5,7 @@ again, so that readers which know one section only, or pcap's one header, read i
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 
 from capd_client.reading.live import FilePart
@@ -17,6 +17,8 @@ from capd_protocol.formats.pcapng import (
 
 #: Of a pcap file (draft-ietf-opsawg-pcap, section 4).
 _PCAP_HEADER_BYTES = 24
+#: The same, section 5: seconds, fraction, captured and original length.
+_PCAP_RECORD = struct.Struct("=IIII")
 #: Our own files are in the byte order of this machine.
 _BLOCK = struct.Struct("=II")
 _LENGTH = struct.Struct("=I")
@@ -52,6 +54,17 @@ class JoinedFiles:
         if missed_packets == 0 or not _is_pcapng(self._section):
             return data
         return (*data[:-1], *_with_drop_count(memoryview(data[-1]), missed_packets))
+
+    def packets_within(self, data: Iterable[bytes | memoryview], size_bytes: int) -> int:
+        """Return how many packets are whole within the first bytes of what ``add`` has returned."""
+        beginning = b"".join(data)[:size_bytes]
+        if _is_pcapng(self._section):
+            return sum(kind == ENHANCED_PACKET_BLOCK and end <= size_bytes for kind, _, end in _blocks(beginning))
+        at, packets = _PCAP_HEADER_BYTES if beginning.startswith(self._section) else 0, 0
+        while at + _PCAP_RECORD.size <= size_bytes:
+            at += _PCAP_RECORD.size + _PCAP_RECORD.unpack_from(beginning, at)[2]
+            packets += at <= size_bytes
+        return packets
 
     def _joined(self, part: FilePart) -> tuple[bytes | memoryview, ...]:
         if not part.begins_file:

@@ -19,6 +19,9 @@ from capd_protocol.messages import FileOpened
 #: How often it is looked whether the reader has left, or another one has come, while nothing is written. Chosen: a
 #: program that is started anew takes longer to open a FIFO again.
 _LOOK_S = 0.01
+#: How long a reader may take nothing, once the capture has ended. Chosen: a network that stalls has come back by then,
+#: and nobody waits for longer.
+PATIENCE_S = 5.0
 
 
 class LiveWriter:
@@ -88,17 +91,20 @@ class LiveWriter:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def finish(self, packets_total: int) -> None:
+    def finish(self, packets_total: int, patience_s: float | None = None) -> None:
         """Wait until all is written, after the last event.
 
         Args:
             packets_total: that the capture has, all in all.
+            patience_s: a reader that takes nothing for so long is left; None: it is waited for.
 
         Raises:
             OSError: it cannot be written.
             CaptureError: what was captured cannot be read.
         """
-        self.wait_written(threading.TIMEOUT_MAX)
+        if not self._is_written(patience_s):
+            self.missed_packets = max(0, packets_total - self.written_packets)
+            return
         gap = self._files.last_gap(packets_total)
         if gap is not None:
             self._miss(gap.packets)
@@ -107,6 +113,19 @@ class LiveWriter:
             self._tell(ReaderChange.DONE)
         if self._error is not None:
             raise self._error
+
+    def _is_written(self, patience_s: float | None) -> bool:
+        """Wait until all is written, or the reader is left; say which."""
+        sent_bytes = self._destination.sent_bytes
+        while not self.wait_written(threading.TIMEOUT_MAX if patience_s is None else patience_s):
+            if self._destination.sent_bytes == sent_bytes:
+                self._destination.give_up()
+                # What waits in a file that is anybody's own cannot be ended: then the thread ends with that.
+                if self.wait_written(patience_s or 0):
+                    self._files.close()
+                return False
+            sent_bytes = self._destination.sent_bytes
+        return True
 
     # The thread ---------------------------------------------------------------------------------------------------
 
@@ -157,29 +176,34 @@ class LiveWriter:
             self._readers += 1
             self._missed_before = self.missed_packets
             self._tell(ReaderChange.CAME)
-        if self.is_connected and self._joined.header:
-            self._write_to_reader((self._joined.header,))
+        if self.is_connected and self._joined.header and not self._is_taken((self._joined.header,)):
+            self._reader_left()
 
     def _write(self, part: FilePart) -> None:
         if not self.is_connected:
             self._connect()
         data = self._joined.add(part, self._unsaid_packets)
-        if not self.is_connected or not self._write_to_reader(data):
-            self._miss(part.packets)
-        elif part.packets:
-            self.written_packets += part.packets
+        sent_bytes = self._destination.sent_bytes
+        is_taken = self.is_connected and self._is_taken(data)
+        written_packets = part.packets
+        if not is_taken:
+            written_packets = self._joined.packets_within(data, self._destination.sent_bytes - sent_bytes)
+        if written_packets:
+            self.written_packets += written_packets
             self._unsaid_packets = 0
+        self._miss(part.packets - written_packets)
+        if self.is_connected and not is_taken:
+            self._reader_left()
 
     def _miss(self, packets: int) -> None:
         self.missed_packets += packets
         self._unsaid_packets += packets
 
-    def _write_to_reader(self, data: tuple[bytes | memoryview, ...]) -> bool:
-        """Say whether the reader has got it."""
+    def _is_taken(self, data: tuple[bytes | memoryview, ...]) -> bool:
+        """Write to the reader; say whether it has got all of it."""
         try:
             self._destination.write(data)
         except ReaderGone:
-            self._reader_left()
             return False
         return True
 

@@ -17,16 +17,13 @@ from typing import BinaryIO, NoReturn
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureError, DestinationError, InvalidArgument
 from capd_client.output.destinations import OneReader, ReaderGone, write_all
-from capd_client.output.live_writer import LiveWriter
+from capd_client.output.live_writer import PATIENCE_S, LiveWriter
 from capd_client.output.readers import ReaderChange, ReaderEvent, ReaderReport
 from capd_protocol.messages import FileOpened
 from capd_protocol.text import quoted
 
 #: More are turned away. Chosen: each has a thread and the files that it is behind; far more than people look at once.
 MAX_READERS = 32
-#: How long a reader may take nothing, once the capture has ended. Chosen: a network that stalls has come back by then,
-#: and nobody waits for longer.
-_PATIENCE_S = 5.0
 #: Chosen: what programs that connect all at once may be, before the first is taken.
 _BACKLOG = 128
 #: struct sockaddr_un (unix(7)), with the NUL at its end.
@@ -103,6 +100,7 @@ class _ReaderSocket(OneReader):
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(connection.fileno())
         self._socket = connection
+        #: How much it has taken.
         self.sent_bytes = 0
         #: It was given up, as its reader took nothing.
         self.is_stuck = False
@@ -230,16 +228,11 @@ class LiveServer:
             self._end(reader, self._packets(), ReaderChange.DONE)
 
     def _end(self, reader: _Reader, packets_total: int, change: ReaderChange) -> None:
-        ended = threading.Event()
-        watcher = threading.Thread(target=_give_up_if_stuck, args=(reader.destination, ended), daemon=True)
-        watcher.start()
         failure = ""
         try:
-            reader.writer.finish(packets_total - reader.packets_before)
+            reader.writer.finish(packets_total - reader.packets_before, PATIENCE_S)
         except (CaptureError, OSError) as error:
             failure = str(error)
-        finally:
-            ended.set()
         self._report(reader.end(packets_total, change, failure))
 
     def _stop_listening(self) -> None:
@@ -284,15 +277,6 @@ class LiveServer:
             )
             self._readers.append(_Reader(number, name, destination, writer, self._packets()))
         self._report(ReaderEvent(number, name, ReaderChange.CAME))
-
-
-def _give_up_if_stuck(destination: _ReaderSocket, ended: threading.Event) -> None:
-    sent_bytes = -1
-    while not ended.wait(_PATIENCE_S):
-        if destination.sent_bytes == sent_bytes:
-            destination.give_up()
-            return
-        sent_bytes = destination.sent_bytes
 
 
 def _listening(address: ServingAddress) -> socket.socket:

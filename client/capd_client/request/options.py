@@ -95,6 +95,23 @@ class HasName(Protocol):
 Source = str | CaptureInterface | HasName | HasDescriptor
 
 
+@runtime_checkable
+class HasWrite(Protocol):
+    """What is open for writing bytes."""
+
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Write some bytes, and return how many; None: all of them, or of an ``io.RawIOBase`` none now.
+
+        Args:
+            data: what is written.
+        """
+        ...
+
+
+#: Where packets go: a file by its path, or what is open.
+Savefile = str | os.PathLike[str] | HasWrite
+
+
 class CaptureArguments(TypedDict, total=False):
     """The arguments of ``CaptureSession``, all optional; None is the default of each.
 
@@ -129,7 +146,13 @@ class CaptureArguments(TypedDict, total=False):
         autostop_files: end instead of opening one file more than these.
         savefile: path of the file, or the pattern for a ring: ``x.pcapng`` gives ``x_00001_20260131235959.pcapng``
             and so on. A file that is there is emptied, if it is the user's own and no other capture writes it. Without
-            it, a temporary file.
+            it, a temporary file. Packets go to standard output with ``-``, to a FIFO by its path, or to a file that is
+            open for writing bytes, such as the input of a process, as they come: no file is written, and what is
+            about files on a disk is refused. A FIFO is waited for until somebody reads it, and each reader gets the
+            stream from its header on; standard output or an open file whose reader leaves ends the capture. A slow
+            reader costs the capture nothing: what is further behind than 48 MB is left out, and counted in
+            ``missed_packets``. Leaving the session waits until all is written, but not for a reader that takes nothing
+            for 5 s.
         in_memory: keep no files, but 64 MB of packets in memory, for ``stream`` or ``open_file`` (False); more or less
             as ``ringbuffer_filesize`` and ``ringbuffer_files`` say. Implies ``pass_files``. Whatever ends, nothing is
             left behind.
@@ -189,7 +212,7 @@ class CaptureArguments(TypedDict, total=False):
     autostop_duration: float | None
     autostop_filesize: int | None
     autostop_files: int | None
-    savefile: str | os.PathLike[str] | None
+    savefile: Savefile | None
     in_memory: bool | None
     group_access: bool | None
     ringbuffer_duration: float | None
@@ -476,6 +499,18 @@ def _what_is_captured(interfaces: Sequence[InterfaceRequest]) -> str:
     return "several_interfaces" if isinstance(target, Pattern) else target.request.name
 
 
+def path_of_text(savefile: Savefile) -> str:
+    """Return the path of a savefile that has one.
+
+    Raises:
+        InvalidArgument: it has none, or one of bytes.
+    """
+    path: object = os.fspath(savefile) if isinstance(savefile, str | os.PathLike) else savefile
+    if not isinstance(path, str):
+        raise InvalidArgument(f"savefile is {path!r:.80}; it must be a path of text", argument="savefile")
+    return path
+
+
 def _place(arguments: CaptureArguments, interfaces: Sequence[InterfaceRequest], suffix: str) -> Place:
     savefile, in_memory = arguments.get("savefile"), bool(arguments.get("in_memory"))
     if savefile is not None and in_memory:
@@ -486,12 +521,8 @@ def _place(arguments: CaptureArguments, interfaces: Sequence[InterfaceRequest], 
         directory = _SHARED_MEMORY if in_memory and os.path.isdir(_SHARED_MEMORY) else tempfile.gettempdir()  # noqa: PTH112
         file_name = f"capd_{what}_{secrets.token_hex(4)}.{suffix}"
         return Place(directory, file_name, is_temporary=True, in_memory=in_memory)
-    path: object = os.fspath(savefile)
-    if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a PathLike may give bytes
-        raise InvalidArgument(f"savefile is {path!r}; it must be a path of text", argument="savefile")
+    path = path_of_text(savefile)
     directory, file_name = os.path.split(path)
-    if path == "-":
-        raise InvalidArgument("savefile cannot be '-', standard output: name a file", argument="savefile")
     if not file_name:
         raise InvalidArgument(f"savefile {path!r} names a directory: add the name of a file", argument="savefile")
     return Place(directory, file_name, is_temporary=False)

@@ -122,7 +122,10 @@ class Transport:
         if self.is_closed:
             return b""
         poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
+        try:
+            poll.register(self.socket, select.POLLIN)
+        except ValueError:  # another thread has closed it meanwhile
+            return b""
         # poll(2) takes milliseconds as an int: what is longer than 24 days is for ever.
         if not poll.poll(timeout_s * 1000 if timeout_s is not None and timeout_s < _LONGEST_WAIT_S else None):
             return None
@@ -175,6 +178,8 @@ class Transport:
 
         Without waiting, these end by themselves.
         """
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # it wakes whoever waits in it
         self.socket.close()
         if self.channel is not None:
             self.channel.close()
