@@ -1,6 +1,8 @@
 """The command ``capd``: the daemon's options, or one of its other commands."""
 
 import argparse
+import contextlib
+import errno
 import logging
 import os
 import resource
@@ -18,7 +20,7 @@ from capd.captures.lasting import fd_store
 from capd.config import reader
 from capd.daemon import Daemon
 from capd.errors import StartError
-from capd.linux import privileges
+from capd.linux import namespaces, privileges
 from capd.linux.privileges import Capability
 from capd.policy.people import find_group
 from capd.policy.rules import Owner, default_policy
@@ -27,6 +29,7 @@ from capd.service import log, systemd
 from capd.service.listener import DEFAULT_SOCKET, listening, listening_for_containers
 from capd.service.systemd import ServiceManagerError
 from capd.version import SOFTWARE
+from capd_protocol.messages import PROTOCOL_VERSION, Failure, FailureCode, Hello, Refused, encode
 
 _log = logging.getLogger("capd")
 
@@ -82,6 +85,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=SOFTWARE)
     # One connected client on this descriptor, and no other: how the client library starts a daemon of its own.
     parser.add_argument("--private-fd", type=int, metavar="FD", help=argparse.SUPPRESS)
+    # It serves in another network namespace, for which there are one or two descriptors; and what that is called.
+    parser.add_argument("--netns", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--netns-fds", type=int, nargs="+", default=[], help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -136,6 +142,23 @@ def _allow_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, min(limits.DESCRIPTORS, most)), most))
 
 
+def _is_in_namespace(arguments: argparse.Namespace, connection: socket.socket) -> bool:
+    """Enter a network namespace; where that may not be, tell the client."""
+    try:
+        namespaces.enter(*arguments.netns_fds)
+    except OSError as error:
+        text = f"the network namespace {arguments.netns!r} may not be entered"
+        text += ": that takes CAP_SYS_ADMIN over it" if error.errno == errno.EPERM else f": {error.strerror}"
+        refusal = Refused(failure=Failure(code=FailureCode.NOT_PERMITTED, text=text, argument="netns"))
+        with connection, contextlib.suppress(OSError):  # the client has gone
+            connection.sendall(encode(Hello(protocol_version=PROTOCOL_VERSION, software=SOFTWARE)) + encode(refusal))
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass  # or what it has sent would break off what it is sent
+        return False
+    return True
+
+
 def _run_daemon(argv: list[str]) -> int:
     arguments = _arguments(argv)
     _begin_log(arguments)
@@ -143,11 +166,15 @@ def _run_daemon(argv: list[str]) -> int:
     try:
         if arguments.private_fd is not None:
             connection = socket.socket(fileno=arguments.private_fd)
+            if arguments.netns_fds and not _is_in_namespace(arguments, connection):
+                return 1
             privileges.restrict_daemon(_kept(arguments.monitor_mode))
             # Without CAP_NET_RAW it answers questions, and captures for nobody.
             owner = Owner(os.getuid(), may_capture=privileges.has_capability(Capability.NET_RAW))
             own = _default(arguments.group or DEFAULT_GROUP, owner)
-            daemon = Daemon(lambda: own, arguments.state_directory, strict_workers=arguments.strict_workers)
+            daemon = Daemon(
+                lambda: own, arguments.state_directory, netns=arguments.netns, strict_workers=arguments.strict_workers
+            )
             trio.run(daemon.serve_one, connection)
         else:
             passed = fd_store.separate(systemd.take_inherited(os.environ, os.getpid()))

@@ -38,12 +38,20 @@ _log = logging.getLogger(__name__)
 class Daemon:
     """Serves until a signal, or until its only client leaves."""
 
-    def __init__(self, load: Callable[[], Config], state_directory: Path, *, strict_workers: bool = False) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Config],
+        state_directory: Path,
+        *,
+        netns: str = "",
+        strict_workers: bool = False,
+    ) -> None:
         """Load the configuration; nothing runs yet.
 
         Args:
             load: reads the configuration, now and at SIGHUP.
             state_directory: where the files of captures of the configuration go.
+            netns: what the network namespace is called, if it was entered for a client.
             strict_workers: end a capture whose process makes a system call that is refused.
 
         Raises:
@@ -52,7 +60,7 @@ class Daemon:
         self._load = load
         self._configuration = load()
         self._audit = Audit()
-        self._monitor = Monitor()
+        self._monitor = Monitor(netns)
         self._spawner = Spawner(is_strict=strict_workers)
         self._closer = Closer()
         self._ring_maker = PacketRingMaker()

@@ -82,8 +82,8 @@ class LaunchInterface(msgspec.Struct, frozen=True, kw_only=True):
     is_up: bool = True
     mac_address: bytes | None = None
     speed_bits_per_s: int | None = None
-    #: What an administrator called it (``ip link set NAME alias …``).
-    alias: str = ""
+    #: What files say of it beside its name, such as what an administrator called it (``ip link set NAME alias …``).
+    description: str = ""
     driver: str = ""
 
     @property

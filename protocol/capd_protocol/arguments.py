@@ -62,6 +62,7 @@ class ArgumentType(enum.Enum):
     YES_OR_NO = "True or False"
     PATH = "a path"
     NAMES = "names of interfaces"
+    NETNS = "a name of 'ip netns', the number of a process, or a path"
 
 
 class Option(NamedTuple):
@@ -459,6 +460,13 @@ ARGUMENTS = (
         options=(Option("", "--wait"),),
     ),
     ArgumentSpec("pass_files", _YES_OR_NO, "pass_files", "have the files passed to the program", default=False),
+    ArgumentSpec(
+        "netns",
+        ArgumentType.NETNS,
+        "",
+        "in another network namespace: its name, a process in it, or a path",
+        options=(Option("", "--netns", "NETNS"),),
+    ),
     ArgumentSpec(
         "name",
         _TEXT,

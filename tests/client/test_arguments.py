@@ -559,6 +559,16 @@ def recorder_duration(bench: Bench) -> None:
         assert read_complete(capture.snapshot()).packets == []
 
 
+def netns(bench: Bench) -> None:
+    # Of this process, which is where its interfaces are.
+    arguments: Any = {"interfaces": bench.interface, "savefile": bench.savefile}
+    with CaptureSession(netns=f"/proc/{threading.get_native_id()}/ns/net", **arguments) as capture:
+        bench.send(3)
+        capture.flush()
+    assert capture.packetcount == len(read_complete(bench.savefile).packets) == 3
+    refused("netns", "another one is named", netns="blue")
+
+
 def recorder_memory(bench: Bench) -> None:
     assert snapshot_of(bench, recorder_memory=4) == 10
     with bench.running(recorder_memory=5) as capture:
@@ -662,6 +672,7 @@ EFFECTS: dict[str, Callable[[Bench], None]] = {
         update_interval,
         wait_for_interfaces,
         pass_files,
+        netns,
         name,
         detach,
     )
@@ -758,6 +769,7 @@ WRONG_BY_TYPE: dict[ArgumentType, tuple[str, list[Any]]] = {
     ArgumentType.SECONDS: ("a number of seconds", ["1 s", "", True, b"1"]),
     ArgumentType.YES_OR_NO: ("True or False", ["no", "", b"1"]),
     ArgumentType.PATH: ("a path", [7, b"a.pcapng"]),
+    ArgumentType.NETNS: ("ip netns", [True, 1.5, b"blue", ["blue"]]),
     ArgumentType.NAMES: ("names", [5, [5], b"lo", [None], [CaptureInterface(name=5)], ""]),  # type: ignore[arg-type]
 }
 

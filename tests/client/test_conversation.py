@@ -423,7 +423,7 @@ def test_finished_files_are_remembered_up_to_a_bound() -> None:
 
 
 def test_names_are_given_as_the_savefile_was() -> None:
-    request, place, _ = make_request({"interfaces": "lo", "savefile": "b"})
+    request, place, *_ = make_request({"interfaces": "lo", "savefile": "b"})
     talk = Conversation(request, place)
     talk.receive(bytes_of((HELLO, STARTED, FileOpened("b"))))
     assert events_of(talk) == [(SP_FILE, "b")]

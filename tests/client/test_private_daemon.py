@@ -256,8 +256,8 @@ exec "$@"
 """
 
 
-@pytest.mark.parametrize("mapping", [("--map-root-user",), ("--map-current-user", "--keep-caps")], ids="".join)
-def test_an_ordinary_user_captures_in_a_namespace_of_its_own(user_dir: Path, mapping: tuple[str, ...]) -> None:
+def as_ordinary_user(program: str, user_dir: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
+    """Have an ordinary user run a program, by a command that runs others."""
     sources = {"PROTOCOL": capd_protocol, "CLIENT": capd_client, "DAEMON": capd}
     environment = {
         **os.environ,
@@ -266,6 +266,24 @@ def test_an_ordinary_user_captures_in_a_namespace_of_its_own(user_dir: Path, map
         "PACKAGES": sysconfig.get_path("purelib"),
         "PYTHONPATH": "/run/sources/protocol:/run/sources/client:/run/sources/capd:/run/packages",
     }
+    return subprocess.run(
+        [
+            *("unshare", "--mount", "sh", "-e", "-c", _FOR_EVERYBODY, "sh"),
+            *("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"),
+            *prefix,
+            *(f"/run/python/bin/python{sys.version_info.major}.{sys.version_info.minor}", "-c", program),
+        ],
+        env=environment,
+        cwd=user_dir,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE_S,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("mapping", [("--map-root-user",), ("--map-current-user", "--keep-caps")], ids="".join)
+def test_an_ordinary_user_captures_in_a_namespace_of_its_own(user_dir: Path, mapping: tuple[str, ...]) -> None:
     program = """
 import os, socket, subprocess
 from capd_client import CaptureSession
@@ -278,23 +296,40 @@ with CaptureSession(interfaces="lo", capture_filter="udp", savefile="a.pcapng", 
     capture.wait(20)
     print(os.getuid(), capture.end_reason, capture.packetcount)
 """
-    done = subprocess.run(
-        [
-            *("unshare", "--mount", "sh", "-e", "-c", _FOR_EVERYBODY, "sh"),
-            *("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"),
-            *("unshare", "--user", "--net", *mapping),
-            *(f"/run/python/bin/python{sys.version_info.major}.{sys.version_info.minor}", "-c", program),
-        ],
-        env=environment,
-        cwd=user_dir,
-        capture_output=True,
-        text=True,
-        timeout=2 * PATIENCE_S,
-        check=False,
-    )
+    done = as_ordinary_user(program, user_dir, "unshare", "--user", "--net", *mapping)
     assert done.stderr == ""
     assert done.stdout.split()[1:] == ["packets", "2"]
     assert done.stdout.split()[0] == ("0" if "--map-root-user" in mapping else str(STRANGER))
+    assert (user_dir / "a.pcapng").stat().st_uid == STRANGER
+    assert len(read_complete(user_dir / "a.pcapng").packets) == 2
+
+
+def test_who_runs_a_container_without_root_captures_in_it(user_dir: Path) -> None:
+    program = """
+import os, subprocess, sys
+from capd_client import CaptureSession
+inside = '''
+import socket, subprocess, sys
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+print("up", flush=True)
+for line in sys.stdin:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"x", ("127.0.0.1", 9))
+'''
+words = ("unshare", "--user", "--net", "--map-root-user", sys.executable, "-c", inside)
+with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as container:
+    container.stdout.readline()
+    arguments = {"interfaces": "lo", "capture_filter": "udp", "savefile": "a.pcapng", "max_packet_count": 2}
+    with CaptureSession(netns=container.pid, **arguments) as capture:
+        container.stdin.writelines([os.linesep] * 2)
+        container.stdin.flush()
+        capture.wait(20)
+        print(os.getuid(), capture.end_reason, capture.packetcount)
+    container.communicate()
+"""
+    done = as_ordinary_user(program, user_dir)
+    assert done.stderr == ""
+    assert done.stdout.split() == [str(STRANGER), "packets", "2"]
     assert (user_dir / "a.pcapng").stat().st_uid == STRANGER
     assert len(read_complete(user_dir / "a.pcapng").packets) == 2
 

@@ -61,6 +61,9 @@ class Known:
             raise self.failures[link.name]
         return Hardware(driver=f"driver of {link.name}", speed_bits_per_s=1000)
 
+    def description(self, link: Link) -> str:
+        return link.alias
+
     async def default_dlt(self, _: Link) -> int:
         return DLT_EN10MB
 
@@ -151,7 +154,7 @@ async def test_a_worker_is_told_what_is_known_and_what_policy_adds() -> None:
     mac = link("eth0", 2, mac_address="02:00:00:00:00:01", alias="uplink")
     (described,) = await Begun("eth0").look_up(Known(mac))
     assert (described.device, described.index) == ("eth0", 2)
-    assert (described.driver, described.alias) == ("driver of eth0", "uplink")
+    assert (described.driver, described.description) == ("driver of eth0", "uplink")
     assert (described.policy_filter, described.policy_snaplen_bytes) == ("udp", 100)
     assert (described.mac_address, described.speed_bits_per_s) == (b"\x02\0\0\0\0\x01", 1000)
     assert not described.is_optional

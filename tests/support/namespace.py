@@ -109,8 +109,19 @@ def network_namespace_of(process_id: int) -> Generator[None, None, None]:
     Raises:
         OSError: there is no such process, or the thread could not come back.
     """
+    with network_namespace_at(f"/proc/{process_id}/ns/net"):
+        yield
+
+
+@contextmanager
+def network_namespace_at(path: str) -> Generator[None, None, None]:
+    """Keep the calling thread in the network namespace of a file while the context lasts.
+
+    Raises:
+        OSError: there is no such file, or the thread could not come back.
+    """
     with _coming_back():
-        descriptor = os.open(f"/proc/{process_id}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _enter(descriptor)
         finally:

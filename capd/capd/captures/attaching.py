@@ -167,7 +167,7 @@ async def _describe(link: Link, granted: Grant, device: Link, known: Interfaces)
         mac_address=_mac_bytes(link),
         speed_bits_per_s=None if link.loopback else hardware.speed_bits_per_s,
         driver=hardware.driver or "",
-        alias=link.alias,
+        description=known.description(link),
     )
 
 

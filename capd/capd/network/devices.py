@@ -161,13 +161,17 @@ class _Driven(NamedTuple):
 class Interfaces:
     """Knows interfaces, for all clients and captures together."""
 
-    def __init__(self, current: Callable[[], Awaitable[LinkTable]], has_begun: Callable[[], bool]) -> None:
+    def __init__(
+        self, current: Callable[[], Awaitable[LinkTable]], has_begun: Callable[[], bool], netns: str = ""
+    ) -> None:
         """Know none yet.
 
         Args:
             current: returns the table of links as it is now; raises OSError where the kernel does not answer.
             has_begun: whether there is one already; if not, it is made from now on.
+            netns: what the network namespace is called; empty: nobody needs to be told.
         """
+        self._netns = netns
         self._current = current
         self._has_begun = has_begun
         self._once = Once()
@@ -195,6 +199,13 @@ class Interfaces:
         # The first caller need not wait until all are listed.
         known = (await self._current()).find(name) if self._has_begun() else None
         return known or await find_link(name)
+
+    def description(self, link: Link) -> str:
+        """Return what files say of an interface beside its name: its alias, and in which network namespace it is."""
+        if not self._netns:
+            return link.alias
+        where = f"network namespace {self._netns}"
+        return f"{link.alias} ({where})" if link.alias else where
 
     # All that can be captured on ----------------------------------------------------------------------------------
 

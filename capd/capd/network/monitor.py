@@ -164,11 +164,16 @@ class Count:
 class Monitor:
     """Changes and counters of the daemon's network namespace."""
 
-    def __init__(self) -> None:
+    def __init__(self, netns: str = "") -> None:
+        """Know nothing yet.
+
+        Args:
+            netns: what the network namespace is called; empty: nobody needs to be told.
+        """
         self._links = LinkWatch()
         self._picture = _Picture(self._links.table)
         #: What is known of interfaces, by what changes of them.
-        self.interfaces = Interfaces(self.current_links, self._has_begun)
+        self.interfaces = Interfaces(self.current_links, self._has_begun, netns)
         self._totals = Totals()
         self._watches: set[Watch] = set()
         self._counts: set[Count] = set()

@@ -7,6 +7,7 @@ from capd_client.aio.connection import ConnectedBlock
 from capd_client.conversation.interface_picture import InterfaceChanged, Picture
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.conversation.statistics import ReceivedDropped, StatisticsBase, StatisticsState, statistics_request
+from capd_client.request.namespaces import Netns
 from capd_client.transport.connect import SocketPath, Transport, connect_and_send
 from capd_protocol.messages import Request, WatchInterfaces
 from capd_protocol.messages.interfaces import Link
@@ -15,9 +16,12 @@ from capd_protocol.messages.interfaces import Link
 class _Subscription(ConnectedBlock):
     """A connection on which the daemon reports something until it is closed, and what is known from that."""
 
-    def __init__(self, request: Request, socket_path: SocketPath, known: StatisticsState | Picture) -> None:
+    def __init__(
+        self, request: Request, socket_path: SocketPath, netns: Netns | None, known: StatisticsState | Picture
+    ) -> None:
         self._request = request
         self._socket_path = socket_path
+        self._netns = netns
         self._known = known
         self._stream: MessageStream
 
@@ -33,7 +37,7 @@ class _Subscription(ConnectedBlock):
 
     def _connect(self) -> Transport:
         self._stream = MessageStream(self._request)
-        return connect_and_send(self._stream.opening(), self._socket_path, may_start=True)
+        return connect_and_send(self._stream.opening(), self._socket_path, may_start=True, netns=self._netns)
 
     def _take(self, data: bytes) -> None:
         for message in self._stream.receive(data):
@@ -52,18 +56,19 @@ class LiveInterfaceStats(StatisticsBase, _Subscription):
                     print(name, received, dropped)
     """
 
-    def __init__(self, *, interval: float = 1.0, socket_path: SocketPath = None) -> None:
+    def __init__(self, *, interval: float = 1.0, socket_path: SocketPath = None, netns: Netns | None = None) -> None:
         """Prepare to count; nothing is asked for yet.
 
         Args:
             interval: seconds between ticks, 0.05 to 3600.
             socket_path: where the daemon listens; without one, a private daemon serves, which needs no privilege.
+            netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
 
         Raises:
             InvalidArgument: the interval is out of range.
         """
         StatisticsBase.__init__(self)
-        _Subscription.__init__(self, statistics_request(interval), socket_path, self._state)
+        _Subscription.__init__(self, statistics_request(interval), socket_path, netns, self._state)
 
     def _receive_now(self) -> bool:
         connection = self._entered()
@@ -104,14 +109,15 @@ class InterfaceWatcher(_Subscription):
                 print(changed.change, changed.link.name)
     """
 
-    def __init__(self, *, socket_path: SocketPath = None) -> None:
+    def __init__(self, *, socket_path: SocketPath = None, netns: Netns | None = None) -> None:
         """Prepare to watch; nothing is asked for yet.
 
         Args:
             socket_path: where the daemon listens; None: as for ``CaptureSession``.
+            netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
         """
         self._picture = Picture()
-        super().__init__(WatchInterfaces(), socket_path, self._picture)
+        super().__init__(WatchInterfaces(), socket_path, netns, self._picture)
 
     @property
     def interfaces(self) -> dict[str, Link]:

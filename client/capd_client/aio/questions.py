@@ -26,6 +26,7 @@ from capd_client.conversation.questions import (
     who_asks,
 )
 from capd_client.errors import NoEvents
+from capd_client.request.namespaces import Netns
 from capd_client.request.streams import is_of_module
 from capd_client.sources.opened import EXTCAP
 from capd_client.transport.connect import SocketPath, Transport, connect_and_send
@@ -33,11 +34,11 @@ from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
 from capd_protocol.messages.interfaces import InterfaceInfo
 
 
-async def _answer_to(question: Question[Answer], socket_path: SocketPath) -> Answer:
+async def _answer_to(question: Question[Answer], socket_path: SocketPath, netns: Netns | None = None) -> Answer:
     stream, replies = MessageStream(question.request), Replies(question)
 
     def connect() -> Transport:
-        return connect_and_send(stream.opening(), socket_path, may_start=question.may_start)
+        return connect_and_send(stream.opening(), socket_path, may_start=question.may_start, netns=netns)
 
     def take(data: bytes) -> None:
         replies.take(stream.receive(data))
@@ -52,18 +53,19 @@ async def _answer_to(question: Question[Answer], socket_path: SocketPath) -> Ans
     return replies.answer()
 
 
-async def list_interfaces(*, socket_path: SocketPath = None) -> tuple[InterfaceInfo, ...]:
+async def list_interfaces(*, socket_path: SocketPath = None, netns: Netns | None = None) -> tuple[InterfaceInfo, ...]:
     """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
 
     Args:
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
+        netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
 
     Raises:
         ChildError: the daemon cannot find out.
         DaemonUnavailable: there is none at ``socket_path``.
         BrokenPipe: it does not answer.
     """
-    return await _answer_to(interfaces_listed(), socket_path)
+    return await _answer_to(interfaces_listed(), socket_path, netns)
 
 
 async def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ...]:
@@ -189,7 +191,7 @@ async def snapshot_capture(capture: int | str, *, after: float | None = None, so
 
 
 async def get_capabilities(
-    interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None
+    interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None, netns: Netns | None = None
 ) -> Capabilities:
     """Return all that libpcap says of an interface, its sources of timestamps too.
 
@@ -198,6 +200,7 @@ async def get_capabilities(
             module's device, such as ``dbus-session``, the module.
         monitor_mode: ask for the link-layer types that it has in monitor mode.
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
+        netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
 
     Raises:
         InterfaceError: there is no such interface, or it is down, or its program does not answer.
@@ -214,18 +217,21 @@ async def get_capabilities(
         from capd_client.sources.modules import module_capabilities  # noqa: PLC0415  # few need it
 
         return await anyio.to_thread.run_sync(module_capabilities, interface, monitor_mode)
-    return await _answer_to(capabilities_of(interface, monitor_mode), socket_path)
+    return await _answer_to(capabilities_of(interface, monitor_mode), socket_path, netns)
 
 
-async def get_driver_counters(interface: str, *, socket_path: SocketPath = None) -> dict[str, int]:
+async def get_driver_counters(
+    interface: str, *, socket_path: SocketPath = None, netns: Netns | None = None
+) -> dict[str, int]:
     """Return the counters that an interface's driver keeps (``ethtool -S``), by its own names.
 
     Args:
         interface: its name.
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
+        netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
 
     Raises:
         InterfaceError: there is no such interface.
         BrokenPipe: the daemon does not answer.
     """
-    return await _answer_to(driver_counters_of(interface), socket_path)
+    return await _answer_to(driver_counters_of(interface), socket_path, netns)

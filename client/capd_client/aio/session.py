@@ -172,10 +172,10 @@ class CaptureSession(SessionBase):
                 await self._tasks.__aexit__(None, None, None)
 
     def _ask(self) -> Transport:
-        offer = None
-        if self._prepared is not None:
-            offer = offer_of(self._prepared)
-        transport = connect_for(self._request, self._socket_path, offer)
+        if self._prepared is None:
+            transport = connect_for(self._request, self._socket_path, None)
+        else:
+            transport = connect_for(self._request, self._socket_path, offer_of(self._prepared), self._prepared.netns)
         self._conversation.outcomes = transport.outcomes
         transport.send(self._conversation.opening())
         return transport

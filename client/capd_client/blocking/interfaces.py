@@ -8,6 +8,7 @@ from capd_client.blocking.questions import get_capabilities, list_interfaces
 from capd_client.conversation.interface_picture import InterfaceChanged, Picture
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.errors import NoEvents
+from capd_client.request.namespaces import Netns
 from capd_client.transport.connect import SocketPath, connect_and_send
 from capd_protocol.formats.linktypes import LinkLayerType
 from capd_protocol.messages import WatchInterfaces
@@ -52,6 +53,7 @@ class Interface:
         *,
         info: InterfaceInfo | None = None,
         socket_path: SocketPath = None,
+        netns: Netns | None = None,
     ) -> None:
         """Describe an interface, as wirepy does; ``list_interfaces`` gives all that there are.
 
@@ -65,6 +67,7 @@ class Interface:
             loopback: see there.
             info: see there.
             socket_path: where the daemon listens that is asked for ``capabilities``.
+            netns: in which network namespace a private one is asked; None: in this one.
         """
         self.name = name
         self.number = number
@@ -75,6 +78,7 @@ class Interface:
         self.loopback = loopback
         self.info = info
         self._socket_path = socket_path
+        self._netns = netns
 
     def __str__(self) -> str:
         """Return the name."""
@@ -86,12 +90,18 @@ class Interface:
 
     @classmethod
     def list_interfaces(
-        cls, *, socket_path: SocketPath = None, extcap: bool = False, modules: bool = False
+        cls,
+        *,
+        socket_path: SocketPath = None,
+        netns: Netns | None = None,
+        extcap: bool = False,
+        modules: bool = False,
     ) -> list["Interface"]:
         """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
 
         Args:
             socket_path: where the daemon listens; None: as for ``CaptureSession``.
+            netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
             extcap: behind these also the interfaces of extcap programs. To find them, all these programs are run at
                 once, with this user's rights; one that does not answer within 5 seconds is left out.
             modules: and the devices of capture modules, found in the same way; also in place of what libpcap calls so.
@@ -101,7 +111,7 @@ class Interface:
             DaemonUnavailable: there is none at ``socket_path``.
             BrokenPipe: it does not answer.
         """
-        infos = list_interfaces(socket_path=socket_path)
+        infos = list_interfaces(socket_path=socket_path, netns=netns)
         if extcap:
             from capd_client.sources.extcap import extcap_interfaces  # noqa: PLC0415  # few need it
 
@@ -110,10 +120,10 @@ class Interface:
             from capd_client.sources.modules import with_devices  # noqa: PLC0415  # few need it
 
             infos = with_devices(infos)
-        return [cls._from_info(info, socket_path) for info in infos]
+        return [cls._from_info(info, socket_path, netns) for info in infos]
 
     @classmethod
-    def _from_info(cls, info: InterfaceInfo, socket_path: SocketPath) -> "Interface":
+    def _from_info(cls, info: InterfaceInfo, socket_path: SocketPath, netns: Netns | None) -> "Interface":
         alias = info.link.alias if info.link else ""
         return cls(
             info.name,
@@ -125,11 +135,12 @@ class Interface:
             loopback=info.loopback,
             info=info,
             socket_path=socket_path,
+            netns=netns,
         )
 
     @staticmethod
     def get_interface_capabilities(
-        interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None
+        interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None, netns: Netns | None = None
     ) -> tuple[bool, list[LinkLayerType]]:
         """Return whether an interface has a monitor mode, and its link-layer types, the default first.
 
@@ -137,20 +148,21 @@ class Interface:
             interface: its name.
             monitor_mode: ask for the types that it has in monitor mode.
             socket_path: where the daemon listens.
+            netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
 
         Raises:
             InterfaceError: there is no such interface, or it is down.
             UnsupportedError: libpcap cannot open it.
             NotPermitted: there is only a private daemon, without the privilege to open it.
         """
-        capabilities = get_capabilities(interface, monitor_mode, socket_path=socket_path)
+        capabilities = get_capabilities(interface, monitor_mode, socket_path=socket_path, netns=netns)
         types = [LinkLayerType(each.dlt, each.name, each.description) for each in capabilities.link_layers]
         return capabilities.can_rfmon, types
 
     @cached_property
     def capabilities(self) -> tuple[bool, list[LinkLayerType]]:
         """What ``get_interface_capabilities`` says of this interface; asked for once."""
-        return self.get_interface_capabilities(self.name, socket_path=self._socket_path)
+        return self.get_interface_capabilities(self.name, socket_path=self._socket_path, netns=self._netns)
 
     @property
     def can_rfmon(self) -> bool:
@@ -183,18 +195,19 @@ class InterfaceWatcher:
                 print(changed.change, changed.link.name)
     """
 
-    def __init__(self, *, socket_path: SocketPath = None) -> None:
+    def __init__(self, *, socket_path: SocketPath = None, netns: Netns | None = None) -> None:
         """Begin to watch.
 
         Args:
             socket_path: where the daemon listens; None: as for ``CaptureSession``.
+            netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
 
         Raises:
             DaemonUnavailable: there is no daemon at ``socket_path``.
         """
         self._picture = Picture()
         self._stream = MessageStream(WatchInterfaces())
-        self._transport = connect_and_send(self._stream.opening(), socket_path, may_start=True)
+        self._transport = connect_and_send(self._stream.opening(), socket_path, may_start=True, netns=netns)
         try:
             while not self._picture.is_complete:
                 self._receive(None)

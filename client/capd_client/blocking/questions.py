@@ -20,6 +20,7 @@ from capd_client.conversation.questions import (
     snapshot_taken,
     who_asks,
 )
+from capd_client.request.namespaces import Netns
 from capd_client.request.streams import is_of_module
 from capd_client.sources.opened import EXTCAP
 from capd_client.transport.connect import SocketPath, connect_and_send
@@ -27,9 +28,9 @@ from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
 from capd_protocol.messages.interfaces import InterfaceInfo
 
 
-def _answer_to(question: Question[Answer], socket_path: SocketPath) -> Answer:
+def _answer_to(question: Question[Answer], socket_path: SocketPath, netns: Netns | None = None) -> Answer:
     stream, replies = MessageStream(question.request), Replies(question)
-    transport = connect_and_send(stream.opening(), socket_path, may_start=question.may_start)
+    transport = connect_and_send(stream.opening(), socket_path, may_start=question.may_start, netns=netns)
     deadline_s = time.monotonic() + question.timeout_s
     try:
         while not replies.is_complete:
@@ -42,18 +43,19 @@ def _answer_to(question: Question[Answer], socket_path: SocketPath) -> Answer:
     return replies.answer()
 
 
-def list_interfaces(*, socket_path: SocketPath = None) -> tuple[InterfaceInfo, ...]:
+def list_interfaces(*, socket_path: SocketPath = None, netns: Netns | None = None) -> tuple[InterfaceInfo, ...]:
     """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
 
     Args:
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
+        netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
 
     Raises:
         ChildError: the daemon cannot find out.
         DaemonUnavailable: there is none at ``socket_path``.
         BrokenPipe: it does not answer.
     """
-    return _answer_to(interfaces_listed(), socket_path)
+    return _answer_to(interfaces_listed(), socket_path, netns)
 
 
 def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ...]:
@@ -178,7 +180,9 @@ def snapshot_capture(capture: int | str, *, after: float | None = None, socket_p
     return _answer_to(snapshot_taken(capture, after), socket_path)
 
 
-def get_capabilities(interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None) -> Capabilities:
+def get_capabilities(
+    interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None, netns: Netns | None = None
+) -> Capabilities:
     """Return all that libpcap says of an interface, its sources of timestamps too.
 
     Args:
@@ -186,6 +190,7 @@ def get_capabilities(interface: str, monitor_mode: bool = False, *, socket_path:
             module's device, such as ``dbus-session``, the module.
         monitor_mode: ask for the link-layer types that it has in monitor mode.
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
+        netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
 
     Raises:
         InterfaceError: there is no such interface, or it is down, or its program does not answer.
@@ -202,18 +207,21 @@ def get_capabilities(interface: str, monitor_mode: bool = False, *, socket_path:
         from capd_client.sources.modules import module_capabilities  # noqa: PLC0415  # few need it
 
         return module_capabilities(interface, monitor_mode)
-    return _answer_to(capabilities_of(interface, monitor_mode), socket_path)
+    return _answer_to(capabilities_of(interface, monitor_mode), socket_path, netns)
 
 
-def get_driver_counters(interface: str, *, socket_path: SocketPath = None) -> dict[str, int]:
+def get_driver_counters(
+    interface: str, *, socket_path: SocketPath = None, netns: Netns | None = None
+) -> dict[str, int]:
     """Return the counters that an interface's driver keeps (``ethtool -S``), by its own names.
 
     Args:
         interface: its name.
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
+        netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
 
     Raises:
         InterfaceError: there is no such interface.
         BrokenPipe: the daemon does not answer.
     """
-    return _answer_to(driver_counters_of(interface), socket_path)
+    return _answer_to(driver_counters_of(interface), socket_path, netns)

@@ -14,7 +14,7 @@ from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
 from capd_client.errors import CaptureEnded, CaptureError, DaemonGone, DestinationError, NoEvents
 from capd_client.output.live_output import LOOK_S, LiveOutput, add_to_error, with_live_output
 from capd_client.request.options import CaptureArguments, checked_capture, make_request, shows_arguments
-from capd_client.transport.connect import Offer, connect_for, offer_of
+from capd_client.transport.connect import Transport, connect_for, offer_of
 from capd_client.transport.passed import CaptureFiles
 from capd_protocol.messages import (
     AttachCapture,
@@ -74,7 +74,13 @@ class CaptureSession(SessionBase):
         if output is not None:
             output.wait_for_reader()
         try:
-            self._begin(prepared.request, prepared.place, socket_path, offer_of(prepared), shown=shown, output=output)
+            self._begin(
+                prepared.request,
+                prepared.place,
+                connect_for(prepared.request, socket_path, offer_of(prepared), prepared.netns),
+                shown=shown,
+                output=output,
+            )
         except BaseException:
             if output is not None:
                 output.close()
@@ -91,8 +97,7 @@ class CaptureSession(SessionBase):
         self,
         request: StartCapture | AttachCapture,
         place: Place | None,
-        socket_path: str | os.PathLike[str] | None,
-        offer: Offer | None,
+        transport: Transport,
         *,
         shown: frozenset[EventType],
         output: LiveOutput | None = None,
@@ -106,7 +111,7 @@ class CaptureSession(SessionBase):
         self._asking = threading.Lock()
         #: How often something was received.
         self._rounds = 0
-        self._transport = connect_for(request, socket_path, offer)
+        self._transport = transport
         self._conversation.outcomes = self._transport.outcomes
         self._transport.send(self._conversation.opening())
         #: Receives, since the packets that are announced are to be written, whatever the program does.
@@ -155,7 +160,8 @@ class CaptureSession(SessionBase):
         """
         session = cls.__new__(cls)
         request = AttachCapture(capture=checked_capture(capture))
-        session._begin(request, None, socket_path, None, shown=wanted_types(events))
+        shown = wanted_types(events)
+        session._begin(request, None, connect_for(request, socket_path, None), shown=shown)
         try:
             session.wait_started(END_TIMEOUT_S)
         except BaseException:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.conversation.statistics import ReceivedDropped, StatisticsBase, statistics_request
 from capd_client.errors import NoEvents
+from capd_client.request.namespaces import Netns
 from capd_client.transport.connect import SocketPath, connect_and_send
 
 
@@ -22,12 +23,13 @@ class LiveInterfaceStats(StatisticsBase):
                     print(name, received, dropped)
     """
 
-    def __init__(self, *, interval: float = 1.0, socket_path: SocketPath = None) -> None:
+    def __init__(self, *, interval: float = 1.0, socket_path: SocketPath = None, netns: Netns | None = None) -> None:
         """Begin to count.
 
         Args:
             interval: seconds between ticks, 0.05 to 3600.
             socket_path: where the daemon listens; without one, a private daemon serves, which needs no privilege.
+            netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
 
         Raises:
             InvalidArgument: the interval is out of range.
@@ -35,7 +37,7 @@ class LiveInterfaceStats(StatisticsBase):
         """
         super().__init__()
         self._stream = MessageStream(statistics_request(interval))
-        self._transport = connect_and_send(self._stream.opening(), socket_path, may_start=True)
+        self._transport = connect_and_send(self._stream.opening(), socket_path, may_start=True, netns=netns)
         try:
             while not self._state.is_complete:
                 self._receive(None)

@@ -162,7 +162,7 @@ def run(options: argparse.Namespace) -> int:
     if options.list_interfaces:
         return show_interfaces(options)
     if options.interfaces:
-        options.interfaces = _named(options.interfaces, options.socket)
+        options.interfaces = _named(options.interfaces, options.socket, options.netns)
     if options.list_linktypes:
         return _show_linktypes(options)
     given = {spec.name: getattr(options, spec.name, None) for spec in ARGUMENTS}
@@ -215,7 +215,7 @@ def _messages(capture: CaptureSession, output: StandardOutput, as_json: bool) ->
     return Json(capture, output.show_json) if as_json else Text(capture, output.show)
 
 
-def _named(interfaces: Sequence[str], socket_path: str | None) -> list[str]:
+def _named(interfaces: Sequence[str], socket_path: str | None, netns: str | None) -> list[str]:
     """Return names of interfaces, of which some are given by their numbers, or without a prefix.
 
     Raises:
@@ -223,7 +223,7 @@ def _named(interfaces: Sequence[str], socket_path: str | None) -> list[str]:
     """
     if not any(each.isascii() and each.isdecimal() for each in interfaces):
         return with_extcap(interfaces)
-    listed = list_interfaces(socket_path=socket_path)
+    listed = list_interfaces(socket_path=socket_path, netns=netns)
     names, by_number = {each.name for each in listed}, {str(each.number): each.name for each in listed}
     found = [each if each in names else by_number.get(each.lstrip("0"), each) for each in interfaces]
     for given, name in zip(interfaces, found, strict=True):

@@ -19,6 +19,7 @@ from capd_client.cli.text import Cell, count, shorten, si, table, whole, width_o
 from capd_client.cli.typed import decimal
 from capd_client.conversation.interface_picture import InterfaceChanged
 from capd_client.request.streams import with_extcap
+from capd_protocol.arguments import BY_NAME
 from capd_protocol.messages.interfaces import InterfaceChange, InterfaceCounts, InterfaceType, Link, MissingRight
 from capd_protocol.text import escaped
 
@@ -68,6 +69,7 @@ def add_parsers(commands: Any) -> None:
     listing.add_argument(
         "--modules", action="store_true", help="also the devices of capture modules, which are run to find them"
     )
+    _add_netns(listing)
     listing.add_argument("--json", action="store_true", help="print a line of JSON for each")
     listing.set_defaults(run=show_interfaces)
 
@@ -78,6 +80,7 @@ def add_parsers(commands: Any) -> None:
     )
     types.add_argument("interface", metavar="IFACE")
     types.add_argument("-I", "--monitor-mode", action="store_true", help="the ones that it has in monitor mode")
+    _add_netns(types)
     types.add_argument("--json", action="store_true", help="print an object of JSON")
     types.set_defaults(run=show_linktypes)
 
@@ -88,6 +91,7 @@ def add_parsers(commands: Any) -> None:
     )
     stats.add_argument("--interval", type=decimal, default=1.0, metavar="SECONDS", help="between two looks (1)")
     stats.add_argument("--once", action="store_true", help="one interval only")
+    _add_netns(stats)
     stats.add_argument("--json", action="store_true", help="print a line of JSON for each interval")
     stats.set_defaults(run=_stats)
 
@@ -96,13 +100,22 @@ def add_parsers(commands: Any) -> None:
         help="show what happens to interfaces",
         description="Show as it happens which interfaces appear, vanish, go up or down, or are renamed.",
     )
+    _add_netns(watch)
     watch.add_argument("--json", action="store_true", help="print a line of JSON for each change")
     watch.set_defaults(run=_watch)
 
 
+def _add_netns(parser: argparse.ArgumentParser) -> None:
+    spec = BY_NAME["netns"]
+    (option,) = spec.options
+    parser.add_argument(option.flag, metavar=option.metavar, help=spec.help)
+
+
 def show_interfaces(options: argparse.Namespace) -> int:
     """Show what can be captured on."""
-    found = Interface.list_interfaces(socket_path=options.socket, extcap=options.extcap, modules=options.modules)
+    found = Interface.list_interfaces(
+        socket_path=options.socket, netns=options.netns, extcap=options.extcap, modules=options.modules
+    )
     if options.json:
         for each in found:
             fields = msgspec.to_builtins(each.info)
@@ -153,7 +166,7 @@ def _cells(interface: Interface, names: dict[int, str]) -> dict[str, Cell]:
 def show_linktypes(options: argparse.Namespace) -> int:
     """Show the link-layer types of an interface."""
     (interface,) = with_extcap([options.interface])
-    found = get_capabilities(interface, options.monitor_mode, socket_path=options.socket)
+    found = get_capabilities(interface, options.monitor_mode, socket_path=options.socket, netns=options.netns)
     if options.json:
         fields = msgspec.to_builtins(found)
         del fields["type"]
@@ -203,7 +216,7 @@ class _Rates:
 def _stats(options: argparse.Namespace) -> int:
     is_live = sys.stdout.isatty() and not options.json
     rates = _Rates()
-    with LiveInterfaceStats(interval=options.interval, socket_path=options.socket) as stats:
+    with LiveInterfaceStats(interval=options.interval, socket_path=options.socket, netns=options.netns) as stats:
         try:
             for _ in stats:
                 counts = {name: stats.details(name) for name in stats.interfaces}
@@ -253,7 +266,7 @@ def _print_stats(
 @until_told
 def _watch(options: argparse.Namespace) -> int:
     is_live = sys.stdout.isatty() and not options.json
-    with InterfaceWatcher(socket_path=options.socket) as watcher:
+    with InterfaceWatcher(socket_path=options.socket, netns=options.netns) as watcher:
         try:
             for changed in watcher:
                 if options.json:

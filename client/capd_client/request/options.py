@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict, TypeVar, cast, runtime_checkable
 
 from capd_client.errors import DestinationError, InvalidArgument
+from capd_client.request.namespaces import Netns
 from capd_client.request.streams import HasDescriptor, StreamToOpen, stream_of
 from capd_protocol.arguments import (
     ARGUMENTS,
@@ -193,6 +194,10 @@ class CaptureArguments(TypedDict, total=False):
         update_interval: a packet is in its file and announced within about so many seconds (0.1); from 0.005.
         pass_files: have each file passed to this process, open for reading, before it is announced (False). Then
             ``open_file`` gives it also where the path does not lead, and after its ring has deleted it.
+        netns: capture in another network namespace: its name of ``ip netns``, the number of a process in it, such as a
+            container's, or a path. It takes what entering it takes, CAP_SYS_ADMIN over it: root has that, and so has
+            who runs a container without root over that one. A private daemon captures there, and descriptions of
+            interfaces say where. Not together with ``detach`` and ``socket_path``.
         name: what to call the capture, for this user's programs: up to 64 letters, digits, dots, - and _, the first a
             letter. No two of a user's captures that run have the same.
         detach: the capture stays when the session is left, until it is stopped or reaches a limit (False). It needs a
@@ -239,6 +244,7 @@ class CaptureArguments(TypedDict, total=False):
     update_interval: float | None
     wait_for_interfaces: bool | None
     pass_files: bool | None
+    netns: Netns | None
     name: str | None
     detach: bool | None
 
@@ -276,6 +282,7 @@ _TYPES: dict[ArgumentType, tuple[type, ...]] = {
     ArgumentType.YES_OR_NO: (bool,),
     ArgumentType.PATH: (str, os.PathLike),
     ArgumentType.NAMES: (object,),
+    ArgumentType.NETNS: (str, int, os.PathLike),
 }
 
 
@@ -535,11 +542,13 @@ class Prepared(NamedTuple):
         request: what is asked for.
         place: where its files go.
         streams: how those interfaces of the request are opened that are streams, in order.
+        netns: in which network namespace; None: in the daemon's.
     """
 
     request: StartCapture
     place: Place
     streams: tuple[StreamToOpen, ...]
+    netns: Netns | None = None
 
 
 def make_request(arguments: CaptureArguments) -> Prepared:
@@ -549,6 +558,10 @@ def make_request(arguments: CaptureArguments) -> Prepared:
         InvalidArgument: one of them is impossible; all that is wrong with the values is in the text.
     """
     arguments = cast(CaptureArguments, _typed(arguments))
+    netns = arguments.get("netns")
+    if netns is not None and arguments.get("detach"):
+        text = "a detached capture needs a daemon that stays, and netns is entered by one of this program's own"
+        raise InvalidArgument(text, argument="detach")
     if arguments.get("in_memory") and arguments.get("pass_files") is None:
         arguments["pass_files"] = True
     _refuse_without_effect(arguments)
@@ -570,7 +583,7 @@ def make_request(arguments: CaptureArguments) -> Prepared:
     faults = find_faults(request)
     if faults:
         raise InvalidArgument("; ".join(fault.text for fault in faults), argument=faults[0].argument)
-    return Prepared(request, place, streams)
+    return Prepared(request, place, streams, netns)
 
 
 def checked_capture(capture: object) -> int | str:

@@ -9,7 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from capd_client.errors import DaemonUnavailable, ResourceError
+from capd_client.errors import DaemonUnavailable, InvalidArgument, ResourceError
+from capd_client.request.namespaces import Netns, OpenNamespace, opened
 from capd_client.request.options import Prepared
 from capd_client.request.streams import open_again_and_again, open_stream
 from capd_client.sources.opened import OpenStreams, Outcome
@@ -210,6 +211,7 @@ def connect(
     may_start: bool = False,
     needs_privilege: bool = True,
     monitor_mode: bool = False,
+    netns: Netns | None = None,
 ) -> Transport:
     """Connect to the daemon.
 
@@ -218,10 +220,20 @@ def connect(
         may_start: where no socket is given and no daemon runs, start a private one.
         needs_privilege: but only if this process could capture by itself.
         monitor_mode: whether a private daemon keeps CAP_NET_ADMIN.
+        netns: a private daemon is started there, whether or not another one runs; its answers say whether it may.
 
     Raises:
         DaemonUnavailable: there is none.
+        InvalidArgument: ``netns`` is no network namespace, or a daemon was named as well.
+        InterfaceError: it is not there.
+        NotPermitted: this user may not open it.
     """
+    if netns is not None:
+        if socket_path is not None:
+            text = "a network namespace is entered by a daemon of this program's own, and another one is named as well"
+            raise InvalidArgument(text, argument="netns")
+        with opened(netns) as namespace:
+            return _start_private(monitor_mode, namespace)
     given = _given(socket_path)
     path = given or DEFAULT_SOCKET
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -248,16 +260,22 @@ def _needs_no_service(request: StartCapture) -> bool:
     return all(each.is_stream for each in request.interfaces) and request.name is None
 
 
-def _start_private(monitor_mode: bool) -> Transport:
+def _start_private(monitor_mode: bool, namespace: OpenNamespace | None = None) -> Transport:
     ours, theirs = socket.socketpair()
     with theirs:
         # -P: nothing is imported from the working directory.
         command = [sys.executable, "-P", "-m", "capd", "--private-fd", str(theirs.fileno())]
+        descriptors = [theirs.fileno()]
+        if monitor_mode:
+            command.append("--monitor-mode")
+        if namespace is not None:
+            command += ["--netns", namespace.name, "--netns-fds", *map(str, namespace.descriptors)]
+            descriptors += namespace.descriptors
         daemon = subprocess.Popen(
-            [*command, "--monitor-mode"] if monitor_mode else command,
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=descriptors,
             # A Ctrl-C at our terminal is ours to handle.
             start_new_session=True,
         )
@@ -292,21 +310,25 @@ def offer_of(prepared: Prepared) -> Offer:
 
 
 def connect_for(
-    request: StartCapture | AttachCapture, socket_path: str | os.PathLike[str] | None, offer: Offer | None
+    request: StartCapture | AttachCapture,
+    socket_path: str | os.PathLike[str] | None,
+    offer: Offer | None,
+    netns: Netns | None = None,
 ) -> Transport:
     """Connect for a capture, to a private daemon where that is the way; what is offered is taken over.
 
     Raises:
         DaemonUnavailable: there is none.
+        ChildError: the network namespace cannot be opened, or a daemon was named as well.
     """
     try:
         if isinstance(request, AttachCapture) or request.detached:
             transport = connect(socket_path)
-        elif _needs_no_service(request) and _given(socket_path) is None:
+        elif _needs_no_service(request) and netns is None and _given(socket_path) is None:
             transport = _start_private(monitor_mode=False)
         else:
             needs_radio = any(each.monitor_mode or each.wifi_channel for each in request.interfaces)
-            transport = connect(socket_path, may_start=True, monitor_mode=needs_radio)
+            transport = connect(socket_path, may_start=True, monitor_mode=needs_radio, netns=netns)
     except BaseException:
         if offer is not None:
             offer.close()
@@ -317,18 +339,22 @@ def connect_for(
     return transport
 
 
-def connect_and_send(opening: bytes, socket_path: SocketPath, *, may_start: bool) -> Transport:
+def connect_and_send(
+    opening: bytes, socket_path: SocketPath, *, may_start: bool, netns: Netns | None = None
+) -> Transport:
     """Connect for a request that is no capture, and send its first bytes.
 
     Args:
         opening: these.
         socket_path: where the daemon listens.
         may_start: a private daemon serves as well.
+        netns: a private daemon serves in this network namespace.
 
     Raises:
         DaemonUnavailable: there is none.
+        ChildError: the network namespace cannot be opened, or a daemon was named as well.
     """
-    transport = connect(socket_path, may_start=may_start, needs_privilege=False)
+    transport = connect(socket_path, may_start=may_start, needs_privilege=False, netns=netns)
     transport.send(opening)
     return transport
 

@@ -313,7 +313,7 @@ class SourceMaker:
             linktype=dlt_to_linktype(link_layer_type.dlt),
             snaplen_bytes=interface.request.snaplen_bytes,
             name=interface.request.name,
-            description=interface.alias,
+            description=interface.description,
             capture_filter=_filter_text(interface),
             operating_system=self._operating_system,
             hardware=interface.driver,
