@@ -74,6 +74,8 @@ capinfos tshark
 curl curl
 dbus-daemon dbus
 dbus-monitor dbus
+dropbear dropbear-bin
+dropbearkey dropbear-bin
 editcap tshark
 ethtool ethtool
 groff groff-base
@@ -85,6 +87,8 @@ nft nftables
 nsenter util-linux
 setpriv util-linux
 ss iproute2
+ssh openssh-client
+ssh-keygen openssh-client
 systemctl systemd
 tcpdump tcpdump
 tshark tshark
