@@ -70,6 +70,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--monitor-mode", action="store_true", help="keep CAP_NET_ADMIN, for monitor mode and Wi-Fi channels"
     )
     parser.add_argument(
+        "--netns",
+        default="",
+        metavar="NAME",
+        help="what the network namespace that it was started in is called: files say so of their interfaces",
+    )
+    parser.add_argument(
         "--state-directory",
         type=Path,
         default=Path(os.environ.get("STATE_DIRECTORY", "/var/lib/capd")),
@@ -85,8 +91,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=SOFTWARE)
     # One connected client on this descriptor, and no other: how the client library starts a daemon of its own.
     parser.add_argument("--private-fd", type=int, metavar="FD", help=argparse.SUPPRESS)
-    # It serves in another network namespace, for which there are one or two descriptors; and what that is called.
-    parser.add_argument("--netns", default="", help=argparse.SUPPRESS)
+    # For a network namespace that it enters before, one or two descriptors.
     parser.add_argument("--netns-fds", type=int, nargs="+", default=[], help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -184,7 +189,12 @@ def _run_daemon(argv: list[str]) -> int:
             ):
                 privileges.restrict_daemon(_kept(arguments.monitor_mode))
                 load = partial(_configuration, arguments)
-                daemon = Daemon(load, arguments.state_directory, strict_workers=arguments.strict_workers)
+                daemon = Daemon(
+                    load,
+                    arguments.state_directory,
+                    netns=arguments.netns,
+                    strict_workers=arguments.strict_workers,
+                )
                 trio.run(daemon.serve, listener, of_containers, passed.kept, passed.useless)
     except (StartError, ServiceManagerError, privileges.PrivilegeError, reader.ConfigError) as error:
         faults = error.faults if isinstance(error, reader.ConfigError) else (str(error),)

@@ -11,7 +11,11 @@ from capd.admin import installation
 from capd.admin.installation import InstallationError, check_free, find_template, is_ours, programs_of, render, write
 
 TEMPLATES = Path(__file__).parents[2] / "systemd"
-NAMES = ("capd.service", "capd.socket", "capd-containers.socket", "sysusers.d/capd.conf", "tmpfiles.d/capd.conf")
+NAMES = (
+    *("capd.service", "capd.socket", "capd-containers.socket", "capd-netns@.service", "capd-netns@.socket"),
+    *("sysusers.d/capd.conf", "tmpfiles.d/capd.conf"),
+)
+TEXTS = {name: (TEMPLATES / name).read_text() for name in NAMES}
 PYTHON = Path("/opt/capd/bin/python")
 
 
@@ -33,16 +37,26 @@ def test_every_template_is_installed() -> None:
 
 
 def test_the_unit_runs_this_interpreter_isolated() -> None:
-    unit = render((TEMPLATES / "capd.service").read_text(), PYTHON)
-    assert "@PYTHON@" not in unit
+    unit = render("capd.service", TEXTS, PYTHON)
+    assert "@" not in unit.replace("@privileged @resources", "").replace("@system-service", "")
+    assert "Requires=capd.socket" in unit
     assert programs_of(unit) == [PYTHON, PYTHON, Path("/bin/kill")]
     assert f"\nExecStart={PYTHON} -I " in unit
+
+
+def test_the_unit_of_a_namespace_is_the_same_but_for_what_it_says_itself() -> None:
+    base, unit = (render(name, TEXTS, PYTHON) for name in ("capd.service", "capd-netns@.service"))
+    own = TEXTS["capd-netns@.service"].partition("@capd.service@\n")[2].replace("@PYTHON@", str(PYTHON))
+    assert unit.endswith(own)
+    rest = unit.removesuffix(own)
+    assert base.replace("capd.socket", "capd-netns@%i.socket").partition("\n")[2] in rest
+    assert programs_of(unit) == [PYTHON, PYTHON, Path("/bin/kill")] * 2
 
 
 def test_a_file_that_is_ours_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "capd.socket"
     check_free(path)
-    path.write_text(render("[Socket]\n", PYTHON))
+    path.write_text(render("capd.socket", TEXTS, PYTHON))
     assert is_ours(path)
     check_free(path)
 

@@ -15,6 +15,7 @@ from tests.documentation.pages import samples
 from tests.metrics.helpers import CURL_REFUSED, parsed
 from tests.metrics.test_operations import drop_in, proxy_units
 from tests.support.attack import FRAMES, check_complete, eventually
+from tests.support.namespace import network_namespace_at
 from tests.support.takeover import taken_over
 from tests.support.traffic import send
 from tests.systemd.machine import ENVIRONMENT, Machine, await_daemon_after, capturing
@@ -274,6 +275,48 @@ def test_a_container_is_given_its_socket_as_the_documentation_says(service: Mach
         configuration.unlink()
         service.run("systemctl", "disable", "--now", "capd-containers.socket")
         service.run("systemctl", "restart", "capd.socket", "capd.service")
+
+
+# Other network namespaces ------------------------------------------------------------------------------------------
+
+
+def test_a_network_namespace_has_a_daemon_as_the_documentation_says(service: Machine) -> None:
+    service.run("ip", "netns", "add", "blue")
+    for words in ("add b0 type veth peer name b1", "set b0 up", "set b1 up"):
+        service.run("ip", "-n", "blue", "link", *words.split())
+    rules = service.path("/etc/capd/netns/blue.toml")
+    rules.write_text(shown("docs/operations.md", '[[rule]]\nname = "all of blue"', "toml"))
+    try:
+        # Who may enter it does so, with or without a daemon there; who may not is told.
+        assert "b1" in service.run("capctl", "interfaces", "--netns", "blue")
+        refused = service.done("capctl", "interfaces", "--netns", "blue", user="capd-alice")
+        assert "may not be entered: that takes CAP_SYS_ADMIN over it" in refused.stderr
+        service.run(*as_root("docs/operations.md", "sudo systemctl enable --now capd-netns@blue.socket"))
+        assert " b1 " in service.run("capctl", "interfaces", "--netns", "blue", user="capd-alice")
+        path = "/home/capd-alice/blue.pcapng"
+        options = ("-i", "b1", "--netns", "blue", "-w", path, "--name", "blue", "--detach", "-f", "not ip6")
+        service.run("capctl", "capture", *options, user="capd-alice")
+        with network_namespace_at(str(service.path("/proc/1/root/run/netns/blue"))):
+            assert send("b0", FRAMES, 3) == 3
+        socket = ("--socket", "/run/capd-netns/blue/capd.sock")
+        service.run("capctl", *socket, "flush", "blue", user="capd-alice")
+        assert "No capture runs." in service.run("capctl", "list", user="capd-alice")
+        service.run("capctl", *socket, "stop", "blue", user="capd-alice")
+        shown_ = service.run("capinfos", path)
+        assert "Description = network namespace blue" in shown_
+        assert "Number of packets:   3" in shown_
+        # Its own rules hold, and no others.
+        assert "may not capture" in service.done("capctl", *socket, "whoami", user="capd-stranger").stdout
+        daemon = int(service.show("MainPID", "capd-netns@blue.service"))
+        three = 1 << NET_RAW | 1 << SETUID | 1 << SETGID
+        assert capabilities_of(service, daemon)["CapEff"] == three
+        rules.write_text('[[rule]]\nname = "nobody"\nusers = ["capd-bob"]\n')
+        service.run("systemctl", "reload", "capd-netns@blue")
+        assert "may not capture" in service.done("capctl", *socket, "whoami", user="capd-alice").stdout
+    finally:
+        service.run("systemctl", "disable", "--now", "capd-netns@blue.socket", "capd-netns@blue.service")
+        rules.unlink()
+        service.run("ip", "netns", "delete", "blue")
 
 
 # As the documentation says -----------------------------------------------------------------------------------------
@@ -727,6 +770,8 @@ def test_nothing_is_left_after_a_purge(machine: Machine) -> None:
     before = state()
     machine.run(CAPD, "install-service", "--now")
     machine.run("usermod", "--append", "--groups", "capd", "capd-alice")
+    # It is stopped and disabled with the others, though its namespace is not there.
+    machine.run("systemctl", "enable", "--now", "capd-netns@red.socket")
     with capturing(machine, "capd-alice", "-w", "/home/capd-alice/last.pcapng", "-c", "1") as capture:
         capture.next("file")
         send("tx", FRAMES, 1)

@@ -34,6 +34,8 @@ FILES = {
     "capd.service": _UNIT,
     "capd.socket": _UNITS / "capd.socket",
     "capd-containers.socket": _UNITS / "capd-containers.socket",
+    "capd-netns@.service": _UNITS / "capd-netns@.service",
+    "capd-netns@.socket": _UNITS / "capd-netns@.socket",
     "sysusers.d/capd.conf": Path("/etc/sysusers.d/capd.conf"),
     "tmpfiles.d/capd.conf": Path("/etc/tmpfiles.d/capd.conf"),
 }
@@ -44,17 +46,26 @@ _EVERYBODYS_ROOT = Path("/usr/local")
 #: Where everybody's shell looks; root's own may have the environment on its path just now.
 _EVERYBODYS_PATH = "/usr/local/bin:/usr/bin:/bin"
 #: An administrator's drop-ins.
-_DROP_INS = tuple(_UNITS / f"{name}.d" for name in ("capd.service", "capd.socket", "capd-containers.socket"))
+_DROP_INS = tuple(_UNITS / f"{path.name}.d" for path in FILES.values() if path.parent == _UNITS)
+#: The units of other network namespaces, for systemctl.
+_OF_NAMESPACES = ("capd-netns@*.service", "capd-netns@*.socket")
+#: Which socket a service is started by.
+_SOCKETS = {"capd.service": "capd.socket", "capd-netns@.service": "capd-netns@%i.socket"}
 #: Begins a line of a unit that says what is run, behind which some characters of systemd's own may stand.
 _RUN = re.compile(r"^Exec\w+=[-@:+!|]*(\S+)", re.MULTILINE)
 #: Whatever root's own is: what we make is everybody's to read, and root's alone to write.
 _UMASK = 0o022
 #: As systemd-sysusers makes them.
 _USER = _GROUP = "capd"
+#: In which systemd makes a directory for each socket in another network namespace.
+_OF_SOCKETS = Path("/run/capd-netns")
 #: As systemd-tmpfiles makes them, the inner one first.
-_RUN_DIRECTORIES = tuple(map(Path, ("/run/capd", "/run/capd-containers/capd", "/run/capd-containers")))
+_RUN_DIRECTORIES = (
+    *map(Path, ("/run/capd", "/run/capd-containers/capd", "/run/capd-containers")),
+    _OF_SOCKETS,
+)
 #: Made by systemd for the unit; they hold the administrator's configuration, and what the daemon keeps.
-_KEPT = (Path("/etc/capd"), Path("/var/lib/capd"))
+_KEPT = (Path("/etc/capd"), Path("/var/lib/capd"), Path("/var/lib/capd-netns"))
 
 
 class InstallationError(Exception):
@@ -76,9 +87,18 @@ def find_template(name: str) -> Path:
     raise InstallationError(f"this installation of capd has no {_TEMPLATES}{name}: install it anew")
 
 
-def render(template: str, python: Path) -> str:
-    """Return a template as it is installed: marked as ours, for this interpreter."""
-    return _MARK + template.replace("@PYTHON@", str(python))
+def render(name: str, templates: Mapping[str, str], python: Path) -> str:
+    """Return a template as it is installed: marked as ours, for this interpreter, with another one where it says so.
+
+    Args:
+        name: of the template.
+        templates: all of them.
+        python: the interpreter.
+    """
+    text = templates[name]
+    for other in templates:
+        text = text.replace(f"@{other}@\n", templates[other])
+    return _MARK + text.replace("@PYTHON@", str(python)).replace("@SOCKET@", _SOCKETS.get(name, ""))
 
 
 def programs_of(unit: str) -> list[Path]:
@@ -166,9 +186,10 @@ def _install(options: argparse.Namespace) -> list[str]:
     placement.check_interpreter(python)
     for path in FILES.values():
         check_free(path)
-    templates = {path: find_template(name) for name, path in FILES.items()}
-    texts = {path: render(template.read_text(), python) for path, template in templates.items()}
-    placement.check([*_imports_of(python), *programs_of(texts[_UNIT]), *templates.values()])
+    found = {name: find_template(name) for name in FILES}
+    templates = {name: template.read_text() for name, template in found.items()}
+    texts = {path: render(name, templates, python) for name, path in FILES.items()}
+    placement.check([*_imports_of(python), *programs_of(texts[_UNIT]), *found.values()])
     drop_ins = (path for directory in _DROP_INS for path in (directory, *directory.glob("*")))
     check_for_root_alone([*(path.parent for path in texts), *drop_ins])
     _remove_links()
@@ -218,13 +239,14 @@ def _uninstall(options: argparse.Namespace) -> list[str]:
     _check_machine()
     installed = [path for path in FILES.values() if is_ours(path)]
     if _UNIT in installed:
-        _run("systemctl", "disable", "--now", *(path.name for path in installed if path.parent == _UNITS))
+        units = (path.name for path in installed if path.parent == _UNITS and "@" not in path.name)
+        _run("systemctl", "disable", "--now", *units, *_instances())
     _remove_links()
     for path in installed:
         path.unlink()
         with contextlib.suppress(OSError):  # others' files are in it
             path.parent.rmdir()
-    for path in _RUN_DIRECTORIES:
+    for path in (*_OF_SOCKETS.glob("*"), *_RUN_DIRECTORIES):
         with contextlib.suppress(OSError):  # it is gone, or a daemon that systemd did not start listens in it
             path.rmdir()
     _run("systemctl", "daemon-reload")
@@ -237,6 +259,13 @@ def _uninstall(options: argparse.Namespace) -> list[str]:
     elif left:
         report.append(f"left: {', '.join(left)}; 'capd uninstall-service --purge' removes them too")
     return report
+
+
+def _instances() -> list[str]:
+    """Return the units of other network namespaces that run, or are enabled."""
+    shown = _run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--full", *_OF_NAMESPACES)
+    enabled = (path.name for path in (_UNITS / "sockets.target.wants").glob("capd-netns@*.socket"))
+    return sorted({*(line.split()[0] for line in shown.splitlines() if line.strip()), *enabled})
 
 
 def _left() -> dict[str, Callable[[], object]]:

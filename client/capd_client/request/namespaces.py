@@ -1,7 +1,7 @@
 """Network namespaces to capture in: what they are called, and how this program opens them.
 
-Nothing else opens them, and a private daemon enters them with this user's rights: whoever may make a packet socket
-there may capture there.
+A private daemon enters them with this user's rights: whoever may make a packet socket there may capture there. Where an
+administrator has a daemon run in one, its rules say who may.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ from capd_protocol.text import quoted
 
 #: ip-netns(8).
 _NAMED = Path("/run/netns")
+#: Of capd-netns@.socket.
+_SOCKETS = Path("/run/capd-netns")
 #: linux/nsfs.h: the user namespace that a namespace belongs to, and of which type it is.
 _NS_GET_USERNS, _NS_GET_NSTYPE = 0xB701, 0xB703
 #: linux/sched.h.
@@ -59,6 +61,17 @@ def _path_of(netns: Netns) -> Path:
         return Path(name)
     is_number = isinstance(netns, int) or (name.isascii() and name.isdecimal() and not (_NAMED / name).exists())
     return Path("/proc", name, "ns/net") if is_number else _NAMED / name
+
+
+def socket_of(netns: Netns) -> str | None:
+    """Return where a daemon listens that an administrator has run in a namespace, if one does; it has a name then.
+
+    Raises:
+        InvalidArgument: it is no name, no number and no path.
+    """
+    path = _path_of(netns)
+    socket_path = _SOCKETS / path.name / "capd.sock"
+    return str(socket_path) if path.parent == _NAMED and socket_path.exists() else None
 
 
 @contextlib.contextmanager

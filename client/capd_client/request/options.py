@@ -195,9 +195,10 @@ class CaptureArguments(TypedDict, total=False):
         pass_files: have each file passed to this process, open for reading, before it is announced (False). Then
             ``open_file`` gives it also where the path does not lead, and after its ring has deleted it.
         netns: capture in another network namespace: its name of ``ip netns``, the number of a process in it, such as a
-            container's, or a path. It takes what entering it takes, CAP_SYS_ADMIN over it: root has that, and so has
-            who runs a container without root over that one. A private daemon captures there, and descriptions of
-            interfaces say where. Not together with ``detach`` and ``socket_path``.
+            container's, or a path. Where an administrator has a daemon run there, its rules hold, for those who give
+            the name. Else a private one captures there, which takes what entering takes, CAP_SYS_ADMIN over it: root
+            has that, and so has who runs a container without root over that one. Descriptions of interfaces say where
+            they are. Not together with ``socket_path``.
         name: what to call the capture, for this user's programs: up to 64 letters, digits, dots, - and _, the first a
             letter. No two of a user's captures that run have the same.
         detach: the capture stays when the session is left, until it is stopped or reaches a limit (False). It needs a
@@ -558,10 +559,6 @@ def make_request(arguments: CaptureArguments) -> Prepared:
         InvalidArgument: one of them is impossible; all that is wrong with the values is in the text.
     """
     arguments = cast(CaptureArguments, _typed(arguments))
-    netns = arguments.get("netns")
-    if netns is not None and arguments.get("detach"):
-        text = "a detached capture needs a daemon that stays, and netns is entered by one of this program's own"
-        raise InvalidArgument(text, argument="detach")
     if arguments.get("in_memory") and arguments.get("pass_files") is None:
         arguments["pass_files"] = True
     _refuse_without_effect(arguments)
@@ -583,7 +580,7 @@ def make_request(arguments: CaptureArguments) -> Prepared:
     faults = find_faults(request)
     if faults:
         raise InvalidArgument("; ".join(fault.text for fault in faults), argument=faults[0].argument)
-    return Prepared(request, place, streams, netns)
+    return Prepared(request, place, streams, arguments.get("netns"))
 
 
 def checked_capture(capture: object) -> int | str:

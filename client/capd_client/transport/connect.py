@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capd_client.errors import DaemonUnavailable, InvalidArgument, ResourceError
-from capd_client.request.namespaces import Netns, OpenNamespace, opened
+from capd_client.request.namespaces import Netns, OpenNamespace, opened, socket_of
 from capd_client.request.options import Prepared
 from capd_client.request.streams import open_again_and_again, open_stream
 from capd_client.sources.opened import OpenStreams, Outcome
@@ -220,7 +220,7 @@ def connect(
         may_start: where no socket is given and no daemon runs, start a private one.
         needs_privilege: but only if this process could capture by itself.
         monitor_mode: whether a private daemon keeps CAP_NET_ADMIN.
-        netns: a private daemon is started there, whether or not another one runs; its answers say whether it may.
+        netns: the daemon there, or a private one that enters it; its answers say whether it may.
 
     Raises:
         DaemonUnavailable: there is none.
@@ -232,8 +232,9 @@ def connect(
         if socket_path is not None:
             text = "a network namespace is entered by a daemon of this program's own, and another one is named as well"
             raise InvalidArgument(text, argument="netns")
-        with opened(netns) as namespace:
-            return _start_private(monitor_mode, namespace)
+        socket_path = socket_of(netns)
+        if socket_path is None:
+            return _in_namespace(netns, may_start=may_start, monitor_mode=monitor_mode)
     given = _given(socket_path)
     path = given or DEFAULT_SOCKET
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -248,6 +249,15 @@ def connect(
         advice = "start capd, or name its socket" if nobody_there else "ask an administrator"
         raise DaemonUnavailable(f"there is no capd at {path} ({reason}): {advice}") from error
     return Transport(connection)
+
+
+def _in_namespace(netns: Netns, *, may_start: bool, monitor_mode: bool) -> Transport:
+    """Connect to a private daemon in a network namespace in which no other one runs."""
+    if not may_start:
+        text = f"no capd runs in the network namespace {netns}, and what stays needs one: ask an administrator"
+        raise DaemonUnavailable(text)
+    with opened(netns) as namespace:
+        return _start_private(monitor_mode, namespace)
 
 
 def _given(socket_path: SocketPath) -> str | None:
@@ -323,7 +333,7 @@ def connect_for(
     """
     try:
         if isinstance(request, AttachCapture) or request.detached:
-            transport = connect(socket_path)
+            transport = connect(socket_path, netns=netns)
         elif _needs_no_service(request) and netns is None and _given(socket_path) is None:
             transport = _start_private(monitor_mode=False)
         else:
