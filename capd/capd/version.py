@@ -1,5 +1,5 @@
 """The software's name and version: in files, in the greeting, for ``--version``."""
 
-from importlib.metadata import version
+from capd_protocol.version import VERSION
 
-SOFTWARE = f"capd {version('capd')}"
+SOFTWARE = f"capd {VERSION}"

@@ -3,16 +3,17 @@
 import re
 import sys
 from collections import namedtuple
-from importlib.metadata import version as version_of
 
 import docutils.nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
+from capd_protocol.version import VERSION
+
 project = "capd_client"
 copyright = "The capd authors"  # Sphinx's name
-version = release = version_of("capd")
+version = release = VERSION
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "alabaster"

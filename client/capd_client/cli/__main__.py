@@ -28,7 +28,6 @@ from capd_client.cli.output import complain, forget_output, show, show_json, sho
 from capd_client.cli.sending import command as sending
 from capd_client.cli.text import count, shorten, si, table, width_of
 from capd_client.cli.typed import Parser, decimal, refuse_others
-from capd_client.conversation.greeting import software_version
 from capd_client.errors import (
     BrokenPipe,
     CaptureError,
@@ -47,6 +46,7 @@ from capd_protocol.messages import (
     SendPermission,
 )
 from capd_protocol.text import counted
+from capd_protocol.version import VERSION
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -302,7 +302,7 @@ def _parser() -> Parser:
         description="Capture packets through the capd daemon.",
         epilog=_EXIT_TEXT,
     )
-    parser.add_argument("--version", action="version", version=f"capctl {software_version()}")
+    parser.add_argument("--version", action="version", version=f"capctl {VERSION}")
     parser.add_argument(
         "--socket", metavar="PATH", help="where the daemon listens (default: $CAPD_SOCKET or /run/capd/capd.sock)"
     )

@@ -4,8 +4,6 @@ import contextlib
 import inspect
 import os
 import pwd
-import secrets
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict, TypeVar, cast, runtime_checkable
@@ -519,6 +517,12 @@ def path_of_text(savefile: Savefile) -> str:
     return path
 
 
+def _temporary_directory() -> str:
+    import tempfile  # noqa: PLC0415  # takes 5 ms, which who names a file need not wait
+
+    return tempfile.gettempdir()
+
+
 def _place(arguments: CaptureArguments, interfaces: Sequence[InterfaceRequest], suffix: str) -> Place:
     savefile, in_memory = arguments.get("savefile"), bool(arguments.get("in_memory"))
     if savefile is not None and in_memory:
@@ -526,8 +530,8 @@ def _place(arguments: CaptureArguments, interfaces: Sequence[InterfaceRequest], 
         raise InvalidArgument(text, argument="in_memory")
     if savefile is None:
         what = _what_is_captured(interfaces)
-        directory = _SHARED_MEMORY if in_memory and os.path.isdir(_SHARED_MEMORY) else tempfile.gettempdir()  # noqa: PTH112
-        file_name = f"capd_{what}_{secrets.token_hex(4)}.{suffix}"
+        directory = _SHARED_MEMORY if in_memory and os.path.isdir(_SHARED_MEMORY) else _temporary_directory()  # noqa: PTH112
+        file_name = f"capd_{what}_{os.urandom(4).hex()}.{suffix}"
         return Place(directory, file_name, is_temporary=True, in_memory=in_memory)
     path = path_of_text(savefile)
     directory, file_name = os.path.split(path)
