@@ -90,8 +90,8 @@ def test_after_each_write_the_file_is_whole_to_others(
 def take_lease_away(path: Path) -> None:
     """Let others open a file whose owner would give way to them, and does not come to it."""
     for link in Path("/proc/self/fd").iterdir():
-        if os.path.realpath(link) == str(path):
-            with contextlib.suppress(BlockingIOError):  # nothing of the old file is left
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):  # closed; nothing of the old file is left
+            if link.readlink() == path:
                 fcntl.fcntl(int(link.name), fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 

@@ -129,7 +129,8 @@ class Outcome(NamedTuple):
         path = tmp_path / "out.pcapng"
         header = pcapng.section_header(hardware="", operating_system="", application="test")
         path.write_bytes(header + b"".join(each.description for each in self.interfaces) + self.records)
-        return [packet._replace(data=memoryview(bytes(packet.data))) for packet in read(path)]
+        with read(path) as reader:
+            return [packet._replace(data=memoryview(bytes(packet.data))) for packet in reader]
 
 
 class Stream:
