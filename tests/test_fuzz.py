@@ -1,6 +1,7 @@
 """Inputs that are nearly right do no decoder any harm; for longer: ``python -m tests.support.fuzz``."""
 
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -24,6 +25,23 @@ def test_what_is_right_is_decoded(name: str) -> None:
     decoder = fuzz.DECODERS[name]
     for seed in decoder.seeds():
         decoder.run(seed)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda: bytearray(fuzz.BOUND_BYTES * 5 // 4),
+        lambda: [bytes(1000 + number % 7) for number in range(fuzz.BOUND_BYTES // 100)],
+    ],
+    ids=["at once", "little by little"],
+)
+def test_a_decoder_that_takes_too_much_memory_is_found(
+    monkeypatch: pytest.MonkeyPatch, take: Callable[[], object]
+) -> None:
+    monkeypatch.setitem(fuzz.DECODERS, "messages", fuzz.DECODERS["messages"]._replace(run=lambda _: take()))
+    found = fuzz.fault_of("messages", b"")
+    assert found is not None
+    assert found.what.startswith("MemoryError")
 
 
 def test_a_decoder_that_trips_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def _cooked_header(dlt: int, protocol: int, kind: int, index: int) -> tuple[byte
     st.sampled_from([*SIMPLE, "inbound", LONG]),
     st.sampled_from([*SIMPLE, "outbound", LONG]),
     st.sampled_from([DLT_LINUX_SLL, DLT_LINUX_SLL2]),
-    st.lists(st.tuples(ethertypes, ip_packets(), st.integers(0, 4), st.sampled_from([1, 2])), min_size=4, max_size=8),
+    st.lists(st.tuples(ethertypes, ip_packets, st.integers(0, 4), st.sampled_from([1, 2])), min_size=4, max_size=8),
 )
 def test_cooked_they_take_what_they_take_of_whole_headers(
     first: str, second: str, dlt: int, packets: list[tuple[int, bytes, int, int]]
@@ -299,7 +299,7 @@ def test_jumps_that_become_too_long_go_on_where_they_went(optimize: bool) -> Non
     curious_filters,
     st.sampled_from([DLT_LINUX_SLL, DLT_LINUX_SLL2]),
     _limits,
-    st.lists(st.tuples(ethertypes, ip_packets(), st.integers(0, 4), st.sampled_from([1, 2])), min_size=4, max_size=8),
+    st.lists(st.tuples(ethertypes, ip_packets, st.integers(0, 4), st.sampled_from([1, 2])), min_size=4, max_size=8),
 )
 def test_cooked_they_see_no_further_than_cooked_headers_and_what_follows_them(
     text: str, dlt: int, limit_bytes: int, packets: list[tuple[int, bytes, int, int]]

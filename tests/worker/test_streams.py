@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from capd.filters.compiler import CaptureFailed, Compiler
+from capd.worker.sources import stream as stream_module
 from capd.worker.sources.source import CapturedInterface
 from capd.worker.sources.stream import StreamSource
 from capd.worker.sources.stream_filter import StreamFilter
@@ -302,7 +303,8 @@ def test_a_stream_that_comes_byte_by_byte_is_the_same(streams: Make, tmp_path: P
 def test_wherever_a_stream_is_cut_all_whole_packets_are_there_and_the_rest_is_reported(
     streams: Make, tmp_path: Path, make: Callable[[list[Frame]], bytes]
 ) -> None:
-    sent = frames(4)
+    # Of each length of padding; not long, since each place is one more stream.
+    sent = [packet._replace(data=packet.data[:20] + bytes(count)) for count, packet in enumerate(frames(4))]
     whole = [len(make(sent[:count])) for count in range(5)]
     data = make(sent)
     for size in range(len(data)):
@@ -487,12 +489,17 @@ def test_interfaces_beyond_the_greatest_number_are_damage(streams: Make) -> None
     assert len(came.interfaces) == 1024
 
 
-def test_descriptions_that_only_come_again_are_bounded_too(streams: Make) -> None:
+def test_descriptions_that_only_come_again_are_bounded_too(streams: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stream_module._MAX_DESCRIPTIONS <= 100_000, "some MB in memory"
+    monkeypatch.setattr(stream_module, "_MAX_DESCRIPTIONS", 5_000)
     stream = streams()
     stream.write(section())
     many = description("eth0") * 100
-    while not stream.source.is_over:
+    for _ in range(50):
+        assert not stream.source.is_over
         stream.write(many)
+    stream.write(many)
+    assert stream.source.is_over
     assert stream.source.loss is not None
     assert "descriptions of interfaces" in stream.source.loss.text
     assert len(stream.interfaces) == 1
