@@ -38,7 +38,7 @@ from capd_protocol.messages import (
     encode,
 )
 from tests.support.accounts import have_account
-from tests.support.daemon import Daemon, running_daemon, status_of
+from tests.support.daemon import IN_PYTHON, Daemon, running_daemon, status_of
 from tests.support.tools import busy_descriptors_of, capinfos, ip_json
 from tests.support.traffic import build_frames, send
 
@@ -119,7 +119,7 @@ def on_older_kernel(**limits: float) -> tuple[str, ...]:
 
 def _with_limits(kernel: str, limits: dict[str, float]) -> tuple[str, ...]:
     pairs = ",".join(f"{name}={value}" for name, value in limits.items())
-    return (sys.executable, "-P", "-c", _WITH_LIMITS, pairs, kernel)
+    return (*IN_PYTHON, _WITH_LIMITS, pairs, kernel)
 
 
 _WITHOUT_CALL = """

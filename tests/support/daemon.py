@@ -205,6 +205,8 @@ def running_daemon(
 
 
 _starters: list[Starter] = []
+#: How a prefix begins that is a program in Python, which then runs the daemon itself. Its next word is the program.
+IN_PYTHON = (sys.executable, "-P", "-c")
 
 
 @contextlib.contextmanager
@@ -218,10 +220,14 @@ def forked_by(starter: Starter) -> Generator[None, None, None]:
 
 
 def _started(prefix: Sequence[str], words: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> Process:
+    runs_capd = [sys.executable, "-P", "-m", "capd", *words]
     for starter in _starters:
         if starter.is_here and not prefix:
             return starter.start(words, environment, log)
-    command = [*prefix, sys.executable, "-P", "-m", "capd", *words]
+        if starter.is_here and prefix[:3] == IN_PYTHON:
+            program, *arguments = prefix[3:]
+            return starter.start([*arguments, *runs_capd], environment, log, program)
+    command = [*prefix, *runs_capd]
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
