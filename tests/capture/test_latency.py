@@ -128,7 +128,7 @@ def random_pauses(count: int, least_s: float, most_s: float) -> list[float]:
 def test_by_default_a_sparse_packet_is_announced_within_150_ms(
     daemon: Daemon, veth: tuple[str, str], user_dir: Path
 ) -> None:
-    pauses_s = random_pauses(25, 0.0, 0.2)
+    pauses_s = random_pauses(16, 0.0, 0.2)
     with capturing(
         daemon, interfaces=veth[1], savefile=user_dir / "x.pcapng", kernel_buffer_size=BUFFER_MIB
     ) as capture:
@@ -139,7 +139,7 @@ def test_by_default_a_sparse_packet_is_announced_within_150_ms(
 def test_with_a_short_update_interval_a_sparse_packet_is_announced_within_15_ms(
     daemon: Daemon, veth: tuple[str, str], user_dir: Path, update_interval: float
 ) -> None:
-    pauses_s = random_pauses(100, 0.0, 0.03)
+    pauses_s = random_pauses(60, 0.0, 0.03)
     savefile = user_dir / "x.pcapng"
     with capturing(
         daemon,
@@ -166,7 +166,7 @@ def test_packets_of_steady_traffic_are_announced_as_promptly(
         update_interval=update_interval,
         kernel_buffer_size=BUFFER_MIB,
     ) as capture:
-        check_prompt(sent_and_announced(capture, veth[0], [0.001] * 1000), bound_s)
+        check_prompt(sent_and_announced(capture, veth[0], [0.001] * 500), bound_s)
 
 
 def test_packets_of_steady_traffic_are_announced_together(

@@ -36,6 +36,14 @@ def called(*words: str | Path, cwd: Path | None = None, environment: Mapping[str
         cwd: where.
         environment: variables that are set there, beside those that there are.
     """
+    status, output, errors = called_for_bytes(*words, cwd=cwd, environment=environment)
+    return Done(status, output.decode(), errors)
+
+
+def called_for_bytes(
+    *words: str | Path, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> tuple[int, bytes, str]:
+    """Do the same; return its exit status, its output, which may be packets, and its errors."""
     stdout, stderr = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with (
         contextlib.chdir(cwd or Path.cwd()),
@@ -51,14 +59,14 @@ def called(*words: str | Path, cwd: Path | None = None, environment: Mapping[str
         except SystemExit as exited:  # argparse's
             status = exited.code
     assert isinstance(status, int)
-    return Done(status, *(_text_of(stream) for stream in (stdout, stderr)))
+    return status, _written_to(stdout), _written_to(stderr).decode()
 
 
-def _text_of(stream: io.TextIOWrapper) -> str:
+def _written_to(stream: io.TextIOWrapper) -> bytes:
     stream.flush()
     written = stream.buffer
     assert isinstance(written, io.BytesIO)
-    return written.getvalue().decode()
+    return written.getvalue()
 
 
 @contextlib.contextmanager

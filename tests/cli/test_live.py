@@ -15,6 +15,7 @@ import pytest
 from capd_client import CaptureSession, NoSuchCapture, ResourceError, list_captures
 from capd_client.cli.live import own_connection, without_connection
 from tests.capture.helpers import ip, readable_packets
+from tests.cli.calling import called
 from tests.cli.terminal import in_terminal
 from tests.cli.test_capctl import capture_asked, capture_command, done
 from tests.client.conftest import Bench
@@ -267,18 +268,12 @@ def test_what_is_served_may_be_in_a_file_too(bench: Bench) -> None:
     ],
 )
 def test_what_has_no_meaning_for_a_program_is_refused(bench: Bench, words: tuple[str, ...], text: str) -> None:
-    with (bench.directory / "out").open("wb") as out:
-        refused = subprocess.run(
-            capture_command(bench, *words),
-            stdout=out,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-    assert refused.returncode == 2
+    refused = called(
+        "--socket", bench.daemon.socket_path, "capture", "-i", bench.interface, *words, cwd=bench.directory
+    )
+    assert (refused.returncode, refused.stdout) == (2, "")
     assert text in refused.stderr
-    assert names(bench) == ["out"]
+    assert names(bench) == []
 
 
 def events_until(process: subprocess.Popen[bytes], event: str, bench: Bench) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from capd_client.cli.packets.dissect import ip_header, link_header, network_offs
 from capd_protocol.formats import pcapng
 from tests.capture.helpers import readable_packets
 from tests.cli.calling import called
-from tests.cli.test_capctl import CAPCTL, asked, capture_asked, capture_command, command
+from tests.cli.test_capctl import CAPCTL, asked, capture_asked, command
 from tests.cli.test_live import live, wait_until_armed
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S
@@ -289,11 +289,10 @@ def test_packets_that_come_too_fast_are_counted(bench: Bench) -> None:
     ],
 )
 def test_what_excludes_being_shown_is_refused(bench: Bench, words: tuple[str, ...], text: str) -> None:
-    with (bench.directory / "out").open("wb") as out:
-        words = tuple(capture_command(bench, *words))
-        done = subprocess.run(words, stdout=out, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 2
+    done = called("--socket", bench.daemon.socket_path, "capture", "-i", bench.interface, *words, cwd=bench.directory)
+    assert (done.returncode, done.stdout) == (2, "")
     assert text in done.stderr
+    assert list(bench.directory.iterdir()) == []
 
 
 def test_interfaces_are_listed_and_have_numbers(bench: Bench) -> None:

@@ -307,8 +307,8 @@ def test_what_the_kernel_drops_is_counted_too(bench: Bench) -> None:
 
 
 @pytest.mark.long
-def test_a_million_packets_of_mixed_sizes_are_given_or_counted(bench: Bench) -> None:
-    count, seen = 1_000_000, 0
+def test_packets_of_mixed_sizes_that_come_too_fast_are_given_or_counted(bench: Bench) -> None:
+    count, seen = 300_000, 0
 
     def handle(_argument: object, header: PacketHeader, packet: memoryview) -> None:
         nonlocal seen

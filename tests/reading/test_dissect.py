@@ -1,5 +1,6 @@
 """``capctl read`` says of packets what tcpdump and tshark say, however much of them was kept."""
 
+import random
 import re
 import socket
 import struct
@@ -163,18 +164,16 @@ def test_lines_are_tcpdumps(tmp_path: Path) -> None:
             assert f"Flags [{found['tcp_flags']}]," in line
 
 
-@given(
-    st.sampled_from(list(PACKETS.values())),
-    st.lists(st.tuples(st.integers(0, 90), st.integers(0, 255)), max_size=6),
-    st.integers(0, 100),
-    st.sampled_from([0, 1, 12, 101, 113, 228, 229, 276]),
-)
-@settings(derandomize=True, deadline=None, max_examples=1500)
-def test_no_bytes_are_an_exception(frame: bytes, changes: list[tuple[int, int]], size: int, linktype: int) -> None:
-    data = bytearray(frame)
-    for at, value in changes:
-        data[at % len(data)] = value
-    assert to_text(dissect(bytes(data[:size]), linktype)).isprintable()
+@pytest.mark.parametrize("linktype", [0, 1, 12, 101, 113, 228, 229, 276])
+def test_no_bytes_are_an_exception(linktype: int) -> None:
+    chance = random.Random(linktype)
+    for frame in PACKETS.values():
+        for _ in range(3000 // len(PACKETS)):
+            data = bytearray(frame)
+            for _ in range(chance.randint(0, 6)):
+                data[chance.randint(0, 90) % len(data)] = chance.randrange(256)
+            cut = bytes(data[: chance.randint(0, 100)])
+            assert to_text(dissect(cut, linktype)).isprintable(), cut.hex()
 
 
 @given(st.binary(max_size=120), st.sampled_from([1, 12, 113, 276]))

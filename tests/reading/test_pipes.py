@@ -9,11 +9,13 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from capd_client import ReadError, read
 from capd_client.cli.__main__ import main
+from tests.cli.calling import called, called_for_bytes
 from tests.reading.test_inputs import CASES, FRAME, MIB, MODIFIED, bytes_of_other, old_pcap
 from tests.reading.test_reading import ORDERS, interface, packet, rows_of, section, small, write
 
@@ -173,30 +175,44 @@ def test_what_cannot_be_read_is_an_error_in_words(tmp_path: Path) -> None:
 # In the shell -----------------------------------------------------------------------------------------------------
 
 
-def capctl(*words: str, data: bytes) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(
-        [sys.executable, "-m", "capd_client.cli.__main__", *words],
-        input=data,
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
+@contextmanager
+def standard_input(data: bytes) -> Generator[None, None, None]:
+    """Have this process's standard input be a pipe with some bytes."""
+    receiver, sender = os.pipe()
+    kept = os.dup(0)
+    os.dup2(receiver, 0)
+    os.close(receiver)
+    with os.fdopen(sender, "wb") as file:
+        file.write(data)
+    try:
+        with open(0, closefd=False) as stdin, mock.patch.object(sys, "stdin", stdin):
+            yield
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
 
 
 @pytest.mark.parametrize("word", ["-", "/dev/stdin"])
 def test_capctl_reads_standard_input(tmp_path: Path, word: str) -> None:
     data = section("<") + interface("<", b"eth0") + packet("<", 0, 10**18, FRAME)
-    for words in (["read", word], ["read", word, "--info"], ["extract", word], ["extract", word, "-w", "-"]):
-        path = write(tmp_path / "a", data)
-        through, expected = (
-            capctl(*words, data=data),
-            capctl(words[0], str(path), *words[2:], data=b""),
-        )
-        assert through.returncode == expected.returncode == 0, through.stderr
-        assert through.stdout == expected.stdout.replace(str(path).encode(), word.encode())
-        assert through.stdout
-    cut = capctl("read", word, data=data + b"\6\0\0\0")
-    assert (cut.returncode, cut.stderr.count(b"4 bytes")) == (1, 1)
+    path = write(tmp_path / "a", data)
+    for words in (["read"], ["read", "--info"], ["extract"], ["extract", "-w", "-"]):
+        with standard_input(data):
+            status, through, errors = called_for_bytes(words[0], word, *words[1:])
+        assert status == 0, errors
+        assert through == called_for_bytes(words[0], path, *words[1:])[1].replace(str(path).encode(), word.encode())
+        assert through
+    with standard_input(data + b"\6\0\0\0"):
+        cut = called("read", word)
+    assert (cut.returncode, cut.stderr.count("4 bytes")) == (1, 1)
+
+
+def test_as_a_process_it_does_too(tmp_path: Path) -> None:
+    data = section("<") + interface("<", b"eth0") + packet("<", 0, 10**18, FRAME)
+    command = [sys.executable, "-m", "capd_client.cli.__main__", "read", "-"]
+    done = subprocess.run(command, input=data, capture_output=True, check=True, timeout=60)
+    assert done.stdout
+    assert done.stdout == called_for_bytes("read", write(tmp_path / "a", data))[1]
 
 
 def test_other_commands_refuse_standard_input(capsys: pytest.CaptureFixture[str]) -> None:
