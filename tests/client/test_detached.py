@@ -710,7 +710,7 @@ with CaptureSession.attach("stays", socket_path=sys.argv[1]) as capture:
 @pytest.mark.long
 @pytest.mark.alone
 def test_ten_hear_of_one_capture_and_the_one_that_is_stuck_costs_the_others_nothing(bench: Bench) -> None:
-    files = 500  # more events than wait for one client
+    files = 900  # more events than wait for one client
     with contextlib.ExitStack() as stack:
         stack.enter_context(staying(bench, ringbuffer_packets=2, ringbuffer_files=3, update_interval=0.02))
         stuck = stack.enter_context(attach(bench, "stays"))
@@ -737,6 +737,6 @@ def test_ten_hear_of_one_capture_and_the_one_that_is_stuck_costs_the_others_noth
     assert [len(late_s) for _, late_s, _, _ in results] == [files] * 9
     # From the last packet of each file, by the kernel's clock, to the word that the file is complete.
     all_late_s = sorted(late for _, late_s, _, _ in results for late in late_s)
-    # Of 4,500, a few may find the processor taken by somebody else.
-    check_bound(all_late_s[-5] < 0.15, f"5th worst: {all_late_s[-5]:.3f} s")
+    # Of 8,100, a few may find the processor taken by somebody else.
+    check_bound(all_late_s[-8] < 0.15, f"8th worst: {all_late_s[-8]:.3f} s")
     check_bound(all_late_s[-1] < 1, f"worst: {all_late_s[-1]:.3f} s")
