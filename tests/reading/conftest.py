@@ -9,7 +9,7 @@ from capd_client.cli import ring
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ordinary_priority() -> Generator[None, None, None]:
+def _stays_where_it_is() -> Generator[None, None, None]:
     """Commands are called in the tests' own process, which shall not have a lower priority for good."""
     with mock.patch.object(ring, "_step_back"):
         yield

@@ -226,6 +226,8 @@ def booted(wheel: Path) -> Generator[Machine, None, None]:
     with subprocess.Popen(
         [
             Path(__file__).with_name("with-systemd"),
+            # All tests of a module take two minutes, and several times as long on a machine that others keep busy.
+            "--timeout=3600",
             *(f"--bind-ro={outside}:{inside}" for outside, inside in binds.items()),
             "--",
             # Until we close its standard input, or end.
