@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from capd_client import (
     CaptureEvent,
@@ -271,8 +273,6 @@ OPTIONS = [
 ]
 
 
-# tshark now and then stood still, before it captured, beside tests that fill the machine: not yet explained.
-@pytest.mark.alone
 @pytest.mark.parametrize("given", OPTIONS)
 def test_a_program_is_started_as_tshark_starts_it(bench: Bench, home: Path, given: list[tuple[str, str]]) -> None:
     preferences = {name: ",".join(each for key, each in given if key == name) for name, _ in given}
@@ -495,6 +495,7 @@ def test_listing_has_them_where_it_is_asked_to(bench: Bench, home: Path) -> None
     assert not any(name.startswith("extcap:") for name in names)
     found = {each.name: each for each in Interface.list_interfaces(extcap=True)}
     assert set(found) - names >= {"extcap:odd", "extcap:o:d/d", "extcap:randpkt", "extcap:udpdump"}
+    assert trio.run(partial(aio.list_interfaces, extcap=True)) == tuple(each.info for each in found.values())
     odd = found["extcap:o:d/d"]
     assert (odd.number, odd.interface_type, odd.interface_type_string) == (None, InterfaceType.EXTCAP, "EXTCAP")
     assert odd.info is not None

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 
 from capd_client import (
     CaptureSession,
@@ -21,6 +23,7 @@ from capd_client import (
     InvalidArgument,
     SourceError,
     UnsupportedError,
+    aio,
     read,
 )
 from capd_client.modules import dbus_wire
@@ -346,6 +349,7 @@ def test_listing_has_modules_where_it_is_asked_to(bench: Bench) -> None:
     session = next(each for each in found if each.name == "dbus-session")
     assert (session.interface_type, session.interface_type_string) == (InterfaceType.MODULE, "MODULE")
     assert session.number == before["dbus-session"].number
+    assert trio.run(partial(aio.list_interfaces, modules=True)) == tuple(each.info for each in found)
     assert [each.name for each in session.supported_link_layer_types] == ["DBUS"]
 
 

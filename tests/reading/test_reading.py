@@ -350,6 +350,15 @@ def test_a_reader_closed_in_the_middle_ends(tmp_path: Path, follow: bool) -> Non
     assert batch.data[int(batch.offsets[-1]) :].tobytes() == kept
 
 
+def test_whoever_only_iterates_has_no_descriptor_left(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", small("<")[0] + b"\x06\0")
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    readers = [read(path) for _ in range(3)]
+    assert [len(list(reader)) for reader in readers] == [3, 3, 3]
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
+    assert [reader.rest_bytes for reader in readers] == [2, 2, 2]
+
+
 def test_the_rest_is_told_behind_the_reader_s_context(tmp_path: Path) -> None:
     data, _ = small("<")
     with read(write(tmp_path / "a", data + data[:9])) as reader:

@@ -53,19 +53,32 @@ async def _answer_to(question: Question[Answer], socket_path: SocketPath, netns:
     return replies.answer()
 
 
-async def list_interfaces(*, socket_path: SocketPath = None, netns: Netns | None = None) -> tuple[InterfaceInfo, ...]:
+async def list_interfaces(
+    *, socket_path: SocketPath = None, netns: Netns | None = None, extcap: bool = False, modules: bool = False
+) -> tuple[InterfaceInfo, ...]:
     """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
 
     Args:
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
         netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
+        extcap: also the interfaces of extcap programs; see ``capd_client.Interface.list_interfaces``.
+        modules: and the devices of capture modules; see there.
 
     Raises:
         ChildError: the daemon cannot find out.
         DaemonUnavailable: there is none at ``socket_path``.
         BrokenPipe: it does not answer.
     """
-    return await _answer_to(interfaces_listed(), socket_path, netns)
+    infos = await _answer_to(interfaces_listed(), socket_path, netns)
+    if extcap:
+        from capd_client.sources.extcap import extcap_interfaces  # noqa: PLC0415  # few need it
+
+        infos += await anyio.to_thread.run_sync(extcap_interfaces)
+    if modules:
+        from capd_client.sources.modules import with_devices  # noqa: PLC0415  # few need it
+
+        infos = await anyio.to_thread.run_sync(with_devices, infos)
+    return infos
 
 
 async def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ...]:

@@ -114,7 +114,7 @@ class Reader:
         return self._file.at if self._file is not None else 0
 
     def close(self) -> None:
-        """Close the file; packets and batches that were given stay valid. Safe to call again.
+        """Close the file; packets and batches that were given stay valid. At the end it is closed already.
 
         An iteration ends then, a packet's behind the rest of its batch.
         """
@@ -160,6 +160,7 @@ class FileReader(Reader):
             is_there = self._is_there(file)
             yield from file.batches()
             if not self._follow or not file.can_grow:
+                self.close()  # whoever only iterates shall have no descriptors left
                 return
             if not is_there:
                 file.fail(file.at, "the file was deleted or replaced while it was followed")
