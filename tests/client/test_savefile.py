@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import pty
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from capd_client import (
     InvalidArgument,
     ReadError,
     aio,
+    list_captures,
     read,
     stream,
 )
@@ -324,6 +326,39 @@ def test_a_slow_reader_costs_the_capture_nothing(bench: Bench, source: Path) -> 
         reader = Reader(reading)
     assert packets_in(reader.end()) == data_of(PACKETS)
     assert capture.missed_packets == 0
+
+
+@pytest.mark.parametrize("savefile", ["fifo", "file"])
+def test_ctrl_c_while_the_rest_is_written_leaves_it(bench: Bench, fifo: Path, savefile: str) -> None:
+    packets = many(5000)
+    path = bench.directory / "long.pcap"
+    path.write_bytes(pcap(packets))
+    reading, writing = os.pipe()
+    if savefile == "fifo":
+        os.close(reading)
+        reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(writing, "wb") as file, os.fdopen(reading, "rb"):
+        capture = bench.session(interfaces=str(path), savefile=fifo if savefile == "fifo" else file)
+        capture.wait(PATIENCE_S)
+        interrupt = threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+        interrupt.start()
+        began_s = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            capture.terminate()
+        assert time.monotonic() - began_s < 3
+        interrupt.join()
+
+
+def test_what_is_abandoned_has_nothing_left(bench: Bench) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as file, os.fdopen(reading, "rb") as reader:
+        capture = bench.session(savefile=file)
+        capture.wait_started(PATIENCE_S)
+        bench.send(5)
+        capture.abandon()
+        file.close()
+        reader.read()
+    wait_until(lambda: not list_captures(socket_path=bench.daemon.socket_path), "the capture has ended")
 
 
 def test_ctrl_c_ends_the_wait_for_a_reader(bench: Bench, fifo: Path, source: Path) -> None:

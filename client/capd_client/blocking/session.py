@@ -127,7 +127,8 @@ class CaptureSession(SessionBase):
                 with contextlib.suppress(NoEvents):
                     self._receive(_deadline(LOOK_S))
                 if output.is_left and not self._conversation.is_stopping:
-                    self.stop()
+                    with contextlib.suppress(OSError):  # another thread closes the connection meanwhile
+                        self.stop()
         except CaptureError as error:
             self._conversation.break_off(error)
 
@@ -420,6 +421,8 @@ class CaptureSession(SessionBase):
         self._conversation.receive(b"")
         if self._live_output is not None:
             self._live_output.give_up()
+            with contextlib.suppress(CaptureError):
+                self._live_output.finish(self.packetcount)
         self._transport.close(wait=False)
 
     def terminate(self) -> None:
@@ -453,9 +456,6 @@ class CaptureSession(SessionBase):
         try:
             if self._live_output is not None:
                 self._live_output.finish(self.packetcount)
-        except BaseException:
-            self.abandon()
-            raise
         finally:
             self._transport.close()
             if self._receiver is not None:

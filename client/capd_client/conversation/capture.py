@@ -4,6 +4,7 @@ Bytes from the daemon go in, events come out; what they say about the capture is
 and the async session are two ways to carry the bytes.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol
@@ -177,7 +178,10 @@ class Conversation:
 
     def _merge(self) -> None:
         """Leave out the older half of what waits, but for the counts."""
-        older = [self._events.popleft() for _ in range(len(self._events) // 2)]
+        older: list[CaptureEvent] = []
+        with contextlib.suppress(IndexError):  # another thread takes them meanwhile
+            while len(older) < _MAX_WAITING_EVENTS // 2:
+                older.append(self._events.popleft())
         counts = [each for each in older if isinstance(each, PacketCount)]
         left_out = sum(each.events for each in older if isinstance(each, Lagged))
         left_out += sum(not isinstance(each, PacketCount | Lagged) for each in older)

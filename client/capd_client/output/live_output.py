@@ -147,7 +147,7 @@ class LiveOutput:
             self.destination.close()
 
     def finish(self, packets_total: int) -> None:
-        """Wait until all is written, after the last event, but not for a reader that takes nothing any more.
+        """Wait until all is written, after the last event, but not for a reader that takes nothing any more. Once.
 
         Args:
             packets_total: that the capture has.
@@ -166,4 +166,7 @@ class LiveOutput:
         except OSError as error:
             raise DestinationError(f"packets cannot be written to {self.name!r}: {error.strerror}") from error
         finally:
-            self.destination.close()
+            # Also where Ctrl-C ended the wait: nothing is closed that is still written to.
+            self.destination.give_up()
+            if self._writer.close():
+                self.destination.close()

@@ -114,15 +114,23 @@ class LiveWriter:
         if self._error is not None:
             raise self._error
 
+    def close(self) -> bool:
+        """Close the capture's files, when the thread has ended, and say whether it has.
+
+        A destination that was given up ends it at once, but for a file that is anybody's own and takes its time.
+        """
+        has_ended = self.wait_written(PATIENCE_S)
+        if has_ended:
+            self._files.close()
+        return has_ended
+
     def _is_written(self, patience_s: float | None) -> bool:
         """Wait until all is written, or the reader is left; say which."""
         sent_bytes = self._destination.sent_bytes
         while not self.wait_written(threading.TIMEOUT_MAX if patience_s is None else patience_s):
             if self._destination.sent_bytes == sent_bytes:
                 self._destination.give_up()
-                # What waits in a file that is anybody's own cannot be ended: then the thread ends with that.
-                if self.wait_written(patience_s or 0):
-                    self._files.close()
+                self.close()
                 return False
             sent_bytes = self._destination.sent_bytes
         return True
@@ -191,9 +199,9 @@ class LiveWriter:
         if written_packets:
             self.written_packets += written_packets
             self._unsaid_packets = 0
-        self._miss(part.packets - written_packets)
         if self.is_connected and not is_taken:
-            self._reader_left()
+            self._reader_left()  # the only one has had enough: it has missed nothing
+        self._miss(part.packets - written_packets)
 
     def _miss(self, packets: int) -> None:
         self.missed_packets += packets
