@@ -273,6 +273,8 @@ OPTIONS = [
 ]
 
 
+# tshark now and then stood still, before it captured, beside tests that fill the machine: not yet explained.
+@pytest.mark.alone
 @pytest.mark.parametrize("given", OPTIONS)
 def test_a_program_is_started_as_tshark_starts_it(bench: Bench, home: Path, given: list[tuple[str, str]]) -> None:
     preferences = {name: ",".join(each for key, each in given if key == name) for name, _ in given}

@@ -75,7 +75,7 @@ def test_all_packets_come_in_order_through_many_files(daemon: Daemon, quiet: tup
     got: list[bytes] = []
     with (
         capturing(daemon, **ring(quiet[1], user_dir, max_packet_count=len(frames))) as capture,
-        sending(quiet[0], frames, len(frames), 20_000),
+        sending(quiet[0], frames, len(frames), 5_000),
         stream(capture) as packets,
     ):
         for item in packets:

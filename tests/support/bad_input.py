@@ -335,7 +335,6 @@ DESTINATIONS: dict[str, Bad] = {
     "no such directory": _no_destination("nosuch/x.pcapng", "nosuch", "No such file"),
     "a file as directory": _no_destination("file/x.pcapng", "file", "Not a directory"),
     "a symbolic link": _no_destination("link", "link", "symbolic link"),
-    "a FIFO": _no_destination("fifo", "fifo", "not a regular file"),
     "a socket": _no_destination("socket", "socket", "not a regular file"),
     "not writable": dataclasses.replace(_no_destination("d/x.pcapng", "x.pcapng", "Permission denied"), user=MEMBER),
     "not to be entered": dataclasses.replace(
@@ -389,7 +388,6 @@ def prepare(directory: Path) -> None:
     (directory / "new\nline").mkdir()
     (directory / "file").write_bytes(b"precious")
     (directory / "link").symlink_to("file")
-    os.mkfifo(directory / "fifo")
     with socket.socket(socket.AF_UNIX) as unused:
         unused.bind(str(directory / "socket"))
 
