@@ -180,8 +180,9 @@ def test_strangers_of_many_groups_who_only_connect_slow_nobody(daemon: Daemon) -
         for user in OF_MANY_GROUPS:
             stack.enter_context(process_of(user, partial(connect_and_leave, daemon.socket_path))).hear()
         found_s = times_of_answers(daemon, ALICE, 40)
-    # Reading the groups of each took the loop four milliseconds, and the next ones had connected meanwhile.
-    check_bound(statistics.median(found_s) < 0.02 and max(found_s) < 0.5, f"{found_s}")
+    # Reading the groups of each took the loop four milliseconds, and the next ones had connected meanwhile: an answer
+    # took 1.5 s. Without them it takes some 20 ms on a slow machine.
+    check_bound(statistics.median(found_s) < 0.1 and max(found_s) < 0.5, f"{found_s}")
 
 
 def slow(interface: str, file_name: str) -> StartCapture:
