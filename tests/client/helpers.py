@@ -6,6 +6,7 @@ import re
 import select
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
@@ -14,9 +15,33 @@ from pathlib import Path
 from capd_client import CaptureSession
 from capd_client.conversation.events import Event
 from capd_protocol.formats import pcapng
+from tests.support.tools import descriptors_of
 
 #: Longer than anything here takes on a busy machine.
 PATIENCE_S = 20.0
+
+
+@contextlib.contextmanager
+def nothing_left(is_of_interest: Callable[[str], bool]) -> Generator[None, None, None]:
+    """See that a block leaves no thread, and nothing open.
+
+    Args:
+        is_of_interest: whether what a descriptor is open on, as the kernel calls it, may not be left open.
+    """
+    threads, before = _own_threads(), open_here(is_of_interest)
+    yield
+    wait_until(lambda: not _own_threads() - threads, "all threads have ended")
+    assert open_here(is_of_interest) <= before
+
+
+def open_here(is_of_interest: Callable[[str], bool]) -> set[str]:
+    """Return what this process's descriptors are open on, as far as it is of interest."""
+    return set(filter(is_of_interest, descriptors_of(os.getpid())))
+
+
+def _own_threads() -> set[threading.Thread]:
+    """Return the threads but those that trio keeps for ten seconds."""
+    return {each for each in threading.enumerate() if not each.name.startswith("Trio")}
 
 
 @dataclass

@@ -5,7 +5,6 @@ import os
 import random
 import select
 import struct
-import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -20,7 +19,7 @@ from capd_client.sources.opened import Feeder, OpenedStream, Outcome
 from capd_client.sources.pacing import Schedule
 from capd_client.sources.replay import Replay
 from tests.client.conftest import Bench
-from tests.client.helpers import PATIENCE_S, wait_until
+from tests.client.helpers import PATIENCE_S, nothing_left, open_here, wait_until
 from tests.client.test_streams import USER_ID, checksums, data_of, many, prepared, read_back, typed
 from tests.worker.test_streams import (
     MICROSECOND,
@@ -42,24 +41,12 @@ LATE_S, EARLY_S = 0.4, 0.001
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Generator[None, None, None]:
     """Have no thread and no descriptor left."""
-    threads, pipes = set(threading.enumerate()), open_pipes()
-    yield
-    wait_until(lambda: not own_threads() - threads, "all threads have ended")
-    assert open_pipes() <= pipes
+    with nothing_left(is_pipe_or_replayed):
+        yield
 
 
-def own_threads() -> set[threading.Thread]:
-    """Return the threads but those that trio keeps for ten seconds."""
-    return {each for each in threading.enumerate() if not each.name.startswith("Trio")}
-
-
-def open_pipes() -> set[str]:
-    """Return the pipes that are open here, and capture files that are replayed."""
-    found: set[str] = set()
-    for each in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found.add(str(each.readlink()))
-    return {each for each in found if each.startswith("pipe:") or Path(each).name in ("in", "in.pcap", "in.pcapng")}
+def is_pipe_or_replayed(name: str) -> bool:
+    return name.startswith("pipe:") or Path(name).name in ("in", "in.pcap", "in.pcapng")
 
 
 def spaced(*times_s: float, size_bytes: int = 60) -> list[Frame]:
@@ -327,7 +314,7 @@ def test_nothing_is_left_of_one_whose_capture_is_refused_or_abandoned(bench: Ben
 def test_nothing_is_left_of_one_whose_session_is_dropped(bench: Bench) -> None:
     path = prepared(bench.directory, packets=spaced(0, 1000))
     capture: CaptureSession | None = bench.running(interfaces=f"replay:{path}")
-    assert len(open_pipes()) >= 3
+    assert len(open_here(is_pipe_or_replayed)) >= 3
     capture = None
     assert capture is None
 

@@ -37,7 +37,7 @@ from capd_client.conversation.events import CaptureEvent
 from capd_client.request.options import make_request
 from capd_protocol.messages import FileOpened, Lagged, PacketCount, encode
 from tests.client.conftest import Bench
-from tests.client.helpers import PATIENCE_S, wait_until
+from tests.client.helpers import PATIENCE_S, nothing_left, wait_until
 from tests.client.test_streams import data_of, many
 from tests.worker.test_streams import pcap
 
@@ -47,24 +47,8 @@ PACKETS = many(2000)
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Generator[None, None, None]:
     """Have no thread and no pipe left."""
-    threads, pipes = set(threading.enumerate()), open_pipes()
-    yield
-    wait_until(lambda: not own_threads() - threads, "all threads have ended")
-    assert open_pipes() <= pipes
-
-
-def own_threads() -> set[threading.Thread]:
-    """Return the threads but those that trio keeps for ten seconds."""
-    return {each for each in threading.enumerate() if not each.name.startswith("Trio")}
-
-
-def open_pipes() -> set[str]:
-    """Return the pipes, FIFOs and sockets that are open here."""
-    found: set[str] = set()
-    for each in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found.add(str(each.readlink()))
-    return {each for each in found if each.startswith(("pipe:", "socket:")) or each.endswith("fifo")}
+    with nothing_left(lambda each: each.startswith(("pipe:", "socket:")) or each.endswith("fifo")):
+        yield
 
 
 @pytest.fixture

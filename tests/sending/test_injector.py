@@ -64,7 +64,12 @@ def as_sender(function: Callable[[], _Result], user: User = SENDER) -> _Result:
 
 
 def senders_of(daemon: Daemon) -> list[int]:
-    return [each for each in daemon.workers() if status_of(each)["Name"] == "capd-sender"]
+    found: list[int] = []
+    for each in daemon.workers():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if status_of(each)["Name"] == "capd-sender":
+                found.append(each)
+    return found
 
 
 # What goes out --------------------------------------------------------------------------------------------------------

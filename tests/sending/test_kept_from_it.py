@@ -1,5 +1,6 @@
 """Who is kept from sending later, and what a process that sends can do when somebody has taken it over."""
 
+import contextlib
 import errno
 import os
 import select
@@ -14,7 +15,7 @@ import pytest
 
 from capd_client import Injector, NotPermitted, revoke_captures
 from tests.cli.calling import called
-from tests.sending.helpers import OTHER, RULES, SENDER, frame, mac_of, outside_of
+from tests.sending.helpers import OTHER, RULES, SENDER, Outside, frame, mac_of, outside_of
 from tests.support.accounts import have_account, have_members
 from tests.support.attack import (
     PATIENCE_S,
@@ -66,19 +67,29 @@ def keep_sending(socket_path: str, interface: str, packet: bytes) -> Callable[[C
     return send
 
 
-def begun(process: UserProcess) -> None:
-    assert process.hear() == "ready"
-    process.say("go on")
+class Sending(NamedTuple):
+    """A user's process that sends, and the other end."""
+
+    outside: Outside
+    process: UserProcess
+
+
+@contextlib.contextmanager
+def sending(daemon: Daemon, veth: tuple[str, str], user: User = SENDER) -> Generator[Sending, None, None]:
+    """Have a user send while the block lasts, from the first packets on."""
+    send = keep_sending(daemon.socket_path, veth[0], frame(mac_of(veth[0])))
+    with outside_of(veth[1]) as outside, process_of(user, send) as process:
+        assert process.hear() == "ready"
+        process.say("go on")
+        outside.take(1)
+        yield Sending(outside, process)
 
 
 def test_who_has_lost_the_right_is_kept_from_sending_when_it_is_revoked(
     changing: tuple[Daemon, Path], veth: tuple[str, str]
 ) -> None:
     daemon, path = changing
-    send = keep_sending(daemon.socket_path, veth[0], frame(mac_of(veth[0])))
-    with outside_of(veth[1]) as outside, process_of(SENDER, send) as process:
-        begun(process)
-        outside.take(1)
+    with sending(daemon, veth) as (outside, process):
         sender = sender_of(daemon)
         assert revoke_captures(socket_path=daemon.socket_path).senders_ended == ()
         reload(daemon, path, WITHOUT_SENDING)
@@ -107,10 +118,8 @@ def test_a_process_that_its_user_stops_sends_nothing_after_it_was_revoked(
     changing: tuple[Daemon, Path], veth: tuple[str, str]
 ) -> None:
     daemon, _ = changing
-    send = keep_sending(daemon.socket_path, veth[0], frame(mac_of(veth[0])))
-    with outside_of(veth[1]) as outside, process_of(SENDER, send) as process:
-        begun(process)
-        outside.take(10)
+    with sending(daemon, veth) as (outside, process):
+        outside.take(9)
         sender = sender_of(daemon)
         os.kill(sender, signal.SIGSTOP)
         eventually(lambda: status_of(sender)["State"][0] == "T", "it stops")
@@ -304,10 +313,7 @@ def test_a_rule_that_allows_less_now_ends_it_and_one_that_allows_as_much_does_no
     changing: tuple[Daemon, Path], veth: tuple[str, str]
 ) -> None:
     daemon, path = changing
-    send = keep_sending(daemon.socket_path, veth[0], frame(mac_of(veth[0])))
-    with outside_of(veth[1]) as outside, process_of(SENDER, send) as process:
-        begun(process)
-        outside.take(1)
+    with sending(daemon, veth) as (_, process):
         reload(daemon, path, RULES.replace('send_interfaces = ["tx*"]', 'send_interfaces = ["t*"]'))
         assert revoke_captures(socket_path=daemon.socket_path).senders_ended == ()
         reload(daemon, path, RULES.replace("send_source_macs", "max_send_pps = 5\nsend_source_macs"))
@@ -324,14 +330,13 @@ def test_who_has_lost_the_group_of_the_rule_is_kept_from_sending(make_dir: MakeD
     directory = make_dir("group")
     rule = f'[[rule]]\nname = "group"\ngroups = [{group_id}]\nsend = true\n'
     (directory / "capd.toml").write_text(rule)
-    with running_daemon(directory, "--config", str(directory / "capd.toml")) as daemon:
-        send = keep_sending(daemon.socket_path, veth[0], frame(mac_of(veth[0])))
-        with outside_of(veth[1]) as outside, process_of(MEMBER, send) as process:
-            begun(process)
-            outside.take(1)
-            assert revoke_captures(socket_path=daemon.socket_path).senders_ended == ()
-            have_members(group_id, [])
-            (line,) = revoke_captures(socket_path=daemon.socket_path).senders_ended
-            assert line.user_id == MEMBER.user_id
-            with pytest.raises(NotPermitted):
-                process.hear()
+    with (
+        running_daemon(directory, "--config", str(directory / "capd.toml")) as daemon,
+        sending(daemon, veth, MEMBER) as (_, process),
+    ):
+        assert revoke_captures(socket_path=daemon.socket_path).senders_ended == ()
+        have_members(group_id, [])
+        (line,) = revoke_captures(socket_path=daemon.socket_path).senders_ended
+        assert line.user_id == MEMBER.user_id
+        with pytest.raises(NotPermitted):
+            process.hear()

@@ -296,7 +296,7 @@ def test_a_network_namespace_has_a_daemon_as_the_documentation_says(service: Mac
         path = "/home/capd-alice/blue.pcapng"
         options = ("-i", "b1", "--netns", "blue", "-w", path, "--name", "blue", "--detach", "-f", "not ip6")
         service.run("capctl", "capture", *options, user="capd-alice")
-        with network_namespace_at(str(service.path("/proc/1/root/run/netns/blue"))):
+        with network_namespace_at(str(service.path("/run/netns/blue"))):
             assert send("b0", FRAMES, 3) == 3
         socket = ("--socket", "/run/capd-netns/blue/capd.sock")
         service.run("capctl", *socket, "flush", "blue", user="capd-alice")

@@ -29,10 +29,7 @@ class Connection:
             RemoteProtocolError: it is no message, or a descriptor came along.
         """
         while (frame := self._decoder.next_frame()) is None:
-            try:
-                data = await self._socket.receive(_RECEIVE_BYTES)
-            except ConnectionResetError:
-                return None
+            data = await self._socket.receive(_RECEIVE_BYTES)
             if not data:
                 self._decoder.check_end()
                 return None

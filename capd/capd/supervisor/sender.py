@@ -128,7 +128,7 @@ class SenderProcess:
                 if not is_ready and not self.report.is_last:
                     is_ready = True
                     await on_ready()
-        except (ConnectionResetError, trio.ClosedResourceError):
+        except trio.ClosedResourceError:
             return
         except RemoteProtocolError as error:
             # It runs with a user's rights: whatever it says, it can only end its own sending.

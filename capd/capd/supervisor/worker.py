@@ -225,8 +225,6 @@ class Worker:
                         nursery.start_soon(self._serve, message, control, nursery.cancel_scope)
                     else:
                         on_message(self._checked(message, len(frame.payload)))
-        except ConnectionResetError:
-            return
         except RemoteProtocolError as error:
             self._complain(error)
 

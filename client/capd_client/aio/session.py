@@ -13,6 +13,7 @@ from capd_client.conversation.capture import Answered, Asked
 from capd_client.conversation.events import CaptureEvent, Event, EventType, Wanted, pair_of, wanted_types
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
 from capd_client.errors import CaptureEnded, CaptureError, DaemonGone, DestinationError
+from capd_client.output.destinations import READER_LOOK_S
 from capd_client.output.live_output import LOOK_S, LiveOutput, add_to_error, with_live_output
 from capd_client.request.options import (
     CaptureArguments,
@@ -24,9 +25,6 @@ from capd_client.request.options import (
 from capd_client.transport.connect import Transport, connect_for, offer_of
 from capd_client.transport.passed import CaptureFiles
 from capd_protocol.messages import AttachCapture, FlushCapture, RotateCapture, Rotated, SnapshotTaken, StartCapture
-
-#: How often it is looked whether a FIFO has a reader. Chosen: a program takes longer to start.
-_LOOK_S = 0.01
 
 
 class CaptureSession(SessionBase):
@@ -143,7 +141,7 @@ class CaptureSession(SessionBase):
     async def _wait_for_reader(output: LiveOutput) -> None:
         """Wait for the first reader, and not in a thread: opening a FIFO cannot be broken off there."""
         while not output.has_reader():  # noqa: ASYNC110  # the kernel tells nobody
-            await anyio.sleep(_LOOK_S)
+            await anyio.sleep(READER_LOOK_S)
 
     async def _receive_all(self, connection: Connection, output: LiveOutput) -> None:
         try:

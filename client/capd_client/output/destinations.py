@@ -21,6 +21,9 @@ from capd_protocol.text import quoted
 _STANDARD_OUTPUT = 1
 #: Linux's devices.txt: not of blocks, and its number.
 _NULL = (False, os.makedev(1, 3))
+#: How often it is looked whether the reader has left, or another one has come, while nothing is written. Chosen: a
+#: program that is started anew takes longer to open a FIFO again.
+READER_LOOK_S = 0.01
 #: How often a write that waits looks whether it was given up. Chosen: nobody notices.
 _LOOK_S = 0.1
 #: How soon a file that takes nothing now is asked again, where nothing can be waited for.

@@ -9,16 +9,13 @@ from typing import BinaryIO
 
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureError
-from capd_client.output.destinations import LiveDestination, ReaderGone
+from capd_client.output.destinations import READER_LOOK_S, LiveDestination, ReaderGone
 from capd_client.output.joining import JoinedFiles
 from capd_client.output.readers import ReaderChange, ReaderEvent, ReaderReport
 from capd_client.reading.gap import Gap
 from capd_client.reading.live import FilePart, LiveFiles
 from capd_protocol.messages import FileOpened
 
-#: How often it is looked whether the reader has left, or another one has come, while nothing is written. Chosen: a
-#: program that is started anew takes longer to open a FIFO again.
-_LOOK_S = 0.01
 #: How long a reader may take nothing, once the capture has ended. Chosen: a network that stalls has come back by then,
 #: and nobody waits for longer.
 PATIENCE_S = 5.0
@@ -166,7 +163,7 @@ class LiveWriter:
             with self._changed:
                 item = self._files.next_part()
                 if item is None and not self._is_over:
-                    self._changed.wait(_LOOK_S)
+                    self._changed.wait(READER_LOOK_S)
                     item = self._files.next_part()
                 if item is not None or self._is_over:
                     return item

@@ -51,10 +51,14 @@ class OpenNamespace(NamedTuple):
         return [self.network_fd, *(() if self.owner_fd is None else (self.owner_fd,))]
 
 
+def _name_of(netns: Netns) -> str:
+    return os.fspath(netns) if isinstance(netns, os.PathLike) else str(netns)
+
+
 def _path_of(netns: Netns) -> Path:
     if isinstance(netns, bool) or not isinstance(netns, str | int | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidArgument(f"netns is {netns!r:.80}; it must be {ArgumentType.NETNS.value}", argument="netns")
-    name = os.fspath(netns) if isinstance(netns, os.PathLike) else str(netns)
+    name = _name_of(netns)
     if not name or "\0" in name or len(os.fsencode(name)) > _MAX_NAME_BYTES or not name.isprintable():
         raise InvalidArgument(f"{quoted(name)} is no network namespace: name one", argument="netns")
     if "/" in name:
@@ -87,7 +91,7 @@ def opened(netns: Netns) -> Generator[OpenNamespace, None, None]:
         NotPermitted: this user may not open it.
     """
     path = _path_of(netns)
-    name = os.fspath(netns) if isinstance(netns, os.PathLike) else str(netns)
+    name = _name_of(netns)
     with contextlib.ExitStack() as owned:
         try:
             network_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
