@@ -5,6 +5,7 @@ Accounts are its own too (``tests.support.accounts``).
 
 import itertools
 import os
+import signal
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -35,6 +36,14 @@ _numbers = itertools.count(1)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have the tests of the service come first: they share a machine, and the others would wait for them at the end."""
     items.sort(key=lambda item: "systemd" not in item.path.parts)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> None:
+    """Have programs be ended by what a terminal sends, which a shell ignores in what it starts in the background."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -70,6 +70,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--monitor-mode", action="store_true", help="keep CAP_NET_ADMIN, for monitor mode and Wi-Fi channels"
     )
     parser.add_argument(
+        "--modules",
+        action="store_true",
+        help="keep CAP_NET_ADMIN, for devices of capture modules that rules allow, such as nflog",
+    )
+    parser.add_argument(
         "--netns",
         default="",
         metavar="NAME",
@@ -96,9 +101,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _kept(monitor_mode: bool) -> set[Capability]:
+def _kept(arguments: argparse.Namespace) -> set[Capability]:
     kept = {Capability.NET_RAW, Capability.SETUID, Capability.SETGID}
-    return kept | {Capability.NET_ADMIN} if monitor_mode else kept
+    return kept | {Capability.NET_ADMIN} if arguments.monitor_mode or arguments.modules else kept
 
 
 def _default(group: str, owner: Owner | None = None) -> reader.Config:
@@ -173,7 +178,7 @@ def _run_daemon(argv: list[str]) -> int:
             connection = socket.socket(fileno=arguments.private_fd)
             if arguments.netns_fds and not _is_in_namespace(arguments, connection):
                 return 1
-            privileges.restrict_daemon(_kept(arguments.monitor_mode))
+            privileges.restrict_daemon(_kept(arguments))
             # Without CAP_NET_RAW it answers questions, and captures for nobody.
             owner = Owner(os.getuid(), may_capture=privileges.has_capability(Capability.NET_RAW))
             own = _default(arguments.group or DEFAULT_GROUP, owner)
@@ -187,7 +192,7 @@ def _run_daemon(argv: list[str]) -> int:
                 listening(arguments.socket, passed.others) as listener,
                 listening_for_containers(arguments.container_socket, arguments.socket, passed.others) as of_containers,
             ):
-                privileges.restrict_daemon(_kept(arguments.monitor_mode))
+                privileges.restrict_daemon(_kept(arguments))
                 load = partial(_configuration, arguments)
                 daemon = Daemon(
                     load,

@@ -20,13 +20,14 @@ from capd.captures.registry import Captures
 from capd.clients.server import Server
 from capd.config.reader import Config, ConfigError
 from capd.errors import RequestRefused
+from capd.leases.devices import Devices
+from capd.leases.senders import Senders
 from capd.metrics.switch import Metrics
 from capd.network.monitor import Monitor
 from capd.pacing.threads import in_thread
 from capd.policy.audit import Audit
 from capd.policy.peer import NOBODY, Peer
 from capd.policy.people import People, find_group
-from capd.sending.senders import Senders
 from capd.service import systemd
 from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import PacketRingMaker
@@ -69,6 +70,7 @@ class Daemon:
         self._detached = Detached(self._captures, self._monitor, self._audit, self._closer)
         self.people = People()
         self._senders = Senders(lambda: self._captures.policy, self._monitor, self._spawner, self._closer, self.people)
+        self._devices = Devices(lambda: self._captures.policy, self._spawner, self._closer, self.people)
         self._server = Server(
             self._captures,
             self._detached,
@@ -77,6 +79,7 @@ class Daemon:
             self._closer,
             people=self.people,
             senders=self._senders,
+            devices=self._devices,
         )
         self._metrics = Metrics(
             self._captures, lambda: self._server.clients, lambda: self._senders.sent_total, self._closer
@@ -164,6 +167,7 @@ class Daemon:
                 systemd.notify("STOPPING=1")
                 self._captures.stop_all()
                 self._senders.stop_all()
+                self._devices.stop_all()
                 # At the second signal, or when it takes too long, at once.
                 with trio.move_on_after(limits.STOP_TIMEOUT_S):
                     async with trio.open_nursery() as ending:
@@ -176,6 +180,7 @@ class Daemon:
     async def _cancel_when_ended(self, scope: trio.CancelScope) -> None:
         await self._captures.wait_all_ended()
         await self._senders.wait_all_ended()
+        await self._devices.wait_all_ended()
         scope.cancel()
 
     async def _await_group(self, nursery: trio.Nursery) -> None:

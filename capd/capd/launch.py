@@ -40,6 +40,8 @@ class Job(bytes, enum.Enum):
     SERVING = b"s"
     #: Sending a client's packets (``capd.worker.sending``).
     SENDING = b"p"
+    #: Capturing from a device of a capture module (``capd.worker.helpers.device``).
+    DEVICE = b"d"
 
 
 #: Orders to a process that closes: take these descriptors; and, close them now, which it answers with a byte.
@@ -196,6 +198,20 @@ class SenderReport(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
     #: It is the last one.
     is_last: bool = False
+
+
+class DeviceLaunch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process needs to know that becomes a capture module's.
+
+    With it comes the end of a pipe for the packets. What the module's process sends is in ``capd_protocol.devices``. It
+    ends when the daemon closes its side.
+    """
+
+    user_id: int
+    group_id: int
+    groups: tuple[int, ...]
+    #: What is executed; the descriptors of its socket and of the pipe follow.
+    command: tuple[str, ...]
 
 
 class RingFilter(msgspec.Struct, frozen=True, kw_only=True):

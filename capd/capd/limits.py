@@ -33,9 +33,9 @@ MAX_OF_MANY_GROUPS = 32
 #: takes one (MAX_CLIENTS and the three others above: 1,216), and another one for the directory of the capture that it
 #: is attached to (704); a capture takes eight at most for its processes and its directory (MAX_CAPTURES, and 64 of
 #: root: 2,560), and while it runs one for the ring of each of its 64 interfaces, and one for what triggers snapshots
-#: there (40,960); a client that sends takes four more (MAX_SENDERS, and 16 of root: 320). The rest is for captures of
-#: the configuration, and for what is opened and closed meanwhile. Where the system allows less, whatever finds none is
-#: refused.
+#: there (40,960); a client that sends takes four more (MAX_SENDERS, and 16 of root: 320), one with a device too
+#: (160). The rest is for captures of the configuration, and for what is opened and closed meanwhile. Where the system
+#: allows less, whatever finds none is refused.
 DESCRIPTORS = 65_536
 
 # Accounts --------------------------------------------------------------------------------------------------------
@@ -168,6 +168,19 @@ MAX_SENDERS_PER_USER = 16
 #: Of all users but root, whose senders come on top; a further one is refused. Chosen: four users who have all that they
 #: may.
 MAX_SENDERS = 64
+#: Devices of capture modules that are open for one user at once, root too; a further one is refused. Chosen: each has a
+#: process of its own, of some 20 MiB, and what the kernel keeps for it.
+MAX_DEVICES_PER_USER = 8
+#: Of all users but root, whose devices come on top; a further one is refused. Chosen: four users who have all that they
+#: may.
+MAX_DEVICES = 32
+#: A module that has not activated its device by then does not. Chosen: as long as one that a client starts.
+DEVICE_TIMEOUT_S = 10.0
+#: How long its process may take to end, two times, before it is killed: so much longer it may read what was revoked.
+DEVICE_END_TIMEOUT_S = 0.5
+#: Of the kernel's memory for one of these, of all but root; whoever asks for more is refused. Chosen: two times what
+#: netfilter's log has if nobody says; beyond the system's own limit, since CAP_NET_ADMIN knows none.
+MAX_DEVICE_BUFFER_BYTES = 64 * 1024 * 1024
 #: A client that has connected must have sent its request by then, or it is cut off.
 REQUEST_TIMEOUT_S = 10.0
 #: The process that forks workers is started anew so long after one has ended; a capture that is asked for meanwhile

@@ -10,7 +10,7 @@ import pytest
 
 from capd_client import ChildError, InterfaceError, InvalidArgument, UnsupportedError, read
 from capd_client.modules.contract import Options, Packet, Statistics
-from capd_client.modules.libpcap import LibpcapCapture
+from capd_client.modules.devices.libpcap import LibpcapCapture
 from tests.cli.calling import called
 from tests.client.conftest import Bench
 from tests.client.helpers import wait_until

@@ -26,7 +26,7 @@ from capd_client import (
     aio,
     read,
 )
-from capd_client.modules import dbus_wire
+from capd_client.modules.devices import dbus_wire
 from capd_protocol.messages.interfaces import InterfaceType
 from tests.cli.calling import called
 from tests.client.conftest import Bench

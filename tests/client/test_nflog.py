@@ -20,8 +20,8 @@ from capd_client import (
     UnsupportedError,
     read,
 )
-from capd_client.modules import nflog_wire
-from capd_client.modules.nflog import NflogCapture
+from capd_client.modules.devices import nflog_wire
+from capd_client.modules.devices.nflog import NflogCapture
 from capd_protocol.formats.packet_flags import Direction
 from tests.capture.helpers import ip
 from tests.cli.calling import called

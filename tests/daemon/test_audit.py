@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ import trio.testing
 
 from capd import limits
 from capd.errors import RequestRefused
+from capd.pacing import rate_limited_log
 from capd.pacing.rate_limited_log import Restrained
 from capd.pacing.rates import Rate
 from capd.policy.audit import Audit, Journal
@@ -262,12 +264,16 @@ async def test_what_clients_do_wrong_is_some_lines_and_a_number(
         assert mine[-1] == f"{1000 - burst} lines about clients of user {user_id} were left out"
 
 
-def test_what_was_left_out_is_told_with_the_next_line_at_its_level(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_left_out_is_told_with_the_next_line_at_its_level(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO)
+    now_s = [1000.0]
+    monkeypatch.setattr(rate_limited_log, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     lines = Restrained(logging.getLogger("capd.test"), Rate(1000, 2), "it")
     for number in range(5):
         lines.say(logging.INFO, "%d", number)
-    time.sleep(0.002)
+    now_s[0] += 0.002
     lines.say(logging.ERROR, "5")
     assert caplog.messages == ["0", "1", "3 lines about it were left out", "5"]
     assert [each.levelno for each in caplog.records] == [logging.INFO] * 3 + [logging.ERROR]

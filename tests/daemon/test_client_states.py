@@ -16,9 +16,11 @@ from capd_protocol.messages import (
     GetCapabilities,
     GetDriverCounters,
     Hello,
+    InterfaceRequest,
     ListCaptures,
     ListInterfaces,
     Message,
+    OpenDevice,
     PacketCount,
     Request,
     RevokeCaptures,
@@ -37,13 +39,14 @@ GREETING = Hello(protocol_version=1, software="x")
 STOP, ROTATE, FLUSH, SNAPSHOT = StopCapture(), RotateCapture(), FlushCapture(), SnapshotCapture()
 ORDERS: tuple[OrderRequest, ...] = (STOP, ROTATE, FLUSH, SNAPSHOT)
 SEND = StartSending(interface="lo")
+OPEN = OpenDevice(interface=InterfaceRequest(name="nflog", is_stream=True))
 START, ATTACH = request_for("lo"), AttachCapture(capture=1)
 WATCHES = (WatchInterfaces(), WatchStatistics())
 ONE_BY_ONE: tuple[Message, ...] = (
     *(ListCaptures(), WhoAmI(), ListInterfaces(), GetCapabilities(interface="lo"), GetDriverCounters(interface="lo")),
     RevokeCaptures(),
 )
-REQUESTS: tuple[Message, ...] = (*ONE_BY_ONE, *ORDERS, START, ATTACH, *WATCHES, SEND)
+REQUESTS: tuple[Message, ...] = (*ONE_BY_ONE, *ORDERS, START, ATTACH, *WATCHES, SEND, OPEN)
 NO_REQUESTS: tuple[Message, ...] = (
     *(GREETING, FileOpened("x"), PacketCount(1), Started(capture_id=1)),
     Ended(reason=EndReason.STOPPED, interfaces=()),
@@ -57,7 +60,7 @@ WAYS: dict[State, tuple[Message | Step, ...]] = {
     State.ORDERING: (GREETING, START, FLUSH),
     State.ANSWERING: (GREETING, START, FLUSH, Step.ORDER_ANSWERED),
     State.WATCHING: (GREETING, WatchInterfaces()),
-    State.SENDING: (GREETING, SEND),
+    State.LEASING: (GREETING, SEND),
 }
 MAY_BE_SAID: dict[State, tuple[Message, ...]] = {
     State.GREETING: (GREETING,),
@@ -66,7 +69,7 @@ MAY_BE_SAID: dict[State, tuple[Message, ...]] = {
     State.ORDERING: (STOP,),
     State.ANSWERING: (STOP,),
     State.WATCHING: (),
-    State.SENDING: (),
+    State.LEASING: (),
 }
 
 

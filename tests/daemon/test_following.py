@@ -20,12 +20,13 @@ from capd.clients.following import Following
 from capd.clients.services import Services
 from capd.clients.states import Conversation
 from capd.errors import RequestRefused
+from capd.leases.devices import Devices
+from capd.leases.senders import Senders
 from capd.network.monitor import Monitor
 from capd.policy.audit import Audit
 from capd.policy.peer import Peer
 from capd.policy.people import People
 from capd.policy.rules import Policy
-from capd.sending.senders import Senders
 from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
@@ -130,6 +131,7 @@ async def talking(settled: Settled = at_once, *, peer: Peer = ROOT, is_own: bool
         admission=Admission(people, captures, closer, audit),
         revoker=Revoker(captures, people, monitor),
         senders=Senders(Policy, monitor, Spawner(), closer, people),
+        devices=Devices(Policy, Spawner(), closer, people),
     )
     with captures.granted(ROOT, request_for("lo", name="a")) as capture:
         talk = Talk(services, capture, peer, is_own=is_own)

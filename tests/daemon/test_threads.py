@@ -10,12 +10,13 @@ import trio
 from capd.captures.lasting.detached import Detached
 from capd.captures.registry import Captures
 from capd.clients.server import Server
+from capd.leases.devices import Devices
+from capd.leases.senders import Senders
 from capd.network.monitor import Monitor
 from capd.pacing.threads import in_thread
 from capd.policy.audit import Audit
 from capd.policy.people import People
 from capd.policy.rules import Policy
-from capd.sending.senders import Senders
 from capd.supervisor.closer import Closer
 from capd.supervisor.packet_rings import PacketRingMaker
 from capd.supervisor.spawner import Spawner
@@ -88,7 +89,9 @@ async def test_a_request_that_needs_a_thread_is_refused_and_others_are_not(reque
     captures = Captures(Policy(), Spawner(), closer, PacketRingMaker())
     monitor, audit = Monitor(), Audit()
     senders = Senders(Policy, monitor, Spawner(), closer, People())
-    server = Server(captures, Detached(captures, monitor, audit, closer), monitor, audit, closer, senders=senders)
+    devices = Devices(Policy, Spawner(), closer, People())
+    detached = Detached(captures, monitor, audit, closer)
+    server = Server(captures, detached, monitor, audit, closer, senders=senders, devices=devices)
     ours, theirs = socket.socketpair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(monitor.run)

@@ -28,6 +28,8 @@ from capd_protocol.messages import (
     Counters,
     DeletionReason,
     Destination,
+    DeviceEnded,
+    DeviceOpened,
     DirectoryWanted,
     DriverCounters,
     Drops,
@@ -58,6 +60,7 @@ from capd_protocol.messages import (
     ListCaptures,
     ListInterfaces,
     Message,
+    OpenDevice,
     PacketCount,
     Permission,
     Permissions,
@@ -67,6 +70,7 @@ from capd_protocol.messages import (
     RevokeCaptures,
     Revoked,
     RevokedCapture,
+    RevokedDevice,
     RevokedSender,
     RotateCapture,
     Rotated,
@@ -361,6 +365,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     max_disk_bytes=None,
                     max_duration_s=None,
                     send=SendPermission(interfaces=("eth0",), max_pps=1000, source_macs=("*",)),
+                    devices=("nflog:5", "dbus-*"),
                 ),
             ),
             advice="ask netops",
@@ -382,6 +387,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "max_disk_bytes": 1_000_000_000_000,
                     "max_duration_s": 0.5,
                     "send": None,
+                    "devices": [],
                 },
                 {
                     "rule": "rest",
@@ -394,6 +400,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "max_disk_bytes": None,
                     "max_duration_s": None,
                     "send": {"interfaces": ["eth0"], "max_pps": 1000, "source_macs": ["*"]},
+                    "devices": ["nflog:5", "dbus-*"],
                 },
             ],
             "advice": "ask netops",
@@ -437,6 +444,8 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
             is_last=False,
             senders_ended=(RevokedSender(user_id=1000, interface="eth0", why="no rule names the user"),),
             senders_kept=(RevokedSender(user_id=1001, interface="eth1", why="unknown", is_contained=True),),
+            devices_ended=(RevokedDevice(user_id=1000, device="nflog:5", why="no rule names the user"),),
+            devices_kept=(RevokedDevice(user_id=1001, device="nflog:6", why="unknown", is_contained=True),),
         ),
         "a",
         {
@@ -456,14 +465,49 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                 {"user_id": 1000, "interface": "eth0", "why": "no rule names the user", "is_contained": False}
             ],
             "senders_kept": [{"user_id": 1001, "interface": "eth1", "why": "unknown", "is_contained": True}],
+            "devices_ended": [
+                {"user_id": 1000, "device": "nflog:5", "why": "no rule names the user", "is_contained": False}
+            ],
+            "devices_kept": [{"user_id": 1001, "device": "nflog:6", "why": "unknown", "is_contained": True}],
         },
     ),
     (
         Revoked(ended=(), kept=(), is_last=True),
         "a",
-        {"type": "revoked", "ended": [], "kept": [], "is_last": True, "senders_ended": [], "senders_kept": []},
+        {
+            "type": "revoked",
+            "ended": [],
+            "kept": [],
+            "is_last": True,
+            "senders_ended": [],
+            "senders_kept": [],
+            "devices_ended": [],
+            "devices_kept": [],
+        },
     ),
     (StartSending(interface="eth0"), "r", {"type": "send", "interface": "eth0"}),
+    (
+        OpenDevice(interface=InterfaceRequest(name="nflog:5", is_stream=True, direction="in")),
+        "r",
+        {
+            "type": "open_device",
+            "interface": {
+                "name": "nflog:5",
+                "capture_filter": "",
+                "snaplen_bytes": 262144,
+                "promiscuous": None,
+                "monitor_mode": False,
+                "wifi_channel": None,
+                "link_layer_type": None,
+                "kernel_buffer_size_bytes": None,
+                "direction": "in",
+                "is_stream": True,
+                "comes_again": False,
+            },
+        },
+    ),
+    (DeviceOpened(rule="log"), "a", {"type": "device_opened", "rule": "log"}),
+    (DeviceEnded(failure=FAILURE), "e", {"type": "device_ended", "failure": FAILURE_JSON}),
     (
         Sending(
             interface="eth0", rule="replay", max_frame_bytes=1514, max_pps=None, source_macs=("02:00:00:00:00:01",)

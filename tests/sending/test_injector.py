@@ -409,8 +409,8 @@ def test_an_interface_that_gets_a_name_without_a_rule_is_sent_on_no_more(sending
             with Injector("txname", socket_path=sending.socket_path) as injector:
                 injector.send(frame(source))
                 ready.set()
-                # Seldom enough that none falls into the moment in which the interface is down.
-                with pytest.raises(NotPermitted) as raised:
+                # On a slow machine one may fall into the moment in which the interface is down.
+                with pytest.raises((NotPermitted, InterfaceError)) as raised:
                     injector.send_many(itertools.repeat(frame(source)), rate=1)
                 return str(raised.value)
 

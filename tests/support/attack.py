@@ -10,6 +10,7 @@ import platform
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -228,6 +229,8 @@ class RawClient:
         self._attaches = False
         #: On which the capture's process passes files; what the daemon has sent last.
         self.channel: socket.socket | None = None
+        #: Pipes with packets of devices, which the daemon has sent.
+        self.pipes: list[int] = []
         if greet:
             with contextlib.suppress(BrokenPipeError):  # the daemon may refuse without being asked
                 self.send(HELLO)
@@ -284,7 +287,9 @@ class RawClient:
                 data, descriptors, _, _ = socket.recv_fds(self.socket, 65536, 1)
             except ConnectionResetError:
                 data, descriptors = b"", []
-            if descriptors:
+            if descriptors and stat.S_ISFIFO(os.fstat(descriptors[0]).st_mode):
+                self.pipes += descriptors
+            elif descriptors:
                 self._pass_offered(socket.socket(fileno=descriptors[0]))
             if not data:
                 self._decoder.check_end()
@@ -316,6 +321,8 @@ class RawClient:
         self.socket.close()
         if self.channel is not None:
             self.channel.close()
+        while self.pipes:
+            os.close(self.pipes.pop())
         self._forget_offered()
 
 

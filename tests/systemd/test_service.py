@@ -241,6 +241,30 @@ def test_a_drop_in_gives_monitor_mode_its_capability(service: Machine) -> None:
         service.configure()
 
 
+def test_a_drop_in_has_the_service_open_devices_for_those_whom_a_rule_names(service: Machine) -> None:
+    _, *lines = shown("docs/modules.md", "[Service]\nAmbientCapabilities=", "systemd").splitlines()
+    configuration = service.path("/etc/capd/capd.toml")
+    rules = "table inet capd { chain out { type filter hook output priority 0; udp dport 7 log group 5; }; }"
+    send_some = "import socket\nfor _ in range(3): socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 7))"
+    try:
+        configuration.write_text('[[rule]]\nname = "log"\nusers = ["capd-alice"]\ndevices = ["nflog:5"]\n')
+        service.configure(*lines)
+        service.run("ip", "link", "set", "lo", "up")
+        service.run("nft", rules)
+        words = ("-w", "/home/capd-alice/log.pcapng", "-c", 3)
+        with capturing(service, "capd-alice", *words, interface="nflog:5") as capture:
+            capture.next("file")
+            service.run("python3", "-c", send_some)
+            capture.next("ended")
+        check_complete(service.path("/home/capd-alice/log.pcapng"), 3)
+        with capturing(service, "capd-bob", "-w", "/home/capd-bob/log.pcapng", interface="nflog:5") as capture:
+            assert capture.next("error")["code"] == "not_permitted"
+    finally:
+        service.done("nft", "flush", "ruleset")
+        configuration.unlink()
+        service.configure()
+
+
 # Containers --------------------------------------------------------------------------------------------------------
 
 

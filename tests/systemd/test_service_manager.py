@@ -16,12 +16,13 @@ from capd import limits
 from capd.captures.lasting.detached import Detached
 from capd.captures.registry import Captures
 from capd.clients.server import Server
+from capd.leases.devices import Devices
+from capd.leases.senders import Senders
 from capd.network.monitor import Monitor
 from capd.policy.audit import Audit
 from capd.policy.peer import Peer
 from capd.policy.people import People
 from capd.policy.rules import Policy
-from capd.sending.senders import Senders
 from capd.service import systemd
 from capd.service.systemd import Inherited, ServiceManagerError, listener_of, take_inherited, watchdog_interval_s
 from capd.supervisor.closer import Closer
@@ -253,7 +254,9 @@ async def test_the_status_counts_captures_and_their_users() -> None:
     captures = Captures(Policy(owner_id=1000), Spawner(), Closer(), PacketRingMaker())
     monitor, audit = Monitor(), Audit()
     senders = Senders(Policy, monitor, Spawner(), Closer(), People())
-    server = Server(captures, Detached(captures, monitor, audit, Closer()), monitor, audit, Closer(), senders=senders)
+    devices = Devices(Policy, Spawner(), Closer(), People())
+    detached = Detached(captures, monitor, audit, Closer())
+    server = Server(captures, detached, monitor, audit, Closer(), senders=senders, devices=devices)
     assert server.status() == "0 captures of 0 users, 0 clients"
     root, user = (Peer(1, user_id, user_id, ()) for user_id in (0, 1000))
     with captures.granted(root, request_for("lo")):

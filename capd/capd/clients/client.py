@@ -6,6 +6,7 @@ closes its side, the capture ends. One that is attached to a capture only follow
 
 import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import cast
 
@@ -17,11 +18,12 @@ from capd.captures.capture import Capture
 from capd.captures.subscribers import Subscriber
 from capd.clients.connection import Connection
 from capd.clients.following import Following, carry_out
+from capd.clients.leasing import LeasingClient
 from capd.clients.questions import answer
-from capd.clients.sending import SendingClient
 from capd.clients.services import Services
 from capd.clients.states import Conversation, OrderRequest, State, Step, failure_of
 from capd.errors import RequestRefused, no_room
+from capd.leases.leases import Lease
 from capd.network.monitor import Count, Watch
 from capd.policy.peer import Peer
 from capd.supervisor.handover import FromClient, channel
@@ -38,6 +40,7 @@ from capd_protocol.messages import (
     FlushCapture,
     Hello,
     Message,
+    OpenDevice,
     Refused,
     Request,
     RevokeCaptures,
@@ -138,7 +141,11 @@ class Client:
             case RevokeCaptures():
                 await self._revoke(request)
             case StartSending():
-                await self._send(request)
+                self._captures.policy.rules_or_refuse(self._peer)
+                link = await self._services.senders.find(request.interface)
+                await self._lease(request, self._services.senders.granted(self._peer, link))
+            case OpenDevice():
+                await self._lease(request, self._services.devices.granted(self._peer, request.interface))
             case StopCapture() | RotateCapture() | FlushCapture() | SnapshotCapture():
                 await self._order(request)
             case _:
@@ -158,17 +165,23 @@ class Client:
         services = self._services
         decision = await services.revoker.revoke(self._peer, request)
         of_senders = await services.senders.revoke(request)
-        ended, kept = (tuple(each.line for each in decided) for decided in of_senders)
+        of_devices = await services.devices.revoke(request)
+        leases = {
+            "senders_ended": tuple(each.lease.revoked(each.why) for each in of_senders.ended),
+            "senders_kept": tuple(each.lease.revoked(each.why) for each in of_senders.kept),
+            "devices_ended": tuple(each.lease.revoked(each.why) for each in of_devices.ended),
+            "devices_kept": tuple(each.lease.revoked(each.why) for each in of_devices.kept),
+        }
+        ended = {name: len(lines) for name, lines in leases.items() if name.endswith("ended")}
         # Whether the answer is taken or not.
-        self._audit.granted(self._peer, request, **decision.record(), senders_ended=len(ended))
+        self._audit.granted(self._peer, request, **decision.record(), **ended)
         for revoked in decision.answers():
-            if revoked.is_last:
-                revoked = msgspec.structs.replace(revoked, senders_ended=ended, senders_kept=kept)  # noqa: PLW2901
-            await self._say(revoked)
+            await self._say(msgspec.structs.replace(revoked, **leases) if revoked.is_last else revoked)
 
-    async def _send(self, request: StartSending) -> None:
-        """Have the client send packets until the end, unless that cannot be begun."""
-        refused = await SendingClient(self._services, self._peer, self._connection, self._conversation).run(request)
+    async def _lease(self, request: Request, granted: AbstractContextManager[Lease]) -> None:
+        """Let the client have what it asked for until the end, unless that cannot be begun."""
+        leasing = LeasingClient(self._services, self._peer, self._connection, self._conversation)
+        refused = await leasing.run(request, granted)
         if refused is not None:
             self._captures.tally.add_refused(refused.failure.code)
             await self._refuse(refused.failure)

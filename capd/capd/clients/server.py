@@ -18,11 +18,12 @@ from capd.clients.connection import Connection
 from capd.clients.services import Services
 from capd.clients.states import failure_of
 from capd.errors import RequestRefused, no_room
+from capd.leases.devices import Devices
+from capd.leases.senders import Senders
 from capd.network.monitor import Monitor
 from capd.policy.audit import Audit
 from capd.policy.peer import NOBODY, Peer
 from capd.policy.people import People
-from capd.sending.senders import Senders
 from capd.service.listener import Reserve, accepted
 from capd.supervisor.closer import Closer
 from capd_protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -41,6 +42,7 @@ class Server:
         closer: Closer,
         *,
         senders: Senders,
+        devices: Devices,
         people: People | None = None,
     ) -> None:
         people = people or People()
@@ -57,6 +59,7 @@ class Server:
             admission=self._admission,
             revoker=Revoker(captures, people, monitor),
             senders=senders,
+            devices=devices,
         )
 
     def status(self) -> str:

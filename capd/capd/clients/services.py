@@ -6,9 +6,10 @@ from capd.captures.lasting.detached import Detached
 from capd.captures.registry import Captures
 from capd.captures.revoker import Revoker
 from capd.clients.admission import Admission
+from capd.leases.devices import Devices
+from capd.leases.senders import Senders
 from capd.network.monitor import Monitor
 from capd.policy.audit import Audit
-from capd.sending.senders import Senders
 from capd.supervisor.closer import Closer
 
 
@@ -24,3 +25,4 @@ class Services:
     admission: Admission
     revoker: Revoker
     senders: Senders
+    devices: Devices

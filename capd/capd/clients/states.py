@@ -20,6 +20,7 @@ from capd_protocol.messages import (
     ListCaptures,
     ListInterfaces,
     Message,
+    OpenDevice,
     RevokeCaptures,
     RotateCapture,
     SnapshotCapture,
@@ -50,8 +51,8 @@ class State(enum.Enum):
     ANSWERING = enum.auto()
     #: The client follows interfaces, which is the last thing that it asks for.
     WATCHING = enum.auto()
-    #: The client sends packets, past the daemon, which is the last thing that it asks for.
-    SENDING = enum.auto()
+    #: The client has a lease: it sends packets, or has a device, which is the last thing that it asks for.
+    LEASING = enum.auto()
 
 
 class Step(enum.Enum):
@@ -82,7 +83,7 @@ TRANSITIONS: Mapping[State, Mapping[type[Message] | Step, State]] = MappingProxy
             AttachCapture: State.FOLLOWING,
             WatchInterfaces: State.WATCHING,
             WatchStatistics: State.WATCHING,
-            StartSending: State.SENDING,
+            **dict.fromkeys((StartSending, OpenDevice), State.LEASING),
             Step.REFUSED: State.ASKING,
         },
         State.FOLLOWING: {
@@ -103,7 +104,7 @@ TRANSITIONS: Mapping[State, Mapping[type[Message] | Step, State]] = MappingProxy
             Step.REFUSED: State.ASKING,
         },
         State.WATCHING: {Step.REFUSED: State.ASKING},
-        State.SENDING: {Step.REFUSED: State.ASKING},
+        State.LEASING: {Step.REFUSED: State.ASKING},
     }
 )
 
@@ -119,7 +120,7 @@ _COMPLAINTS = MappingProxyType(
         State.ORDERING: "a {} before the answer to what was asked before",
         State.ANSWERING: "a {} before the answer to what was asked before",
         State.WATCHING: "a request while its connection watches",
-        State.SENDING: "a request while its connection sends",
+        State.LEASING: "a request while its connection sends, or has a device",
     }
 )
 

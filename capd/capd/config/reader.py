@@ -98,6 +98,7 @@ class _Rule(msgspec.Struct, kw_only=True):
     send_interfaces: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | None = None
     send_source_macs: tuple[str, ...] = ()
     max_send_pps: _Positive | None = None
+    devices: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ()
 
 
 class _OwnKeys(msgspec.Struct, kw_only=True):
@@ -446,8 +447,17 @@ class _Reader:
                     max_disk_bytes=rule.max_disk_bytes,
                     max_duration_s=rule.max_duration_s,
                     send=self._send_right(key, rule),
+                    devices=self._devices(key, rule),
                 ),
             )
+
+    def _devices(self, key: Key, rule: _Rule) -> tuple[str, ...]:
+        if rule.devices and rule.filter:
+            text = "a filter holds for network interfaces, and not for devices of capture modules: write two rules"
+            self._fault((*key, "devices"), text)
+        for name in rule.devices:
+            self._check((*key, "devices"), InterfaceRequest(name=name, is_stream=True))
+        return rule.devices
 
     def _send_right(self, key: Key, rule: _Rule) -> SendRight | None:
         for name in rule.send_interfaces or ():

@@ -1,7 +1,8 @@
 """Giving up privileges for good, and checking that they are gone.
 
-Used twice: the daemon keeps only what its work needs, and every worker becomes the user who asked and keeps
-nothing. Calls that Python's os module lacks go through libc: capget(2), capset(2), prctl(2).
+The daemon keeps only what its work needs, and every worker becomes the user who asked and keeps nothing; but what is
+executed for a device of a capture module keeps capabilities, which it gives up itself. Calls that Python's os module
+lacks go through libc: capget(2), capset(2), prctl(2).
 """
 
 import contextlib
@@ -38,7 +39,9 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_GET_NO_NEW_PRIVS = 39
 _PR_GET_DUMPABLE = 3
+_PR_SET_KEEPCAPS = 8
 _PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 
@@ -173,45 +176,63 @@ def become(user_id: int, group_id: int, groups: Sequence[int]) -> None:
         PrivilegeError: a step failed, or its effect is not there. The process must end.
     """
     with _or_privilege_error(f"become user {user_id}"):
-        # 1. Groups first: after the user id has changed, there is no right to. In a user namespace of an
-        #    ordinary user setgroups(2) is forbidden, and there is nothing to change.
-        if sorted(os.getgroups()) != sorted(groups):
-            os.setgroups(groups)
-        # 2. Real, effective and saved ids together, so that there is no way back.
-        os.setresgid(group_id, group_id, group_id)
-        os.setresuid(user_id, user_id, user_id)
-        # 3. Ids other than root's do not take capabilities along by themselves, but they keep those that
+        # 1. Groups and ids.
+        _set_ids(user_id, group_id, groups)
+        # 2. Ids other than root's do not take capabilities along by themselves, but they keep those that
         #    root did not give: all are dropped by name. The ambient set goes with the permitted one.
         if has_capability(Capability.SETPCAP):
             _drop_bounding(0)
         _prctl_ambient_clear()
         _write_capabilities(0, 0, 0)
-        # 4. No program that is executed gives anything back, and none is meant to be executed.
+        # 3. No program that is executed gives anything back, and none is meant to be executed.
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        # 5. No ptrace, no /proc/PID/mem, no pidfd_getfd, no core file with other people's packets.
+        # 4. No ptrace, no /proc/PID/mem, no pidfd_getfd, no core file with other people's packets.
         _prctl(_PR_SET_DUMPABLE, 0)
     _verify(user_id, group_id, groups)
 
 
+def become_to_execute(user_id: int, group_id: int, groups: Sequence[int], keep: Collection[Capability]) -> None:
+    """Become this user for good, but for some capabilities, which what is executed next has as well.
+
+    Raises:
+        PrivilegeError: a step failed, or its effect is not there. The process must end.
+    """
+    with _or_privilege_error(f"become user {user_id}"):
+        kept = read_capabilities().permitted & mask(keep)
+        _prctl(_PR_SET_KEEPCAPS, 1)  # from root, else, no capability would be left
+        _set_ids(user_id, group_id, groups)
+        _prctl_ambient_clear()
+        _write_capabilities(kept, kept, kept)
+        for capability in keep:
+            if kept >> capability & 1:
+                _call("prctl", _PR_CAP_AMBIENT, *map(ctypes.c_ulong, (_PR_CAP_AMBIENT_RAISE, capability, 0, 0)))
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _verify(user_id, group_id, groups, kept=kept, is_executing=True)
+
+
+def _set_ids(user_id: int, group_id: int, groups: Sequence[int]) -> None:
+    # Groups first: after the user id has changed, there is no right to. In a user namespace of an ordinary user
+    # setgroups(2) is forbidden, and there is nothing to change.
+    if sorted(os.getgroups()) != sorted(groups):
+        os.setgroups(groups)
+    # Real, effective and saved ids together, so that there is no way back.
+    os.setresgid(group_id, group_id, group_id)
+    os.setresuid(user_id, user_id, user_id)
+
+
 def _prctl_ambient_clear() -> None:
-    _call(
-        "prctl",
-        _PR_CAP_AMBIENT,
-        ctypes.c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL),
-        ctypes.c_ulong(0),
-        ctypes.c_ulong(0),
-        ctypes.c_ulong(0),
-    )
+    _call("prctl", _PR_CAP_AMBIENT, *map(ctypes.c_ulong, (_PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)))
 
 
-def _verify(user_id: int, group_id: int, groups: Sequence[int]) -> None:
+def _verify(user_id: int, group_id: int, groups: Sequence[int], *, kept: int = 0, is_executing: bool = False) -> None:
     facts = {
         "user ids": os.getresuid() == (user_id, user_id, user_id),
         "group ids": os.getresgid() == (group_id, group_id, group_id),
         "groups": sorted(os.getgroups()) == sorted(groups),
-        "capabilities": read_capabilities() == (0, 0, 0),
+        "capabilities": read_capabilities() == (kept, kept, kept),
         "no_new_privs": _prctl(_PR_GET_NO_NEW_PRIVS) == 1,
-        "dumpable": _prctl(_PR_GET_DUMPABLE) == 0,
+        # What is executed is dumpable in any case; whoever has fewer capabilities cannot look into it.
+        "dumpable": is_executing or _prctl(_PR_GET_DUMPABLE) == 0,
     }
     wrong = [name for name, right in facts.items() if not right]
     if wrong:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from capd.errors import RequestRefused
 from capd.policy.peer import Peer
-from capd.policy.rules import Grant, Policy, SendGrant
+from capd.policy.rules import DeviceGrant, Grant, Policy, SendGrant
 from capd_protocol.targets import Target
 
 
@@ -85,6 +85,23 @@ def sending_objection(policy: Policy, owner: Peer, interface: str, was: SendGran
         return "no rule allows to send there"
     if not now.right.allows_as_much_as(was.right):
         return f"less may be sent (rule {now.rule.name})"
+    return None
+
+
+def device_objection(policy: Policy, owner: Peer, was: DeviceGrant) -> str | None:
+    """Return why policy would not grant a device as it is captured from, in some words; None: it would.
+
+    Args:
+        policy: of today.
+        owner: as of today.
+        was: what is in force.
+    """
+    try:
+        now = policy.grant_device(owner, was.request)
+    except RequestRefused:
+        return "no rule allows the device, as it was asked for"
+    if now.request.snaplen_bytes < was.request.snaplen_bytes:
+        return f"snaplen is at most {now.rule.max_snaplen_bytes} bytes (rule {now.rule.name})"
     return None
 
 

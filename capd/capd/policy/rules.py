@@ -5,6 +5,7 @@ grants it; its filter is added to the peer's own. What no rule allows is refused
 daemon, are bound by none.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ class Rule:
         max_disk_bytes: in files of one person's captures at once, with what earlier ones left under the same names.
         max_duration_s: of one capture.
         send: what they may send; None: nothing.
+        devices: patterns of names of capture modules' devices that the daemon opens for them.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Rule:
     max_disk_bytes: int | None = None
     max_duration_s: float | None = None
     send: SendRight | None = None
+    devices: tuple[str, ...] = ()
 
     def applies_to(self, peer: Peer) -> bool:
         """Whether the rule names the peer, who has the groups that it had when it connected, but for those it has lost.
@@ -114,6 +117,7 @@ class Rule:
             and self.promiscuous >= other.promiscuous
             and self.monitor_mode >= other.monitor_mode
             and (other.send is None or (self.send is not None and self.send.takes_in(other.send)))
+            and ("*" in self.devices or set(other.devices) <= set(self.devices))
         )
 
     def _names_all_of(self, other: "Rule", has_account: Callable[[int], bool]) -> bool:
@@ -146,6 +150,7 @@ UNBOUND = Rule(
     everybody=True,
     monitor_mode=True,
     send=SendRight(interfaces=("*", "lo"), source_macs=(ANY_SOURCE,)),
+    devices=("*",),
 )
 
 
@@ -178,6 +183,19 @@ class SendGrant:
 
     rule: Rule
     right: SendRight
+
+
+@dataclass(frozen=True)
+class DeviceGrant:
+    """A device of a capture module, granted.
+
+    Attributes:
+        rule: under which rule.
+        request: how to capture from it, with nothing left open.
+    """
+
+    rule: Rule
+    request: InterfaceRequest
 
 
 @dataclass(frozen=True)
@@ -237,14 +255,14 @@ class Policy:
 
         Args:
             peer: who is refused.
-            right: the key of a right that no group gives, and that a rule must name; empty: capturing.
+            right: what a rule must say that gives a right which no group gives; empty: capturing.
         """
         if peer.is_contained:  # of whom no group can be had
-            also = f" and '{right} = true'" if right else ""
+            also = f" and '{right}'" if right else ""
             return f"ask an administrator for a rule with 'containers = true'{also}"
         if right:
             whom = self.contact or "an administrator"
-            return f"ask {whom} for a rule with '{right} = true'"
+            return f"ask {whom} for a rule with '{right}'"
         return self.advice
 
     def may_capture(self, peer: Peer, interface: str) -> bool:
@@ -313,8 +331,30 @@ class Policy:
         patterns = ", ".join(dict.fromkeys(pattern for each in granted for pattern in each.right.interfaces))
         named = " (the loopback interface is allowed by its own name alone)" if loopback and patterns else ""
         where = f"on {interface}, only on {patterns}{named}" if patterns else "packets here"
-        text = f"{peer} may not send {where}: {self.advice_for(peer, 'send')}"
+        text = f"{peer} may not send {where}: {self.advice_for(peer, 'send = true')}"
         raise RequestRefused(FailureCode.NOT_PERMITTED, text, interface=interface, argument="interface")
+
+    def grant_device(self, peer: Peer, request: InterfaceRequest) -> DeviceGrant:
+        """Grant a device of a capture module, by the first rule that names the peer and allows all that is asked for.
+
+        Args:
+            peer: the client.
+            request: the device, and how to capture from it.
+
+        Raises:
+            RequestRefused: no rule allows it; the text is for that user.
+        """
+        name = request.name
+        covering = [rule for rule in self.rules_of(peer) if any(fnmatchcase(name, pattern) for pattern in rule.devices)]
+        for rule in covering:
+            if not rule.objections(request):
+                return DeviceGrant(rule, rule.settled(request))
+        advice = self.advice_for(peer, f"devices = [{json.dumps(name)}]")
+        text = f"{peer} may not have capd open {name}"
+        if covering:
+            objections = (f"{', '.join(rule.objections(request))} (rule {rule.name!r})" for rule in covering)
+            text = f"{peer} may have capd open {name}, but {'; '.join(objections)}"
+        raise RequestRefused(FailureCode.NOT_PERMITTED, f"{text}: {advice}", interface=name, argument="interfaces")
 
     def terms(self, peer: Peer, targets: Iterable[Target]) -> Terms:
         """Return what holds for a capture of these interfaces.
@@ -361,6 +401,7 @@ class Policy:
                 else SendPermission(
                     interfaces=rule.send.interfaces, max_pps=rule.send.max_pps, source_macs=rule.send.source_macs
                 ),
+                devices=rule.devices,
             )
             for rule in self.rules_of(peer)
         )

@@ -7,12 +7,18 @@ import sys
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "TZ")
 
 
-def command(module: str, *arguments: object) -> list[str]:
+def command(module: str, *arguments: object, as_other_user: bool = False) -> list[str]:
     """Return the command line that runs one of our modules; nothing is imported from the working directory.
 
     Where the daemon is isolated (``-I``) from its user's packages and Python's variables, so is what it starts.
+
+    Args:
+        module: its name.
+        *arguments: of its command line.
+        as_other_user: it runs with a client's ids; then none of that user's packages is imported in any case.
     """
-    return [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", module, *map(str, arguments)]
+    isolation = ["-I"] if sys.flags.isolated else ["-P", *(["-s"] if as_other_user else [])]
+    return [sys.executable, *isolation, "-m", module, *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:

@@ -7,7 +7,6 @@ nothing, nothing more goes out, whatever the process does, and also where its us
 
 import contextlib
 import errno
-import logging
 import os
 import socket
 import struct
@@ -20,28 +19,21 @@ import trio
 from capd import limits
 from capd.errors import no_room
 from capd.launch import SenderReport, SendLaunch
-from capd.linux.descriptors import refuse_rights, rights
+from capd.linux.descriptors import refuse_rights
 from capd.linux.packet_socket import ALL_INTERFACES, bind, open_packet_socket
 from capd.pacing.threads import in_thread
-from capd.policy.peer import person
 from capd.supervisor.closer import Closer
-from capd.supervisor.guarded import GuardedSocket
+from capd.supervisor.leased import LeasedProcess
 from capd.supervisor.packet_rings import close_sockets
 from capd.supervisor.spawner import Spawner
-from capd.supervisor.worker import end
 from capd_protocol.errors import RemoteProtocolError
 
-_log = logging.getLogger(__name__)
-
-_RECEIVE_BYTES = 65536
 #: With this protocol a packet socket receives nothing.
 _NO_PROTOCOL = 0
 #: What the kernel holds of a client's frames before it waits. Chosen: four messages of the longest.
 _CHANNEL_BYTES = 4 * 96 * 1024
 #: struct timeval. So long a frame may wait for the interface's queue; then the process looks whether it shall end.
 _SEND_TIMEOUT = struct.pack("@ll", 0, 200_000)
-#: To the process: end.
-_END = b"e"
 
 _making = trio.CapacityLimiter(limits.MAX_RINGS_BEING_MADE)
 
@@ -61,10 +53,8 @@ class SenderProcess:
         self._index = interface_index
         self._person_id = person_id
         self._packets: socket.socket | None = None
-        self._control: GuardedSocket | None = None
+        self._process = LeasedProcess(launch.user_id, person_id)
         self._is_taken_back = False
-        self._following = trio.CancelScope()
-        self._is_over = trio.Event()
         #: What it has reported last.
         self.report = SenderReport()
 
@@ -94,7 +84,7 @@ class SenderProcess:
                 # Where it was not passed on, the process may have put something there that is no client's.
                 closer.close(of_client.detach(), self._person_id)
         finally:
-            self._is_over.set()
+            self._process.note_over()
             if self._packets is not None:
                 await close_sockets([self._packets])
 
@@ -106,33 +96,19 @@ class SenderProcess:
         of_process: socket.socket,
         of_client: socket.socket,
     ) -> None:
-        process, connection = await spawner.spawn_sender()
-        self._control = control = GuardedSocket(connection, closer)
-        try:
-            descriptors = [] if self._packets is None else [self._packets.fileno(), of_process.fileno()]
-            with contextlib.suppress(BrokenPipeError):  # that shows when it is listened to
-                await control.socket.sendmsg([msgspec.json.encode(self._launch)], rights(descriptors))
-            of_process.close()
-            with self._following:
-                await self._follow(control, partial(on_ready, of_client.fileno()))
-        finally:
-            with trio.CancelScope(shield=True):
-                control.close(self._person_id)
-                await end(process, self._launch.user_id)
-
-    async def _follow(self, control: GuardedSocket, on_ready: Callable[[], Awaitable[None]]) -> None:
         is_ready = False
-        try:
-            while data := await control.receive(_RECEIVE_BYTES):
-                self.report = _decoded(data)
-                if not is_ready and not self.report.is_last:
-                    is_ready = True
-                    await on_ready()
-        except trio.ClosedResourceError:
-            return
-        except RemoteProtocolError as error:
-            # It runs with a user's rights: whatever it says, it can only end its own sending.
-            _log.error("process of %s that sends breaks the protocol: %s", person(self._person_id), error)
+
+        async def hear(data: bytes) -> None:
+            nonlocal is_ready
+            self.report = _decoded(data)
+            if not is_ready and not self.report.is_last:
+                is_ready = True
+                await on_ready(of_client.fileno())
+
+        spawned = await spawner.spawn_sender()
+        descriptors = [] if self._packets is None else [self._packets.fileno(), of_process.fileno()]
+        launch = msgspec.json.encode(self._launch)
+        await self._process.run(spawned, closer, launch, descriptors, hear, on_launched=of_process.close)
 
     async def take_back(self) -> None:
         """Have nothing more go out: when this returns, nothing does."""
@@ -146,13 +122,7 @@ class SenderProcess:
     async def end(self) -> None:
         """Have it end. Where it does not in time, it is killed."""
         await self.take_back()
-        if self._control is not None:
-            with contextlib.suppress(OSError, trio.ClosedResourceError):
-                await self._control.send(_END)
-        with trio.move_on_after(limits.END_TIMEOUT_S):
-            await self._is_over.wait()
-            return
-        self._following.cancel()
+        await self._process.end()
 
 
 def _decoded(data: bytes) -> SenderReport:

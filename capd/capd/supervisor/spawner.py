@@ -208,6 +208,14 @@ class Spawner:
         """
         return await self._spawn_helper(Job.SENDING)
 
+    async def spawn_device(self) -> tuple[WorkerProcess, trio.socket.SocketType]:
+        """Return a process that becomes a capture module's, and our end of its control socket (SOCK_SEQPACKET).
+
+        Raises:
+            OSError: there cannot be one now.
+        """
+        return await self._spawn_helper(Job.DEVICE)
+
     async def _spawn_helper(self, job: Job) -> tuple[WorkerProcess, trio.socket.SocketType]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         refuse_rights(ours)

@@ -270,9 +270,9 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-async def end(process: WorkerProcess, user_id: int) -> None:
+async def end(process: WorkerProcess, user_id: int, patience_s: float = limits.END_TIMEOUT_S) -> None:
     """Wait for the end of a process that has become a user's, and whose socket was closed; kill it if it does not."""
-    with trio.move_on_after(limits.END_TIMEOUT_S):
+    with trio.move_on_after(patience_s):
         await process.wait()
     if process.returncode is None:
         await _kill(process, user_id)

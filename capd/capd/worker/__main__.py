@@ -26,7 +26,7 @@ from capd.linux.privileges import name_process
 from capd.printable import escape_uncaught, print_traceback
 from capd.worker import start
 from capd.worker.confinement.confine import Confinement
-from capd.worker.helpers import closing, serving
+from capd.worker.helpers import closing, device, serving
 from capd.worker.sending import start as sending
 
 #: Standard input, which is /dev/null.
@@ -39,6 +39,7 @@ _JOBS: dict[Job, tuple[str, _Run]] = {
     Job.CLOSING: ("capd-closer", closing.run),
     Job.SERVING: ("capd-server", serving.run),
     Job.SENDING: ("capd-sender", sending.run),
+    Job.DEVICE: ("capd-device", device.run),  # until it executes what is called otherwise
 }
 
 

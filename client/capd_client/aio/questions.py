@@ -3,6 +3,8 @@
 They may be cancelled: the connection is closed then. What the daemon was asked to do, it may do nevertheless.
 """
 
+import contextlib
+
 import anyio
 import anyio.to_thread
 
@@ -25,7 +27,7 @@ from capd_client.conversation.questions import (
     snapshot_taken,
     who_asks,
 )
-from capd_client.errors import NoEvents
+from capd_client.errors import DaemonUnavailable, NoEvents
 from capd_client.request.namespaces import Netns
 from capd_client.request.streams import is_of_module
 from capd_client.sources.opened import EXTCAP
@@ -77,7 +79,10 @@ async def list_interfaces(
     if modules:
         from capd_client.sources.modules import with_devices  # noqa: PLC0415  # few need it
 
-        infos = await anyio.to_thread.run_sync(with_devices, infos)
+        by_rule: tuple[str, ...] = ()
+        with contextlib.suppress(DaemonUnavailable):
+            by_rule = (await who_am_i(socket_path=socket_path)).devices if netns is None else ()
+        infos = await anyio.to_thread.run_sync(with_devices, infos, by_rule)
     return infos
 
 

@@ -12,6 +12,7 @@ from capd_client.aio.connection import Connection
 from capd_client.conversation.capture import Answered, Asked
 from capd_client.conversation.events import CaptureEvent, Event, EventType, Wanted, pair_of, wanted_types
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
+from capd_client.daemon_devices import opener
 from capd_client.errors import CaptureEnded, CaptureError, DaemonGone, DestinationError
 from capd_client.output.destinations import READER_LOOK_S
 from capd_client.output.live_output import LOOK_S, LiveOutput, add_to_error, with_live_output
@@ -173,7 +174,9 @@ class CaptureSession(SessionBase):
         if self._prepared is None:
             transport = connect_for(self._request, self._socket_path, None)
         else:
-            transport = connect_for(self._request, self._socket_path, offer_of(self._prepared), self._prepared.netns)
+            netns = self._prepared.netns
+            offer = offer_of(self._prepared, opener(self._socket_path, netns))
+            transport = connect_for(self._request, self._socket_path, offer, netns)
         self._conversation.outcomes = transport.outcomes
         transport.send(self._conversation.opening())
         return transport

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from functools import cached_property
 
-from capd_client.blocking.questions import get_capabilities, list_interfaces
+from capd_client.blocking.questions import devices_by_rule, get_capabilities, list_interfaces
 from capd_client.conversation.interface_picture import InterfaceChanged, Picture
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.errors import NoEvents
@@ -119,7 +119,7 @@ class Interface:
         if modules:
             from capd_client.sources.modules import with_devices  # noqa: PLC0415  # few need it
 
-            infos = with_devices(infos)
+            infos = with_devices(infos, devices_by_rule(socket_path) if netns is None else ())
         return [cls._from_info(info, socket_path, netns) for info in infos]
 
     @classmethod

@@ -20,6 +20,7 @@ from capd_client.conversation.questions import (
     snapshot_taken,
     who_asks,
 )
+from capd_client.errors import DaemonUnavailable
 from capd_client.request.namespaces import Netns
 from capd_client.request.streams import is_of_module
 from capd_client.sources.opened import EXTCAP
@@ -82,6 +83,14 @@ def who_am_i(*, socket_path: SocketPath = None) -> Permissions:
         BrokenPipe: it does not answer.
     """
     return _answer_to(who_asks(), socket_path)
+
+
+def devices_by_rule(socket_path: SocketPath) -> tuple[str, ...]:
+    """Return patterns of the capture modules' devices that a daemon opens for this user; none where there is none."""
+    try:
+        return who_am_i(socket_path=socket_path).devices
+    except DaemonUnavailable:
+        return ()
 
 
 def stop_capture(capture: int | str, *, socket_path: SocketPath = None) -> None:

@@ -11,6 +11,7 @@ from typing import Unpack
 from capd_client.conversation.capture import Answered, Asked, Place
 from capd_client.conversation.events import CaptureEvent, Event, EventType, Wanted, pair_of, wanted_types
 from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
+from capd_client.daemon_devices import opener
 from capd_client.errors import CaptureEnded, CaptureError, DaemonGone, DestinationError, NoEvents
 from capd_client.output.live_output import LOOK_S, LiveOutput, add_to_error, with_live_output
 from capd_client.request.options import CaptureArguments, checked_capture, make_request, shows_arguments
@@ -71,13 +72,19 @@ class CaptureSession(SessionBase):
         shown = wanted_types(events)
         arguments, output = with_live_output(arguments)
         prepared = make_request(arguments)
+        open_device = opener(socket_path, prepared.netns)
         if output is not None:
             output.wait_for_reader()
         try:
             self._begin(
                 prepared.request,
                 prepared.place,
-                connect_for(prepared.request, socket_path, offer_of(prepared), prepared.netns),
+                connect_for(
+                    prepared.request,
+                    socket_path,
+                    offer_of(prepared, open_device),
+                    prepared.netns,
+                ),
                 shown=shown,
                 output=output,
             )

@@ -42,6 +42,7 @@ from capd_protocol.messages import (
     FailureCode,
     Permission,
     RevokedCapture,
+    RevokedDevice,
     RevokedSender,
     SendPermission,
 )
@@ -130,11 +131,14 @@ def _on_each(options: argparse.Namespace) -> int:
     return status
 
 
+_AnyRevoked = RevokedCapture | RevokedSender | RevokedDevice
+
+
 def _revoke(options: argparse.Namespace) -> int:
-    """Revoke; where it is not known of a capture or sender whether it should end, that is a failure."""
+    """Revoke; where it is not known of a capture, sender or device whether it should end, that is a failure."""
     revoked = revoke_captures(options.user, options.dry_run, socket_path=options.socket)
-    ended: list[RevokedCapture | RevokedSender] = [*revoked.ended, *revoked.senders_ended]
-    kept: list[RevokedCapture | RevokedSender] = [*revoked.kept, *revoked.senders_kept]
+    ended: list[_AnyRevoked] = [*revoked.ended, *revoked.senders_ended, *revoked.devices_ended]
+    kept: list[_AnyRevoked] = [*revoked.kept, *revoked.senders_kept, *revoked.devices_kept]
     if options.json:
         for outcome, these in (("would_end" if options.dry_run else "ended", ended), ("kept", kept)):
             for each in these:
@@ -143,10 +147,10 @@ def _revoke(options: argparse.Namespace) -> int:
         if ended:
             show(*_revoked_table(ended))
         verb = "would end" if options.dry_run else "ended"
-        captures, senders = counted(len(revoked.ended), "capture"), counted(len(revoked.senders_ended), "sender")
-        show(f"{captures} {verb}." if revoked.ended else f"No capture {verb}.")
-        if revoked.senders_ended:
-            show(f"{senders} {verb}.")
+        show(f"{counted(len(revoked.ended), 'capture')} {verb}." if revoked.ended else f"No capture {verb}.")
+        for others, what in ((revoked.senders_ended, "sender"), (revoked.devices_ended, "device")):
+            if others:
+                show(f"{counted(len(others), what)} {verb}.")
     if kept:
         names = ", ".join(f"{_number_of(each)} ({_owner(each)})" for each in kept)
         text = f"kept, since it is not known which groups their users have now: {names}: try again, or use --user"
@@ -154,12 +158,18 @@ def _revoke(options: argparse.Namespace) -> int:
     return EXIT_FAILED if kept else 0
 
 
-def _number_of(revoked: RevokedCapture | RevokedSender) -> str:
-    """Return what distinguishes a capture: its number; and what sends, which has none: its interface."""
-    return str(revoked.capture_id) if isinstance(revoked, RevokedCapture) else f"sends on {revoked.interface}"
+def _number_of(revoked: _AnyRevoked) -> str:
+    """Return what distinguishes a capture: its number; of what has none, its interface or device."""
+    match revoked:
+        case RevokedCapture():
+            return str(revoked.capture_id)
+        case RevokedSender():
+            return f"sends on {revoked.interface}"
+        case RevokedDevice():
+            return f"has {revoked.device}"
 
 
-def _revoked_table(revoked: Sequence[RevokedCapture | RevokedSender]) -> list[str]:
+def _revoked_table(revoked: Sequence[_AnyRevoked]) -> list[str]:
     width = width_of(sys.stdout)
     fits = partial(shorten, width=_WHO_COLUMNS) if width is not None else str
     rows = [
@@ -233,7 +243,7 @@ def _user_name(user_id: int) -> str:
     return f"user {user_id}" if account == str(user_id) else f"{account} (user {user_id})"
 
 
-def _owner(capture: CaptureSummary | RevokedCapture | RevokedSender) -> str:
+def _owner(capture: CaptureSummary | _AnyRevoked) -> str:
     return f"container:{capture.user_id}" if capture.is_contained else _account(capture.user_id)
 
 
@@ -261,6 +271,8 @@ def _permission_lines(each: Permission) -> list[str]:
     lines += [f"    {text}" for holds, text in bounds if holds]
     if each.send is not None:
         lines.append(f"    and send on {', '.join(each.send.interfaces)}{_send_bounds(each.send)}")
+    if each.devices:
+        lines.append(f"    and have capd open the devices {', '.join(each.devices)}")
     return lines
 
 

@@ -26,6 +26,7 @@ from capd_protocol.messages import (
     RevokeCaptures,
     Revoked,
     RevokedCapture,
+    RevokedDevice,
     RevokedSender,
     RotateCapture,
     Rotated,
@@ -49,12 +50,16 @@ class Revocation(NamedTuple):
         kept: captures of users whose groups are not known now, so that nobody can decide, oldest first.
         senders_ended: the same of programs that send packets; with ``user_id``, ``interface`` and ``why``.
         senders_kept: the same of those.
+        devices_ended: the same of devices of capture modules; with ``user_id``, ``device`` and ``why``.
+        devices_kept: the same of those.
     """
 
     ended: tuple[RevokedCapture, ...]
     kept: tuple[RevokedCapture, ...]
     senders_ended: tuple[RevokedSender, ...] = ()
     senders_kept: tuple[RevokedSender, ...] = ()
+    devices_ended: tuple[RevokedDevice, ...] = ()
+    devices_kept: tuple[RevokedDevice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,8 @@ def _summaries(parts: list[CaptureList]) -> tuple[CaptureSummary, ...]:
 def _revocation(parts: list[Revoked]) -> Revocation:
     ended = tuple(each for part in parts for each in part.ended)
     kept = tuple(each for part in parts for each in part.kept)
-    return Revocation(ended, kept, parts[-1].senders_ended, parts[-1].senders_kept)
+    last = parts[-1]
+    return Revocation(ended, kept, last.senders_ended, last.senders_kept, last.devices_ended, last.devices_kept)
 
 
 def _file_name(parts: list[Rotated | SnapshotTaken]) -> str:

@@ -8,84 +8,48 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
 import msgspec
 
-from capd_client.modules.asked import CAPTURE, DESCRIBE, LIST, Answer, Asked
-from capd_client.modules.contract import Capture, Module, ModuleFailed, Options
+from capd_client.modules import granted
+from capd_client.modules.asked import CAPTURE, DESCRIBE, LIST, Answer
+from capd_client.modules.contract import ModuleFailed, Options
+from capd_client.modules.opening import created, opened, typed
 from capd_client.modules.pump import Pump, ReaderGone
 from capd_client.modules.registry import all_entries, loaded, module_of
-from capd_protocol.formats.packet_flags import Direction
+from capd_protocol.devices import CAPTURE_GRANTED
+from capd_protocol.messages import InterfaceRequest
 from capd_protocol.text import escaped
 
 
-@contextlib.contextmanager
-def _typed(name: str) -> Generator[None, None, None]:
-    """Have everything that a module raises be a ``ModuleFailed``.
-
-    Raises:
-        ModuleFailed: in place of what was raised.
-    """
-    try:
-        yield
-    except (ModuleFailed, ReaderGone):
-        raise
-    except Exception as error:  # whatever somebody else's code raises
-        text = f"the module of {name} has failed: {type(error).__name__}: {error}"
-        raise ModuleFailed(text) from error
-
-
-@contextlib.contextmanager
-def _created(module: Module, name: str) -> Generator[Capture, None, None]:
-    """Make a capture, which is closed when the block is left, however that is."""
-    capture = module.create(name)
-    try:
-        yield capture
-    finally:
-        capture.close()
-
-
-def _capture(fifo: str, asked: Asked) -> None:
-    with _typed(asked.name), _created(module_of(asked.name), asked.name) as capture:
+def _capture(fifo: str, request: InterfaceRequest) -> None:
+    name = request.name
+    with typed(name), created(module_of(name), name) as capture:
 
         def end(_number: int, _frame: FrameType | None) -> NoReturn:
             capture.break_off()
             raise SystemExit(0)
 
         signal.signal(signal.SIGTERM, end)
-        linktype = _activated(capture, asked)
+        device = opened(capture, request)
         # Opened now, and not before: that is how the guardian knows that the capture runs.
         pipe_fd = os.open(fifo, os.O_WRONLY | os.O_CLOEXEC)
         with contextlib.suppress(ReaderGone):
-            Pump(capture, pipe_fd, linktype, asked.options.snaplen_bytes).run()
-
-
-def _activated(capture: Capture, asked: Asked) -> int:
-    """Activate a device; return the link-layer type that its packets have."""
-    linktype = capture.activate(asked.options)
-    if asked.linktype is not None and asked.linktype != linktype:
-        linktype = asked.linktype
-        capture.set_link_type(linktype)
-    if asked.direction != Direction.UNKNOWN:
-        capture.set_direction(asked.direction)
-    if asked.capture_filter:
-        capture.set_filter(asked.capture_filter)
-    capture.set_blocking(False)
-    return linktype
+            Pump(capture, pipe_fd, device.linktype, request.snaplen_bytes).run()
 
 
 def _devices(prefix: str) -> Answer:
-    with _typed(prefix):
+    with typed(prefix):
         module = next(loaded(each) for each in all_entries() if each.prefix == prefix)
         return Answer(devices=tuple(module.devices()))
 
 
 def _description(name: str, options: Options) -> Answer:
     """Return what a device can do. It is activated where that shows it only, which may take privilege."""
-    with _typed(name), _created(module_of(name), name) as capture:
+    with typed(name), created(module_of(name), name) as capture:
         linktypes = () if options.monitor_mode else tuple(capture.link_types())
         if not linktypes:
             default = capture.activate(options)
@@ -106,14 +70,16 @@ def _answer(answer: Callable[[], Answer]) -> None:
 
 
 def main(words: Sequence[str]) -> None:
-    """Do what is asked for: ``capture FIFO ASKED``, ``list PREFIX`` or ``describe NAME OPTIONS``."""
+    """Do what is asked for: ``capture FIFO REQUEST``, ``list PREFIX``, ``describe NAME OPTIONS``; or by the daemon."""
     match words:
         case [command, fifo, asked] if command == CAPTURE:
             try:
-                _capture(fifo, msgspec.json.decode(asked, type=Asked))
+                _capture(fifo, msgspec.json.decode(asked, type=InterfaceRequest))
             except ModuleFailed as error:
                 sys.stderr.write(escaped(str(error)))
                 sys.exit(error.status)
+        case [command, *rest] if command == CAPTURE_GRANTED:
+            granted.main(rest)
         case [command, prefix] if command == LIST:
             _answer(lambda: _devices(prefix))
         case [command, name, options] if command == DESCRIBE:

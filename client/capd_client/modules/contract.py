@@ -1,14 +1,15 @@
 """The contract of a capture module: what capd asks of it, as libpcap asks it of its own modules.
 
 A module knows devices by their names. It makes a ``Capture`` of one, which is activated, read, and closed. All of this
-happens in a process of its own with the rights of the user who asks, one for each device that is captured from. What
-capd does itself, a module need not do: filters, ``snaplen``, files, limits, time order.
+happens in a process of its own with the rights of the user who asks, one for each device that is captured from, and
+with capabilities of the daemon's where a rule allows it. What capd does itself, a module need not do: filters,
+``snaplen``, files, limits, time order.
 
 Methods that have a body here may be left as they are by classes that are derived from these.
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -294,4 +295,12 @@ class Module(Protocol):
 
     def devices(self) -> Sequence[Device]:
         """Return the devices that there are; none where that cannot be known. Needs no privilege."""
+        return ()
+
+    def capabilities(self) -> Collection[str]:
+        """Return which capabilities ``activate`` takes: CAP_NET_ADMIN, CAP_NET_RAW, both or none.
+
+        Where a rule of the daemon's allows a user the device, ``create`` and ``activate`` have them, if the daemon has;
+        before any other method is called, they are gone.
+        """
         return ()

@@ -41,7 +41,9 @@ _BUILT_IN = {
 
 
 def _built_in(prefix: str) -> ModuleEntry:
-    return ModuleEntry(prefix, lambda: importlib.import_module(f"capd_client.modules.{_BUILT_IN[prefix]}").MODULE)
+    return ModuleEntry(
+        prefix, lambda: importlib.import_module(f"capd_client.modules.devices.{_BUILT_IN[prefix]}").MODULE
+    )
 
 
 def entry_of(name: str) -> ModuleEntry | None:

@@ -51,6 +51,8 @@ class StreamToOpen(NamedTuple):
         comes_again: when it has ended it can be opened again, as a FIFO and a server can.
         is_own: each of that name is another one, so there may be several.
         takes_options: ``open`` takes options of the capture, as in ``CaptureInterface``.
+        for_daemon: returns what a daemon is asked for, which may open it where this program may not; takes the same
+            options; None: none may.
     """
 
     name: str
@@ -58,6 +60,7 @@ class StreamToOpen(NamedTuple):
     comes_again: bool = False
     is_own: bool = False
     takes_options: bool = False
+    for_daemon: Callable[..., InterfaceRequest] | None = None
 
     def beside(self, names: Collection[str]) -> "StreamToOpen":
         """Return the same stream with a number behind its name, if there are others of this name that are not it."""
@@ -65,7 +68,10 @@ class StreamToOpen(NamedTuple):
 
     def with_options(self, options: Mapping[str, Any]) -> "StreamToOpen":
         """Return it with options of the capture, for those that take them."""
-        return self._replace(open=partial(self.open, options)) if self.takes_options else self
+        if not self.takes_options:
+            return self
+        for_daemon = None if self.for_daemon is None else partial(self.for_daemon, options)
+        return self._replace(open=partial(self.open, options), for_daemon=for_daemon)
 
 
 def stream_of(given: object) -> StreamToOpen | None:
@@ -91,7 +97,8 @@ def stream_of(given: object) -> StreamToOpen | None:
             open_it = partial(kind.open, given[begins.end() :])
             return StreamToOpen(_named(kind.name_of(given)), open_it, kind.comes_again, kind.is_own)
     if is_of_module(given):
-        return StreamToOpen(_named(given), partial(_open_module, given), takes_options=True)
+        open_it, for_daemon = partial(_open_module, given), partial(_request_of_module, given)
+        return StreamToOpen(_named(given), open_it, takes_options=True, for_daemon=for_daemon)
     if "/" in given or _is_bare_stream(given):
         return StreamToOpen(_named(given), partial(_open_path, given), not _is_regular(given))
     return None
@@ -245,6 +252,12 @@ def _open_module(name: str, options: Mapping[str, Any] | None = None) -> OpenedS
     from capd_client.sources.modules import open_module  # noqa: PLC0415  # few need it
 
     return open_module(name, options)
+
+
+def _request_of_module(name: str, options: Mapping[str, Any] | None = None) -> InterfaceRequest:
+    from capd_client.sources.modules import device_request  # noqa: PLC0415  # few need it
+
+    return device_request(name, options or {})
 
 
 def _open_extcap(text: str) -> OpenedStream:

@@ -2,20 +2,20 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
 import msgspec
 
 from capd_client.errors import InvalidArgument, error_for
-from capd_client.modules.asked import CAPTURE, DESCRIBE, LIST, Answer, Asked
+from capd_client.modules.asked import CAPTURE, DESCRIBE, LIST, Answer
 from capd_client.modules.contract import FAILURES, Device, Options
 from capd_client.modules.registry import all_entries
 from capd_client.sources.guarded import EndedProgram, NotOpenedError, Program, start
 from capd_client.sources.opened import OpenedStream
 from capd_client.sources.programs import ask
-from capd_protocol.formats.linktypes import by_name, dlt_to_linktype, from_dlt, linktype_to_dlt
-from capd_protocol.formats.packet_flags import Direction
-from capd_protocol.messages import MAX_SNAPLEN_BYTES, Capabilities, Failure, FailureCode
+from capd_protocol.formats.linktypes import by_name, from_dlt, linktype_to_dlt
+from capd_protocol.messages import MAX_SNAPLEN_BYTES, Capabilities, Failure, FailureCode, InterfaceRequest
 from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, LinkLayer
 from capd_protocol.text import quoted
 
@@ -23,7 +23,6 @@ from capd_protocol.text import quoted
 _OPEN_S = 10.0
 _MIB = 1024 * 1024
 _CODES = {each.status: each.code for each in FAILURES}
-_DIRECTIONS = {"in": Direction.IN, "out": Direction.OUT}
 
 
 def open_module(name: str, options: Mapping[str, Any] | None = None) -> OpenedStream:
@@ -40,7 +39,7 @@ def open_module(name: str, options: Mapping[str, Any] | None = None) -> OpenedSt
         InvalidArgument: its name, or an option, is not possible.
         ChildError: it cannot be captured from for another reason.
     """
-    asked = msgspec.json.encode(_asked(name, options or {})).decode()
+    asked = msgspec.json.encode(device_request(name, options or {})).decode()
     command = _command(CAPTURE, asked)
     program = Program(
         shown=f"the module of {quoted(name)}",
@@ -70,53 +69,61 @@ def _refuse(name: str, code: FailureCode, text: str) -> NoReturn:
     raise error_for(Failure(code=code, text=text, interface=name, argument="interfaces"))
 
 
-def _asked(name: str, given: Mapping[str, Any]) -> Asked:
-    size_mib, promiscuous = given.get("kernel_buffer_size"), given.get("promiscuous")
-    return Asked(
+def device_request(name: str, given: Mapping[str, Any]) -> InterfaceRequest:
+    """Return what is asked of a module.
+
+    Args:
+        name: of the device.
+        given: arguments of the capture, as in ``CaptureInterface``.
+
+    Raises:
+        InvalidArgument: there is no such link-layer type.
+    """
+    size_mib, linktype = given.get("kernel_buffer_size"), given.get("link_layer_type")
+    if linktype is not None and by_name(linktype) is None:
+        text = f"there is no link-layer type {linktype!r:.80}: 'capctl linktypes' shows which a device has"
+        raise InvalidArgument(text, argument="link_layer_type")
+    return InterfaceRequest(
         name=name,
-        options=Options(
-            snaplen_bytes=given.get("snaplen") or MAX_SNAPLEN_BYTES,
-            promiscuous=promiscuous,
-            monitor_mode=bool(given.get("monitor_mode")),
-            buffer_size_bytes=None if size_mib is None else size_mib * _MIB,
-        ),
-        linktype=_linktype(given.get("link_layer_type")),
-        direction=_DIRECTIONS.get(given.get("direction") or "", Direction.UNKNOWN),
+        is_stream=True,
         capture_filter=given.get("capture_filter") or "",
+        snaplen_bytes=given.get("snaplen") or MAX_SNAPLEN_BYTES,
+        promiscuous=given.get("promiscuous"),
+        monitor_mode=bool(given.get("monitor_mode")),
+        link_layer_type=linktype,
+        kernel_buffer_size_bytes=None if size_mib is None else size_mib * _MIB,
+        direction=given.get("direction") or "inout",
     )
 
 
-def _linktype(name: str | None) -> int | None:
-    if name is None:
-        return None
-    found = by_name(name)
-    if found is None:
-        text = f"there is no link-layer type {name!r:.80}: 'capctl linktypes' shows which a device has"
-        raise InvalidArgument(text, argument="link_layer_type")
-    return dlt_to_linktype(found.dlt)
-
-
-def with_devices(infos: Sequence[InterfaceInfo]) -> tuple[InterfaceInfo, ...]:
+def with_devices(infos: Sequence[InterfaceInfo], by_rule: Sequence[str] = ()) -> tuple[InterfaceInfo, ...]:
     """Return interfaces, and the devices of all modules, in the place of an interface where they have its name.
 
     A module that is broken, or does not answer in time, has none.
+
+    Args:
+        infos: interfaces.
+        by_rule: patterns of devices that a daemon opens for this user.
     """
     answers = ask([_command(LIST, each.prefix) for each in all_entries()])
-    devices = {each.name: _info(each) for answer in answers for each in _decoded(answer).devices}
+    devices = {each.name: _info(each, by_rule) for answer in answers for each in _decoded(answer).devices}
     kept = [each for each in infos if each.link is not None or each.name not in devices]
     numbers = {each.name: each.number for each in infos}
     numbered = [msgspec.structs.replace(each, number=numbers.get(name, 0)) for name, each in devices.items()]
     return (*kept, *numbered)
 
 
-def _info(device: Device) -> InterfaceInfo:
+def _info(device: Device, by_rule: Sequence[str]) -> InterfaceInfo:
+    # A rule may allow a part of what is one device to its module, such as a group of netfilter's log.
+    is_by_rule = any(fnmatchcase(device.name, each) or each.startswith(f"{device.name}:") for each in by_rule)
+    missing = None if is_by_rule else device.missing_right
     return InterfaceInfo(
         name=device.name,
         number=0,
         description=device.description,
         interface_type=InterfaceType.MODULE,
-        may_capture=device.missing_right is None,
-        needs=device.missing_right,
+        may_capture=missing is None,
+        needs=missing,
     )
 
 

@@ -1,19 +1,21 @@
 """The only input and output of the client: a Unix socket to the daemon, or to one of our own."""
 
 import contextlib
+import enum
 import os
 import select
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from capd_client.errors import DaemonUnavailable, InvalidArgument, ResourceError
+from capd_client.errors import DaemonUnavailable, InvalidArgument, NotPermitted, ResourceError
 from capd_client.request.namespaces import Netns, OpenNamespace, opened, socket_of
 from capd_client.request.options import Prepared
-from capd_client.request.streams import open_again_and_again, open_stream
-from capd_client.sources.opened import OpenStreams, Outcome
+from capd_client.request.streams import StreamToOpen, open_again_and_again, open_stream
+from capd_client.sources.opened import OpenedStream, OpenStreams, Outcome
 from capd_client.transport.passed import (
     CaptureFiles,
     DescriptorDropped,
@@ -46,6 +48,17 @@ def _may_capture() -> bool:
         if name == "CapEff":
             return bool(int(value, 16) >> _CAP_NET_RAW & 1)
     return False
+
+
+class Passed(enum.Enum):
+    """What a descriptor is that the daemon passes."""
+
+    #: A socket on which the capture's process takes the directory, and passes files.
+    TO_CAPTURE = enum.auto()
+    #: A socket to a process that sends.
+    CHANNEL = enum.auto()
+    #: A pipe with the packets of a device.
+    PIPE = enum.auto()
 
 
 @dataclass
@@ -92,10 +105,12 @@ class Transport:
     _offer: Offer | None = None
     #: What is captured from, to the end of that.
     _streams: OpenStreams = field(default_factory=OpenStreams)
-    #: What a descriptor that comes is: a socket to a process that sends, instead of one on which files come.
-    sends: bool = False
-    #: That socket.
+    #: What a descriptor is that comes.
+    expects: Passed = Passed.TO_CAPTURE
+    #: The socket to a process that sends.
     channel: _Channel | None = None
+    #: The pipe with the packets of a device.
+    pipe_fd: int | None = None
 
     @property
     def is_private(self) -> bool:
@@ -148,7 +163,7 @@ class Transport:
             text = "this program has as many descriptors as it may (RLIMIT_NOFILE): close some, or raise that limit"
             raise ResourceError(text) from error
         if descriptor is not None:
-            self._take(socket.socket(fileno=descriptor))
+            self._take(descriptor)
         if self.files is not None:
             self.files.take()
         return data
@@ -157,8 +172,12 @@ class Transport:
         """Return what became of what feeds the streams, by their names; see there."""
         return self._streams.outcomes()
 
-    def _take(self, channel: _Channel) -> None:
-        if self.sends:
+    def _take(self, descriptor: int) -> None:
+        if self.expects == Passed.PIPE:
+            self.pipe_fd = descriptor
+            return
+        channel = socket.socket(fileno=descriptor)
+        if self.expects == Passed.CHANNEL:
             self.channel = channel
             return
         offer, self._offer = self._offer, None
@@ -184,6 +203,9 @@ class Transport:
         self.socket.close()
         if self.channel is not None:
             self.channel.close()
+        if self.pipe_fd is not None:
+            os.close(self.pipe_fd)
+            self.pipe_fd = None
         if self.files is not None:
             self.files.close()
         if self._offer is not None:
@@ -292,12 +314,17 @@ def _start_private(monitor_mode: bool, namespace: OpenNamespace | None = None) -
     return Transport(ours, daemon)
 
 
-def offer_of(prepared: Prepared) -> Offer:
+def offer_of(prepared: Prepared, open_with_daemon: Callable[[StreamToOpen, NotPermitted], OpenedStream]) -> Offer:
     """Open the directory for a capture's files, and its streams.
+
+    Args:
+        prepared: the capture.
+        open_with_daemon: opens a stream that this program is not permitted to open, or raises.
 
     Raises:
         DestinationError: the directory cannot be entered.
         InterfaceError: a stream cannot be opened.
+        NotPermitted: a device may not be captured from.
         InvalidArgument: what the name of a stream says of it is not possible.
     """
     request = prepared.request
@@ -305,7 +332,11 @@ def offer_of(prepared: Prepared) -> Offer:
     try:
         open_one = open_again_and_again if request.wait_for_interfaces else open_stream
         for each in prepared.streams:
-            streams.add(each.name, open_one(each))
+            try:
+                opened = open_one(each)
+            except NotPermitted as refused:
+                opened = open_with_daemon(each, refused)
+            streams.add(each.name, opened)
         directory_fd = prepared.place.open()
     except BaseException:
         streams.close()
@@ -380,6 +411,6 @@ def connect_to_send(opening: bytes, socket_path: SocketPath) -> Transport:
         DaemonUnavailable: there is none.
     """
     transport = connect(socket_path, may_start=True)
-    transport.sends = True
+    transport.expects = Passed.CHANNEL
     transport.send(opening)
     return transport

@@ -273,6 +273,13 @@ class SendingEnded(JsonMessage, frozen=True, tag="sending_ended"):
     failure: Failure | None = None
 
 
+class DeviceEnded(JsonMessage, frozen=True, tag="device_ended"):
+    """No more packets come from the device, once those that are in the pipe have been read."""
+
+    #: Why; None: nobody reads them any more.
+    failure: Failure | None = None
+
+
 Event = (
     Counters
     | FileClosed
@@ -291,4 +298,5 @@ Event = (
     | InterfaceEvent
     | Statistics
     | SendingEnded
+    | DeviceEnded
 )

@@ -158,6 +158,22 @@ class RevokedSender(JsonMessage, frozen=True):
     is_contained: bool = False
 
 
+class RevokedDevice(JsonMessage, frozen=True):
+    """A device that was open for a client, and is taken from it, or is not since nobody knows now whether it should be.
+
+    Attributes:
+        user_id: of the client.
+        device: its name.
+        why: some words for people.
+        is_contained: as in the list.
+    """
+
+    user_id: int
+    device: str
+    why: str
+    is_contained: bool = False
+
+
 class Revoked(JsonMessage, frozen=True, tag="revoked"):
     """What has been revoked, or with ``dry_run`` would be, oldest first; or a part of it.
 
@@ -172,6 +188,9 @@ class Revoked(JsonMessage, frozen=True, tag="revoked"):
     #: The same of clients that send: oldest first, all in the last part.
     senders_ended: tuple[RevokedSender, ...] = ()
     senders_kept: tuple[RevokedSender, ...] = ()
+    #: And of devices of capture modules.
+    devices_ended: tuple[RevokedDevice, ...] = ()
+    devices_kept: tuple[RevokedDevice, ...] = ()
 
 
 class SendPermission(JsonMessage, frozen=True):
@@ -202,6 +221,7 @@ class Permission(JsonMessage, frozen=True):
         max_disk_bytes: in files at once.
         max_duration_s: of a capture.
         send: what may be sent; None: nothing.
+        devices: patterns of names of capture modules' devices that the daemon opens.
     """
 
     rule: str
@@ -214,6 +234,7 @@ class Permission(JsonMessage, frozen=True):
     max_disk_bytes: int | None
     max_duration_s: float | None
     send: SendPermission | None = None
+    devices: tuple[str, ...] = ()
 
 
 class Permissions(JsonMessage, frozen=True, tag="permissions"):
@@ -232,6 +253,11 @@ class Permissions(JsonMessage, frozen=True, tag="permissions"):
     permissions: tuple[Permission, ...]
     advice: str
     is_contained: bool = False
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Patterns of names of the devices that the daemon opens for the peer, by any rule."""
+        return tuple(dict.fromkeys(each for permission in self.permissions for each in permission.devices))
 
 
 class InterfaceList(JsonMessage, frozen=True, tag="interfaces"):
@@ -281,6 +307,16 @@ class Sending(JsonMessage, frozen=True, tag="sending"):
     source_macs: tuple[str, ...]
 
 
+class DeviceOpened(JsonMessage, frozen=True, tag="device_opened"):
+    """The device is captured from.
+
+    Comes with one descriptor: a pipe, on which its packets come as pcapng.
+    """
+
+    #: Under which rule.
+    rule: str
+
+
 class Watching(JsonMessage, frozen=True, tag="watching"):
     """What was asked for comes as events from now on."""
 
@@ -301,5 +337,6 @@ Reply = (
     | Capabilities
     | DriverCounters
     | Sending
+    | DeviceOpened
     | Watching
 )

@@ -226,6 +226,18 @@ class StartSending(JsonMessage, frozen=True, tag="send"):
     interface: str
 
 
+class OpenDevice(JsonMessage, frozen=True, tag="open_device"):
+    """Have a device of a capture module opened with the daemon's privileges, until the connection closes.
+
+    Where it is granted, ``DeviceOpened`` comes, and at the end ``DeviceEnded``.
+
+    Attributes:
+        interface: the device, and how to capture from it; ``is_stream``.
+    """
+
+    interface: InterfaceRequest
+
+
 class WatchInterfaces(JsonMessage, frozen=True, tag="watch_interfaces"):
     """Ask for reports of what happens to interfaces, until the connection closes."""
 
@@ -250,6 +262,7 @@ Request = (
     | GetCapabilities
     | GetDriverCounters
     | StartSending
+    | OpenDevice
     | WatchInterfaces
     | WatchStatistics
 )

@@ -22,6 +22,7 @@ from capd_protocol.messages import (
     ListCaptures,
     ListInterfaces,
     Message,
+    OpenDevice,
     Recorder,
     RevokeCaptures,
     RotateCapture,
@@ -258,12 +259,23 @@ class Chooser:
     def request(self) -> Message:
         """Return a request of any kind."""
         capture = self.capture()
-        make = self.choose.choice((self.start, self.order, self.question, self.question, self.watch, self.sending))
+        make = self.choose.choice(
+            (self.start, self.order, self.question, self.question, self.watch, self.sending, self.device)
+        )
         return AttachCapture(capture=capture) if self.choose.random() < 0.1 else make()
 
     def sending(self) -> Message:
         """Return a wish to send, which no rule of these users allows."""
         return StartSending(interface=self.choose.choice((*self.interfaces, "any", "", "\0", "x" * 20)))
+
+    def device(self) -> Message:
+        """Return a wish for a device, which no rule of these users allows."""
+        name = self.choose.choice(("nflog:5", "libpcap:x", "dbus-session", "", "\0", "x" * 300))
+        is_stream = self.choose.random() < 0.9
+        size_bytes = self.choose.choice((None, 1, 2**20, 2**63))
+        return OpenDevice(
+            interface=InterfaceRequest(name=name, is_stream=is_stream, kernel_buffer_size_bytes=size_bytes)
+        )
 
     def broken(self) -> bytes:
         """Return the bytes of a request that is not quite one."""

@@ -9,9 +9,8 @@ import re
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from capd_client.modules import nflog_wire
 from capd_client.modules.contract import (
     Capture,
     Device,
@@ -26,7 +25,8 @@ from capd_client.modules.contract import (
     Statistics,
     WrongName,
 )
-from capd_client.modules.nflog_wire import LogPacket
+from capd_client.modules.devices import nflog_wire
+from capd_client.modules.devices.nflog_wire import LogPacket
 from capd_protocol.formats.packet_flags import Direction, PacketKind, packet_flags
 from capd_protocol.messages.interfaces import MissingRight
 
@@ -188,6 +188,10 @@ class NflogModule(Module):
             text = f"{name!r:.80} names no groups: write nflog:GROUP, or up to {_MAX_GROUPS} different ones with commas"
             raise WrongName(f"{text}; a group is a number from 0 to {_MAX_GROUP}")
         return NflogCapture(name, groups)
+
+    def capabilities(self) -> Collection[str]:
+        """Return what listening to a group may take."""
+        return ("CAP_NET_ADMIN",)
 
     def devices(self) -> Sequence[Device]:
         """Return the log: which groups there are, the kernel does not tell."""

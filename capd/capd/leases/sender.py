@@ -1,11 +1,12 @@
 """One client that sends on one interface: its process, its interface, its end."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import trio
 
 from capd.errors import RequestRefused
 from capd.launch import SendLaunch
+from capd.leases.leases import OnReady
 from capd.linux.packet_ring import kernel_failure
 from capd.network.monitor import Monitor
 from capd.policy.peer import Peer
@@ -14,7 +15,7 @@ from capd.policy.sending import ANY_SOURCE
 from capd.supervisor.closer import Closer
 from capd.supervisor.sender import SenderProcess
 from capd.supervisor.spawner import Spawner
-from capd_protocol.messages import Failure, FailureCode, Sending, SendingEnded
+from capd_protocol.messages import Failure, FailureCode, RevokedSender, Sending, SendingEnded
 from capd_protocol.messages.interfaces import Link
 
 #: Two addresses and a type.
@@ -78,6 +79,11 @@ class Sender:
         report = self._process.report
         return SendingEnded(sent_total=report.sent_total, refused_total=report.refused_total, failure=self.failure)
 
+    def revoked(self, why: str) -> RevokedSender:
+        """Return its line where it is taken from its owner."""
+        owner = self.owner
+        return RevokedSender(user_id=owner.user_id, interface=self.link.name, why=why, is_contained=owner.is_contained)
+
     def grant_record(self) -> dict[str, object]:
         """Return what goes on record of the grant."""
         return {"rule": self.grant.rule.name}
@@ -94,16 +100,16 @@ class Sender:
         """How many frames went out, as far as it is known."""
         return self._process.report.sent_total
 
-    async def run(self, on_ready: Callable[[int], Awaitable[None]]) -> RequestRefused | None:
+    async def run(self, on_ready: OnReady) -> RequestRefused | None:
         """Send until somebody or something ends it; return why it did not begin, if it did not.
 
         Args:
-            on_ready: is given the descriptor of the client's socket to the process; raises nothing.
+            on_ready: is given the descriptor of the client's socket to the process.
         """
 
         async def ready(descriptor: int) -> None:
             self._is_ready = True
-            await on_ready(descriptor)
+            await on_ready(self.beginning, descriptor)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)

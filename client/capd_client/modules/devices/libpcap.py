@@ -8,7 +8,7 @@ import functools
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from capd_client.modules.contract import (
     Capture,
@@ -285,6 +285,10 @@ class LibpcapModule(Module):
         if device.startswith(_OWN):
             raise WrongName(f"{device} is not captured from through libpcap: leave its prefix out")
         return LibpcapCapture(name)
+
+    def capabilities(self) -> Collection[str]:
+        """Return what libpcap's devices may take."""
+        return ("CAP_NET_ADMIN", "CAP_NET_RAW")
 
     def devices(self) -> Sequence[Device]:
         """Return the devices that are neither network interfaces nor those of other modules."""

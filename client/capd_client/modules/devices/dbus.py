@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Sequence
 
-from capd_client.modules import dbus_wire
 from capd_client.modules.contract import (
     Capture,
     Device,
@@ -23,7 +22,8 @@ from capd_client.modules.contract import (
     Statistics,
     WrongName,
 )
-from capd_client.modules.dbus_wire import NotDbusError, WrongAddressError
+from capd_client.modules.devices import dbus_wire
+from capd_client.modules.devices.dbus_wire import NotDbusError, WrongAddressError
 from capd_protocol.messages.interfaces import MissingRight
 
 LINKTYPE_DBUS = 231

@@ -1,4 +1,6 @@
-"""A client that sends packets: it is given the socket to its process, and told how that ended."""
+"""A client with a lease: it is given a descriptor that leads to a process of its own, and hears how that ended."""
+
+from contextlib import AbstractContextManager
 
 import trio
 
@@ -7,13 +9,13 @@ from capd.clients.connection import Connection
 from capd.clients.services import Services
 from capd.clients.states import Conversation, failure_of
 from capd.errors import RequestRefused
+from capd.leases.leases import Lease
 from capd.policy.peer import Peer
-from capd.sending.sender import Sender
 from capd_protocol.errors import RemoteProtocolError
-from capd_protocol.messages import StartSending, encode
+from capd_protocol.messages import Message, Request, encode
 
 
-class SendingClient:
+class LeasingClient:
     """One client, from its request to the end."""
 
     def __init__(self, services: Services, peer: Peer, connection: Connection, conversation: Conversation) -> None:
@@ -23,7 +25,7 @@ class SendingClient:
             services: who decides, and has it on record.
             peer: the client.
             connection: to it.
-            conversation: with it, which is about sending now.
+            conversation: with it, which is about the lease now.
         """
         self._services = services
         self._peer = peer
@@ -31,54 +33,55 @@ class SendingClient:
         self._conversation = conversation
         self._violation: RemoteProtocolError | None = None
 
-    async def run(self, request: StartSending) -> RequestRefused | None:
-        """Have the client send until it leaves, or is kept from it; return why it could not begin, if it could not.
+    async def run(self, request: Request, granted: AbstractContextManager[Lease]) -> RequestRefused | None:
+        """Let the client have it until it leaves, or is kept from it; return why it could not begin, if it could not.
+
+        Args:
+            request: what was asked for.
+            granted: the lease; raises RequestRefused where it is not granted.
 
         Raises:
             RequestRefused: it may not.
             RemoteProtocolError: it has broken the protocol.
-            OSError: the kernel does not answer.
         """
         services = self._services
-        services.captures.policy.rules_or_refuse(self._peer)
-        link = await services.senders.find(request.interface)
         with (
-            services.senders.granted(self._peer, link) as sender,
-            services.audit.on_record(self._peer, request, sender.grant_record, sender.end_record),
+            granted as lease,
+            services.audit.on_record(self._peer, request, lease.grant_record, lease.end_record),
         ):
-            refused = await self._run(sender)
+            refused = await self._run(lease)
             if refused is None and self._violation is None:
                 with trio.move_on_after(limits.LAST_EVENTS_TIMEOUT_S):
-                    await self._connection.send(encode(sender.end))
+                    await self._connection.send(encode(lease.end))
         if self._violation is not None:
             raise self._violation
         return refused
 
-    async def _run(self, sender: Sender) -> RequestRefused | None:
+    async def _run(self, lease: Lease) -> RequestRefused | None:
         refused: RequestRefused | None = None
 
-        async def begin(descriptor: int) -> None:
+        async def begin(beginning: Message, descriptor: int) -> None:
             try:
                 with trio.move_on_after(limits.REQUEST_TIMEOUT_S):
-                    await self._connection.send(encode(sender.beginning), [descriptor])
+                    await self._connection.send(encode(beginning), [descriptor])
             except RemoteProtocolError as error:
-                self._break_off(sender, error)
+                self._break_off(lease, error)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._wait_until_left, sender)
-            refused = await sender.run(begin)
+            nursery.start_soon(self._wait_until_left, lease)
+            refused = await lease.run(begin)
             nursery.cancel_scope.cancel()
         return refused
 
-    async def _wait_until_left(self, sender: Sender) -> None:
+    async def _wait_until_left(self, lease: Lease) -> None:
         try:
             if (message := await self._connection.receive()) is not None:
                 self._conversation.hear(message)
         except RemoteProtocolError as error:
-            self._break_off(sender, error)
+            self._break_off(lease, error)
         else:
-            sender.stop()
+            lease.stop()
 
-    def _break_off(self, sender: Sender, violation: RemoteProtocolError) -> None:
+    def _break_off(self, lease: Lease, violation: RemoteProtocolError) -> None:
         self._violation = violation
-        sender.stop(failure_of(violation))
+        lease.stop(failure_of(violation))

@@ -1,1 +1,0 @@
-"""The clients that send packets, from grant to end, and how they are kept from it."""
