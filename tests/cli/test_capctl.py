@@ -158,7 +158,7 @@ def test_capture_tells_the_file_and_what_is_in_it(bench: Bench) -> None:
         (("-b", "packets:3", "-a", "files:2"), "the last file is full", [3, 3], 2),
         (("-b", "packets:4", "-b", "files:2", "-c", "14"), "as many as were asked for", [4, 4, 4, 2], 2),
         (("--ring-buffer", "filesize:1", "--autostop", "files:2"), "the last file is full", None, 2),
-        pytest.param(("-b", "duration:0.2", "-a", "duration:0.5"), "time is up", None, 3, marks=pytest.mark.long),
+        pytest.param(("-b", "duration:0.5", "-a", "duration:1.25"), "time is up", None, 3, marks=pytest.mark.long),
     ],
 )
 def test_conditions_end_a_capture_and_switch_files(
@@ -1244,6 +1244,7 @@ def test_whoami_shows_what_policy_allows_in_words(bench: Bench) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == (
         "root (user 0) may capture\n  on * (rule unbound)\n    and send on *, lo, from any source address\n"
+        "    and have capd open the devices *\n"
     )
     shown = json.loads(asked(bench, "whoami", "--json").stdout)
     assert (shown["user_id"], shown["permissions"][0]["rule"]) == (0, "unbound")

@@ -63,6 +63,22 @@ def as_sender(function: Callable[[], _Result], user: User = SENDER) -> _Result:
         return result
 
 
+def only_sender(daemon: Daemon) -> int:
+    """Return the process that sends, once it has its name.
+
+    A list of children that is read while one of them ends may lack others.
+    """
+    found: list[int] = []
+
+    def is_there() -> bool:
+        found[:] = senders_of(daemon)
+        return bool(found)
+
+    wait_until(is_there, "a process sends")
+    (sender,) = found
+    return sender
+
+
 def senders_of(daemon: Daemon) -> list[int]:
     found: list[int] = []
     for each in daemon.workers():
@@ -312,7 +328,7 @@ def test_it_ends_with_its_client(sending: Daemon, veth: tuple[str, str]) -> None
     own = mac_of(veth[0])
     with leaving_nothing(sending), process_of(SENDER, hold) as process:
         assert process.hear() == "ready"
-        (sender,) = senders_of(sending)
+        sender = only_sender(sending)
         assert status_of(sender)["Uid"].split() == [str(SENDER.user_id)] * 4
         process.kill()
         await_end([sender])
@@ -321,7 +337,7 @@ def test_it_ends_with_its_client(sending: Daemon, veth: tuple[str, str]) -> None
 def test_an_injector_that_is_closed_leaves_nothing(sending: Daemon, veth: tuple[str, str]) -> None:
     with leaving_nothing(sending):
         injector = Injector(veth[0], socket_path=sending.socket_path)
-        (sender,) = senders_of(sending)
+        sender = only_sender(sending)
         injector.terminate()
         injector.terminate()
         await_end([sender])
@@ -394,7 +410,7 @@ def test_it_ends_with_its_interface(sending: Daemon, what: str) -> None:
 
 def test_an_injector_that_does_nothing_ends_with_its_interface(sending: Daemon) -> None:
     with veth_pair("txgone", "rxgone"), Injector("txgone", socket_path=sending.socket_path) as injector:
-        (sender,) = senders_of(sending)
+        sender = only_sender(sending)
         ip("link", "delete", "txgone")
         await_end([sender])
         with pytest.raises(InterfaceError, match="has gone"):
@@ -434,7 +450,7 @@ def test_an_interface_that_gets_a_name_without_a_rule_is_sent_on_no_more(sending
 def test_a_process_that_was_killed_is_an_error(sending: Daemon, veth: tuple[str, str]) -> None:
     with leaving_nothing(sending), Injector(veth[0], socket_path=sending.socket_path) as injector:
         injector.send(frame(mac_of(veth[0])))
-        (sender,) = senders_of(sending)
+        sender = only_sender(sending)
         os.kill(sender, signal.SIGKILL)
         with pytest.raises(ChildError, match="ended without a word") as raised:
             injector.send_many([frame(mac_of(veth[0]))] * 5000)
@@ -499,7 +515,7 @@ def test_what_is_no_message_ends_it_with_a_failure(sending: Daemon, veth: tuple[
 
 def test_who_asks_for_reports_and_reads_none_is_cut_off(sending: Daemon, veth: tuple[str, str]) -> None:
     with leaving_nothing(sending), Injector(veth[0], socket_path=sending.socket_path) as injector:
-        (sender,) = senders_of(sending)
+        sender = only_sender(sending)
         wanted = encode_wanted(ReportWanted(1, False))
         with contextlib.suppress(OSError):  # however it is noticed
             while True:
@@ -510,7 +526,7 @@ def test_who_asks_for_reports_and_reads_none_is_cut_off(sending: Daemon, veth: t
 def test_a_descriptor_for_the_process_is_not_taken(sending: Daemon, veth: tuple[str, str], tmp_path: Path) -> None:
     packet = frame(mac_of(veth[0]))
     with Injector(veth[0], socket_path=sending.socket_path) as injector, (tmp_path / "x").open("wb") as file:
-        (sender,) = senders_of(sending)
+        sender = only_sender(sending)
         before = descriptors_of(sender)
         with contextlib.suppress(PermissionError):  # since Linux 6.16 the kernel refuses it
             socket.send_fds(raw(injector), [encode_frames([packet])], [file.fileno()])
@@ -522,8 +538,7 @@ def test_a_request_on_a_connection_that_sends_ends_it(sending: Daemon, veth: tup
     with leaving_nothing(sending), RawClient(sending.socket_path) as client:
         client.send(StartSending(interface=veth[0]))
         assert isinstance(client.receive(Sending), Sending)
-        wait_until(lambda: len(senders_of(sending)) == 1, "its process has its name")
-        (sender,) = senders_of(sending)
+        sender = only_sender(sending)
         client.send(StartSending(interface=veth[0]))
         assert isinstance(refused := client.receive(Refused), Refused)
         assert "while its connection sends" in refused.failure.text
