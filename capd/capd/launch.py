@@ -130,6 +130,8 @@ class Launch(_Tagged, frozen=True, kw_only=True, tag="launch"):
     autostop: Conditions
     update_interval_s: float
     packet_flags: bool = False
+    #: What files say of themselves.
+    comments: tuple[str, ...] = ()
     #: What the files of this destination may take on disk, with those that earlier captures left; None: no limit.
     max_disk_bytes: int | None = None
     #: Of the capture, if it has one: a ring that has one leaves an index of its files

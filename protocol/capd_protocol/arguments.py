@@ -40,6 +40,11 @@ DIRECTIONS = ("in", "out", "inout")
 #: dumpcap's RINGBUFFER_MAX_NUM_FILES.
 MAX_RING_FILES = 100_000
 
+#: Of all comments of a capture together. Chosen: some pages, which each file of a ring has.
+MAX_COMMENTS_BYTES = 16 * 1024
+#: What files call an interface, or say of it. Chosen: a sentence or two.
+MAX_LABEL_BYTES = 512
+
 _MAX_QUOTED_CHARACTERS = 40
 
 _MIB = 1024 * 1024
@@ -62,6 +67,7 @@ class ArgumentType(enum.Enum):
     YES_OR_NO = "True or False"
     PATH = "a path"
     NAMES = "names of interfaces"
+    TEXTS = "a text, or several"
     NETNS = "a name of 'ip netns', the number of a process, or a path"
 
 
@@ -107,7 +113,7 @@ class ArgumentSpec(NamedTuple):
     place: str
     help: str
     range: Range | None = None
-    default: str | float | None = None
+    default: str | float | tuple[str, ...] | None = None
     unset_by_zero: bool = False
     is_configured: bool = False
     options: tuple[Option, ...] = ()
@@ -293,6 +299,15 @@ ARGUMENTS = (
         default=False,
         is_configured=True,
         options=(Option("", "--packet-flags"),),
+    ),
+    ArgumentSpec(
+        "comments",
+        ArgumentType.TEXTS,
+        "comments",
+        "write this at the beginning of files, as a comment; may be repeated",
+        default=(),
+        is_configured=True,
+        options=(Option("", "--comment", "TEXT"),),
     ),
     # A ring: when it switches to the next file, and what it keeps.
     ArgumentSpec(
@@ -670,6 +685,28 @@ def _stay_faults(request: StartCapture) -> Iterator[Fault]:
         yield Fault("savefile", "a detached capture needs a savefile: a temporary one would be nobody's")
 
 
+def _text_faults(request: StartCapture) -> Iterator[Fault]:
+    """Find what files cannot say."""
+    if request.file_format == "pcap" and request.comments:
+        yield Fault("comments", "comments need pcapng: a pcap file has no place for them")
+    if sum(len(each.encode("utf-8", "surrogatepass")) for each in request.comments) > MAX_COMMENTS_BYTES:
+        yield Fault("comments", f"comments have more than {MAX_COMMENTS_BYTES:,} bytes: write less")
+    if any(not each or not _is_text(each) for each in request.comments):
+        yield Fault("comments", "a comment has at least one character, no NUL, and is UTF-8")
+    for each in request.interfaces:
+        for argument, text in (("label", each.label), ("description", each.description)):
+            if len(text.encode("utf-8", "surrogatepass")) > MAX_LABEL_BYTES or not _is_text(text):
+                possible = f"at most {MAX_LABEL_BYTES} bytes of UTF-8, without NUL"
+                yield Fault("interfaces", f"the {argument} of {_quoted(each.name)} is not possible: {possible}")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def _memory_faults(request: StartCapture) -> Iterator[Fault]:
     if not request.destination.unnamed:
         return
@@ -794,6 +831,7 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
         yield Fault("autostop", text)
     if request.file_format == "pcap" and request.packet_flags:
         yield Fault("packet_flags", "packet_flags needs pcapng: a pcap file has no place for them")
+    yield from _text_faults(request)
     if request.file_format == "pcap" and request.wait_for_interfaces:
         text = "wait_for_interfaces needs pcapng: a pcap file begins with the link-layer type of an interface"
         yield Fault("wait_for_interfaces", text)

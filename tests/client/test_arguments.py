@@ -559,6 +559,21 @@ def recorder_duration(bench: Bench) -> None:
         assert read_complete(capture.snapshot()).packets == []
 
 
+def comments(bench: Bench) -> None:
+    exchanged(bench, 5, comments=["für später", "and more"])
+    shown = subprocess.run(["capinfos", "-k", str(bench.savefile)], capture_output=True, text=True, check=True).stdout
+    assert [each.partition(": ")[2].strip() for each in shown.splitlines()[1:]] == ["für später", "and more"]
+    exchanged(bench, 5, comments="alone")
+    assert capinfos(bench.savefile, "-k")["Capture comment"] == "alone"
+    with pytest.raises(InvalidArgument, match="comments need pcapng"):
+        bench.session(comments="x", use_libpcap=True)
+    refused("comments", "at least one character", comments=["a", ""])
+    refused("comments", "no NUL", comments="a\0b")
+    refused("comments", "UTF-8", comments="\udc80")
+    refused("comments", "more than 16,384 bytes", comments=["x" * 9000, "y" * 9000])
+    refused("comments", "it must be a text, or several", comments=[1])
+
+
 def netns(bench: Bench) -> None:
     # Of this process, which is where its interfaces are.
     arguments: Any = {"interfaces": bench.interface, "savefile": bench.savefile}
@@ -638,6 +653,7 @@ EFFECTS: dict[str, Callable[[Bench], None]] = {
         promiscuous,
         direction,
         packet_flags,
+        comments,
         monitor_mode,
         kernel_buffer_size,
         link_layer_type,
@@ -722,8 +738,20 @@ def test_options_of_an_interface_come_before_those_of_all(bench: Bench) -> None:
 
 
 def test_options_of_an_interface_are_those_of_all() -> None:
-    own = {field.name for field in fields(CaptureInterface)} - {"name"}
+    own = {field.name for field in fields(CaptureInterface)} - {"name", "label", "description"}
     assert own < set(CaptureArguments.__annotations__)
+
+
+def test_files_call_an_interface_what_it_is_to_be_called(bench: Bench) -> None:
+    own = CaptureInterface(name=bench.interface, label="uplink", description="to the north; für später")
+    captured(bench, 2, interfaces=own)
+    assert {each.interface for each in read(bench.savefile)} == {"uplink"}
+    shown = subprocess.run(["capinfos", "-I", str(bench.savefile)], capture_output=True, text=True, check=True).stdout
+    assert "Name = uplink" in shown
+    assert "Description = to the north; für später" in shown
+    for wrong in ("x" * 513, "a\0b", "\udc80"):
+        refused("interfaces", "is not possible", interfaces=CaptureInterface(name="lo", label=wrong))
+        refused("interfaces", "is not possible", interfaces=CaptureInterface(name="lo", description=wrong))
 
 
 def test_an_empty_filter_of_an_interface_takes_everything(bench: Bench) -> None:
@@ -770,6 +798,7 @@ WRONG_BY_TYPE: dict[ArgumentType, tuple[str, list[Any]]] = {
     ArgumentType.YES_OR_NO: ("True or False", ["no", "", b"1"]),
     ArgumentType.PATH: ("a path", [7, b"a.pcapng"]),
     ArgumentType.NETNS: ("ip netns", [True, 1.5, b"blue", ["blue"]]),
+    ArgumentType.TEXTS: ("a text, or several", [5, b"a", [5], [b"a"], {"a": 1}]),
     ArgumentType.NAMES: ("names", [5, [5], b"lo", [None], [CaptureInterface(name=5)], ""]),  # type: ignore[arg-type]
 }
 

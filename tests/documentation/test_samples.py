@@ -19,15 +19,19 @@ _ELSEWHERE = {"ini", "yaml"}
 #: Programs of others, of which nothing is checked but units of systemd.
 _OTHERS = {
     "apt",
+    "cp",
     "curl",
     "docker",
     "journalctl",
+    "ln",
+    "mkdir",
     "podman",
     "python3",
     "ssh",
     "rm",
     "systemctl",
     "systemd-nspawn",
+    "tshark",
     "unshare",
     "usermod",
 }

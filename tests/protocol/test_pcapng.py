@@ -76,7 +76,7 @@ BLOCKS = {
         "0A0D0D0A 00000044 1A2B3C4D 0001 0000 FFFFFFFFFFFFFFFF"
         " 0001 0002 =68690000 0002 0002 =70630000 0003 0005 =4C696E7578000000 0004 0004 =63617064 0000 0000 00000044",
         lambda order: SectionHeader(order, ((1, b"hi"), (2, b"pc"), (3, b"Linux"), (4, b"capd"))),
-        lambda: section_header(hardware="pc", operating_system="Linux", application="capd", comment="hi"),
+        lambda: section_header(hardware="pc", operating_system="Linux", application="capd", comments=["hi"]),
     ),
     "interface": Row(
         "00000001 00000020 0001 0000 00040000 0009 0001 =09000000 0000 0000 00000020",
@@ -408,7 +408,7 @@ START_NS, END_NS = TIME_NS - 5_000_000_001, TIME_NS + 1_000_000_001
 WRITTEN_FILE = b"".join(
     [
         section_header(
-            hardware="Test CPU", operating_system="Linux 6.1", application="capd 0.1.0", comment="für später"
+            hardware="Test CPU", operating_system="Linux 6.1", application="capd 0.1.0", comments=["für später"]
         ),
         interface_description(
             linktype=1,

@@ -39,9 +39,14 @@ FILES = {
     "sysusers.d/capd.conf": Path("/etc/sysusers.d/capd.conf"),
     "tmpfiles.d/capd.conf": Path("/etc/tmpfiles.d/capd.conf"),
 }
-_LINK = Path("/usr/local/bin/capctl")
+_LINKS = (Path("/usr/local/bin/capctl"), Path("/usr/local/bin/capd-dumpcap"))
 #: Below the environment's root, and where everybody's man(1) looks.
-_PAGES = ("share/man/man1/capctl.1", "share/man/man5/capd.toml.5", "share/man/man8/capd.8")
+_PAGES = (
+    "share/man/man1/capctl.1",
+    "share/man/man1/capd-dumpcap.1",
+    "share/man/man5/capd.toml.5",
+    "share/man/man8/capd.8",
+)
 _EVERYBODYS_ROOT = Path("/usr/local")
 #: Where everybody's shell looks; root's own may have the environment on its path just now.
 _EVERYBODYS_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -303,7 +308,7 @@ def _links() -> dict[Path, Path]:
     """
     pages = _PAGES if sys.prefix != sys.base_prefix else ()
     links = {_EVERYBODYS_ROOT / page: Path(sys.prefix) / page for page in pages}
-    return links | {_LINK: Path(sysconfig.get_path("scripts")) / _LINK.name}
+    return links | {each: Path(sysconfig.get_path("scripts")) / each.name for each in _LINKS}
 
 
 def _make_links() -> list[str]:
@@ -314,7 +319,7 @@ def _make_links() -> list[str]:
     """
     report: list[str] = []
     for link, target in _links().items():
-        is_found = link == _LINK and shutil.which(_LINK.name, path=_EVERYBODYS_PATH)
+        is_found = link in _LINKS and shutil.which(link.name, path=_EVERYBODYS_PATH)
         if is_found or os.path.lexists(link):
             continue
         fault = trust.find_fault_on_way(link.parent) or trust.find_fault_on_way(target)
@@ -323,7 +328,7 @@ def _make_links() -> list[str]:
             continue
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)
-        if link == _LINK:
+        if link in _LINKS:
             report.append(f"{link} is made")
     return report
 
@@ -335,10 +340,10 @@ def _remove_links() -> None:
         return
     python = programs[0]
     targets = {_EVERYBODYS_ROOT / page: python.parents[1] / page for page in _PAGES}
-    for link, target in {**targets, _LINK: python.with_name(_LINK.name)}.items():
+    for link, target in {**targets, **{each: python.with_name(each.name) for each in _LINKS}}.items():
         if link.is_symlink() and link.readlink() == target:
             link.unlink()
-            if link != _LINK:
+            if link not in _LINKS:
                 with contextlib.suppress(OSError):  # others' are in it
                     link.parent.rmdir()
 

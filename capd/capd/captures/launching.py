@@ -59,6 +59,7 @@ def launch_of(
         autostop=request.autostop if elapsed_s is None else _left_of(request.autostop, elapsed_s),
         update_interval_s=request.update_interval_s,
         packet_flags=request.packet_flags,
+        comments=request.comments,
         waits=waits,
     )
 

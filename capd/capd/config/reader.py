@@ -117,6 +117,7 @@ _PYTHON_TYPES = {
     ArgumentType.WHOLE_NUMBER: int,
     ArgumentType.SECONDS: float,
     ArgumentType.YES_OR_NO: bool,
+    ArgumentType.TEXTS: tuple[str, ...],
 }
 #: ``[captures.NAME]``: what runs as long as the daemon does, and whose members may read its files.
 _Capture = cast(

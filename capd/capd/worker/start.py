@@ -320,7 +320,12 @@ def _capture(
         return
     report.announce(standing(interfaces, is_waiting=launch.waits and not sources))
     # 8. The first file, which is announced when its header is on disk; or the memory of a recorder.
-    section = pcapng.section_header(hardware=_cpu_name(), operating_system=_operating_system(), application=SOFTWARE)
+    section = pcapng.section_header(
+        hardware=_cpu_name(),
+        operating_system=_operating_system(),
+        application=SOFTWARE,
+        comments=launch.comments,
+    )
     header = partial(_header, launch, interfaces, section)
     statistics = partial(statistics_blocks, interfaces, start_ns) if launch.file_format == "pcapng" else bytes
     sink: Sink

@@ -125,7 +125,7 @@ def _add(parser: argparse.ArgumentParser, spec: ArgumentSpec, option: Option) ->
         says_no = option.flag.startswith("--no-")
         parser.add_argument(*names, dest=spec.name, action="store_const", const=not says_no, help=spec.help)
     else:
-        is_list = spec.type is ArgumentType.NAMES
+        is_list = spec.type in (ArgumentType.NAMES, ArgumentType.TEXTS)
         parser.add_argument(
             *names,
             dest=spec.name,

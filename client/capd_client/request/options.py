@@ -65,9 +65,13 @@ class CaptureInterface(_InterfaceOptions):
         link_layer_type: as in ``CaptureArguments``.
         wifi_channel: as in ``CaptureArguments``.
         direction: as in ``CaptureArguments``.
+        label: what files call it; None: its name.
+        description: what files say of it; None: the alias that an administrator has given it, if there is one.
     """
 
     name: str
+    label: str | None = None
+    description: str | None = None
 
 
 #: What a capture in memory keeps, where nothing else is said. Chosen: as much as a reader may be behind (``stream``),
@@ -189,6 +193,7 @@ class CaptureArguments(TypedDict, total=False):
             is gone (False). They are attached when they come, and again when they come back, by name.
         packet_flags: write with each packet whether it came in or went out, and to whom it was sent (False): ``flags``,
             ``direction`` and ``kind`` of packets that are read. It takes 12 bytes a packet, and pcapng.
+        comments: what files say of themselves at their beginning: one text, or several (none). It takes pcapng.
         update_interval: a packet is in its file and announced within about so many seconds (0.1); from 0.005.
         pass_files: have each file passed to this process, open for reading, before it is announced (False). Then
             ``open_file`` gives it also where the path does not lead, and after its ring has deleted it.
@@ -240,6 +245,7 @@ class CaptureArguments(TypedDict, total=False):
     max_buffered_bytes: int | None
     separate_threads: bool | None
     packet_flags: bool | None
+    comments: str | Sequence[str] | None
     update_interval: float | None
     wait_for_interfaces: bool | None
     pass_files: bool | None
@@ -282,6 +288,7 @@ _TYPES: dict[ArgumentType, tuple[type, ...]] = {
     ArgumentType.PATH: (str, os.PathLike),
     ArgumentType.NAMES: (object,),
     ArgumentType.NETNS: (str, int, os.PathLike),
+    ArgumentType.TEXTS: (tuple,),
 }
 
 
@@ -306,12 +313,22 @@ def _text(value: object) -> object:
     return value.name if isinstance(value, LinkLayerType) else value
 
 
+def _texts(value: object) -> object:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, Sequence):
+        return value
+    texts = cast(Sequence[object], value)
+    return tuple(texts) if all(isinstance(each, str) for each in texts) else texts
+
+
 #: What else a value may be given as: wirepy's programs have numbers as text, and values that an interface reported.
 _FROM: dict[ArgumentType, Callable[[object], object]] = {
     ArgumentType.TEXT: _text,
     ArgumentType.WHOLE_NUMBER: _whole_number,
     ArgumentType.SECONDS: _seconds,
     ArgumentType.YES_OR_NO: _yes_or_no,
+    ArgumentType.TEXTS: _texts,
 }
 
 
@@ -437,7 +454,9 @@ def _interface_request(given: object, common: dict[str, Any]) -> InterfaceReques
     one = given if isinstance(given, CaptureInterface) else CaptureInterface(name=name)
     own = _typed({name: getattr(one, name) for name in common})
     chosen = {name: common[name] if value is None else value for name, value in own.items()}
-    return InterfaceRequest(name=name, **fields_of("interface", chosen))
+    return InterfaceRequest(
+        name=name, label=one.label or "", description=one.description or "", **fields_of("interface", chosen)
+    )
 
 
 def _ring(arguments: CaptureArguments) -> Conditions | None:

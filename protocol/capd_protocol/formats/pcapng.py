@@ -82,11 +82,11 @@ def _block(block_type: int, body: bytes) -> bytes:
 
 
 def section_header(
-    *, hardware: str = "", operating_system: str = "", application: str = "", comment: str = ""
+    *, hardware: str = "", operating_system: str = "", application: str = "", comments: Iterable[str] = ()
 ) -> bytes:
     """A section header block, version 1.0, of a section whose length is not stated."""
     options = [
-        *_text(OPT_COMMENT, comment),
+        *(option for each in comments for option in _text(OPT_COMMENT, each)),
         *_text(SHB_HARDWARE, hardware),
         *_text(SHB_OS, operating_system),
         *_text(SHB_USERAPPL, application),

@@ -44,6 +44,10 @@ class InterfaceRequest(JsonMessage, frozen=True):
     kernel_buffer_size_bytes: int | None = None
     #: Only what comes in, or goes out.
     direction: Literal["in", "out", "inout"] = "inout"
+    #: What files call it; empty: its name.
+    label: str = ""
+    #: What files say of it; empty: what an administrator has called it.
+    description: str = ""
     #: It is no interface of the system: its packets come on a descriptor, as pcap or pcapng, which the client passes
     #: along with the directory. The name says only what it is called.
     is_stream: bool = False
@@ -135,6 +139,8 @@ class StartCapture(JsonMessage, frozen=True, tag="start"):
     autostop: Conditions = Conditions()
     #: With each packet stands in the file whether it came in or went out, and to whom it was sent.
     packet_flags: bool = False
+    #: What files say of themselves, at their beginning.
+    comments: tuple[str, ...] = ()
     #: A packet is in its file and announced within about this time.
     update_interval_s: float = 0.1
     #: Interfaces need not be there yet, and the capture goes on when the last one is gone.

@@ -312,8 +312,8 @@ class SourceMaker:
         return pcapng.interface_description(
             linktype=dlt_to_linktype(link_layer_type.dlt),
             snaplen_bytes=interface.request.snaplen_bytes,
-            name=interface.request.name,
-            description=interface.description,
+            name=interface.request.label or interface.request.name,
+            description=interface.request.description or interface.description,
             capture_filter=_filter_text(interface),
             operating_system=self._operating_system,
             hardware=interface.driver,

@@ -1,0 +1,1 @@
+"""capd-dumpcap beside dumpcap."""

@@ -1,0 +1,210 @@
+"""capd-dumpcap beside dumpcap: by itself, below tshark, and below a parent that goes."""
+
+import grp
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from capd_client import read
+from capd_client.dumpcap.__main__ import main
+from tests.dumpcap.comparing import compare
+from tests.dumpcap.differences import KNOWN
+from tests.dumpcap.lines import PICKED, SPACED, drawn
+from tests.dumpcap.running import FRAMES, OURS, said_of
+from tests.support.attack import Channel, User, eventually, process_of
+from tests.support.daemon import Daemon, MakeDir, running_daemon
+from tests.support.namespace import veth_pair
+from tests.support.tools import packets_of
+from tests.support.traffic import send
+
+ROOT = Path(__file__).parents[2]
+#: Of the command lines that are compared, those that are drawn; more of them: scripts/compare-dumpcap.
+SEED, DRAWN = 2026, 12
+INTERFACES = ("cmpa", "cmpb")
+#: Any group that is there.
+CAPTURERS = grp.getgrall()[-1]
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Generator[str, None, None]:
+    """Two interfaces; the name of the other end of the first one."""
+    with veth_pair("cmpa", "cmppeer"), veth_pair("cmpb", "cmpother"):
+        yield "cmppeer"
+
+
+@pytest.mark.parametrize("words", [*PICKED, *SPACED, *drawn(SEED, DRAWN)], ids=" ".join)
+def test_the_same_words_have_the_same_outcome(
+    pairs: str, daemon: Daemon, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPD_SOCKET", daemon.socket_path)
+    assert compare(words, tmp_path / "both", INTERFACES, pairs) == []
+
+
+def test_the_differences_that_are_meant_are_in_the_documentation() -> None:
+    text = (ROOT / "docs" / "dumpcap.md").read_text()
+    assert [each.heading for each in KNOWN if f"**{each.heading}.**" not in text] == []
+
+
+# Below tshark ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tsharks(make_dir: MakeDir) -> tuple[Path, Path]:
+    """Two copies of tshark: with the real dumpcap beside it, and with ours."""
+    directory = make_dir("tsharks")
+    found: list[Path] = []
+    for name, program in (("theirs", shutil.which("dumpcap")), ("ours", shutil.which("capd-dumpcap"))):
+        assert program is not None
+        (directory / name).mkdir()
+        found.append(directory / name / "tshark")
+        shutil.copy(shutil.which("tshark") or "", found[-1])
+        (directory / name / "dumpcap").symlink_to(program)
+    return found[0], found[1]
+
+
+def run_tshark(tshark: Path, words: list[str], directory: Path, sender: str | None) -> tuple[int, list[str], list[str]]:
+    """Run it; packets are sent once it captures."""
+    directory.mkdir()
+    command = [str(tshark), *words]
+    environment = {**os.environ, "TMPDIR": str(directory), "HOME": str(directory)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=directory, env=environment
+    ) as process:
+        assert process.stderr is not None
+        errors = b""
+        deadline_s = time.monotonic() + 20
+        while sender is not None and b'File: "' not in errors and process.poll() is None:
+            assert time.monotonic() < deadline_s, errors
+            if select.select([process.stderr], [], [], 0.2)[0]:
+                errors += os.read(process.stderr.fileno(), 65536)
+        if sender is not None and process.poll() is None:
+            send(sender, FRAMES, len(FRAMES))
+            # It begins to read in its own time.
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+        output, rest = process.communicate(timeout=30)
+    lines = [line for line in (errors + rest).decode().splitlines() if "Running as user" not in line]
+    steady = [line.partition("[Main MESSAGE]")[2] or line for line in lines]
+    # dumpcap counts as dropped what it throws away when enough has come.
+    said = [line if "File:" not in line else "File" for line in steady if line.strip() and "dropped from" not in line]
+    return process.returncode, output.decode("utf-8", "replace").splitlines(), said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-i cmpa -c 10 -T fields -e frame.len",
+        "-i cmpa -T fields -e frame.len",
+        "-i cmpa -f greater\N{NO-BREAK SPACE}120 -T fields -e frame.len",
+        "-i cmpa -i cmpb -c 10 -T fields -e frame.len",
+        "-i cmpa -w ring.pcapng -b packets:4 -b files:2",
+        "-i cmpa -a duration:1 -w a.pcapng",
+        "-i cmpa -s 40 -T fields -e frame.cap_len",
+    ],
+)
+def test_tshark_captures_the_same_with_both(pairs: str, tsharks: tuple[Path, Path], tmp_path: Path, words: str) -> None:
+    split = [each.replace("\N{NO-BREAK SPACE}", " ") for each in words.split()]
+    theirs, ours = (run_tshark(each, split, tmp_path / each.parent.name, pairs) for each in tsharks)
+    assert ours == theirs
+    files = [sorted(each.name[:11] for each in (tmp_path / name).glob("*.pcapng")) for name in ("theirs", "ours")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["-D", "-L -i cmpa", "-i nope0", "-i cmpa -f nonsense", "-i cmpa -w nodir/a", "-i cmpa -y NOPE"],
+)
+def test_tshark_says_the_same_with_both(tsharks: tuple[Path, Path], tmp_path: Path, words: str) -> None:
+    theirs, ours = (run_tshark(each, words.split(), tmp_path / each.parent.name, None) for each in tsharks)
+    assert ours == theirs
+
+
+# By itself ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_ordinary_user_captures_through_the_daemon(pairs: str, make_dir: MakeDir) -> None:
+    directory = make_dir("ordinary")
+    os.chown(directory, 23_731, 23_731)
+
+    def run(channel: Channel) -> None:
+        os.environ["CAPD_SOCKET"] = daemon.socket_path
+        os.chdir(directory)
+        channel.send(main(["-i", INTERFACES[0], "-w", "a.pcapng", "-c", "3", "-q"]))
+
+    user = User(23_731, 23_731, (CAPTURERS.gr_gid,))
+    with running_daemon(make_dir("through"), "--group", CAPTURERS.gr_name) as daemon, process_of(user, run) as process:
+        eventually(lambda: (directory / "a.pcapng").exists() or process.channel.poll(), "it captures")
+        if not process.channel.poll():
+            send(pairs, FRAMES, 3)
+        assert process.hear() == 0
+    assert packets_of(directory / "a.pcapng") == 3
+
+
+def started(words: list[str], directory: Path, parent_fd: int | None = None) -> "subprocess.Popen[bytes]":
+    """Start ours; its messages go to standard error, or to another descriptor."""
+    passed = () if parent_fd is None else (parent_fd,)
+    return subprocess.Popen([*OURS, *words], stderr=subprocess.PIPE, cwd=directory, pass_fds=passed)
+
+
+def test_it_ends_when_its_parent_has_gone_though_nothing_comes(pairs: str, tmp_path: Path) -> None:
+    del pairs
+    with started(["-i", INTERFACES[0], "-w", "a.pcapng", "-q", "-Z", "none"], tmp_path) as process:
+        assert process.stderr is not None
+        assert process.stderr.read(1) == b"F"
+        process.stderr.close()
+        assert process.wait(20) == 0
+    assert list(read(tmp_path / "a.pcapng")) == []
+
+
+def test_later_versions_name_the_descriptor_for_messages(pairs: str, tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    words = ["-i", INTERFACES[0], "--ifdescr", "the first", "-F", "pcapng", "-w", "a.pcapng", "-c", "3", "-Z"]
+    with ours, theirs, started([*words, str(theirs.fileno())], tmp_path, theirs.fileno()) as process:
+        theirs.close()
+        first = ours.recv(4096)
+        assert first[:1] == b"F"
+        send(pairs, FRAMES, 3)
+        rest = b"".join(iter(lambda: ours.recv(4096), b""))
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert said_of(first + rest).splitlines() == ["F a.pcapng", "P 3", "Drops(drops_total=0, interface='cmpa')"]
+    assert b"the first" in (tmp_path / "a.pcapng").read_bytes()[:400]
+
+
+def test_an_interface_that_goes_is_no_good_end(tmp_path: Path) -> None:
+    with veth_pair("cmpgone", "cmpgonep"):
+        with started(["-i", "cmpgone", "-w", "a.pcapng", "-Z", "none"], tmp_path) as process:
+            assert process.stderr is not None
+            first = process.stderr.read(1)
+            subprocess.run(["ip", "link", "delete", "cmpgone"], check=True)
+            said = said_of(first + process.stderr.read())
+            assert process.wait(20) == 1
+        subprocess.run(["ip", "link", "add", "cmpgone", "type", "veth", "peer", "name", "cmpgonep"], check=True)
+    assert 'The network adapter "cmpgone" is no longer attached; the capture has stopped.' in said
+    assert said.splitlines()[0] == "F a.pcapng"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE])
+def test_what_ends_dumpcap_well_ends_it_well(pairs: str, tmp_path: Path, number: int) -> None:
+    with started(["-i", INTERFACES[0], "-w", "a.pcapng", "-Z", "none"], tmp_path) as process:
+        assert process.stderr is not None
+        first = process.stderr.read(1)
+        send(pairs, FRAMES, 12)
+        wait_for_packets(tmp_path / "a.pcapng", 12)
+        process.send_signal(number)
+        said = said_of(first + process.stderr.read())
+        assert process.wait(20) == 0
+    assert said.splitlines() == ["F a.pcapng", "P 12", "Drops(drops_total=0, interface='cmpa')"]
+
+
+def wait_for_packets(path: Path, count: int) -> None:
+    eventually(lambda: path.exists() and len(list(read(path))) == count, "packets are in the file")
