@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from capd_client import (
     BadFilterError,
@@ -19,6 +20,7 @@ from capd_client import (
     ResourceError,
     SourceError,
     UnsupportedError,
+    aio,
     read,
     revoke_captures,
 )
@@ -150,6 +152,32 @@ def test_a_user_whom_a_rule_names_captures_what_root_does(opening: Daemon, liste
     granted = next(each for each in daemon.log.splitlines() if "granted" in each and "open_device" in each)
     assert 'device="nflog:5"' in granted
     assert "rule=log" in granted
+
+
+def test_asynchronous_programs_have_it_too(opening: Daemon, listeners_dir: Path) -> None:
+    path = listeners_dir / "log.pcapng"
+
+    async def take(channel: Channel) -> None:
+        session = aio.CaptureSession(interfaces="nflog:6", savefile=path, socket_path=opening.socket_path)
+        async with session:
+            channel.send("running")
+            await trio.to_thread.run_sync(channel.recv)
+        channel.send(session.packetcount)
+        devices = await aio.list_interfaces(modules=True, socket_path=opening.socket_path)
+        channel.send({each.name: each.may_capture for each in devices if each.name == "nflog"})
+
+    def run(channel: Channel) -> None:
+        trio.run(take, channel)
+
+    with process_of(LISTENER, run) as process:
+        assert process.hear() == "running"
+        module = module_of(opening)
+        send(4)
+        eventually(lambda: path.exists() and len(list(read(path))) == 4, "all are there")
+        process.say("end")
+        assert process.hear() == 4
+        assert process.hear() == {"nflog": True}
+    await_end([module])
 
 
 @pytest.mark.parametrize("user", [LISTENER, OTHER])
