@@ -3,6 +3,7 @@
 Accounts are its own too (``tests.support.accounts``).
 """
 
+import gc
 import itertools
 import os
 import signal
@@ -36,6 +37,17 @@ _numbers = itertools.count(1)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have the tests of the service come first: they share a machine, and the others would wait for them at the end."""
     items.sort(key=lambda item: "systemd" not in item.path.parts)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Have no garbage be looked for among what is collected: next to all of it stays until the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
