@@ -116,7 +116,7 @@ def test_both_directions_and_ip6_are_there_and_direction_chooses(bench: Bench) -
 
 @pytest.mark.parametrize("buffer_mib", [1, None])
 def test_losses_are_exact(bench: Bench, buffer_mib: int | None) -> None:
-    count = 100_000
+    count = 30_000
     with bench.session(interfaces="nflog:5", kernel_buffer_size=buffer_mib) as capture:
         (module,) = [each for each in ours() if is_module(each)]
         if buffer_mib is not None:
