@@ -28,7 +28,7 @@ _NOTICE_TIME_S = 7.0
 #: Of pcapng, and of pcap in micro- and nanoseconds.
 _MAGICS = (b"\x0a\x0d\x0d\x0a", b"\xd4\xc3\xb2\xa1", b"\x4d\x3c\xb2\xa1")
 _TIME = re.compile(r"(?<!\d)20\d{12}(?!\d)")
-_TEMPORARY = re.compile(r"[^\s\"']*/?(?:wireshark_|capd_)([^\s\"'/]*?)(?:[A-Za-z0-9]{6}|_[0-9a-f]{8})(\.pcap(?:ng)?)")
+_TEMPORARY = re.compile(r"[^\s\"']*/?(?:wireshark_|capd_)([^\s\"'/]*?)(?:[A-Za-z0-9_-]{6}|_[0-9a-f]{8})(\.pcap(?:ng)?)")
 
 
 class Outcome(NamedTuple):

@@ -122,7 +122,8 @@ def test_tshark_captures_the_same_with_both(pairs: str, tsharks: tuple[Path, Pat
     "words",
     ["-D", "-L -i cmpa", "-i nope0", "-i cmpa -f nonsense", "-i cmpa -w nodir/a", "-i cmpa -y NOPE"],
 )
-def test_tshark_says_the_same_with_both(tsharks: tuple[Path, Path], tmp_path: Path, words: str) -> None:
+def test_tshark_says_the_same_with_both(pairs: str, tsharks: tuple[Path, Path], tmp_path: Path, words: str) -> None:
+    del pairs
     theirs, ours = (run_tshark(each, words.split(), tmp_path / each.parent.name, None) for each in tsharks)
     assert ours == theirs
 

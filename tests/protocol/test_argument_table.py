@@ -1,7 +1,7 @@
 """An argument is defined once: typing, messages, configuration, man pages and the documentation's tables follow."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ ANNOTATIONS: Mapping[ArgumentType, object] = {
     ArgumentType.WHOLE_NUMBER: int | None,
     ArgumentType.SECONDS: float | None,
     ArgumentType.YES_OR_NO: bool | None,
+    ArgumentType.TEXTS: str | Sequence[str] | None,
 }
 OPTIONS = [(spec, option) for spec in ARGUMENTS for option in spec.options]
 CONFIGURED = [spec for spec in ARGUMENTS if spec.is_configured]
@@ -49,7 +50,8 @@ def test_the_typing_for_editors_is_the_tables() -> None:
     expected["link_layer_type"] |= LinkLayerType  # as listings give it
     for name, annotation in expected.items():
         assert CaptureArguments.__annotations__[name] == annotation, name
-    own = {field.name: field.type for field in fields(CaptureInterface) if field.name != "name"}
+    alone = ("name", "label", "description")  # of one interface, and never of all
+    own = {field.name: field.type for field in fields(CaptureInterface) if field.name not in alone}
     assert own == {spec.name: expected[spec.name] for spec in ARGUMENTS if spec.part == "interface"}
 
 
@@ -84,7 +86,9 @@ def test_the_configuration_has_its_keys_from_the_table() -> None:
     names = [each.name for each in msgspec.structs.fields(reader._Capture)]
     assert names[3:] == [each.name for each in CONFIGURED]
     for spec in CONFIGURED:
-        assert reader._PYTHON_TYPES[spec.type] | None == ANNOTATIONS[spec.type]
+        # In TOML several are an array, also one.
+        annotation = tuple[str, ...] | None if spec.type is ArgumentType.TEXTS else ANNOTATIONS[spec.type]
+        assert reader._PYTHON_TYPES[spec.type] | None == annotation
 
 
 WORDS = {
@@ -92,6 +96,7 @@ WORDS = {
     ArgumentType.WHOLE_NUMBER: "Whole number",
     ArgumentType.SECONDS: "Number of seconds",
     ArgumentType.YES_OR_NO: "True or False",
+    ArgumentType.TEXTS: "Array of texts",
 }
 
 
