@@ -1,7 +1,7 @@
 """``CaptureSession`` for asynchronous programs."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Unpack
 
 import anyio
@@ -23,7 +23,7 @@ from capd_client.request.options import (
     make_request,
     shows_arguments,
 )
-from capd_client.transport.connect import Transport, connect_for, offer_of
+from capd_client.transport.connect import Transport, connect_for, offer_of, start_program
 from capd_client.transport.passed import CaptureFiles
 from capd_protocol.messages import AttachCapture, FlushCapture, RotateCapture, Rotated, SnapshotTaken, StartCapture
 
@@ -49,6 +49,7 @@ class CaptureSession(SessionBase):
         self,
         *,
         socket_path: str | os.PathLike[str] | None = None,
+        program: Sequence[str] | None = None,
         events: Wanted = (),
         **arguments: Unpack[CaptureArguments],
     ) -> None:
@@ -56,6 +57,7 @@ class CaptureSession(SessionBase):
 
         Args:
             socket_path: as for the blocking session.
+            program: as for the blocking session.
             events: which events beyond wirepy's iteration gives, too: ``"all"``, or some by type or name.
             **arguments: see ``capd_client.CaptureArguments``.
 
@@ -66,7 +68,7 @@ class CaptureSession(SessionBase):
         shown = wanted_types(events)
         arguments, output = with_live_output(arguments)
         prepared = make_request(arguments)
-        self._begin(prepared.request, prepared, socket_path, shown, output)
+        self._begin(prepared.request, prepared, socket_path, shown, output, program=program)
 
     def _begin(
         self,
@@ -75,6 +77,8 @@ class CaptureSession(SessionBase):
         socket_path: str | os.PathLike[str] | None,
         shown: frozenset[EventType],
         output: LiveOutput | None = None,
+        *,
+        program: Sequence[str] | None = None,
     ) -> None:
         super().__init__(request, prepared.place if prepared is not None else None, shown, output)
         self._live_output = output
@@ -82,6 +86,7 @@ class CaptureSession(SessionBase):
         self._tasks: anyio.abc.TaskGroup | None = None
         self._prepared = prepared
         self._socket_path = socket_path
+        self._program = program
         self._connection: Connection | None = None
         self._was_entered = False
         self._is_terminated = False
@@ -173,6 +178,8 @@ class CaptureSession(SessionBase):
     def _ask(self) -> Transport:
         if self._prepared is None:
             transport = connect_for(self._request, self._socket_path, None)
+        elif self._program is not None:
+            transport = start_program(self._program, self._prepared)
         else:
             netns = self._prepared.netns
             offer = offer_of(self._prepared, opener(self._socket_path, netns))

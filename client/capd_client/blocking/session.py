@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Unpack
 
@@ -14,8 +14,8 @@ from capd_client.conversation.session_base import END_TIMEOUT_S, SessionBase
 from capd_client.daemon_devices import opener
 from capd_client.errors import CaptureEnded, CaptureError, DaemonGone, DestinationError, NoEvents
 from capd_client.output.live_output import LOOK_S, LiveOutput, add_to_error, with_live_output
-from capd_client.request.options import CaptureArguments, checked_capture, make_request, shows_arguments
-from capd_client.transport.connect import Transport, connect_for, offer_of
+from capd_client.request.options import CaptureArguments, Prepared, checked_capture, make_request, shows_arguments
+from capd_client.transport.connect import SocketPath, Transport, connect_for, offer_of, start_program
 from capd_client.transport.passed import CaptureFiles
 from capd_protocol.messages import (
     AttachCapture,
@@ -50,6 +50,7 @@ class CaptureSession(SessionBase):
         self,
         *,
         socket_path: str | os.PathLike[str] | None = None,
+        program: Sequence[str] | None = None,
         events: Wanted = (),
         **arguments: Unpack[CaptureArguments],
     ) -> None:
@@ -59,6 +60,9 @@ class CaptureSession(SessionBase):
             socket_path: where the daemon listens; None: as the environment's ``CAPD_SOCKET`` says, or
                 ``/run/capd/capd.sock``. If nobody listens there and this process may capture by itself, it
                 gets a private daemon, which ends with the session.
+            program: the words of a command that does what dumpcap does, such as ``["dumpcap"]``, which captures in the
+                daemon's place, with the rights that it has. The session has the same events, as far as dumpcap says
+                what has happened; what dumpcap does not do is refused.
             events: which events beyond wirepy's iteration gives, too: ``"all"``, or some by type or name, such as
                 ``["SP_FILE_CLOSED", "SP_ENDED"]``.
             **arguments: see ``capd_client.CaptureArguments``.
@@ -72,22 +76,11 @@ class CaptureSession(SessionBase):
         shown = wanted_types(events)
         arguments, output = with_live_output(arguments)
         prepared = make_request(arguments)
-        open_device = opener(socket_path, prepared.netns)
         if output is not None:
             output.wait_for_reader()
         try:
-            self._begin(
-                prepared.request,
-                prepared.place,
-                connect_for(
-                    prepared.request,
-                    socket_path,
-                    offer_of(prepared, open_device),
-                    prepared.netns,
-                ),
-                shown=shown,
-                output=output,
-            )
+            transport = _asked(prepared, socket_path, program)
+            self._begin(prepared.request, prepared.place, transport, shown=shown, output=output)
         except BaseException:
             if output is not None:
                 output.close()
@@ -472,6 +465,13 @@ class CaptureSession(SessionBase):
 def _left(deadline_s: float) -> float:
     # What is longer than a week is no different from it; locks take no more than some hundred years.
     return min(max(0.0, deadline_s - time.monotonic()), 604_800.0)
+
+
+def _asked(prepared: Prepared, socket_path: SocketPath, program: Sequence[str] | None) -> Transport:
+    if program is not None:
+        return start_program(program, prepared)
+    open_device = opener(socket_path, prepared.netns)
+    return connect_for(prepared.request, socket_path, offer_of(prepared, open_device), prepared.netns)
 
 
 def _deadline(timeout_s: float | None) -> float | None:

@@ -7,9 +7,10 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from capd_client.errors import DaemonUnavailable, InvalidArgument, NotPermitted, ResourceError
 from capd_client.request.namespaces import Netns, OpenNamespace, opened, socket_of
@@ -93,12 +94,24 @@ class Offer:
         self.streams.close_descriptors()
 
 
+class _Child(Protocol):
+    """What is our own, and serves one session: a private daemon, or a program in its place."""
+
+    def wait(self, timeout: float | None = None) -> object:
+        """Wait until it has ended; raises subprocess.TimeoutExpired where it does not in time."""
+        ...
+
+    def kill(self) -> None:
+        """Have it end."""
+        ...
+
+
 @dataclass
 class Transport:
     """A connection to a daemon."""
 
     socket: socket.socket
-    _daemon: subprocess.Popen[bytes] | None = None
+    _daemon: "_Child | None" = None
     #: Where the capture's files can be had beside their paths, where the daemon passes them.
     files: CaptureFiles | None = None
     #: What the capture is asked for; it is passed on when the daemon says where to.
@@ -312,6 +325,20 @@ def _start_private(monitor_mode: bool, namespace: OpenNamespace | None = None) -
             start_new_session=True,
         )
     return Transport(ours, daemon)
+
+
+def start_program(program: Sequence[str], prepared: Prepared) -> Transport:
+    """Start a program in dumpcap's place for a capture.
+
+    Raises:
+        InvalidArgument: it is no command.
+        UnsupportedError: the capture is beyond dumpcap.
+        DestinationError: the directory for its files cannot be entered.
+    """
+    from capd_client.program.driver import Driver  # noqa: PLC0415  # few need it
+
+    driver = Driver(program, prepared)
+    return Transport(driver.socket, driver)
 
 
 def offer_of(prepared: Prepared, open_with_daemon: Callable[[StreamToOpen, NotPermitted], OpenedStream]) -> Offer:
