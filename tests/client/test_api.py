@@ -156,7 +156,7 @@ def test_signatures_name_all_parameters_with_their_types() -> None:
 @pytest.mark.parametrize("session", [capd_client.CaptureSession, aio.CaptureSession])
 def test_the_signature_of_a_session_has_every_argument(session: Callable[..., object]) -> None:
     found = inspect.signature(session).parameters
-    assert list(found) == ["socket_path", "events", *CaptureArguments.__annotations__]
+    assert list(found) == ["socket_path", "program", "events", *CaptureArguments.__annotations__]
     assert all(each.kind is each.KEYWORD_ONLY and each.default is not each.empty for each in found.values())
 
 
