@@ -209,3 +209,40 @@ def test_what_ends_dumpcap_well_ends_it_well(pairs: str, tmp_path: Path, number:
 
 def wait_for_packets(path: Path, count: int) -> None:
     eventually(lambda: path.exists() and len(list(read(path))) == count, "packets are in the file")
+
+
+LISTS = (["-D"], ["-L", "-i", "cmpa"], ["-d", "-i", "cmpa", "-f", "tcp"], ["-h"], ["-v"], ["-S"])
+
+
+@pytest.mark.parametrize("words", LISTS, ids=" ".join)
+def test_a_list_that_cannot_be_written_ends_in_a_sentence(pairs: str, words: list[str]) -> None:
+    del pairs
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*OURS, *words], stdout=full, stderr=subprocess.PIPE, timeout=30, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        1,
+        b"dumpcap: Standard output can't be written to: No space left on device",
+    )
+
+
+@pytest.mark.parametrize("words", LISTS, ids=" ".join)
+def test_a_list_that_nobody_reads_ends_quietly(pairs: str, words: list[str]) -> None:
+    del pairs
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    done = subprocess.run([*OURS, *words], stdout=write_fd, stderr=subprocess.PIPE, timeout=30, check=False)
+    os.close(write_fd)
+    assert (done.returncode, [each for each in done.stderr.splitlines() if b"Capturing" not in each]) == (0, [])
+
+
+def test_statistics_end_with_the_daemon_and_with_ctrl_c(make_dir: MakeDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_daemon(make_dir("counting")) as daemon:
+        monkeypatch.setenv("CAPD_SOCKET", daemon.socket_path)
+        for end in (lambda process: process.send_signal(signal.SIGINT), lambda _: daemon.terminate()):
+            with subprocess.Popen([*OURS, "-S", "-M"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                assert process.stdout.readline().split(b"\t")[1:] != []
+                end(process)
+                _, errors = process.communicate(timeout=30)
+            assert b"Traceback" not in errors
+            assert process.returncode in (0, 1)

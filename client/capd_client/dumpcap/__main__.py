@@ -11,6 +11,7 @@ from capd_client.dumpcap import capture, queries
 from capd_client.dumpcap.command_line import Action, CommandLine, WrongUsage, parent_of, parse
 from capd_client.dumpcap.speech import Speech, ToParent, ToPeople
 from capd_client.dumpcap.usage import USAGE, VERSION
+from capd_client.errors import CaptureError
 
 _EXIT_DONE, _EXIT_FAILED = 0, 1
 
@@ -39,6 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nobody reads the list any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _EXIT_DONE
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _speech(parent_fd, CommandLine()).complaint(f"Standard output can't be written to: {error.strerror}")
+        return _EXIT_FAILED
+    except CaptureError as error:  # of a list; a capture says its own
+        _speech(parent_fd, CommandLine()).complaint(str(error))
+        return _EXIT_FAILED
     except KeyboardInterrupt:
         return _EXIT_DONE
 
