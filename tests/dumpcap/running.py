@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.formats import pcapng
 from capd_protocol.frames import FrameDecoder
 from capd_protocol.messages import FileOpened, PacketCount, decode
@@ -119,11 +120,19 @@ def said_of(errors: bytes) -> str:
 
 def _messages(errors: bytes) -> str:
     # How to use it is written without a frame, also to a parent.
+    # And dumpcap has crashed now and then, with words of the C library behind its messages.
     decoder = FrameDecoder()
     decoder.feed(errors.partition(b"\nUsage: ")[0])
     lines: list[str] = []
     packets = 0
-    while (frame := decoder.next_frame()) is not None:
+    while True:
+        try:
+            frame = decoder.next_frame()
+        except RemoteProtocolError as error:
+            lines.append(f"no message: {error}")
+            break
+        if frame is None:
+            break
         message = decode(frame)
         if isinstance(message, PacketCount):
             packets += message.packets_delta
