@@ -31,7 +31,7 @@ from tests.cli.calling import called
 from tests.client.test_nflog import RULES as LOGGED
 from tests.client.test_nflog import fields_of, send
 from tests.support.accounts import have_account
-from tests.support.attack import Channel, User, await_end, connected_as, eventually, process_of
+from tests.support.attack import Channel, User, await_end, connected_as, eventually, process_of, reload
 from tests.support.daemon import Daemon, MakeDir, running_daemon, status_of
 from tests.support.namespace import private_network_namespace
 
@@ -78,19 +78,16 @@ def opening(make_dir: MakeDir) -> Generator[Daemon, None, None]:
         yield running
 
 
-def reload(daemon: Daemon, rules: str) -> None:
-    """Have other rules."""
-    at = daemon.log.count("was read again")
-    daemon.log_path.with_name("capd.toml").write_text(rules)
-    daemon.process.send_signal(signal.SIGHUP)
-    eventually(lambda: daemon.log.count("was read again") > at, "the rules")
+def rules_of(daemon: Daemon) -> Path:
+    """Return where its configuration is."""
+    return daemon.log_path.with_name("capd.toml")
 
 
 @pytest.fixture
 def changing(opening: Daemon) -> Generator[Daemon, None, None]:
     """The daemon, whose rules a test changes."""
     yield opening
-    reload(opening, RULES)
+    reload(opening, rules_of(opening), RULES)
 
 
 @pytest.fixture
@@ -247,7 +244,7 @@ def test_who_loses_the_right_loses_the_device_when_it_is_revoked(changing: Daemo
         assert process.hear() == "running"
         module = module_of(daemon)
         assert revoke_captures(socket_path=daemon.socket_path).devices_ended == ()
-        reload(daemon, RULES.replace('"nflog:5", ', ""))
+        reload(daemon, rules_of(daemon), RULES.replace('"nflog:5", ', ""))
         (line,) = revoke_captures(dry_run=True, socket_path=daemon.socket_path).devices_ended
         assert (line.user_id, line.device) == (LISTENER.user_id, "nflog:5")
         assert line.why == "no rule allows the device, as it was asked for"
@@ -331,7 +328,7 @@ def test_a_request_that_is_not_the_librarys_is_answered_in_a_typed_way(
 
 def test_no_more_devices_are_open_at_once_than_is_said(changing: Daemon) -> None:
     daemon = changing
-    reload(daemon, RULES.replace('"nflog:5", ', '"nflog:*", '))
+    reload(daemon, rules_of(daemon), RULES.replace('"nflog:5", ', '"nflog:*", '))
     with contextlib.ExitStack() as stack:
         for group in range(8):
             client = stack.enter_context(connected_as(LISTENER, daemon))

@@ -25,6 +25,7 @@ from tests.support.attack import (
     await_end,
     eventually,
     process_of,
+    reload,
 )
 from tests.support.daemon import Daemon, MakeDir, children_of, running_daemon, status_of
 from tests.support.namespace import veth_pair
@@ -43,13 +44,6 @@ def changing(make_dir: MakeDir) -> Generator[tuple[Daemon, Path], None, None]:
     path.write_text(RULES)
     with running_daemon(directory, "--config", str(path)) as running:
         yield running, path
-
-
-def reload(daemon: Daemon, path: Path, rules: str) -> None:
-    at = daemon.log.count("was read again")
-    path.write_text(rules)
-    daemon.process.send_signal(signal.SIGHUP)
-    eventually(lambda: daemon.log.count("was read again") > at, "the rules")
 
 
 def sender_of(daemon: Daemon) -> int:

@@ -472,6 +472,14 @@ def resident_kb(daemon: Daemon) -> int:
     return int(status_of(daemon.process.pid)["VmRSS"].removesuffix(" kB"))
 
 
+def reload(daemon: Daemon, path: Path, rules: str) -> None:
+    """Have a daemon take over other rules, which its configuration has."""
+    at = daemon.log.count("was read again")
+    path.write_text(rules)
+    daemon.process.send_signal(signal.SIGHUP)
+    eventually(lambda: daemon.log.count("was read again") > at, "the rules")
+
+
 def await_end(process_ids: Sequence[int], timeout_s: float = PATIENCE_S) -> None:
     """Wait until these processes have ended, whoever their parent is."""
     deadline_s = time.monotonic() + timeout_s

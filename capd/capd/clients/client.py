@@ -6,7 +6,6 @@ closes its side, the capture ends. One that is attached to a capture only follow
 
 import contextlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import cast
 
@@ -178,7 +177,7 @@ class Client:
         for revoked in decision.answers():
             await self._say(msgspec.structs.replace(revoked, **leases) if revoked.is_last else revoked)
 
-    async def _lease(self, request: Request, granted: AbstractContextManager[Lease]) -> None:
+    async def _lease(self, request: Request, granted: contextlib.AbstractContextManager[Lease]) -> None:
         """Let the client have what it asked for until the end, unless that cannot be begun."""
         leasing = LeasingClient(self._services, self._peer, self._connection, self._conversation)
         refused = await leasing.run(request, granted)

@@ -1,5 +1,6 @@
 """The leases of one kind: how many there are, who loses one when policy changes, and how all end."""
 
+import abc
 import contextlib
 from collections.abc import Callable, Generator, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -93,7 +94,7 @@ class Bounds(NamedTuple):
     what: str
 
 
-class Leases(Generic[L]):
+class Leases(abc.ABC, Generic[L]):
     """All of one kind."""
 
     def __init__(self, policy: Callable[[], Policy], people: People, bounds: Bounds) -> None:
@@ -148,13 +149,13 @@ class Leases(Generic[L]):
 
     # Ends ---------------------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     async def _objector(self, leases: Sequence[L]) -> Callable[[L, Peer], str | None]:
         """Return what says why policy would not grant a lease to its owner as of today; None: it would.
 
         Raises:
             OSError: what has to be known for that is not.
         """
-        raise NotImplementedError
 
     async def revoke(self, request: RevokeCaptures) -> Decision[L]:
         """Decide who loses a lease, as of captures. Unless it is a trial, they have nothing more of it.

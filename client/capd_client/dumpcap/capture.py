@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from capd_client.blocking.session import CaptureSession
-from capd_client.dumpcap.command_line import MAX_RING_FILES, CommandLine, InterfaceOptions
+from capd_client.dumpcap.command_line import CommandLine, InterfaceOptions
 from capd_client.dumpcap.failures import words_of
 from capd_client.dumpcap.filter_listing import NoSuchFilter, lines_of
 from capd_client.dumpcap.interfaces import chosen
@@ -21,6 +21,7 @@ from capd_client.dumpcap.speech import ParentGone, Speech, ToParent
 from capd_client.errors import CaptureEnded, CaptureError, ChildError
 from capd_client.output.destinations import live_destination_of
 from capd_client.request.options import CaptureArguments, CaptureInterface
+from capd_protocol.arguments import MAX_RING_FILES, RANGES
 from capd_protocol.formats.linktypes import DLT_EN10MB
 from capd_protocol.messages import (
     EndReason,
@@ -39,9 +40,9 @@ _UPDATE_INTERVAL_S = 0.5
 #: Between two looks for a parent that has gone.
 _LOOK_S = 0.5
 #: A ring that never switches.
-_NEVER_S = 10 * 365 * 86_400.0
+_NEVER_S = RANGES["ringbuffer_duration"].greatest
 #: A duration of 0: dumpcap looks at the time once, and so does the capture.
-_SHORTEST_S = 0.001
+_SHORTEST_S = RANGES["autostop_duration"].least
 _CONFLICT = "Ring buffer requested, but capture isn't being saved to a permanent file."
 _TO_A_PIPE = "Ring buffer requested, but capture is being written to standard output or to a named pipe."
 _NO_CRITERION = "Ring buffer requested, but no maximum capture file size, duration interval, or packets were specified."

@@ -10,13 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
+from capd_protocol.arguments import RANGES
 from capd_protocol.formats.linktypes import by_name
 
 _MAX_INT, _MAX_UNSIGNED = 2**31 - 1, 2**32 - 1
-#: ``-a filesize`` and ``-b filesize``, in kB: more is as much as this (ui/capture_opts.c).
-_MAX_FILE_SIZE_KB = 2_000_000_000
-#: Of a ring: more is as many as this (writecap's ringbuffer.h).
-MAX_RING_FILES = 100_000
 _SHORT = {
     **dict.fromkeys("dDghILMnpPqQStv", False),
     **dict.fromkeys("abBcCfFikNsywZ", True),
@@ -177,11 +174,6 @@ class CommandLine:
     def is_machine_readable(self) -> bool:
         """Whether listings are for a program."""
         return self.machine_readable or self.parent_fd is not None
-
-    @property
-    def captures(self) -> bool:
-        """Whether nothing else is to be done."""
-        return not self.actions
 
 
 def parent_of(words: Sequence[str]) -> int | None:
@@ -361,7 +353,8 @@ def _timestamp_type(text: str) -> str:
 
 
 def _file_size(text: str, what: str) -> int:
-    return min(_positive(text, what, _MAX_UNSIGNED), _MAX_FILE_SIZE_KB)
+    # More is as much as the most (ui/capture_opts.c).
+    return min(_positive(text, what, _MAX_UNSIGNED), int(RANGES["autostop_filesize"].greatest))
 
 
 def _autostop(line: CommandLine, text: str) -> None:

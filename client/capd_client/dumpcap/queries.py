@@ -64,8 +64,7 @@ def _show_capabilities(line: CommandLine, speech: Speech) -> int:
         try:
             found = get_capabilities(options.name, options.monitor_mode)
         except CaptureError as error:
-            reason = _reason(error)
-            text = f'The capabilities of the capture device "{options.name}" could not be obtained ({reason})'
+            text = _not_obtained(options.name, error)
             speech.complaint(text if line.parent_fd is not None else f"{text}.")
             return EXIT_NO_CAPABILITIES
         lines = _rows(found, line) if line.is_machine_readable else _sentences(options.name, found, line)
@@ -74,11 +73,11 @@ def _show_capabilities(line: CommandLine, speech: Speech) -> int:
     return EXIT_DONE
 
 
-def _reason(error: CaptureError) -> str:
+def _not_obtained(name: str, error: CaptureError) -> str:
     failure = error.failure if isinstance(error, ChildError) else None
-    if failure is not None and failure.code == FailureCode.NO_SUCH_INTERFACE:
-        return "pcap_activate() failed: No such device exists"
-    return str(error)
+    is_missing = failure is not None and failure.code == FailureCode.NO_SUCH_INTERFACE
+    reason = "pcap_activate() failed: No such device exists" if is_missing else str(error)
+    return f'The capabilities of the capture device "{name}" could not be obtained ({reason})'
 
 
 def _rows(found: Capabilities, line: CommandLine) -> list[str]:
@@ -175,8 +174,7 @@ def _print_filters(line: CommandLine, speech: Speech) -> int:
         try:
             found = get_capabilities(options.name, options.monitor_mode)
         except CaptureError as error:
-            text = f'The capabilities of the capture device "{options.name}" could not be obtained ({_reason(error)})'
-            speech.complaint(f"{text}.")
+            speech.complaint(f"{_not_obtained(options.name, error)}.")
             return EXIT_FAILED
         wanted = next((each for each in found.link_layers if each.name == options.link_type), found.link_layers[0])
         try:

@@ -6,18 +6,15 @@ exit status that says of which kind it is (``contract.FAILURES``).
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType
-from typing import NoReturn
 
 import msgspec
 
 from capd_client.modules import granted
 from capd_client.modules.asked import CAPTURE, DESCRIBE, LIST, Answer
 from capd_client.modules.contract import ModuleFailed, Options
-from capd_client.modules.opening import created, opened, typed
+from capd_client.modules.opening import created, end_by_sigterm, opened, typed
 from capd_client.modules.pump import Pump, ReaderGone
 from capd_client.modules.registry import all_entries, loaded, module_of
 from capd_protocol.devices import CAPTURE_GRANTED
@@ -28,12 +25,7 @@ from capd_protocol.text import escaped
 def _capture(fifo: str, request: InterfaceRequest) -> None:
     name = request.name
     with typed(name), created(module_of(name), name) as capture:
-
-        def end(_number: int, _frame: FrameType | None) -> NoReturn:
-            capture.break_off()
-            raise SystemExit(0)
-
-        signal.signal(signal.SIGTERM, end)
+        end_by_sigterm(capture)
         device = opened(capture, request)
         # Opened now, and not before: that is how the guardian knows that the capture runs.
         pipe_fd = os.open(fifo, os.O_WRONLY | os.O_CLOEXEC)

@@ -13,14 +13,12 @@ import signal
 import socket
 import threading
 from collections.abc import Sequence
-from types import FrameType
-from typing import NoReturn
 
 import msgspec
 
 from capd_client.modules import privileges
 from capd_client.modules.contract import Capture, ModuleFailed
-from capd_client.modules.opening import created, opened, typed
+from capd_client.modules.opening import created, end_by_sigterm, opened, typed
 from capd_client.modules.pump import Pump, ReaderGone
 from capd_client.modules.registry import module_of
 from capd_protocol.devices import DEVICE_READY
@@ -57,10 +55,6 @@ def _capture(request: InterfaceRequest, control: socket.socket, pipe_fd: int) ->
 def _end_with(control: socket.socket, capture: Capture) -> None:
     """Have this process end, and its capture be closed, when the daemon closes the socket."""
 
-    def end(_number: int, _frame: FrameType | None) -> NoReturn:
-        capture.break_off()
-        raise SystemExit(0)
-
     def wait() -> None:
         privileges.keep_only(())  # each thread has its own
         poll = select.poll()
@@ -68,5 +62,5 @@ def _end_with(control: socket.socket, capture: Capture) -> None:
         poll.poll()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, end)
+    end_by_sigterm(capture)
     threading.Thread(target=wait, daemon=True).start()

@@ -1,8 +1,10 @@
 """Opening a device as it is asked for: created, activated, its link-layer type, direction and filter set."""
 
 import contextlib
+import signal
 from collections.abc import Callable, Generator
-from typing import NamedTuple
+from types import FrameType
+from typing import NamedTuple, NoReturn
 
 from capd_client.modules.contract import Capture, Module, ModuleFailed, NotSupported, Options
 from capd_client.modules.pump import ReaderGone
@@ -49,6 +51,16 @@ def created(module: Module, name: str) -> Generator[Capture, None, None]:
         yield capture
     finally:
         capture.close()
+
+
+def end_by_sigterm(capture: Capture) -> None:
+    """Have SIGTERM end this process, and its capture be closed, also in the middle of reading."""
+
+    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+        capture.break_off()
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def options_of(request: InterfaceRequest) -> Options:
