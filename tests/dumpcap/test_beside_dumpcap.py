@@ -1,5 +1,6 @@
 """capd-dumpcap beside dumpcap: by itself, below tshark, and below a parent that goes."""
 
+import contextlib
 import grp
 import os
 import select
@@ -70,34 +71,67 @@ def tsharks(make_dir: MakeDir) -> tuple[Path, Path]:
     return found[0], found[1]
 
 
-def run_tshark(tshark: Path, words: list[str], directory: Path, sender: str | None) -> tuple[int, list[str], list[str]]:
-    """Run it; packets are sent once it captures."""
-    directory.mkdir()
-    command = [str(tshark), *words]
-    environment = {**os.environ, "TMPDIR": str(directory), "HOME": str(directory)}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=directory, env=environment
-    ) as process:
-        assert process.stderr is not None
-        errors = b""
+#: Where tshark finds extcap programs. It runs all of them before each capture; here it finds an empty directory.
+EXTCAP = Path(shutil.which("tshark") or "/usr/bin/tshark").parent.parent / "lib"
+ALONE = 'for each in "$2"/*/wireshark/extcap; do mount --bind "$1" "$each"; done; shift 2; exec "$@"'
+
+
+class Tshark:
+    """A tshark that runs, with either dumpcap."""
+
+    def __init__(self, tshark: Path, words: list[str], directory: Path) -> None:
+        (directory / "none").mkdir(parents=True)
+        environment = {**os.environ, "TMPDIR": str(directory), "HOME": str(directory)}
+        within = ["unshare", "--mount", "sh", "-euc", ALONE, "sh", str(directory / "none"), str(EXTCAP)]
+        self.process = subprocess.Popen(
+            [*within, str(tshark), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=directory,
+            env=environment,
+        )
+        self._errors = b""
+
+    def wait_until_it_captures(self) -> None:
+        """Return once it captures or has ended; where it does neither, say what all processes wait for."""
+        assert self.process.stderr is not None
         deadline_s = time.monotonic() + 20
-        while sender is not None and b'File: "' not in errors and process.poll() is None:
-            assert time.monotonic() < deadline_s, errors
-            if select.select([process.stderr], [], [], 0.2)[0]:
-                errors += os.read(process.stderr.fileno(), 65536)
-        if sender is not None and process.poll() is None:
-            send(sender, FRAMES, len(FRAMES))
-            # It begins to read in its own time.
-            time.sleep(1)
-            process.send_signal(signal.SIGINT)
-        output, rest = process.communicate(timeout=30)
-    lines = [line for line in (errors + rest).decode().splitlines() if "Running as user" not in line]
-    steady = [line.partition("[Main MESSAGE]")[2] or line for line in lines]
-    # dumpcap counts as dropped what it throws away when enough has come.
-    said = [line if "File:" not in line else "File" for line in steady if line.strip() and "dropped from" not in line]
-    return process.returncode, output.decode("utf-8", "replace").splitlines(), said
+        while b'File: "' not in self._errors and self.process.poll() is None:
+            if time.monotonic() > deadline_s:
+                processes = subprocess.run(
+                    ["ps", "-eo", "pid,ppid,stat,wchan:32,args", "--forest"], capture_output=True, check=True
+                )
+                pytest.fail(f"no capture; {self._errors.decode()}\n{processes.stdout.decode()}")
+            if select.select([self.process.stderr], [], [], 0.2)[0]:
+                self._errors += os.read(self.process.stderr.fileno(), 65536)
+
+    def outcome(self) -> tuple[int, list[str], list[str]]:
+        """Return its status, and the lines of its output and of its errors that are the same each time."""
+        output, rest = self.process.communicate(timeout=30)
+        lines = [line for line in (self._errors + rest).decode().splitlines() if "Running as user" not in line]
+        steady = [line.partition("[Main MESSAGE]")[2] or line for line in lines]
+        # dumpcap counts as dropped what it throws away when enough has come.
+        said = [
+            line if "File:" not in line else "File" for line in steady if line.strip() and "dropped from" not in line
+        ]
+        return self.process.returncode, output.decode("utf-8", "replace").splitlines(), said
 
 
+@contextlib.contextmanager
+def both_tsharks(tsharks: tuple[Path, Path], words: list[str], directory: Path) -> Generator[list[Tshark], None, None]:
+    """Run both at the same time; none is left running."""
+    both = [Tshark(each, words, directory / each.parent.name) for each in tsharks]
+    try:
+        yield both
+    finally:
+        for each in both:
+            each.process.kill()
+            each.process.communicate()
+
+
+# Both read what the daemon or dumpcap has written in their own time.
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "words",
     [
@@ -106,13 +140,23 @@ def run_tshark(tshark: Path, words: list[str], directory: Path, sender: str | No
         "-i cmpa -f greater\N{NO-BREAK SPACE}120 -T fields -e frame.len",
         "-i cmpa -i cmpb -c 10 -T fields -e frame.len",
         "-i cmpa -w ring.pcapng -b packets:4 -b files:2",
-        "-i cmpa -a duration:1 -w a.pcapng",
+        "-i cmpa -a duration:5 -w a.pcapng",
         "-i cmpa -s 40 -T fields -e frame.cap_len",
     ],
 )
 def test_tshark_captures_the_same_with_both(pairs: str, tsharks: tuple[Path, Path], tmp_path: Path, words: str) -> None:
     split = [each.replace("\N{NO-BREAK SPACE}", " ") for each in words.split()]
-    theirs, ours = (run_tshark(each, split, tmp_path / each.parent.name, pairs) for each in tsharks)
+    with both_tsharks(tsharks, split, tmp_path) as both:
+        for each in both:
+            each.wait_until_it_captures()
+        if any(each.process.poll() is None for each in both):
+            send(pairs, FRAMES, len(FRAMES))
+            # They begin to read in their own time.
+            time.sleep(1)
+            for each in both:
+                if "duration" not in words:
+                    each.process.send_signal(signal.SIGINT)
+        theirs, ours = (each.outcome() for each in both)
     assert ours == theirs
     files = [sorted(each.name[:11] for each in (tmp_path / name).glob("*.pcapng")) for name in ("theirs", "ours")]
     assert files[0] == files[1]
@@ -124,7 +168,8 @@ def test_tshark_captures_the_same_with_both(pairs: str, tsharks: tuple[Path, Pat
 )
 def test_tshark_says_the_same_with_both(pairs: str, tsharks: tuple[Path, Path], tmp_path: Path, words: str) -> None:
     del pairs
-    theirs, ours = (run_tshark(each, words.split(), tmp_path / each.parent.name, None) for each in tsharks)
+    with both_tsharks(tsharks, words.split(), tmp_path) as both:
+        theirs, ours = (each.outcome() for each in both)
     assert ours == theirs
 
 
