@@ -92,6 +92,7 @@ ssh-keygen openssh-client
 systemctl systemd
 tcpdump tcpdump
 tshark tshark
+zstd zstd
 /etc/protocols netbase
 /etc/services netbase
 /lib/systemd/system/dbus.service dbus

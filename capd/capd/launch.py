@@ -17,6 +17,7 @@ import msgspec
 from capd.linux.packet_ring import RingMemory
 from capd_protocol import messages
 from capd_protocol.errors import RemoteProtocolError
+from capd_protocol.formats.compression import Compression
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, LinkLayerType, by_name
 from capd_protocol.frames import Frame, encode_frame
 from capd_protocol.messages import (
@@ -132,6 +133,8 @@ class Launch(_Tagged, frozen=True, kw_only=True, tag="launch"):
     packet_flags: bool = False
     #: What files say of themselves.
     comments: tuple[str, ...] = ()
+    #: How files are compressed; None: they are not.
+    compression: Compression | None = None
     #: What the files of this destination may take on disk, with those that earlier captures left; None: no limit.
     max_disk_bytes: int | None = None
     #: Of the capture, if it has one: a ring that has one leaves an index of its files

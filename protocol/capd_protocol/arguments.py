@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from capd_protocol.formats.compression import COMPRESS_TYPES
 from capd_protocol.formats.linktypes import by_name
 from capd_protocol.messages import (
     DEFAULT_RECORDER_BYTES,
@@ -308,6 +309,14 @@ ARGUMENTS = (
         default=(),
         is_configured=True,
         options=(Option("", "--comment", "TEXT"),),
+    ),
+    ArgumentSpec(
+        "compress_type",
+        _TEXT,
+        "compress_type",
+        "compress files: gzip, zstd or none",
+        is_configured=True,
+        options=(Option("", "--compress-type", "TYPE"),),
     ),
     # A ring: when it switches to the next file, and what it keeps.
     ArgumentSpec(
@@ -685,6 +694,20 @@ def _stay_faults(request: StartCapture) -> Iterator[Fault]:
         yield Fault("savefile", "a detached capture needs a savefile: a temporary one would be nobody's")
 
 
+def _compression_faults(request: StartCapture) -> Iterator[Fault]:
+    if request.compress_type is None:
+        return
+    if request.compress_type not in COMPRESS_TYPES:
+        possible = f"{', '.join(COMPRESS_TYPES[:-1])} or {COMPRESS_TYPES[-1]}"
+        yield Fault("compress_type", f"no files are compressed by {_quoted(request.compress_type)}: say {possible}")
+    elif request.compress_type != "none" and request.destination.unnamed:
+        text = "packets that are kept in memory only are not compressed: leave out compress_type"
+        yield Fault("compress_type", text)
+    elif request.compress_type != "none" and request.recorder is not None:
+        text = "the files of a recorder's snapshots are not compressed: leave out compress_type"
+        yield Fault("compress_type", text)
+
+
 def _text_faults(request: StartCapture) -> Iterator[Fault]:
     """Find what files cannot say."""
     if request.file_format == "pcap" and request.comments:
@@ -832,6 +855,7 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
     if request.file_format == "pcap" and request.packet_flags:
         yield Fault("packet_flags", "packet_flags needs pcapng: a pcap file has no place for them")
     yield from _text_faults(request)
+    yield from _compression_faults(request)
     if request.file_format == "pcap" and request.wait_for_interfaces:
         text = "wait_for_interfaces needs pcapng: a pcap file begins with the link-layer type of an interface"
         yield Fault("wait_for_interfaces", text)

@@ -407,7 +407,7 @@ def test_on_a_terminal_nothing_of_the_live_line_is_left_where_it_says_that_it_wa
         session.wait_for("waiting for an interface that matches nope[*]")
         with veth_pair("peer0", "nope0"):
             session.wait_for("The interface nope0 is attached.")
-        session.wait_for("no longer there(.|\n)*waiting")
+        session.wait_for("no longer there(.|\n)*capctl: waiting for an interface that matches nope[*]")
         session.type("\x03")
         assert session.wait_ended() == 0
     said = "capctl: waiting for an interface that matches nope*"

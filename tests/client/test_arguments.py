@@ -55,7 +55,7 @@ from tests.capture.helpers import readable_packets
 from tests.client.conftest import Bench, mac_of
 from tests.client.helpers import PATIENCE_S, drain, of_type, pcap_linktype_and_sizes, read_complete, rings, wait_until
 from tests.support.namespace import veth_pair
-from tests.support.tools import capinfos, ip_json
+from tests.support.tools import capinfos, ip_json, packets_of
 from tests.support.traffic import build_frames, send
 
 MIB = 1024 * 1024
@@ -574,6 +574,16 @@ def comments(bench: Bench) -> None:
     refused("comments", "it must be a text, or several", comments=[1])
 
 
+def compress_type(bench: Bench) -> None:
+    for given, begin in (("zstd", b"\x28\xb5\x2f\xfd"), ("gzip", b"\x1f\x8b"), ("none", b"\x0a\x0d\x0d\x0a")):
+        assert len(exchanged(bench, 5, compress_type=given)) == 5
+        assert bench.savefile.read_bytes().startswith(begin)
+        assert packets_of(bench.savefile) == 5
+    refused("compress_type", "say none, gzip or zstd", compress_type="lz4")
+    refused("compress_type", "snapshots are not compressed", compress_type="zstd", recorder_duration=1.0)
+    refused("compress_type", "in memory only", compress_type="zstd", in_memory=True, savefile=None)
+
+
 def netns(bench: Bench) -> None:
     # Of this process, which is where its interfaces are.
     arguments: Any = {"interfaces": bench.interface, "savefile": bench.savefile}
@@ -654,6 +664,7 @@ EFFECTS: dict[str, Callable[[Bench], None]] = {
         direction,
         packet_flags,
         comments,
+        compress_type,
         monitor_mode,
         kernel_buffer_size,
         link_layer_type,

@@ -61,6 +61,15 @@ def _numbers(theirs: Outcome, ours: Outcome) -> Pair:
     return (theirs, theirs) if is_refused else (theirs, ours)
 
 
+#: Of a ring of compressed files.
+_NAME = re.compile(r"(\.pcap(?:ng)?)(_\d{5}_TIME)(\.gz)")
+
+
+def _ring_names(theirs: Outcome, ours: Outcome) -> Pair:
+    files = {_NAME.sub(r"\2\1\3", name): contents for name, contents in theirs.files.items()}
+    return theirs._replace(said=_NAME.sub(r"\2\1\3", theirs.said), files=files), ours
+
+
 #: What is wrong by itself, in the lines that are drawn.
 _WRONG = re.compile(r"nope0|nodir/|port x y|no such|foo bar|^soon$|^0$|-1$|:$|^FOO$")
 
@@ -96,6 +105,7 @@ KNOWN = (
     ),
     Difference("Packets behind a limit", _always, _losses),
     Difference("Sizes of files", _has("filesize:"), _sizes),
+    Difference("Compression", lambda words: any(each.endswith(".gz") for each in words), _ring_names),
     Difference("Two mistakes at once", _is_wrong_twice, _first_mistake),
     Difference("An interface twice", _has_one_twice, _refused),
     Difference("Wrong values", _has("duration:", "-b", "foo"), _numbers),

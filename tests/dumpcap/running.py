@@ -1,5 +1,6 @@
 """Both programs with the same words, on the same packets: what each has said, and the files that it has left."""
 
+import gzip
 import os
 import re
 import select
@@ -182,6 +183,8 @@ def _wait(condition: Callable[[], bool], timeout_s: float) -> None:
 def contents_of(path: Path) -> FileContents:
     """Return what a file has. Read by hand: this is about what is in it, and not about our reader."""
     data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
     mode = path.stat().st_mode & 0o777
     if data[:4] == _MAGICS[0]:
         return FileContents("pcapng", *_pcapng(data), mode)

@@ -141,7 +141,9 @@ NAMES = [
     ("base.pcapng", 1, "base_00001_20260131030405.pcapng"),
     ("base", 1, "base_00001_20260131030405"),
     ("my.base.pcapng", 12, "my.base_00012_20260131030405.pcapng"),
-    ("base.pcapng.gz", 1, "base.pcapng_00001_20260131030405.gz"),
+    ("base.pcapng.gz", 1, "base_00001_20260131030405.pcapng.gz"),  # as dumpcap from 4.4 on
+    ("base.zst", 1, "base_00001_20260131030405.zst"),
+    (".hidden.zst", 1, ".hidden_00001_20260131030405.zst"),
     ("base.", 1, "base_00001_20260131030405."),
     (".hidden", 1, ".hidden_00001_20260131030405"),  # dumpcap itself puts this one into the directory above
     (".hidden.pcapng", 1, ".hidden_00001_20260131030405.pcapng"),

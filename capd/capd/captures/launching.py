@@ -8,6 +8,7 @@ from capd.filters.text import may_say_vlan
 from capd.launch import DirectoryComes, Launch, LaunchInterface
 from capd.policy.peer import Peer
 from capd.policy.rules import Terms
+from capd_protocol.formats.compression import wanted_compression
 from capd_protocol.messages import Conditions, StartCapture
 
 #: The least that is left of a capture's time. Chosen: it begins, and ends for that reason.
@@ -60,6 +61,12 @@ def launch_of(
         update_interval_s=request.update_interval_s,
         packet_flags=request.packet_flags,
         comments=request.comments,
+        # A recorder's snapshots are not, and not what is in memory only.
+        compression=(
+            None
+            if request.recorder is not None or request.destination.unnamed
+            else wanted_compression(request.compress_type, request.destination.file_name)
+        ),
         waits=waits,
     )
 

@@ -364,6 +364,7 @@ class CaptureLoop:
         self._is_dirty = True
 
     def _note_written(self, records: Slice) -> None:
+        self._is_dirty = True
         if isinstance(records.interface_ids, int):
             self._interfaces[records.interface_ids].written_total += len(records.timestamps_ns)
             return
@@ -396,12 +397,20 @@ class CaptureLoop:
             self._orders[0] = order, asked_ns
             if isinstance(order, Rotate):
                 self._end_with(self._sink.order(order))
-            elif self._has_written_until(asked_ns):
+            elif self._has_written_until(asked_ns) and self._is_saved(wait=False):
                 self._announce()
                 self._report.answer(Answer(number=order.number))
             else:
                 return
             self._orders.popleft()
+
+    def _is_saved(self, *, wait: bool) -> bool:
+        """Have what was written put where it goes; whether it is there. Not, where the sink takes no more."""
+        try:
+            return self._sink.save(wait=wait)
+        except SinkFailed as error:
+            self._end_with(error.ending)
+            return False
 
     def _has_written_until(self, time_ns: int) -> bool:
         """Whether every packet that the kernel had at a time is in the file: as late as the order lets packets go."""
@@ -458,6 +467,7 @@ class CaptureLoop:
         """Receive nothing more, write what has been received, close the file, report the totals."""
         self._disarm()
         self._drain()
+        self._is_saved(wait=True)
         bucket = "excess_total" if self._end in _LIMITS else "writer_drops_total"
         counters = tuple(counters_of(each, unwritten=bucket) for each in self._interfaces)
         self._end_with(self._sink.close({each.interface: each.drops_total for each in counters}))

@@ -31,6 +31,8 @@ from capd.worker.directory import keep_directory, path_of, take_directory
 from capd.worker.heap import keep_freed_memory
 from capd.worker.loop import WATCHDOG_S, CaptureLoop
 from capd.worker.oom import be_killed_first
+from capd.worker.output.compression.compressor import Compressor
+from capd.worker.output.compression.waiting import WaitingRoom
 from capd.worker.output.file_sink import FileSink
 from capd.worker.output.first_file import index_of, lock_of, open_files
 from capd.worker.output.passing import FilePasser
@@ -240,6 +242,8 @@ class _Held(NamedTuple):
     openers: Openers
     #: Of a recorder.
     snapshot_thread: SnapshotThread | None
+    #: Of files that are compressed.
+    compressor: Compressor | None
 
 
 def _take_directory(
@@ -264,12 +268,16 @@ def _confine(
     openers = Openers()
     descriptors = {CONTROL: control.socket.fileno(), SIGNALLED: openers.signalled_fd}
     snapshot_thread: SnapshotThread | None = None
-    if launch.recorder is not None:
+    compressor: Compressor | None = None
+    if launch.recorder is not None or launch.compression is not None:
         descriptors[TOLD] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    if launch.recorder is not None:
         snapshot_thread = SnapshotThread(
             descriptors[TOLD], partial(confinement.confine_calls, Role.SNAPSHOT, descriptors)
         )
     confinement.confine_files(directory_fd)
+    if launch.compression is not None:
+        compressor = _compressor(descriptors[TOLD], partial(confinement.confine_calls, Role.COMPRESSING, descriptors))
     if passer is not None:
         try:
             passer.begin(directory_fd, lambda files_fd: confinement.confine_calls(Role.PASSING, {FILES: files_fd}))
@@ -277,7 +285,22 @@ def _confine(
             text = "this user has as many processes and threads as it may have: end some, or leave out pass_files"
             raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, argument="pass_files")) from error
     confinement.confine_calls(Role.FILES if launch.recorder is None else Role.RECORDER, descriptors)
-    return _Held(openers, snapshot_thread)
+    return _Held(openers, snapshot_thread, compressor)
+
+
+def _compressor(told_fd: int, confine: Callable[[], None]) -> Compressor:
+    """Start the thread that compresses.
+
+    Raises:
+        CaptureFailed: there can be none.
+    """
+    try:
+        compressor = Compressor(WaitingRoom(), told_fd)
+        compressor.begin(confine)
+    except (RuntimeError, OSError) as error:
+        text = "this user has as many processes and threads, or as much memory, as it may have: leave out compress_type"
+        raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, argument="compress_type")) from error
+    return compressor
 
 
 def _capture(
@@ -330,8 +353,10 @@ def _capture(
     statistics = partial(statistics_blocks, interfaces, start_ns) if launch.file_format == "pcapng" else bytes
     sink: Sink
     if launch.recorder is None or held.snapshot_thread is None:
-        files = open_files(launch, directory_fd, report, header=header, statistics=statistics)
-        sink = FileSink(files, launch, report, held.openers, drops=partial(drops_by_name, interfaces))
+        files = open_files(
+            launch, directory_fd, report, header=header, statistics=statistics, compressor=held.compressor
+        )
+        sink = FileSink(files, launch, report, held.openers, held.compressor, drops=partial(drops_by_name, interfaces))
     else:
         index, lock = _index_or_lock(launch, launch.recorder, directory_fd)
         sink = FlightRecorder(

@@ -98,6 +98,7 @@ def arguments_of(line: CommandLine, interfaces: Sequence[InterfaceOptions]) -> C
         # Several interfaces are a matter of pcapng, whatever was asked for.
         "use_libpcap": line.file_format == "pcap" and len(interfaces) == 1,
         "comments": line.comments or None,
+        "compress_type": line.compression,
         "max_packet_count": line.packets,
         "autostop_duration": None if line.stop_duration_s is None else max(line.stop_duration_s, _SHORTEST_S),
         "update_interval": _UPDATE_INTERVAL_S if line.update_interval_ms is None else line.update_interval_ms / 1000,

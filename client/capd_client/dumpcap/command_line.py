@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from capd_protocol.arguments import RANGES
+from capd_protocol.formats.compression import COMPRESS_TYPES
 from capd_protocol.formats.linktypes import by_name
 
 _MAX_INT, _MAX_UNSIGNED = 2**31 - 1, 2**32 - 1
@@ -149,7 +150,7 @@ class CommandLine:
     group_access: bool = False
     comments: list[str] = field(default_factory=list[str])
     temporary_directory: str | None = None
-    compression: str | None = None
+    compression: str = "none"
 
     packets: int | None = None
     stop_duration_s: float | None = None
@@ -410,10 +411,10 @@ def _file_type(text: str) -> str:
     return text
 
 
-def _compression(text: str) -> str | None:
-    if text not in ("none", "gzip"):
+def _compression(text: str) -> str:
+    if text not in COMPRESS_TYPES:
         raise WrongUsage("parameter of --compress-type can be 'none' or 'gzip'")
-    return None if text == "none" else text
+    return text
 
 
 def _buffer_size(text: str) -> int:
@@ -502,8 +503,6 @@ def _refuse(text: str) -> NoReturn:
 
 def _check_supported(line: CommandLine) -> None:
     """Refuse what dumpcap does and capd does not: nothing is taken and ignored."""
-    if line.compression is not None:
-        _refuse("--compress-type gzip is not supported by capd: compress files when they are finished (-b printname)")
     if line.name_time_number is not None:
         _refuse("-b nametimenum is not supported by capd: the number stands before the time in the names of files")
     for each in (line.default, *line.interfaces):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from capd_client.errors import UnsupportedError
 from capd_client.request.options import Prepared
+from capd_protocol.formats.compression import wanted_compression
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Conditions, Destination, InterfaceRequest, StartCapture
 from capd_protocol.targets import NamedInterface, target_of
 
@@ -23,6 +24,7 @@ _BEYOND: dict[str, Callable[[StartCapture], bool]] = {
     "pass_files": lambda request: request.pass_files,
     "packet_flags": lambda request: request.packet_flags,
     "wait_for_interfaces": lambda request: request.wait_for_interfaces,
+    "compress_type": lambda request: bool(wanted_compression(request.compress_type, request.destination.file_name)),
     "name": lambda request: request.name is not None,
     "update_interval": lambda request: request.update_interval_s != _UPDATE_INTERVAL_S,
     "ringbuffer_total_filesize": lambda request: request.ring is not None and request.ring.total_kb is not None,

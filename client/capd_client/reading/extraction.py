@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from capd_client.errors import ReadError
-from capd_client.reading import read
 from capd_client.reading.filtering import Matching
 from capd_client.reading.model import Packet
+from capd_client.reading.reader import FileReader
 from capd_client.ring.files import RingFile, Span
 from capd_protocol.batches.model import Batch, FileInterface
 
@@ -35,6 +35,7 @@ class Extraction:
         """
         self._files = sorted((file for file in files if file.may_have(span)), key=lambda file: file.earliest_ns)
         self._span = span
+        self._span_ns = span.start_ns, span.end_ns
         self._matching = None if capture_filter is None else Matching(capture_filter)
         self._interface_ids: dict[FileInterface, int] = {}
         #: Those of the files that were opened so far; equal ones of several files are one.
@@ -64,7 +65,7 @@ class Extraction:
         columns: list[tuple[npt.NDArray[np.int64], ...]] = []
         interfaces: Sequence[FileInterface] = ()
         try:
-            with file.open() as opened, read(opened) as reader:
+            with file.open() as opened, FileReader(opened, False, self._span_ns) as reader:
                 try:
                     for batch in reader.batches():
                         found = self._found(batch, reader.interfaces)

@@ -1,10 +1,9 @@
 """A capture file, finished or growing, in parts with the packets in them. Maps what the pure modules look at."""
 
-import errno
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, NamedTuple, NoReturn
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -20,7 +19,7 @@ _LEAST_WINDOW_BYTES = 4 * 1024
 #: And where there is more. Chosen: 4 MiB was slower by a tenth, 16 MiB no faster.
 _LARGE_WINDOW_BYTES = 8 * 1024 * 1024
 #: What a ring does to a file whose room it needs, however many have it open.
-_GONE = "deleted by its ring and cut to free its room"
+GONE = "deleted by its ring and cut to free its room"
 
 
 class FileGone(ReadError):
@@ -142,9 +141,17 @@ class File:
     def _check_is_whole(self, size: int) -> None:
         """Raise what is wrong where bytes are gone that were there."""
         if size < max(self.at, self._size_at_open) and not os.fstat(self.descriptor).st_nlink:
-            raise FileGone(self.name, self.at, f"the file was {_GONE} while it was read")
+            raise FileGone(self.name, self.at, f"the file was {GONE} while it was read")
         if size < self.at:
             self.fail(self.at, f"the file was cut to {size} bytes while it was read")
+
+    def leave_out_but(self, first_ns: int | None, end_ns: int | None) -> None:
+        """Leave out what has none of the packets between two times, where that is known beforehand.
+
+        Args:
+            first_ns: the first nanosecond, since 1970-01-01 00:00 UTC; None: there is no beginning.
+            end_ns: the first nanosecond after it; None: there is no end.
+        """
 
     def fail(self, offset: int, text: str) -> NoReturn:
         """Raise what is wrong at a place."""
@@ -156,15 +163,3 @@ class File:
             self._size_at_close = self.size_bytes()
             os.close(self.descriptor)
             self.descriptor = -1
-
-
-def open_passed(open_file: Callable[[str], BinaryIO], path: str) -> File:
-    """Open a file of a session.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    with open_file(path) as opened:
-        if not os.fstat(opened.fileno()).st_size:  # when it was announced, there was a header in it
-            raise FileNotFoundError(errno.ENOENT, f"it was {_GONE}", path)
-        return File(os.dup(opened.fileno()), path)

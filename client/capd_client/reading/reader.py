@@ -11,10 +11,10 @@ from typing import IO, Self
 from capd_client.errors import CaptureEnded, CaptureError, ReadError
 from capd_client.obstacles import IS_DIRECTORY, obstacle
 from capd_client.reading.event_source import EventSource
-from capd_client.reading.file import File, open_passed
+from capd_client.reading.file import File
 from capd_client.reading.filtering import Matching
 from capd_client.reading.model import Interfaces, Packet, packets_of
-from capd_client.reading.pipe import Pipe
+from capd_client.reading.opening import file_of, open_passed
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
 
@@ -132,7 +132,14 @@ class Reader:
 class FileReader(Reader):
     """See ``capd_client.read``."""
 
-    def __init__(self, source: Source, follow: bool) -> None:
+    def __init__(self, source: Source, follow: bool, span_ns: tuple[int | None, int | None] = (None, None)) -> None:
+        """Open a file.
+
+        Args:
+            source: which one.
+            follow: whether to wait for what is added.
+            span_ns: parts of the file may be left out that have no packet from the first time on and before the second.
+        """
         super().__init__()
         self._follow = follow
         self._path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
@@ -148,15 +155,19 @@ class FileReader(Reader):
         ) as error:  # the latter: a NUL in the path; a file that is closed, or only in memory
             text = obstacle(name, error) if isinstance(error, OSError) else f"the file cannot be opened: {error}"
             raise ReadError(name, 0, text) from error
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise ReadError(name, 0, IS_DIRECTORY)
-        self._file = (File if stat.S_ISREG(mode) else Pipe)(descriptor, name)
+        self._file = file_of(descriptor, name)
+        if span_ns != (None, None):
+            self._file.leave_out_but(*span_ns)
 
     def _read(self) -> Iterator[Batch]:
         file = self._file
         while file is not None and file.is_open:
+            if self._follow and file.can_grow and not file.at:
+                # It may have begun only now.
+                file = self._file = file_of(file.descriptor, file.name)
             is_there = self._is_there(file)
             yield from file.batches()
             if not self._follow or not file.can_grow:

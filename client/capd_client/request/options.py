@@ -194,6 +194,9 @@ class CaptureArguments(TypedDict, total=False):
         packet_flags: write with each packet whether it came in or went out, and to whom it was sent (False): ``flags``,
             ``direction`` and ``kind`` of packets that are read. It takes 12 bytes a packet, and pcapng.
         comments: what files say of themselves at their beginning: one text, or several (none). It takes pcapng.
+        compress_type: how files are compressed: ``gzip``, ``zstd`` or ``none``; if not given, as the end of their name
+            says, ``.gz`` or ``.zst``. Sizes that end a file or a capture are those before compression, sizes that bound
+            what is on the disk are those of the files. A recorder's snapshots are not compressed.
         update_interval: a packet is in its file and announced within about so many seconds (0.1); from 0.005.
         pass_files: have each file passed to this process, open for reading, before it is announced (False). Then
             ``open_file`` gives it also where the path does not lead, and after its ring has deleted it.
@@ -246,6 +249,7 @@ class CaptureArguments(TypedDict, total=False):
     separate_threads: bool | None
     packet_flags: bool | None
     comments: str | Sequence[str] | None
+    compress_type: str | None
     update_interval: float | None
     wait_for_interfaces: bool | None
     pass_files: bool | None

@@ -3,20 +3,15 @@
 from capd_protocol.batches.pcap_parser import FORMATS, PcapParser
 from capd_protocol.batches.pcapng_parser import PcapngParser
 from capd_protocol.batches.record_offsets import Damage
+from capd_protocol.formats.compression import compression_of
 from capd_protocol.formats.pcapng import SECTION_HEADER_BLOCK
 
 Parser = PcapngParser | PcapParser
 
 #: What shows which format it is.
 MAGIC_BYTES = 4
-#: What other files begin with that people take for capture files.
-_COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x04\x22\x4d\x18": "lz4",
-    b"\xfd7zX": "xz",
-    b"BZh": "bzip2",
-}
+#: What compressed files begin with of which no more is known.
+_LZ4 = b"\x04\x22\x4d\x18"
 
 
 def recognize(magic: bytes) -> Parser | None:
@@ -29,9 +24,9 @@ def recognize(magic: bytes) -> Parser | None:
         return PcapParser(magic)
     if magic == SECTION_HEADER_BLOCK.to_bytes(4, "little"):  # the same in both orders
         return PcapngParser()
-    for begin, name in _COMPRESSED.items():
-        if magic.startswith(begin):
-            raise Damage(0, f"compressed with {name}: it must be decompressed first, such as by a pipe")
+    name = "lz4" if magic == _LZ4 else compression_of(magic)
+    if name is not None:
+        raise Damage(0, f"compressed with {name}: it must be decompressed first, such as by a pipe")
     if len(magic) == MAGIC_BYTES:
         raise Damage(0, "neither pcapng nor pcap")
     return None

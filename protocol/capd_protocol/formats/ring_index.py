@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 import msgspec
 
+from capd_protocol.formats.compression import suffix_of
 from capd_protocol.messages import DeletionReason
 
 #: What is longer is read by nobody. Chosen: a ring of as many files as there can be has about 50 MB.
 MAX_INDEX_BYTES = 256 * 1024 * 1024
 
 #: ``base_00001_20260131235959.pcapng``, where the last dot splits.
-_RING_FILE = re.compile(r"(.+)_[0-9]{5}_[0-9]{14}(\.[^.]*)?", re.DOTALL)
+_RING_FILE = re.compile(r"(.+)_[0-9]{5}_[0-9]{14}(\.[^.]*(?:\.gz|\.zst)?)?", re.DOTALL)
 _NUMBER_AND_TIME = re.compile("_([0-9]{5})_[0-9]{14}")
 
 
@@ -125,7 +126,8 @@ def lock_name(file_name: str) -> str:
 def ring_file_name(file_name: str, number: int, opened: time.struct_time) -> str:
     """Name a ring's file: ``base_00001_20260131235959.pcapng`` for ``base.pcapng``, number 1.
 
-    The last dot splits, but for one at the beginning: a hidden file has no suffix.
+    What the name ends with from the last dot on comes last, with what stands before it where it says how the file is
+    compressed (``suffix_of``).
     """
     base, suffix = _split(file_name)
     return f"{base}_{number % 100_000:05}_{time.strftime('%Y%m%d%H%M%S', opened)}{suffix}"
@@ -153,8 +155,8 @@ def ring_of(name: str) -> str | None:
 
 
 def _split(file_name: str) -> tuple[str, str]:
-    base, dot, suffix = file_name.rpartition(".")
-    return (base, dot + suffix) if base else (file_name, "")
+    suffix = suffix_of(file_name)
+    return file_name.removesuffix(suffix), suffix
 
 
 def encode_line(line: Line) -> bytes:

@@ -141,6 +141,8 @@ class StartCapture(JsonMessage, frozen=True, tag="start"):
     packet_flags: bool = False
     #: What files say of themselves, at their beginning.
     comments: tuple[str, ...] = ()
+    #: How files are compressed: ``COMPRESS_TYPES``; None: as the end of their name says.
+    compress_type: str | None = None
     #: A packet is in its file and announced within about this time.
     update_interval_s: float = 0.1
     #: Interfaces need not be there yet, and the capture goes on when the last one is gone.

@@ -30,6 +30,8 @@ class Role(enum.Enum):
     RECORDER = enum.auto()
     #: Of a recorder: one snapshot.
     SNAPSHOT = enum.auto()
+    #: Compressing what goes into files, and writing them.
+    COMPRESSING = enum.auto()
     #: Passing files to their readers.
     PASSING = enum.auto()
     #: Sending a client's packets: a process of its own.
@@ -40,7 +42,7 @@ class Role(enum.Enum):
 CONTROL = "control"
 #: Where a signal is noted (``reuse.Openers``).
 SIGNALLED = "signalled"
-#: What a snapshot's thread wakes the capture's own with.
+#: What the thread of a snapshot, or one that compresses, wakes the capture's own with.
 TOLD = "told"
 #: To the readers of files.
 FILES = "files"
@@ -162,6 +164,8 @@ _SNAPSHOT = [
     Rule("prctl", (Among(0, (_PR_SET_NAME,)),)),
     Rule("write", (Among(0, (TOLD,)),)),
 ]
+#: It opens and closes nothing.
+_COMPRESSING = [*_WRITING, *_EVERYBODY, Rule("write", (Among(0, (TOLD,)),))]
 _PASSING = [
     *_EVERYBODY,
     *_OPENING,
@@ -188,6 +192,7 @@ LISTS: dict[Role, Sequence[Rule]] = {
     Role.FILES: _CAPTURE,
     Role.RECORDER: _RECORDER,
     Role.SNAPSHOT: _SNAPSHOT,
+    Role.COMPRESSING: _COMPRESSING,
     Role.PASSING: _PASSING,
     Role.SENDING: _SENDING,
 }

@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from capd.worker.output.retention import OVERHEAD_BLOCKS, Limits, Usage, limits_
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.output.savefile import KeptFile, WriteError, files_left, is_own
 from capd.worker.packets.whole import whole_of
+from capd_protocol.formats.codecs import DamagedFrame, Decompressor
+from capd_protocol.formats.compression import compression_of
 from capd_protocol.formats.ring_index import FileWasClosed, number_of
 from capd_protocol.messages import Conditions, DeletionReason, FileClosed, FileDeleted
 
@@ -39,6 +41,8 @@ _FILES_FOR_ONE_LEFT = 8
 #: A longer file whose writer was killed is left as it is. Chosen: meanwhile the capture begins, and what comes must fit
 #: into its packet rings; so much takes a second, or three of small packets.
 _LONGEST_WALK_BYTES = 1024**3
+#: What shows how a file is compressed.
+_MAGIC_BYTES = 4
 #: So it is read. Chosen: larger parts do not stay in the processor's cache.
 _PART_BYTES = 1024 * 1024
 _NS = 1_000_000_000
@@ -80,6 +84,10 @@ class _Complete(NamedTuple):
     file: KeptFile
     #: When its last packet came, or when it was closed, if it has none.
     ended_ns: int
+
+
+class _TooLong(Exception):
+    """A file takes too long to look through."""
 
 
 class CompleteFiles:
@@ -325,9 +333,12 @@ def _completed(file: KeptFile, status: os.stat_result) -> FileWasClosed:
     descriptor = file.open_for_writing()
     if descriptor is not None:
         try:
-            with contextlib.suppress(OSError):  # it cannot be read, or its file system takes no cut
-                whole = whole_of(_parts(descriptor, status.st_size))
-                if whole is not None and status.st_nlink == 1 and not _is_read(descriptor):
+            with contextlib.suppress(OSError, _TooLong):  # it cannot be read, or its file system takes no cut
+                compression = compression_of(os.pread(descriptor, _MAGIC_BYTES, 0))
+                parts = _parts(descriptor, status.st_size)
+                whole = whole_of(parts if compression is None else _decompressed(parts, compression))
+                # A compressed file is left as it is: what is not whole of it stands in the middle of a frame.
+                if whole is not None and compression is None and status.st_nlink == 1 and not _is_read(descriptor):
                     os.ftruncate(descriptor, whole.size_bytes)
                     file.size_bytes = whole.size_bytes
         finally:
@@ -349,6 +360,24 @@ def _parts(descriptor: int, size_bytes: int) -> Iterator[bytes]:
         return
     for at in range(0, size_bytes, _PART_BYTES):
         yield os.pread(descriptor, _PART_BYTES, at)
+
+
+def _decompressed(parts: Iterable[bytes], compression: str) -> Iterator[bytes]:
+    """Give what compressed bytes are, as far as that can be had.
+
+    Raises:
+        _TooLong: they are more than is looked through.
+    """
+    decompressor = Decompressor(compression)
+    left_bytes = _LONGEST_WALK_BYTES
+    with contextlib.suppress(DamagedFrame):
+        for part in parts:
+            decompressor.feed(part)
+            while data := decompressor.read(_PART_BYTES):
+                left_bytes -= len(data)
+                if left_bytes < 0:
+                    raise _TooLong
+                yield data
 
 
 def _is_read(descriptor: int) -> bool:

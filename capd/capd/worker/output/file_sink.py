@@ -7,6 +7,7 @@ from math import inf
 
 from capd.filters.compiler import CaptureFailed
 from capd.launch import Answer, Launch, Rotate, Snapshot
+from capd.worker.output.compression.compressor import Compressor
 from capd.worker.output.files import CaptureFiles
 from capd.worker.output.recycling import Openers
 from capd.worker.output.report import Report
@@ -30,6 +31,7 @@ class FileSink:
         launch: Launch,
         report: Report,
         openers: Openers,
+        compressor: Compressor | None = None,
         *,
         drops: Callable[[], Mapping[str, int]],
     ) -> None:
@@ -40,29 +42,35 @@ class FileSink:
             launch: when to switch, and when to end.
             report: answers orders.
             openers: reports that somebody waits to open the current file.
+            compressor: compresses the files, if they are to be.
             drops: returns what was dropped since the capture began, by interface.
         """
         self._files = files
         self._report = report
         self._openers = openers
+        self._compressor = compressor
         self._drops = drops
         self._autostop = launch.autostop
         self._is_ring = launch.ring is not None
         #: Of one file.
         self._conditions = launch.ring or Conditions(filesize_kb=launch.autostop.filesize_kb)
         self._written_total = 0
-        self._note_written: Callable[[Slice], None] = lambda _: None
+        self._interval_s = launch.update_interval_s
 
     @property
     def deadline_s(self) -> float:
-        """When a file's time is up, or an old one's."""
+        """When a file's time is up, or an old one's, or that of records that wait to be compressed."""
         left_s = self._files.time_left_s()
-        return min(self._files.next_look_s, inf if left_s is None else time.monotonic() + left_s)
+        return min(
+            self._files.next_look_s,
+            inf if left_s is None else time.monotonic() + left_s,
+            self._files.waits_since_s + self._interval_s,
+        )
 
     @property
     def size_bytes(self) -> int:
         """Size of the current file."""
-        return self._files.fill.size_bytes
+        return self._files.file_bytes
 
     @property
     def disk_bytes(self) -> int:
@@ -78,9 +86,11 @@ class FileSink:
         note_written: Callable[[Slice], None],
     ) -> None:
         """Take part in the loop: listen to those who wait to open the current file."""
-        self._note_written = note_written
+        self._files.note_saved = note_written
         for each in (epoll, urgent):
             each.register(self._openers.socket, select.EPOLLIN)
+        if self._compressor is not None:
+            epoll.register(self._compressor.told_fd, select.EPOLLIN)
 
     def write(self, records: Slice) -> Ending | None:
         """Write records, switching files exactly where a condition is met."""
@@ -99,12 +109,8 @@ class FileSink:
                     room = min(room, self._autostop.packets - self._written_total)
                 part = records.part(at, at + room)
                 self._files.write(part)
-            except WriteError as error:
-                self._note_written(records.part(at, at + error.records_written))
+            except _FAILURES as error:
                 return _ending(error)
-            except (DestinationError, OSError) as error:
-                return _ending(error)
-            self._note_written(part)
             at += len(part.timestamps_ns)
             self._written_total += len(part.timestamps_ns)
             ending = self._look_at_limits()
@@ -132,6 +138,7 @@ class FileSink:
         if self._is_last:
             return Ending(EndReason.FILES)
         try:
+            self._files.settle()
             obstacle = self._files.switch(self._drops())
         except _FAILURES as error:
             return _ending(error)
@@ -158,6 +165,8 @@ class FileSink:
 
     def on_time(self, now_s: float) -> Ending | None:
         """Switch where a file's time is up; delete what is too old, or stands where space should be free."""
+        if now_s >= self._files.waits_since_s + self._interval_s:
+            self._files.flush()
         ending = self._switch() if self._files.time_left_s() == 0 else None
         if ending is None and now_s >= self._files.next_look_s:
             try:
@@ -167,11 +176,18 @@ class FileSink:
         return ending
 
     def on_event(self, descriptor: int, event: int) -> bool:
-        """Let those have the current file who wait to open it.
+        """Note what is in the file; let those have it who wait to open it.
 
         Raises:
             SinkFailed: the file cannot be written any more.
         """
+        if self._compressor is not None and descriptor == self._compressor.told_fd:
+            self._compressor.clear()
+            try:
+                self._files.check()
+            except _FAILURES as error:
+                raise SinkFailed(_ending(error)) from error
+            return True
         if descriptor != self._openers.socket.fileno():
             return False
         self._openers.clear()
@@ -199,6 +215,21 @@ class FileSink:
 
     def source_changed(self, source: PacketSource, change: Change) -> None:
         """Nothing: files take what comes."""
+
+    def save(self, *, wait: bool) -> bool:
+        """Have written what waits.
+
+        Raises:
+            SinkFailed: the file takes nothing more.
+        """
+        try:
+            if wait:
+                self._files.settle()
+            else:
+                self._files.flush()
+        except _FAILURES as error:
+            raise SinkFailed(_ending(error)) from error
+        return self._files.are_saved
 
     def close(self, drops_total: Mapping[str, int]) -> Ending | None:
         """End the current file with its statistics."""

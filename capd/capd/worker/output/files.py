@@ -5,7 +5,9 @@ A file begins with the section and all interfaces and ends with statistics of ea
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from math import inf
 
 from capd.worker.output.complete_files import CompleteFiles, Contents, OpenFile
 from capd.worker.output.recycling import reuse
@@ -43,6 +45,7 @@ class CaptureFiles:
         lock: RingLock | None = None,
         continues: bool = False,
         reuses: bool = False,
+        compress: Callable[[SaveFile], SaveFile] | None = None,
     ) -> None:
         """Nothing is opened yet.
 
@@ -59,6 +62,7 @@ class CaptureFiles:
             continues: whether the files that the index knows are of this ring: the oldest are deleted first,
                 numbers go on.
             reuses: whether a new file may be written over the oldest one, where nobody has that open.
+            compress: makes a file one that is written compressed; None: files are written as they are.
         """
         self._directory_fd = directory_fd
         self._destination = destination
@@ -68,6 +72,11 @@ class CaptureFiles:
         self._report = report
         self._index = index
         self._lock = lock
+        self._compress = compress
+        #: Is called with records that are in their file, before that is ended.
+        self.note_saved: Callable[[Slice], None] = lambda _: None
+        #: Records that were appended and may not be in the file yet, each with where they end.
+        self._unsaved: deque[tuple[int, Slice]] = deque()
         self._statistics_bytes = 0
         self._file: SaveFile | None = None
         self._complete = CompleteFiles(
@@ -83,6 +92,8 @@ class CaptureFiles:
         )
         self._number = self._complete.last_number
         self._packets = 0
+        #: Of them, those that are in the file.
+        self._saved_packets = 0
         self._first_ns: int | None = None
         self._last_ns: int | None = None
         self._drops_before: dict[str, int] = {}
@@ -97,6 +108,11 @@ class CaptureFiles:
     def fill(self) -> Fill:
         """How full the current file is."""
         return Fill(self._file.size_bytes if self._file else 0, self._packets)
+
+    @property
+    def file_bytes(self) -> int:
+        """What the current file takes now."""
+        return self._file.disk_bytes if self._file is not None else 0
 
     @property
     def disk_bytes(self) -> int:
@@ -120,10 +136,13 @@ class CaptureFiles:
 
         Raises:
             DestinationError: one cannot be deleted.
+            WriteError: what waits to be written cannot be.
         """
         room_bytes = self._complete.room_bytes
         if room_bytes is None or size_bytes <= room_bytes:
             return None
+        # What is compressed takes less than it seemed to.
+        self.settle()
         return self._complete.make_room(more_bytes=size_bytes)
 
     def could_go_on_without_current(self, size_bytes: int) -> bool:
@@ -133,7 +152,7 @@ class CaptureFiles:
         """
         if self._file is None or not self._packets:
             return False
-        more_bytes = len(self._header()) + size_bytes - self._file.size_bytes
+        more_bytes = len(self._header()) + size_bytes - self._file.disk_bytes
         return self._complete.make_room(more_bytes=more_bytes) is None
 
     def make_room_for_file(self) -> DeletionReason | None:
@@ -167,13 +186,13 @@ class CaptureFiles:
     def _open_file(self) -> OpenFile:
         if self._file is None:
             return OpenFile(0, 0, 0)
-        return OpenFile(1, self._file.size_bytes, self._end_bytes())
+        return OpenFile(1, self._file.disk_bytes, self._end_bytes())
 
     def _end_bytes(self) -> int:
         """Return the size of what a file ends with: the same until there is one more interface."""
         if not self._statistics_bytes:
             self._statistics_bytes = len(self._statistics())
-        return self._statistics_bytes
+        return self._statistics_bytes + (self._file.end_bytes if self._file is not None else 0)
 
     # Files --------------------------------------------------------------------------------------------------------
 
@@ -192,16 +211,19 @@ class CaptureFiles:
             if self._index is not None:
                 self._index.opened(file.name, file.inode)
             file.write(header[file.size_bytes :])
+            file.settle()
         except WriteError:
-            with contextlib.suppress(WriteError, DestinationError):  # what failed first is reported
+            # What failed first is reported.
+            with contextlib.suppress(WriteError):
                 file.close()
+            with contextlib.suppress(DestinationError):
                 if file.is_new:
                     file.remove()
             if self._index is not None:
                 self._index.deleted(file.name, None, 0)
             raise
         self._file = file
-        self._packets, self._first_ns, self._last_ns = 0, None, None
+        self._packets, self._saved_packets, self._first_ns, self._last_ns = 0, 0, None, None
         self._complete.look_again()
         self.opened_total += 1
         self._opened_s, self._opened_at_s = time.monotonic(), time.time()
@@ -221,6 +243,10 @@ class CaptureFiles:
         return obstacle
 
     def _open(self, header: bytes) -> SaveFile:
+        file = self._open_plain(header)
+        return file if self._compress is None else self._compress(file)
+
+    def _open_plain(self, header: bytes) -> SaveFile:
         name, group_access = self._destination.file_name, self._destination.group_access
         if self._ring is None:
             return create_file(
@@ -271,24 +297,70 @@ class CaptureFiles:
             raise AssertionError("no file is open")
         written, size_bytes = len(records.timestamps_ns), self._file.size_bytes
         try:
-            self._file.write_records(records.vectors)
+            self._file.write_records(records.vectors, records.timestamps_ns)
         except WriteError as error:
             written = error.records_written
             raise
         finally:
             if self._complete.room_bytes is not None:
                 self._complete.room_bytes -= self._file.size_bytes - size_bytes
-            self._note(records, written)
+            if written:
+                self._packets += written
+                self._unsaved.append((self._file.size_bytes, records.part(0, written)))
+            self.look_at_saved()
 
-    def _note(self, records: Slice, written: int) -> None:
-        if not written:
-            return
+    def look_at_saved(self) -> None:
+        """Note the records that are in the file by now."""
+        saved_bytes = self._file.saved_bytes if self._file is not None else 0
+        while self._unsaved and self._unsaved[0][0] <= saved_bytes:
+            self._note(self._unsaved.popleft()[1])
+
+    def _note(self, records: Slice) -> None:
         # Of a stream that is captured alone they are in the order in which they came.
-        earliest, latest = int(records.timestamps_ns[:written].min()), int(records.timestamps_ns[:written].max())
+        earliest, latest = int(records.timestamps_ns.min()), int(records.timestamps_ns.max())
         self._first_ns = earliest if self._first_ns is None else min(self._first_ns, earliest)
         self._last_ns = latest if self._last_ns is None else max(self._last_ns, latest)
-        self._packets += written
-        self._report.count(written)
+        self._saved_packets += len(records.timestamps_ns)
+        self._report.count(len(records.timestamps_ns))
+        self.note_saved(records)
+
+    @property
+    def waits_since_s(self) -> float:
+        """Since when records wait to be written, by the monotonic clock; infinite where none do."""
+        return self._file.waits_since_s if self._file is not None else inf
+
+    def check(self) -> None:
+        """Note the records that are in the file by now, and raise what has kept others from it.
+
+        Raises:
+            WriteError: something has.
+        """
+        self.look_at_saved()
+        if self._file is not None:
+            self._file.check()
+
+    @property
+    def are_saved(self) -> bool:
+        """Whether all that was appended is in the file."""
+        return not self._unsaved
+
+    def flush(self) -> None:
+        """Have written what waits."""
+        if self._file is not None:
+            self._file.flush()
+
+    def settle(self) -> None:
+        """Return when all that was appended is in the file, and noted.
+
+        Raises:
+            WriteError: it is not.
+        """
+        if self._file is None:
+            return
+        try:
+            self._file.settle()
+        finally:
+            self.look_at_saved()
 
     def close(self, drops_total: Mapping[str, int]) -> None:
         """End the current file, if one is open, and write no more.
@@ -311,6 +383,9 @@ class CaptureFiles:
         """End the current file with its statistics, close it, and announce that it is complete."""
         if self._file is None:
             return
+        with contextlib.suppress(WriteError):  # writing the end raises it again
+            self.settle()
+        self._unsaved.clear()
         file, self._file = self._file, None
         drops = {name: total - self._drops_before.get(name, 0) for name, total in drops_total.items()}
         self._drops_before = dict(drops_total)
@@ -321,7 +396,7 @@ class CaptureFiles:
             finally:
                 file.close()
         finally:
-            contents, self._packets = Contents(self._packets, self._first_ns, self._last_ns, drops), 0
+            contents, self._packets = Contents(self._saved_packets, self._first_ns, self._last_ns, drops), 0
             self._complete.add(file, contents, closed_ns)
 
     def abandon(self) -> None:

@@ -1,14 +1,17 @@
 """The first file of a capture: what keeps it from being opened, in words that a person can act on."""
 
 from collections.abc import Callable
+from functools import partial
 
 from capd.filters.compiler import CaptureFailed
 from capd.launch import Launch
 from capd.worker.output.complete_files import complete_newest
+from capd.worker.output.compression.compressed_file import CompressedFile
+from capd.worker.output.compression.compressor import Compressor
 from capd.worker.output.files import CaptureFiles
 from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex, RingLock
-from capd.worker.output.savefile import DestinationError, WriteError, failure_of
+from capd.worker.output.savefile import DestinationError, SaveFile, WriteError, failure_of
 from capd_protocol.messages import Conditions, DeletionReason, Failure, FailureCode
 from capd_protocol.text import quoted
 
@@ -20,6 +23,7 @@ def open_files(
     *,
     header: Callable[[], bytes],
     statistics: Callable[[], bytes],
+    compressor: Compressor | None = None,
 ) -> CaptureFiles:
     """Open the first file, and announce it when its header is on disk.
 
@@ -29,6 +33,7 @@ def open_files(
         report: reports files and packets to the daemon.
         header: returns what a file begins with.
         statistics: returns what a file ends with.
+        compressor: compresses the files, where the capture asks for it.
 
     Raises:
         CaptureFailed: it cannot be opened, or there is no room for it.
@@ -46,7 +51,8 @@ def open_files(
             lock=lock_of(launch, directory_fd, launch.ring),
             continues=launch.continues,
             # A client that is passed each file has it open.
-            reuses=launch.file_format == "pcapng" and not launch.passes_files,
+            reuses=launch.file_format == "pcapng" and not launch.passes_files and compressor is None,
+            compress=None if compressor is None else partial(_compressed, compressor, launch),
         )
         try:
             obstacle = files.make_room_for_file()
@@ -61,6 +67,12 @@ def open_files(
         failure = Failure(code=FailureCode.DESTINATION, text=text, argument="savefile")
         raise CaptureFailed(failure_of(error, failure)) from error
     return files
+
+
+def _compressed(compressor: Compressor, launch: Launch, file: SaveFile) -> SaveFile:
+    if launch.compression is None:
+        raise AssertionError("nothing says how files are compressed")
+    return CompressedFile(file, compressor, launch.compression)
 
 
 def index_of(launch: Launch, directory_fd: int, kept: Conditions | None) -> RingIndex | None:

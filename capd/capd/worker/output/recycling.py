@@ -151,11 +151,12 @@ class ReusedFile(SaveFile):
             raise
         self._show(data[: _HEADER.size], start, 0)
 
-    def write_records(self, vectors: U64) -> None:
+    def write_records(self, vectors: U64, timestamps_ns: U64 | None = None) -> None:
         """Append records from where they lie in memory.
 
         Args:
             vectors: rows of address and size in bytes; the first one is another one while this goes on.
+            timestamps_ns: of each; not needed.
 
         Raises:
             WriteError: not all of them are in the file; it ends after the last whole one.

@@ -16,6 +16,7 @@ import fcntl
 import os
 import stat
 import time
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -197,9 +198,38 @@ class SaveFile(KeptFile):
         self.is_new = is_new
 
     @property
+    def open_fd(self) -> int:
+        """The open file."""
+        return self._fd
+
+    @property
     def disk_bytes(self) -> int:
         """What it takes now."""
         return self.size_bytes
+
+    @property
+    def saved_bytes(self) -> int:
+        """How much of what was appended is in the file."""
+        return self.size_bytes
+
+    @property
+    def end_bytes(self) -> int:
+        """What closing it appends."""
+        return 0
+
+    @property
+    def waits_since_s(self) -> float:
+        """Since when what was appended waits to be written, by the monotonic clock; infinite where nothing does."""
+        return inf
+
+    def flush(self) -> None:
+        """Have written what waits."""
+
+    def settle(self) -> None:
+        """Return when all that was appended is in the file."""
+
+    def check(self) -> None:
+        """Raise what has kept something that was appended from the file."""
 
     def give_way(self) -> None:
         """Let those have the file who wait to open it."""
@@ -217,11 +247,12 @@ class SaveFile(KeptFile):
             raise WriteError(error) from error
         self.size_bytes += len(data)
 
-    def write_records(self, vectors: U64) -> None:
+    def write_records(self, vectors: U64, timestamps_ns: U64 | None = None) -> None:
         """Append records from where they lie in memory.
 
         Args:
             vectors: rows of address and size in bytes.
+            timestamps_ns: of each, for files that have an index of them.
 
         Raises:
             WriteError: not all of them are in the file; it ends after the last whole one.

@@ -111,6 +111,17 @@ class Sink(Protocol):
         """
         ...
 
+    def save(self, *, wait: bool) -> bool:
+        """Have what was taken put where it goes; return whether it is there.
+
+        Args:
+            wait: return when it is.
+
+        Raises:
+            SinkFailed: it cannot be.
+        """
+        ...
+
     def source_changed(self, source: PacketSource, change: Change) -> None:
         """Take note of what happened to a source."""
         ...

@@ -60,7 +60,6 @@ class Segment(SaveFile):
         except OSError as error:
             raise WriteError(error) from error
         super().__init__(-1, "memory", descriptor, os.fstat(descriptor))
-        self.descriptor = descriptor
         self._place_bytes, self._place_s = place_bytes, place_s
         #: How many parts of a snapshot are still to be copied from it.
         self.pins = 0
@@ -251,7 +250,7 @@ def whole_records(part: Part, size_bytes: int) -> tuple[int, int, int]:
         if at < place.offset <= end:
             at, packets = place.offset, place.packets_before - part.packets_before
             last_ns = place.first_ns
-    data = os.pread(part.segment.descriptor, end - at, at)
+    data = os.pread(part.segment.open_fd, end - at, at)
     words = np.frombuffer(data, np.uint32, len(data) // 4)
     word = 0
     while word + _BLOCK_HEADER_WORDS <= len(words) and word + int(words[word + 1]) // 4 <= len(words):

@@ -192,7 +192,7 @@ class SnapshotWriter:
         before, at = file.size_bytes, part.start
         try:
             while at < part.end and not self._is_given_up:
-                at += file.append_from(part.segment.descriptor, at, min(_CHUNK_BYTES, part.end - at))
+                at += file.append_from(part.segment.open_fd, at, min(_CHUNK_BYTES, part.end - at))
         except WriteError:
             self._cut(file, before, part)
             raise
