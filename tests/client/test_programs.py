@@ -1,6 +1,7 @@
 """A program in dumpcap's place: the same sessions as with the daemon, and programs that are none."""
 
 import asyncio
+import contextlib
 import os
 import stat
 import subprocess
@@ -18,13 +19,17 @@ from capd_client import (
     ChildError,
     DestinationError,
     EndReason,
+    Interface,
     InterfaceError,
     InvalidArgument,
+    LiveInterfaceStats,
     UnsupportedError,
     aio,
     events,
     read,
 )
+from capd_client.program.listings import NotUnderstood, interfaces_of
+from capd_client.program.listings import capabilities_of as listed_capabilities
 from tests.client.helpers import PATIENCE_S
 from tests.support.daemon import Daemon
 from tests.support.namespace import veth_pair
@@ -280,3 +285,172 @@ def test_nothing_is_left_of_a_session_that_is_abandoned(tmp_path: Path, pair: tu
     assert isinstance(capture.end_reason, EndReason)
     left = {int(each) for each in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
     assert left <= children
+
+
+# Lists ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["dumpcap", "capd-dumpcap"])
+def program(request: pytest.FixtureRequest, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words of one of them."""
+    monkeypatch.setenv("CAPD_SOCKET", daemon.socket_path)
+    return DRIVEN[request.param] or []
+
+
+def test_interfaces_are_those_of_the_daemon(pair: tuple[str, str], program: list[str], daemon: Daemon) -> None:
+    del pair
+
+    def network(interfaces: list[Interface]) -> dict[str, tuple[object, ...]]:
+        return {
+            each.name: (each.number, each.loopback, sorted(each.addresses))
+            for each in interfaces
+            if each.interface_type in (Interface.IF_WIRED, Interface.IF_VIRTUAL)
+        }
+
+    theirs = network(Interface.list_interfaces(program=program))
+    ours = network(Interface.list_interfaces(socket_path=daemon.socket_path))
+    assert "prgrx" in theirs
+    assert {name: theirs[name] for name in ("prgtx", "prgrx", "lo")} == {
+        name: ours[name] for name in ("prgtx", "prgrx", "lo")
+    }
+
+    async def listed() -> list[str]:
+        return [each.name for each in await aio.list_interfaces(program=program)]
+
+    assert asyncio.run(listed()) == [each.name for each in Interface.list_interfaces(program=program)]
+
+
+def test_what_an_interface_can_do_is_what_the_daemon_says(
+    pair: tuple[str, str], program: list[str], daemon: Daemon
+) -> None:
+    del pair
+    (ours,) = (each for each in Interface.list_interfaces(socket_path=daemon.socket_path) if each.name == "prgrx")
+    (theirs,) = (each for each in Interface.list_interfaces(program=program) if each.name == "prgrx")
+    assert theirs.can_rfmon is ours.can_rfmon is False
+    named = [(each.dlt, each.name) for each in theirs.supported_link_layer_types]
+    assert named == [(each.dlt, each.name) for each in ours.supported_link_layer_types]
+    with pytest.raises(InterfaceError, match="could not be obtained"):
+        Interface.get_interface_capabilities("nope0", program=program)
+
+    async def asked() -> list[str]:
+        return [each.name for each in (await aio.get_capabilities("prgrx", program=program)).timestamp_types]
+
+    assert asyncio.run(asked()) == ["host"]
+
+
+def test_statistics_count_what_passes(pair: tuple[str, str], program: list[str]) -> None:
+    def count_until(stats: LiveInterfaceStats, packets: int) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while "prgrx" not in stats or stats["prgrx"][0] < packets:
+            assert time.monotonic() < deadline_s
+            stats.clear_tick()
+            stats.wait_for_tick(PATIENCE_S)
+
+    with LiveInterfaceStats(program=program) as stats:
+        count_until(stats, 0)
+        before = stats["prgrx"][0]
+        send(pair[0], FRAMES, 25)
+        count_until(stats, before + 25)
+        assert {"prgrx", "prgtx"} <= set(stats.interfaces)
+    assert leftovers(program) == []
+
+    async def ticked() -> tuple[str, ...]:
+        async with aio.LiveInterfaceStats(program=program) as counting:
+            await counting.wait_for_tick(PATIENCE_S)
+            return counting.interfaces
+
+    assert "prgrx" in asyncio.run(ticked())
+    assert leftovers(program) == []
+
+
+def leftovers(program: list[str]) -> list[str]:
+    """Return what runs that counts."""
+    words = b"\0".join(each.encode() for each in [*program, "-S", "-Z", "none"])
+    found: list[str] = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if each.read_bytes().startswith(words):
+                found.append(each.parent.name)
+    return found
+
+
+NOT_DUMPCAPS = {
+    "nothing": ("", "cannot be understood"),
+    "words": ("echo nonsense", "cannot be understood"),
+    "an error": ("exit 3", "status 3"),
+    "objects that are none": ("echo '[{\"a\": 1}]'", "cannot be understood"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_DUMPCAPS)
+def test_a_program_that_lists_nothing_is_an_error(program_of: Callable[[str], list[str]], name: str) -> None:
+    script, words = NOT_DUMPCAPS[name]
+    if name == "nothing":
+        assert Interface.list_interfaces(program=program_of(script)) == []
+    else:
+        with pytest.raises(ChildError, match=words):
+            Interface.list_interfaces(program=program_of(script))
+    with pytest.raises(ChildError, match=words):
+        Interface.get_interface_capabilities("prgrx", program=program_of(script))
+    with (
+        pytest.raises(ChildError, match=r"counts no more|cannot be understood"),
+        LiveInterfaceStats(program=program_of(script)) as stats,
+    ):
+        stats.wait_for_tick(PATIENCE_S)
+
+
+@pytest.fixture
+def program_of(tmp_path: Path) -> Callable[[str], list[str]]:
+    """Return what makes a program of a shell's lines."""
+
+    def make(script: str) -> list[str]:
+        path = tmp_path / "program"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return [str(path)]
+
+    return make
+
+
+def test_a_program_that_does_not_answer_is_ended(
+    program_of: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capd_client.program.answering._ANSWER_S", 0.5)
+    hanging = program_of("exec sleep 60")
+    with pytest.raises(ChildError, match="has not answered within"):
+        Interface.list_interfaces(program=hanging)
+    with pytest.raises(ChildError, match="has counted nothing within"), LiveInterfaceStats(program=hanging) as stats:
+        stats.wait_for_tick(PATIENCE_S)
+
+
+def test_a_program_is_asked_instead_of_a_daemon_and_not_beside_one(daemon: Daemon) -> None:
+    for wrong in ({"socket_path": daemon.socket_path}, {"netns": "there"}):
+        with pytest.raises(InvalidArgument, match="instead of a daemon"):
+            Interface.list_interfaces(program=["dumpcap"], **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="words of a command"):
+        Interface.list_interfaces(program="dumpcap")
+    with pytest.raises(ChildError, match="cannot be started"):
+        Interface.list_interfaces(program=["/nowhere/dumpcap"])
+    with pytest.raises(UnsupportedError, match="each second"), LiveInterfaceStats(interval=0.5, program=["dumpcap"]):
+        pass
+
+
+def test_lists_of_later_versions_are_objects() -> None:
+    listed = interfaces_of(
+        '[{"eth0":{"friendly_name":null,"vendor_description":"Some","type":0,"addrs":["::1","10.0.0.1"],'
+        '"loopback":false,"extcap":""}},{"lo":{"friendly_name":"Loopback","type":9,"addrs":[],"loopback":true}}]'
+    )
+    assert [(each.name, each.number, each.description, each.addresses, each.loopback) for each in listed] == [
+        ("eth0", 1, "Some", ("::1", "10.0.0.1"), False),
+        ("lo", 2, "Loopback", (), True),
+    ]
+    assert [each.interface_type for each in listed] == [Interface.IF_WIRED, Interface.IF_VIRTUAL]
+    capabilities = listed_capabilities(
+        '[{"eth0":{"status":0,"rfmon":true,"data_link_types":[{"dlt":1,"name":"EN10MB","description":"Ethernet"}],'
+        '"timestamp_types":[{"name":"host","description":"Host"}]}}]'
+    )
+    assert capabilities.can_rfmon
+    assert [(each.dlt, each.name) for each in capabilities.link_layers] == [(1, "EN10MB")]
+    assert [each.name for each in capabilities.timestamp_types] == ["host"]
+    with pytest.raises(NotUnderstood, match="not up"):
+        listed_capabilities('[{"eth0":{"status":4,"primary_msg":"it is not up"}}]')

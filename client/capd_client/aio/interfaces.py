@@ -8,7 +8,7 @@ from capd_client.conversation.interface_picture import InterfaceChanged, Picture
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.conversation.statistics import ReceivedDropped, StatisticsBase, StatisticsState, statistics_request
 from capd_client.request.namespaces import Netns
-from capd_client.transport.connect import SocketPath, Transport, connect_and_send
+from capd_client.transport.connect import Program, SocketPath, Transport, connect_and_send
 from capd_protocol.messages import Request, WatchInterfaces
 from capd_protocol.messages.interfaces import Link
 
@@ -17,11 +17,17 @@ class _Subscription(ConnectedBlock):
     """A connection on which the daemon reports something until it is closed, and what is known from that."""
 
     def __init__(
-        self, request: Request, socket_path: SocketPath, netns: Netns | None, known: StatisticsState | Picture
+        self,
+        request: Request,
+        socket_path: SocketPath,
+        netns: Netns | None,
+        known: StatisticsState | Picture,
+        program: Program = None,
     ) -> None:
         self._request = request
         self._socket_path = socket_path
         self._netns = netns
+        self._program = program
         self._known = known
         self._stream: MessageStream
 
@@ -37,7 +43,9 @@ class _Subscription(ConnectedBlock):
 
     def _connect(self) -> Transport:
         self._stream = MessageStream(self._request)
-        return connect_and_send(self._stream.opening(), self._socket_path, may_start=True, netns=self._netns)
+        return connect_and_send(
+            self._stream.opening(), self._socket_path, may_start=True, netns=self._netns, program=self._program
+        )
 
     def _take(self, data: bytes) -> None:
         for message in self._stream.receive(data):
@@ -56,19 +64,28 @@ class LiveInterfaceStats(StatisticsBase, _Subscription):
                     print(name, received, dropped)
     """
 
-    def __init__(self, *, interval: float = 1.0, socket_path: SocketPath = None, netns: Netns | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        interval: float = 1.0,
+        socket_path: SocketPath = None,
+        netns: Netns | None = None,
+        program: Program = None,
+    ) -> None:
         """Prepare to count; nothing is asked for yet.
 
         Args:
             interval: seconds between ticks, 0.05 to 3600.
             socket_path: where the daemon listens; without one, a private daemon serves, which needs no privilege.
             netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
+            program: the words of a command in dumpcap's place, such as ``["dumpcap"]``, which counts each second.
 
         Raises:
-            InvalidArgument: the interval is out of range.
+            InvalidArgument: the interval is out of range, or the program is no command, or a daemon was named as well.
+            UnsupportedError: a program is to count at another interval than a second.
         """
         StatisticsBase.__init__(self)
-        _Subscription.__init__(self, statistics_request(interval), socket_path, netns, self._state)
+        _Subscription.__init__(self, statistics_request(interval), socket_path, netns, self._state, program)
 
     def _receive_now(self) -> bool:
         connection = self._entered()

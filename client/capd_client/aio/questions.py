@@ -31,16 +31,20 @@ from capd_client.errors import DaemonUnavailable, NoEvents
 from capd_client.request.namespaces import Netns
 from capd_client.request.streams import is_of_module
 from capd_client.sources.opened import EXTCAP
-from capd_client.transport.connect import SocketPath, Transport, connect_and_send
+from capd_client.transport.connect import Program, SocketPath, Transport, connect_and_send
 from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
 from capd_protocol.messages.interfaces import InterfaceInfo
 
 
-async def _answer_to(question: Question[Answer], socket_path: SocketPath, netns: Netns | None = None) -> Answer:
+async def _answer_to(
+    question: Question[Answer], socket_path: SocketPath, netns: Netns | None = None, program: Program = None
+) -> Answer:
     stream, replies = MessageStream(question.request), Replies(question)
 
     def connect() -> Transport:
-        return connect_and_send(stream.opening(), socket_path, may_start=question.may_start, netns=netns)
+        return connect_and_send(
+            stream.opening(), socket_path, may_start=question.may_start, netns=netns, program=program
+        )
 
     def take(data: bytes) -> None:
         replies.take(stream.receive(data))
@@ -56,7 +60,12 @@ async def _answer_to(question: Question[Answer], socket_path: SocketPath, netns:
 
 
 async def list_interfaces(
-    *, socket_path: SocketPath = None, netns: Netns | None = None, extcap: bool = False, modules: bool = False
+    *,
+    socket_path: SocketPath = None,
+    netns: Netns | None = None,
+    extcap: bool = False,
+    modules: bool = False,
+    program: Program = None,
 ) -> tuple[InterfaceInfo, ...]:
     """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
 
@@ -65,13 +74,15 @@ async def list_interfaces(
         netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
         extcap: also the interfaces of extcap programs; see ``capd_client.Interface.list_interfaces``.
         modules: and the devices of capture modules; see there.
+        program: the words of a command in dumpcap's place, such as ``["dumpcap"]``, which is asked instead.
 
     Raises:
         ChildError: the daemon cannot find out.
         DaemonUnavailable: there is none at ``socket_path``.
         BrokenPipe: it does not answer.
+        InvalidArgument: the program is no command, or a daemon was named as well.
     """
-    infos = await _answer_to(interfaces_listed(), socket_path, netns)
+    infos = await _answer_to(interfaces_listed(), socket_path, netns, program)
     if extcap:
         from capd_client.sources.extcap import extcap_interfaces  # noqa: PLC0415  # few need it
 
@@ -209,7 +220,12 @@ async def snapshot_capture(capture: int | str, *, after: float | None = None, so
 
 
 async def get_capabilities(
-    interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None, netns: Netns | None = None
+    interface: str,
+    monitor_mode: bool = False,
+    *,
+    socket_path: SocketPath = None,
+    netns: Netns | None = None,
+    program: Program = None,
 ) -> Capabilities:
     """Return all that libpcap says of an interface, its sources of timestamps too.
 
@@ -219,6 +235,7 @@ async def get_capabilities(
         monitor_mode: ask for the link-layer types that it has in monitor mode.
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
         netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
+        program: the words of a command in dumpcap's place, such as ``["dumpcap"]``, which is asked instead.
 
     Raises:
         InterfaceError: there is no such interface, or it is down, or its program does not answer.
@@ -227,15 +244,15 @@ async def get_capabilities(
         NotPermitted: there is only a private daemon, without the privilege to open it.
         BrokenPipe: the daemon does not answer.
     """
-    if interface.startswith(EXTCAP):
+    if program is None and interface.startswith(EXTCAP):
         from capd_client.sources.extcap import extcap_capabilities  # noqa: PLC0415  # few need it
 
         return await anyio.to_thread.run_sync(extcap_capabilities, interface, monitor_mode)
-    if is_of_module(interface):
+    if program is None and is_of_module(interface):
         from capd_client.sources.modules import module_capabilities  # noqa: PLC0415  # few need it
 
         return await anyio.to_thread.run_sync(module_capabilities, interface, monitor_mode)
-    return await _answer_to(capabilities_of(interface, monitor_mode), socket_path, netns)
+    return await _answer_to(capabilities_of(interface, monitor_mode), socket_path, netns, program)
 
 
 async def get_driver_counters(

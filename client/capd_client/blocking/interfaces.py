@@ -9,7 +9,7 @@ from capd_client.conversation.interface_picture import InterfaceChanged, Picture
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.errors import NoEvents
 from capd_client.request.namespaces import Netns
-from capd_client.transport.connect import SocketPath, connect_and_send
+from capd_client.transport.connect import Program, SocketPath, connect_and_send
 from capd_protocol.formats.linktypes import LinkLayerType
 from capd_protocol.messages import WatchInterfaces
 from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link
@@ -54,6 +54,7 @@ class Interface:
         info: InterfaceInfo | None = None,
         socket_path: SocketPath = None,
         netns: Netns | None = None,
+        program: Program = None,
     ) -> None:
         """Describe an interface, as wirepy does; ``list_interfaces`` gives all that there are.
 
@@ -68,6 +69,7 @@ class Interface:
             info: see there.
             socket_path: where the daemon listens that is asked for ``capabilities``.
             netns: in which network namespace a private one is asked; None: in this one.
+            program: what is asked in the daemon's place, as for ``list_interfaces``.
         """
         self.name = name
         self.number = number
@@ -79,6 +81,7 @@ class Interface:
         self.info = info
         self._socket_path = socket_path
         self._netns = netns
+        self._program = program
 
     def __str__(self) -> str:
         """Return the name."""
@@ -96,6 +99,7 @@ class Interface:
         netns: Netns | None = None,
         extcap: bool = False,
         modules: bool = False,
+        program: Program = None,
     ) -> list["Interface"]:
         """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
 
@@ -105,13 +109,16 @@ class Interface:
             extcap: behind these also the interfaces of extcap programs. To find them, all these programs are run at
                 once, with this user's rights; one that does not answer within 5 seconds is left out.
             modules: and the devices of capture modules, found in the same way; also in place of what libpcap calls so.
+            program: the words of a command in dumpcap's place, such as ``["dumpcap"]``, which is asked instead of a
+                daemon. It knows less: of network interfaces no ``link``.
 
         Raises:
             ChildError: the daemon cannot find out.
             DaemonUnavailable: there is none at ``socket_path``.
             BrokenPipe: it does not answer.
+            InvalidArgument: the program is no command, or a daemon was named as well.
         """
-        infos = list_interfaces(socket_path=socket_path, netns=netns)
+        infos = list_interfaces(socket_path=socket_path, netns=netns, program=program)
         if extcap:
             from capd_client.sources.extcap import extcap_interfaces  # noqa: PLC0415  # few need it
 
@@ -120,10 +127,12 @@ class Interface:
             from capd_client.sources.modules import with_devices  # noqa: PLC0415  # few need it
 
             infos = with_devices(infos, devices_by_rule(socket_path) if netns is None else ())
-        return [cls._from_info(info, socket_path, netns) for info in infos]
+        return [cls._from_info(info, socket_path, netns, program) for info in infos]
 
     @classmethod
-    def _from_info(cls, info: InterfaceInfo, socket_path: SocketPath, netns: Netns | None) -> "Interface":
+    def _from_info(
+        cls, info: InterfaceInfo, socket_path: SocketPath, netns: Netns | None, program: Program
+    ) -> "Interface":
         alias = info.link.alias if info.link else ""
         return cls(
             info.name,
@@ -136,11 +145,17 @@ class Interface:
             info=info,
             socket_path=socket_path,
             netns=netns,
+            program=program,
         )
 
     @staticmethod
     def get_interface_capabilities(
-        interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None, netns: Netns | None = None
+        interface: str,
+        monitor_mode: bool = False,
+        *,
+        socket_path: SocketPath = None,
+        netns: Netns | None = None,
+        program: Program = None,
     ) -> tuple[bool, list[LinkLayerType]]:
         """Return whether an interface has a monitor mode, and its link-layer types, the default first.
 
@@ -149,20 +164,23 @@ class Interface:
             monitor_mode: ask for the types that it has in monitor mode.
             socket_path: where the daemon listens.
             netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
+            program: what is asked instead, as for ``list_interfaces``.
 
         Raises:
             InterfaceError: there is no such interface, or it is down.
             UnsupportedError: libpcap cannot open it.
             NotPermitted: there is only a private daemon, without the privilege to open it.
         """
-        capabilities = get_capabilities(interface, monitor_mode, socket_path=socket_path, netns=netns)
+        capabilities = get_capabilities(interface, monitor_mode, socket_path=socket_path, netns=netns, program=program)
         types = [LinkLayerType(each.dlt, each.name, each.description) for each in capabilities.link_layers]
         return capabilities.can_rfmon, types
 
     @cached_property
     def capabilities(self) -> tuple[bool, list[LinkLayerType]]:
         """What ``get_interface_capabilities`` says of this interface; asked for once."""
-        return self.get_interface_capabilities(self.name, socket_path=self._socket_path, netns=self._netns)
+        return self.get_interface_capabilities(
+            self.name, socket_path=self._socket_path, netns=self._netns, program=self._program
+        )
 
     @property
     def can_rfmon(self) -> bool:

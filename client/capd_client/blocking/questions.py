@@ -24,14 +24,18 @@ from capd_client.errors import DaemonUnavailable
 from capd_client.request.namespaces import Netns
 from capd_client.request.streams import is_of_module
 from capd_client.sources.opened import EXTCAP
-from capd_client.transport.connect import SocketPath, connect_and_send
+from capd_client.transport.connect import Program, SocketPath, connect_and_send
 from capd_protocol.messages import Capabilities, CaptureSummary, Permissions
 from capd_protocol.messages.interfaces import InterfaceInfo
 
 
-def _answer_to(question: Question[Answer], socket_path: SocketPath, netns: Netns | None = None) -> Answer:
+def _answer_to(
+    question: Question[Answer], socket_path: SocketPath, netns: Netns | None = None, program: Program = None
+) -> Answer:
     stream, replies = MessageStream(question.request), Replies(question)
-    transport = connect_and_send(stream.opening(), socket_path, may_start=question.may_start, netns=netns)
+    transport = connect_and_send(
+        stream.opening(), socket_path, may_start=question.may_start, netns=netns, program=program
+    )
     deadline_s = time.monotonic() + question.timeout_s
     try:
         while not replies.is_complete:
@@ -44,19 +48,23 @@ def _answer_to(question: Question[Answer], socket_path: SocketPath, netns: Netns
     return replies.answer()
 
 
-def list_interfaces(*, socket_path: SocketPath = None, netns: Netns | None = None) -> tuple[InterfaceInfo, ...]:
+def list_interfaces(
+    *, socket_path: SocketPath = None, netns: Netns | None = None, program: Program = None
+) -> tuple[InterfaceInfo, ...]:
     """Return what can be captured on, in libpcap's order. Needs no privilege, and no running daemon.
 
     Args:
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
         netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
+        program: the words of a command in dumpcap's place, such as ``["dumpcap"]``, which is asked instead.
 
     Raises:
         ChildError: the daemon cannot find out.
         DaemonUnavailable: there is none at ``socket_path``.
         BrokenPipe: it does not answer.
+        InvalidArgument: the program is no command, or a daemon was named as well.
     """
-    return _answer_to(interfaces_listed(), socket_path, netns)
+    return _answer_to(interfaces_listed(), socket_path, netns, program)
 
 
 def list_captures(*, socket_path: SocketPath = None) -> tuple[CaptureSummary, ...]:
@@ -190,7 +198,12 @@ def snapshot_capture(capture: int | str, *, after: float | None = None, socket_p
 
 
 def get_capabilities(
-    interface: str, monitor_mode: bool = False, *, socket_path: SocketPath = None, netns: Netns | None = None
+    interface: str,
+    monitor_mode: bool = False,
+    *,
+    socket_path: SocketPath = None,
+    netns: Netns | None = None,
+    program: Program = None,
 ) -> Capabilities:
     """Return all that libpcap says of an interface, its sources of timestamps too.
 
@@ -200,6 +213,7 @@ def get_capabilities(
         monitor_mode: ask for the link-layer types that it has in monitor mode.
         socket_path: where the daemon listens; None: as for ``CaptureSession``.
         netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
+        program: the words of a command in dumpcap's place, such as ``["dumpcap"]``, which is asked instead.
 
     Raises:
         InterfaceError: there is no such interface, or it is down, or its program does not answer.
@@ -208,15 +222,15 @@ def get_capabilities(
         NotPermitted: there is only a private daemon, without the privilege to open it.
         BrokenPipe: the daemon does not answer.
     """
-    if interface.startswith(EXTCAP):
+    if program is None and interface.startswith(EXTCAP):
         from capd_client.sources.extcap import extcap_capabilities  # noqa: PLC0415  # few need it
 
         return extcap_capabilities(interface, monitor_mode)
-    if is_of_module(interface):
+    if program is None and is_of_module(interface):
         from capd_client.sources.modules import module_capabilities  # noqa: PLC0415  # few need it
 
         return module_capabilities(interface, monitor_mode)
-    return _answer_to(capabilities_of(interface, monitor_mode), socket_path, netns)
+    return _answer_to(capabilities_of(interface, monitor_mode), socket_path, netns, program)
 
 
 def get_driver_counters(

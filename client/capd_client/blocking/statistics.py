@@ -7,7 +7,7 @@ from capd_client.conversation.message_stream import MessageStream
 from capd_client.conversation.statistics import ReceivedDropped, StatisticsBase, statistics_request
 from capd_client.errors import NoEvents
 from capd_client.request.namespaces import Netns
-from capd_client.transport.connect import SocketPath, connect_and_send
+from capd_client.transport.connect import Program, SocketPath, connect_and_send
 
 
 class LiveInterfaceStats(StatisticsBase):
@@ -23,21 +23,32 @@ class LiveInterfaceStats(StatisticsBase):
                     print(name, received, dropped)
     """
 
-    def __init__(self, *, interval: float = 1.0, socket_path: SocketPath = None, netns: Netns | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        interval: float = 1.0,
+        socket_path: SocketPath = None,
+        netns: Netns | None = None,
+        program: Program = None,
+    ) -> None:
         """Begin to count.
 
         Args:
             interval: seconds between ticks, 0.05 to 3600.
             socket_path: where the daemon listens; without one, a private daemon serves, which needs no privilege.
             netns: in which network namespace, as for ``CaptureSession``; None: where the daemon is.
+            program: the words of a command in dumpcap's place, such as ``["dumpcap"]``, which counts each second.
 
         Raises:
-            InvalidArgument: the interval is out of range.
+            InvalidArgument: the interval is out of range, or the program is no command, or a daemon was named as well.
+            UnsupportedError: a program is to count at another interval than a second.
             DaemonUnavailable: there is no daemon at ``socket_path``.
         """
         super().__init__()
         self._stream = MessageStream(statistics_request(interval))
-        self._transport = connect_and_send(self._stream.opening(), socket_path, may_start=True, netns=netns)
+        self._transport = connect_and_send(
+            self._stream.opening(), socket_path, may_start=True, netns=netns, program=program
+        )
         try:
             while not self._state.is_complete:
                 self._receive(None)

@@ -30,6 +30,8 @@ from capd_protocol.messages import AttachCapture, StartCapture
 
 _Channel = socket.socket
 SocketPath = str | os.PathLike[str] | None
+#: The words of a command in dumpcap's place; None: the daemon.
+Program = Sequence[str] | None
 
 DEFAULT_SOCKET = "/run/capd/capd.sock"
 #: Names another socket than the default.
@@ -408,7 +410,7 @@ def connect_for(
 
 
 def connect_and_send(
-    opening: bytes, socket_path: SocketPath, *, may_start: bool, netns: Netns | None = None
+    opening: bytes, socket_path: SocketPath, *, may_start: bool, netns: Netns | None = None, program: Program = None
 ) -> Transport:
     """Connect for a request that is no capture, and send its first bytes.
 
@@ -417,14 +419,29 @@ def connect_and_send(
         socket_path: where the daemon listens.
         may_start: a private daemon serves as well.
         netns: a private daemon serves in this network namespace.
+        program: is asked in the daemon's place.
 
     Raises:
         DaemonUnavailable: there is none.
         ChildError: the network namespace cannot be opened, or a daemon was named as well.
+        InvalidArgument: the program is no command, or a daemon was named as well.
     """
-    transport = connect(socket_path, may_start=may_start, needs_privilege=False, netns=netns)
+    if program is None:
+        transport = connect(socket_path, may_start=may_start, needs_privilege=False, netns=netns)
+    else:
+        transport = _ask_program(program, socket_path, netns)
     transport.send(opening)
     return transport
+
+
+def _ask_program(program: Sequence[str], socket_path: SocketPath, netns: Netns | None) -> Transport:
+    if socket_path is not None or netns is not None:
+        text = "a program in dumpcap's place is asked instead of a daemon: leave out socket_path and netns"
+        raise InvalidArgument(text, argument="program")
+    from capd_client.program.answering import Answering  # noqa: PLC0415  # few need it
+
+    answering = Answering(program)
+    return Transport(answering.socket, answering)
 
 
 def connect_to_send(opening: bytes, socket_path: SocketPath) -> Transport:
