@@ -798,6 +798,7 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
                 *("capture_id", "user_id", "name", "interfaces", "file_name", "started_ns"),
                 *("files_total", "packets_total", "drops_total", "is_contained", "directory"),
                 "is_waiting",
+                "is_recorder",
             }
         ] * 2
         assert [each["capture_id"] for each in listed] == [first.capture_id, second.capture_id]
