@@ -55,6 +55,7 @@ COMMANDS = (
     "linktypes",
     "stats",
     "watch",
+    "install-extcap",
     "completion",
     "help",
 )
@@ -1080,7 +1081,7 @@ def test_help_fits_80_columns(words: tuple[str, ...]) -> None:
 
 def test_help_names_all_commands_and_what_exit_statuses_mean() -> None:
     text = done([*CAPCTL, "--help"]).stdout
-    assert tuple(re.findall(r"(?m)^    (\w+)  ", text)) == COMMANDS
+    assert tuple(re.findall(r"(?m)^    ([\w-]+)(?:  |$)", text)) == COMMANDS
     expected = (
         "Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon; 130 ended by "
         "Ctrl-C."

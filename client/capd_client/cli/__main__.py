@@ -303,6 +303,13 @@ def _completion(options: argparse.Namespace) -> int:
     return 0
 
 
+def _install_extcap(options: argparse.Namespace) -> int:
+    from capd_client.extcap import installing  # noqa: PLC0415  # few need it
+
+    show(*(installing.remove if options.remove else installing.install)(for_all=options.system))
+    return 0
+
+
 def _help(_options: argparse.Namespace) -> int:
     """Nothing to do: the parser of the command that is named shows its own."""
     return 0
@@ -392,6 +399,14 @@ def _parser() -> Parser:
         )
     )
     interfaces.add_parsers(commands)
+    installing = commands.add_parser(
+        "install-extcap",
+        help="put capd into Wireshark's list of interfaces",
+        description="Put capd-extcap where Wireshark looks for such programs: its list of interfaces has capd's then.",
+    )
+    installing.add_argument("--system", action="store_true", help="for all users of this machine (for root)")
+    installing.add_argument("--remove", action="store_true", help="take it away again")
+    installing.set_defaults(run=_install_extcap)
     completing = commands.add_parser(
         "completion",
         help="print what a shell completes with",
