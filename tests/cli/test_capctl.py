@@ -1113,6 +1113,28 @@ def test_shells_complete_what_there_is(shell: str, typed: str, found: set[str]) 
     assert f"_CAPCTL_COMPLETE={shell}_complete" in printed.stdout
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("program", "typed", "found"),
+    [
+        ("capd-dumpcap", "--snap", {"--snapshot-length"}),
+        ("capd-dumpcap", "-i lo --list-t", {"--list-time-stamp-types"}),
+        ("capd-extcap", "--extcap-c", {"--extcap-config", "--extcap-capture-filter", "--extcap-control-in"}),
+        ("capd-extcap", "--capture --no-p", {"--no-promiscuous"}),
+    ],
+)
+def test_shells_complete_the_other_programs(shell: str, program: str, typed: str, found: set[str]) -> None:
+    variable = f"_{program.upper().replace('-', '_')}_COMPLETE"
+    at = typed.rsplit(maxsplit=1)[-1] if shell == "fish" else str(len(typed.split()))
+    asks = {variable: f"{shell}_complete", "COMP_WORDS": f"{program} {typed}", "COMP_CWORD": at}
+    completed = done([str(Path(sys.executable).with_name(program))], env={**os.environ, **asks})
+    assert completed.stderr == ""
+    assert set(re.findall(r"--[a-z][a-z-]*", completed.stdout)) >= found
+    printed = called("completion", shell, program)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert f"{variable}={shell}_complete" in printed.stdout
+
+
 def test_nobody_waits_for_what_only_a_shell_asks_for() -> None:
     code = "import sys, capd_client.cli.__main__ as c; c._parser(); print(*sys.modules)"
     loaded = set(done([sys.executable, "-c", code]).stdout.split())

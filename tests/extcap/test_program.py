@@ -264,7 +264,7 @@ def test_it_captures_in_another_network_namespace(environment: dict[str, str], t
 def test_what_is_not_there_is_said_and_not_waited_for(environment: dict[str, str], tmp_path: Path, name: str) -> None:
     with capturing(tmp_path, environment, "--extcap-interface", name) as running:
         status, said, took_s = running.end()
-    assert (status, running.data) == (1, b"")
+    assert (status, bytes(running.data)) == (1, b"")
     assert name.rpartition(":")[2].rpartition("/")[2] in said
     assert took_s < AT_ONCE_S
 

@@ -60,11 +60,11 @@ class Running:
         command = [str(PROGRAM), "--capture", "--fifo", str(self._fifo), *controls, *words]
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
         self._packets_fd = os.open(self._fifo, os.O_RDONLY)
-        self.data = b""
+        self.data = bytearray()
         self._decoder = ControlDecoder()
         self.messages: list[ControlMessage] = []
 
-    def read(self, is_enough: int = 1) -> bytes:
+    def read(self, is_enough: int = 1) -> bytearray:
         """Read packets, until there are so many bytes."""
         deadline_s = time.monotonic() + PATIENCE_S
         while len(self.data) < is_enough:

@@ -8,9 +8,18 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from capd_client.completion import complete
 from capd_client.conversation.message_stream import MessageStream
 from capd_client.errors import CaptureError, InvalidArgument
-from capd_client.extcap.configuration import HOST, Action, Words, configuration_sentences, parse
+from capd_client.extcap.configuration import (
+    HOST,
+    PROGRAM,
+    Action,
+    Words,
+    completion_tree,
+    configuration_sentences,
+    parse,
+)
 from capd_client.extcap.controls import control_sentences
 from capd_client.extcap.offers import Kind, Limits, Offer, limits_of, meant, offers
 from capd_client.extcap.sentences import sentence
@@ -55,6 +64,9 @@ Wireshark runs it: 'capctl install-extcap' puts it where Wireshark looks. See ca
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
+    completed = complete(PROGRAM, completion_tree)
+    if completed is not None:
+        return completed
     words = parse(sys.argv[1:] if argv is None else argv)
     try:
         return _run(words)

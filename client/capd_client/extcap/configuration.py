@@ -9,13 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from capd_client.completion import tree_of
 from capd_client.extcap.offers import Kind, Limits
 from capd_client.extcap.sentences import sentence
 from capd_protocol.arguments import BY_NAME, DIRECTIONS, RANGES
 
 if TYPE_CHECKING:
+    import click
+
     from capd_client.request.options import CaptureArguments
 
+PROGRAM = "capd-extcap"
 _OF_INTERFACES = frozenset((Kind.INTERFACE, Kind.HOST))
 
 
@@ -170,6 +174,15 @@ OPTIONS: Mapping[str, bool] = {
     **dict.fromkeys(_WITH_VALUES, True),
     **{each.call: each.has_value for each in SETTINGS},
 }
+
+
+#: Behind which a file stands.
+_PATHS = frozenset(("--fifo", "--extcap-control-in", "--extcap-control-out"))
+
+
+def completion_tree() -> "click.Command":
+    """Return all that may be typed, for shells."""
+    return tree_of(PROGRAM, OPTIONS, _PATHS)
 
 
 @dataclass(kw_only=True)

@@ -13,10 +13,10 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from capd_client.errors import DestinationError
+from capd_client.extcap.configuration import PROGRAM
 from capd_client.sources.programs import WIRESHARKS_OWN, global_directories, personal_directories
 from capd_protocol.text import quoted
 
-PROGRAM = "capd-extcap"
 #: How its own programs say where they look; ``tshark -G folders`` has a line of this.
 _LINES = ("Extcap path:", "Global Extcap path:")
 _ANSWER_S = 10.0
