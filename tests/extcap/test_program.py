@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from capd_client import CaptureSession, list_captures, stop_capture
-from capd_client.extcap.controls import Command, Control, ControlMessage
-from capd_client.extcap.watching import open_fifo
+from capd_client.extcap.controls import Command, Control, ControlDecoder, ControlMessage
+from capd_client.extcap.watching import Toolbar, open_fifo
 from capd_client.reading import read
 from tests.client.conftest import Bench
 from tests.client.helpers import wait_until
@@ -398,6 +398,17 @@ def test_what_cannot_be_done_is_said_in_the_toolbar(bench: Bench, environment: d
             assert "ring" in running.wait_for_message(Control.DROPPED, Command.WARNING).text
             running.end(signal.SIGTERM)
         stop_capture("single", socket_path=bench.daemon.socket_path)
+
+
+def test_others_words_are_escaped_in_the_toolbar(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out")
+    toolbar = Toolbar(None, str(tmp_path / "out"))
+    toolbar.tell("a\x1b[2J\n")
+    toolbar.warn("\u202e")
+    descriptor = os.open(tmp_path / "out", os.O_RDONLY | os.O_NONBLOCK)
+    found = list(ControlDecoder().feed(os.read(descriptor, 1000)))
+    os.close(descriptor)
+    assert [each.text for each in found] == [r"a\x1b[2J\n", r"\u202e"]
 
 
 def test_the_end_of_a_running_capture_is_the_end_of_it(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 
 from capd_client.errors import DestinationError
 from capd_client.extcap.controls import Command, Control, ControlDecoder, ControlMessage
-from capd_protocol.text import counted, quoted
+from capd_protocol.text import counted, escaped, quoted
 
 #: How long Wireshark may take to read what it has asked for. Chosen: many times what a busy machine needs; one that has
 #: been killed meanwhile never will.
@@ -161,7 +161,7 @@ class Toolbar:
     def _send(self, control: Control, command: Command, text: str = "") -> None:
         if self._out is not None:
             with contextlib.suppress(BlockingIOError):  # Wireshark does not look: what was shown is old by then
-                os.write(self._out, ControlMessage(control, command, text).encode())
+                os.write(self._out, ControlMessage(control, command, escaped(text)).encode())
 
 
 class Watch:
