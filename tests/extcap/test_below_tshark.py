@@ -1,5 +1,6 @@
 """capd-extcap below a real tshark: its list, a capture, a wrong filter, and its end."""
 
+import grp
 import os
 import select
 import signal
@@ -14,8 +15,14 @@ from capd_client import CaptureSession, list_captures, stop_capture
 from tests.client.conftest import Bench
 from tests.client.helpers import wait_until
 from tests.extcap.wireshark import PATIENCE_S, PROGRAM, environment_of
+from tests.support.attack import Channel, User, process_of
+from tests.support.daemon import MakeDir, running_daemon
+from tests.support.traffic import build_frames, send
 
 pytestmark = pytest.mark.alone
+FRAMES = build_frames((100,))
+#: Any group that is there.
+CAPTURERS = grp.getgrall()[-1]
 
 
 @pytest.fixture
@@ -82,6 +89,34 @@ def test_tshark_captures_as_many_as_it_wants(bench: Bench, environment: dict[str
         shows(process, bench, 5)
         assert process.wait(PATIENCE_S) == 0
     wait_until(lambda: captures_with(bench, 0), "the capture has ended")
+
+
+def test_an_ordinary_user_captures_with_a_tshark_that_may_capture_nothing(
+    make_dir: MakeDir, lasting_veth: tuple[str, str], user_dir: Path
+) -> None:
+    sender, name = lasting_veth
+    directory = user_dir / ".config/wireshark/extcap"
+    directory.mkdir(parents=True)
+    (directory / "capd-extcap").symlink_to(PROGRAM)
+
+    def run(channel: Channel) -> None:
+        environment = environment_of(daemon.socket_path, user_dir, TMPDIR=str(user_dir))
+        with started(environment, "-i", name) as process:
+            process.communicate(timeout=PATIENCE_S)
+            channel.send(process.returncode)
+        with started(environment, "-i", f"capd:{name}", "-c", "3") as process:
+            output, _ = process.communicate(timeout=PATIENCE_S)
+            channel.send((process.returncode, output))
+
+    user = User(23_735, 23_735, (CAPTURERS.gr_gid,))
+    options = ("--group", CAPTURERS.gr_name)
+    with running_daemon(make_dir("below"), *options) as daemon, process_of(user, run) as process:
+        assert process.hear() != 0
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not process.channel.poll(0.1):
+            assert time.monotonic() < deadline_s
+            send(sender, FRAMES, 1)
+        assert process.hear() == (0, b"100\n" * 3)
 
 
 def test_tshark_shows_what_is_wrong_with_a_filter(bench: Bench, environment: dict[str, str]) -> None:
