@@ -14,6 +14,7 @@ import pytest
 from capd.admin import check_config
 from capd.config import reader
 from capd_client import cli
+from capd_client.extcap import configuration
 from capd_client.output.readers import ReaderChange
 from capd_protocol.messages import (
     Capabilities,
@@ -31,7 +32,7 @@ from capd_protocol.messages.interfaces import InterfaceCounts, InterfaceInfo, Li
 from tests.support.parsers import capctl_parsers, capd_parsers, options_of
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "man"
-PAGES = ("capctl.1", "capd-dumpcap.1", "capd.toml.5", "capd.8")
+PAGES = ("capctl.1", "capd-dumpcap.1", "capd-extcap.1", "capd.toml.5", "capd.8")
 
 
 # Pages ------------------------------------------------------------------------------------------------------------
@@ -98,6 +99,9 @@ def test_no_page_names_an_option_that_does_not_exist() -> None:
     }
     for page in PAGES:
         if page == "capd-dumpcap.1":  # it is dumpcap's page that has those
+            continue
+        if page == "capd-extcap.1":  # of which Wireshark knows its own
+            assert options_in(source(page)) == set(configuration.OPTIONS)
             continue
         # Displays also have other programs' options.
         text = re.sub(r"^\.Bd (?:.*\n)*?\.Ed$", "", source(page), flags=re.MULTILINE)

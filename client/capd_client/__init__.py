@@ -8,132 +8,167 @@ are in ``events``. What these take, return, give or raise can be named from here
 import importlib
 from typing import TYPE_CHECKING
 
-from capd_client.blocking.injector import Injector
-from capd_client.blocking.interfaces import Interface, InterfaceWatcher
-from capd_client.blocking.questions import (
-    flush_capture,
-    get_capabilities,
-    get_driver_counters,
-    list_captures,
-    revoke_captures,
-    rotate_capture,
-    snapshot_capture,
-    stop_capture,
-    who_am_i,
-)
-from capd_client.blocking.session import CaptureSession
-from capd_client.blocking.statistics import LiveInterfaceStats
-from capd_client.conversation import events
-from capd_client.conversation.events import CaptureEvent, EventType
-from capd_client.conversation.interface_picture import InterfaceChanged
-from capd_client.conversation.questions import Revocation
-from capd_client.conversation.sending import SendReport
-from capd_client.conversation.statistics import ReceivedDropped
-from capd_client.errors import (
-    BadFilterError,
-    BrokenPipe,
-    CaptureEnded,
-    CaptureError,
-    ChildError,
-    DaemonGone,
-    DaemonUnavailable,
-    DestinationError,
-    DiskError,
-    DumpcapError,
-    InterfaceError,
-    InvalidArgument,
-    LoopRunning,
-    NameTaken,
-    NoEvents,
-    NoSuchCapture,
-    NotPermitted,
-    PacketRefused,
-    PacketSizeError,
-    RateExceeded,
-    ReadError,
-    ResourceError,
-    SessionClosed,
-    SourceAddressError,
-    SourceError,
-    StreamOverrun,
-    UnsupportedError,
-)
-from capd_client.reading import read, stream
-from capd_client.reading.event_source import EventSource
-from capd_client.reading.gap import Gap, Overflow
-from capd_client.request.options import CaptureArguments, CaptureInterface, HasName, HasWrite
-from capd_client.request.streams import HasDescriptor
-from capd_client.ring.files import HasRingFiles, RingFile, Span, Time, files
-from capd_client.transport.connect import SocketPath
-from capd_protocol.formats.linktypes import LinkLayerType
-from capd_protocol.formats.packet_flags import Direction, PacketKind
-from capd_protocol.messages import (
-    Capabilities,
-    CaptureSummary,
-    DeletionReason,
-    EndReason,
-    Failure,
-    FailureCode,
-    FileClosed,
-    FileDeleted,
-    InterfaceCounters,
-    Permission,
-    Permissions,
-    RevokedCapture,
-    RevokedDevice,
-    RevokedSender,
-    SendPermission,
-    TriggerReason,
-)
-from capd_protocol.messages.interfaces import (
-    InterfaceChange,
-    InterfaceCounts,
-    InterfaceInfo,
-    InterfaceType,
-    Link,
-    LinkLayer,
-    MissingRight,
-    TimestampType,
-)
-from capd_protocol.sending import Lateness, Reason, Refusal
-
 if TYPE_CHECKING:
+    from capd_client.blocking.injector import Injector
+    from capd_client.blocking.interfaces import Interface, InterfaceWatcher
     from capd_client.blocking.packet_loop import PacketHandler, PacketLoop
+    from capd_client.blocking.questions import (
+        flush_capture,
+        get_capabilities,
+        get_driver_counters,
+        list_captures,
+        revoke_captures,
+        rotate_capture,
+        snapshot_capture,
+        stop_capture,
+        who_am_i,
+    )
+    from capd_client.blocking.session import CaptureSession
     from capd_client.blocking.sniffing import PacketFunction, SniffedPacket, SniffedPackets, sniff
+    from capd_client.blocking.statistics import LiveInterfaceStats
+    from capd_client.conversation import events
+    from capd_client.conversation.events import CaptureEvent, EventType
+    from capd_client.conversation.interface_picture import InterfaceChanged
+    from capd_client.conversation.questions import Revocation
+    from capd_client.conversation.sending import SendReport
+    from capd_client.conversation.statistics import ReceivedDropped
+    from capd_client.errors import (
+        BadFilterError,
+        BrokenPipe,
+        CaptureEnded,
+        CaptureError,
+        ChildError,
+        DaemonGone,
+        DaemonUnavailable,
+        DestinationError,
+        DiskError,
+        DumpcapError,
+        InterfaceError,
+        InvalidArgument,
+        LoopRunning,
+        NameTaken,
+        NoEvents,
+        NoSuchCapture,
+        NotPermitted,
+        PacketRefused,
+        PacketSizeError,
+        RateExceeded,
+        ReadError,
+        ResourceError,
+        SessionClosed,
+        SourceAddressError,
+        SourceError,
+        StreamOverrun,
+        UnsupportedError,
+    )
+    from capd_client.reading import read, stream
+    from capd_client.reading.event_source import EventSource
+    from capd_client.reading.gap import Gap, Overflow
     from capd_client.reading.headers import PacketHeader, PacketType
     from capd_client.reading.live import Stream
     from capd_client.reading.model import Packet
     from capd_client.reading.reader import Reader
+    from capd_client.request.options import CaptureArguments, CaptureInterface, HasName, HasWrite
+    from capd_client.request.streams import HasDescriptor
+    from capd_client.ring.files import HasRingFiles, RingFile, Span, Time, files
+    from capd_client.transport.connect import SocketPath
     from capd_protocol.batches.model import Batch, FileInterface, FileStatistics
+    from capd_protocol.formats.linktypes import LinkLayerType
+    from capd_protocol.formats.packet_flags import Direction, PacketKind
+    from capd_protocol.messages import (
+        Capabilities,
+        CaptureSummary,
+        DeletionReason,
+        EndReason,
+        Failure,
+        FailureCode,
+        FileClosed,
+        FileDeleted,
+        InterfaceCounters,
+        Permission,
+        Permissions,
+        RevokedCapture,
+        RevokedDevice,
+        RevokedSender,
+        SendPermission,
+        TriggerReason,
+    )
+    from capd_protocol.messages.interfaces import (
+        InterfaceChange,
+        InterfaceCounts,
+        InterfaceInfo,
+        InterfaceType,
+        Link,
+        LinkLayer,
+        MissingRight,
+        TimestampType,
+    )
+    from capd_protocol.sending import Lateness, Reason, Refusal
 else:
-    #: Where the others are: their modules import numpy, which not every program of a client needs.
-    _LATER = {
-        "Batch": "capd_protocol.batches.model",
-        "FileInterface": "capd_protocol.batches.model",
-        "FileStatistics": "capd_protocol.batches.model",
-        "Packet": "capd_client.reading.model",
-        "PacketFunction": "capd_client.blocking.sniffing",
-        "PacketHandler": "capd_client.blocking.packet_loop",
-        "PacketHeader": "capd_client.reading.headers",
-        "PacketLoop": "capd_client.blocking.packet_loop",
-        "PacketType": "capd_client.reading.headers",
-        "Reader": "capd_client.reading.reader",
-        "SniffedPacket": "capd_client.blocking.sniffing",
-        "SniffedPackets": "capd_client.blocking.sniffing",
-        "Stream": "capd_client.reading.live",
-        "sniff": "capd_client.blocking.sniffing",
+    #: Where each is: imported where it is first used, so that a program which takes little of this starts at once.
+    _NAMES = {
+        "capd_client.blocking.injector": "Injector",
+        "capd_client.blocking.interfaces": "Interface InterfaceWatcher",
+        "capd_client.blocking.packet_loop": "PacketHandler PacketLoop",
+        "capd_client.blocking.questions": """
+            flush_capture get_capabilities get_driver_counters list_captures revoke_captures
+            rotate_capture snapshot_capture stop_capture who_am_i
+        """,
+        "capd_client.blocking.session": "CaptureSession",
+        "capd_client.blocking.sniffing": "PacketFunction SniffedPacket SniffedPackets sniff",
+        "capd_client.blocking.statistics": "LiveInterfaceStats",
+        "capd_client.conversation.events": "CaptureEvent EventType",
+        "capd_client.conversation.interface_picture": "InterfaceChanged",
+        "capd_client.conversation.questions": "Revocation",
+        "capd_client.conversation.sending": "SendReport",
+        "capd_client.conversation.statistics": "ReceivedDropped",
+        "capd_client.errors": """
+            BadFilterError BrokenPipe CaptureEnded CaptureError ChildError DaemonGone DaemonUnavailable
+            DestinationError DiskError DumpcapError InterfaceError InvalidArgument LoopRunning NameTaken
+            NoEvents NoSuchCapture NotPermitted PacketRefused PacketSizeError RateExceeded ReadError
+            ResourceError SessionClosed SourceAddressError SourceError StreamOverrun UnsupportedError
+        """,
+        "capd_client.reading": "read stream",
+        "capd_client.reading.event_source": "EventSource",
+        "capd_client.reading.gap": "Gap Overflow",
+        "capd_client.reading.headers": "PacketHeader PacketType",
+        "capd_client.reading.live": "Stream",
+        "capd_client.reading.model": "Packet",
+        "capd_client.reading.reader": "Reader",
+        "capd_client.request.options": "CaptureArguments CaptureInterface HasName HasWrite",
+        "capd_client.request.streams": "HasDescriptor",
+        "capd_client.ring.files": "HasRingFiles RingFile Span Time files",
+        "capd_client.transport.connect": "SocketPath",
+        "capd_protocol.batches.model": "Batch FileInterface FileStatistics",
+        "capd_protocol.formats.linktypes": "LinkLayerType",
+        "capd_protocol.formats.packet_flags": "Direction PacketKind",
+        "capd_protocol.messages": """
+            Capabilities CaptureSummary DeletionReason EndReason Failure FailureCode FileClosed
+            FileDeleted InterfaceCounters Permission Permissions RevokedCapture RevokedDevice
+            RevokedSender SendPermission TriggerReason
+        """,
+        "capd_protocol.messages.interfaces": """
+            InterfaceChange InterfaceCounts InterfaceInfo InterfaceType Link LinkLayer MissingRight
+            TimestampType
+        """,
+        "capd_protocol.sending": "Lateness Reason Refusal",
     }
+    _PLACES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
     def __getattr__(name: str) -> object:
         """Import what is used for the first time."""
-        if name not in _LATER:
+        if name == "events":
+            found = importlib.import_module("capd_client.conversation.events")
+        elif name in _PLACES:
+            found = getattr(importlib.import_module(_PLACES[name]), name)
+        else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
+        globals()[name] = found
         return found
 
     def __dir__() -> list[str]:
         """Return also what is imported later."""
-        return sorted({*globals(), *_LATER})
+        return sorted({*globals(), *_PLACES, "events"})
 
 
 __all__ = [

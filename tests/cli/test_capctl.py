@@ -55,6 +55,7 @@ COMMANDS = (
     "linktypes",
     "stats",
     "watch",
+    "install-extcap",
     "completion",
     "help",
 )
@@ -798,6 +799,7 @@ def test_list_shows_what_runs_and_stop_ends_it(bench: Bench) -> None:
                 *("capture_id", "user_id", "name", "interfaces", "file_name", "started_ns"),
                 *("files_total", "packets_total", "drops_total", "is_contained", "directory"),
                 "is_waiting",
+                "is_recorder",
             }
         ] * 2
         assert [each["capture_id"] for each in listed] == [first.capture_id, second.capture_id]
@@ -1079,7 +1081,7 @@ def test_help_fits_80_columns(words: tuple[str, ...]) -> None:
 
 def test_help_names_all_commands_and_what_exit_statuses_mean() -> None:
     text = done([*CAPCTL, "--help"]).stdout
-    assert tuple(re.findall(r"(?m)^    (\w+)  ", text)) == COMMANDS
+    assert tuple(re.findall(r"(?m)^    ([\w-]+)(?:  |$)", text)) == COMMANDS
     expected = (
         "Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon; 130 ended by "
         "Ctrl-C."
@@ -1109,6 +1111,28 @@ def test_shells_complete_what_there_is(shell: str, typed: str, found: set[str]) 
     printed = called("completion", shell)
     assert (printed.returncode, printed.stderr) == (0, "")
     assert f"_CAPCTL_COMPLETE={shell}_complete" in printed.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("program", "typed", "found"),
+    [
+        ("capd-dumpcap", "--snap", {"--snapshot-length"}),
+        ("capd-dumpcap", "-i lo --list-t", {"--list-time-stamp-types"}),
+        ("capd-extcap", "--extcap-c", {"--extcap-config", "--extcap-capture-filter", "--extcap-control-in"}),
+        ("capd-extcap", "--capture --no-p", {"--no-promiscuous"}),
+    ],
+)
+def test_shells_complete_the_other_programs(shell: str, program: str, typed: str, found: set[str]) -> None:
+    variable = f"_{program.upper().replace('-', '_')}_COMPLETE"
+    at = typed.rsplit(maxsplit=1)[-1] if shell == "fish" else str(len(typed.split()))
+    asks = {variable: f"{shell}_complete", "COMP_WORDS": f"{program} {typed}", "COMP_CWORD": at}
+    completed = done([str(Path(sys.executable).with_name(program))], env={**os.environ, **asks})
+    assert completed.stderr == ""
+    assert set(re.findall(r"--[a-z][a-z-]*", completed.stdout)) >= found
+    printed = called("completion", shell, program)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert f"{variable}={shell}_complete" in printed.stdout
 
 
 def test_nobody_waits_for_what_only_a_shell_asks_for() -> None:

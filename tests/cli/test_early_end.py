@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "linktypes": ("any",),
     "stats": ("--once", "--interval", "0.1"),
     "watch": ("--socket", "/nowhere"),
+    "install-extcap": (),
     "completion": ("bash",),
     "help": (),
 }
@@ -71,7 +72,7 @@ BEFORE_THE_FIRST_LINE = re.compile(
 @contextlib.contextmanager
 def run(directory: Path, *words: str, redirections: str = "") -> Generator[subprocess.Popen[str], None, None]:
     """Run a command as a shell does."""
-    without = {name: value for name, value in os.environ.items() if name != "CAPD_SOCKET"}
+    without = {name: value for name, value in os.environ.items() if name not in ("CAPD_SOCKET", "XDG_CONFIG_HOME")}
     unwritten, gone = os.pipe()
     os.close(gone)
     gone, unread = os.pipe()
@@ -85,7 +86,7 @@ def run(directory: Path, *words: str, redirections: str = "") -> Generator[subpr
             stderr=subprocess.PIPE,
             text=True,
             cwd=directory,
-            env=without,
+            env={**without, "HOME": str(directory)},
             start_new_session=True,
             pass_fds=(unwritten, unread),
         ) as process:
@@ -134,4 +135,4 @@ def test_ctrl_c_ends_a_command_quietly_at_any_moment(tmp_path: Path, command: st
 def test_every_command_is_there() -> None:
     """None is left out of what is tested."""
     shown = subprocess.run([CAPCTL, "--help"], capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
-    assert re.findall(r"^    ([a-z]+)  ", shown, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^    ([a-z-]+)(?:  |$)", shown, re.MULTILINE) == list(COMMANDS)

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -254,6 +256,22 @@ ASKED = (
     ("capture", "-i", "em1", "-w", "r.pcapng"),
     ("attach", "1"),
 )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--extcap-interfaces",),
+        ("--extcap-dlts", "--extcap-interface", "capd:em1"),
+        ("--extcap-config", "--extcap-interface", EVIL_NAME),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_wireshark_is_told(impostor: Impostor, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-P", "-m", "capd_client.extcap", *words]
+    environment = {**os.environ, "CAPD_SOCKET": str(impostor.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    check(Done(done.returncode, done.stdout, done.stderr))
 
 
 @pytest.mark.parametrize("is_json", [False, True], ids=["text", "json"])

@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import subprocess
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -365,3 +367,10 @@ def test_streams_are_typed_by_their_arguments() -> None:
     """See also tests/documentation/test_samples.py, where the type checkers look at it."""
     assert len(typing.get_overloads(stream)) == 3
     assert len(typing.get_overloads(aio.stream)) == 3
+
+
+def test_what_is_named_is_imported_where_it_is_used_first() -> None:
+    code = "import sys, capd_client; print(sorted(each for each in sys.modules if each.startswith('capd_')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['capd_client']\n"
+    assert set(dir(capd_client)) >= set(capd_client.__all__)

@@ -27,7 +27,7 @@ from capd_client import (
     read,
 )
 from capd_client.blocking.questions import list_interfaces
-from capd_client.transport.connect import SOCKET_VARIABLE
+from capd_client.transport.listening import SOCKET_VARIABLE
 from tests.cli.calling import called
 from tests.client.helpers import PATIENCE_S
 from tests.client.test_streams import data_of, many

@@ -23,7 +23,7 @@ import capd_client
 import capd_protocol
 from capd_client import CaptureSession, DaemonUnavailable, aio, list_captures, stop_capture
 from capd_client.errors import CaptureError
-from capd_client.transport.connect import DEFAULT_SOCKET, SOCKET_VARIABLE
+from capd_client.transport.listening import DEFAULT_SOCKET, SOCKET_VARIABLE
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, Watched, read_complete
 from tests.support.daemon import as_user, children_of, running_daemon, status_of, workers_of

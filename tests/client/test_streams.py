@@ -29,7 +29,7 @@ from capd_client import (
 )
 from capd_client.reading.model import packets_of
 from capd_client.request.options import make_request
-from capd_client.transport.connect import SOCKET_VARIABLE
+from capd_client.transport.listening import SOCKET_VARIABLE
 from tests.capture.helpers import ip
 from tests.client.conftest import Bench
 from tests.client.helpers import PATIENCE_S, wait_until

@@ -28,6 +28,7 @@ from capd_protocol.messages import (
     InterfaceRequest,
     Message,
     PacketCount,
+    Recorder,
     Recording,
     SnapshotFailed,
     StartCapture,
@@ -139,6 +140,12 @@ def test_packets_wait_that_are_neither_written_nor_lost_nor_left_out() -> None:
 def test_a_container_is_told_of_as_one() -> None:
     owner = Peer(1, 1000, 1000, (), is_contained=True)
     assert account_of(owner=owner).summary().is_contained
+
+
+def test_the_list_says_what_is_a_recorder() -> None:
+    recorder = request_for("eth0", "a.pcapng", recorder=Recorder(memory_bytes=1 << 22))
+    assert account_of(request=recorder).summary().is_recorder
+    assert not account_of().summary().is_recorder
 
 
 # Who comes later --------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ _OTHERS = {
     "cp",
     "curl",
     "docker",
+    "echo",
     "journalctl",
     "ln",
     "mkdir",

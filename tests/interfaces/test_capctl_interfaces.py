@@ -18,7 +18,7 @@ import pytest
 from capd_client import Interface, InterfaceWatcher, get_capabilities
 from capd_client.cli.interfaces import _change_line
 from capd_client.conversation.interface_picture import InterfaceChanged
-from capd_client.transport.connect import SOCKET_VARIABLE
+from capd_client.transport.listening import SOCKET_VARIABLE
 from capd_protocol.messages.interfaces import InterfaceChange, Link
 from tests.capture.helpers import ip, kernel_setting
 from tests.cli.calling import Done, called

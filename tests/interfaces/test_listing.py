@@ -18,7 +18,7 @@ from capd_client import (
     get_capabilities,
     get_driver_counters,
 )
-from capd_client.transport.connect import SOCKET_VARIABLE
+from capd_client.transport.listening import SOCKET_VARIABLE
 from capd_protocol.messages.interfaces import InterfaceInfo, InterfaceType, Link
 from tests.capture.helpers import ip, kernel_setting
 from tests.client.test_private_daemon import where_run_is_empty

@@ -154,6 +154,7 @@ SUMMARY = CaptureSummary(
     name="dns",
     directory="/var/tmp",
     is_waiting=True,
+    is_recorder=True,
 )
 SUMMARY_JSON: dict[str, Any] = {
     "capture_id": 1,
@@ -168,6 +169,7 @@ SUMMARY_JSON: dict[str, Any] = {
     "is_contained": False,
     "directory": "/var/tmp",
     "is_waiting": True,
+    "is_recorder": True,
 }
 FAILURE = Failure(code=FailureCode.DISK, text="full")
 FAILURE_JSON = {

@@ -426,6 +426,6 @@ def test_a_session_is_followed_through_its_ring(
 
 
 def test_numpy_is_imported_only_to_read() -> None:
-    code = "import sys, json, capd_client; print(json.dumps('numpy' in sys.modules))"
+    code = "import sys, json; from capd_client import CaptureSession; print(json.dumps('numpy' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=20)
     assert json.loads(done.stdout) is False

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from capd.config import reader
-from capd.filters.text import find_host_name, host_name_complaint
 from capd.linux.libpcap import Handle, PcapError
 from capd.metrics import switch
 from capd.printable import show
+from capd_protocol.filter_words import find_host_name, host_name_complaint
 from capd_protocol.formats.linktypes import DLT_EN10MB, from_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES
 from capd_protocol.text import counted

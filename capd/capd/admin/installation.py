@@ -39,11 +39,12 @@ FILES = {
     "sysusers.d/capd.conf": Path("/etc/sysusers.d/capd.conf"),
     "tmpfiles.d/capd.conf": Path("/etc/tmpfiles.d/capd.conf"),
 }
-_LINKS = (Path("/usr/local/bin/capctl"), Path("/usr/local/bin/capd-dumpcap"))
+_LINKS = (Path("/usr/local/bin/capctl"), Path("/usr/local/bin/capd-dumpcap"), Path("/usr/local/bin/capd-extcap"))
 #: Below the environment's root, and where everybody's man(1) looks.
 _PAGES = (
     "share/man/man1/capctl.1",
     "share/man/man1/capd-dumpcap.1",
+    "share/man/man1/capd-extcap.1",
     "share/man/man5/capd.toml.5",
     "share/man/man8/capd.8",
 )

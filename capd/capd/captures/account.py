@@ -173,6 +173,7 @@ class Account:
             file_name=self.file_name,
             directory=self.directory if tells_directory else None,
             is_waiting=self._is_waiting,
+            is_recorder=self.request.recorder is not None,
             started_ns=self.started_ns,
             files_total=self._files_total,
             packets_total=self._written_packets,

@@ -9,7 +9,6 @@ import trio
 from capd.captures.grants import Grants
 from capd.captures.selection import Selection, cooked_any
 from capd.errors import RequestRefused
-from capd.filters.text import says_vlan
 from capd.launch import LaunchInterface
 from capd.linux.packet_socket import ALL_INTERFACES
 from capd.network import wireless
@@ -17,6 +16,7 @@ from capd.network.devices import Interfaces
 from capd.network.monitor import Monitor
 from capd.policy.rules import Grant
 from capd.supervisor.worker import Worker
+from capd_protocol.filter_words import says_vlan
 from capd_protocol.messages import FailureCode, InterfaceSkipped
 from capd_protocol.messages.interfaces import Link
 from capd_protocol.targets import NamedInterface

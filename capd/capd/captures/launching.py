@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from capd.filters.text import may_say_vlan
 from capd.launch import DirectoryComes, Launch, LaunchInterface
 from capd.policy.peer import Peer
 from capd.policy.rules import Terms
+from capd_protocol.filter_words import may_say_vlan
 from capd_protocol.formats.compression import wanted_compression
 from capd_protocol.messages import Conditions, StartCapture
 

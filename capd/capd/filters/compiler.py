@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from capd.filters import bpf
 from capd.filters.bounds import too_much
-from capd.filters.text import find_host_name, find_position, host_name_complaint, says_vlan, words
 from capd.linux.libpcap import Handle, PcapError, Status
+from capd_protocol.filter_words import find_host_name, find_position, host_name_complaint, says_vlan, words
 from capd_protocol.formats.linktypes import DLT_EN10MB, DLT_LINUX_SLL, DLT_LINUX_SLL2, LinkLayerType, from_dlt
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode
 

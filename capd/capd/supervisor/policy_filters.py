@@ -5,9 +5,9 @@ from functools import partial
 
 from capd.filters import bpf, cooked_filters
 from capd.filters.compiler import CaptureFailed, Compiler, FilterError, Kind
-from capd.filters.text import says_vlan
 from capd.launch import LaunchInterface
 from capd.pacing.threads import in_thread
+from capd_protocol.filter_words import says_vlan
 from capd_protocol.messages import Failure, FailureCode
 
 

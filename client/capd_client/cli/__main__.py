@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,6 +29,7 @@ from capd_client.cli.output import complain, forget_output, show, show_json, sho
 from capd_client.cli.sending import command as sending
 from capd_client.cli.text import count, shorten, si, table, width_of
 from capd_client.cli.typed import Parser, decimal, refuse_others
+from capd_client.completion import complete
 from capd_client.errors import (
     BrokenPipe,
     CaptureError,
@@ -49,6 +51,9 @@ from capd_protocol.messages import (
 from capd_protocol.text import counted
 from capd_protocol.version import VERSION
 
+if TYPE_CHECKING:
+    import click
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NO_DAEMON = 3
@@ -58,6 +63,8 @@ _EXIT_TEXT = (
     "Exit status: 0 done; 1 refused or failed; 2 wrong options or arguments; 3 there is no daemon; 130 ended by Ctrl-C."
 )
 
+#: What shells complete.
+_PROGRAMS = ("capctl", "capd-dumpcap", "capd-extcap")
 #: On a terminal, for the names of captures and of users where the reason shall be read. Chosen: it has half of 80.
 _WHO_COLUMNS = 16
 
@@ -299,7 +306,20 @@ _ACTIONS: tuple[tuple[str, Callable[[int | str, argparse.Namespace], None], str,
 def _completion(options: argparse.Namespace) -> int:
     from capd_client.cli import completion  # noqa: PLC0415  # click takes a while, which others need not
 
-    show_script(completion.script(options.shell, _parser()))
+    show_script(completion.script(options.shell, options.program, _parser()))
+    return 0
+
+
+def _completion_tree(parser: Parser) -> "click.Group":
+    from capd_client.cli.completion import tree_of  # noqa: PLC0415  # only where a shell asks
+
+    return tree_of(parser)
+
+
+def _install_extcap(options: argparse.Namespace) -> int:
+    from capd_client.extcap import installing  # noqa: PLC0415  # few need it
+
+    show(*(installing.remove if options.remove else installing.install)(for_all=options.system))
     return 0
 
 
@@ -392,12 +412,28 @@ def _parser() -> Parser:
         )
     )
     interfaces.add_parsers(commands)
+    installing = commands.add_parser(
+        "install-extcap",
+        help="put capd into Wireshark's list of interfaces",
+        description="Put capd-extcap where Wireshark looks for such programs: its list of interfaces has capd's then.",
+    )
+    installing.add_argument("--system", action="store_true", help="for all users of this machine (for root)")
+    installing.add_argument("--remove", action="store_true", help="take it away again")
+    installing.set_defaults(run=_install_extcap)
     completing = commands.add_parser(
         "completion",
         help="print what a shell completes with",
-        description="Print what a shell reads, to complete what is typed after capctl.",
+        description="Print what a shell reads, to complete what is typed behind a program.",
     )
     completing.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
+    completing.add_argument(
+        "program",
+        nargs="?",
+        choices=_PROGRAMS,
+        default=_PROGRAMS[0],
+        metavar="PROGRAM",
+        help="behind which: capctl, capd-dumpcap or capd-extcap (default: capctl)",
+    )
     completing.set_defaults(run=_completion)
     helping = commands.add_parser("help", help="show this help", description="Show this help, or that of a command.")
     helping.add_argument("command", nargs="*", metavar="COMMAND", help="show its options")
@@ -444,10 +480,9 @@ def main(argv: list[str] | None = None) -> int:
         try:
             words = sys.argv[1:] if argv is None else argv
             parser = _parser()
-            if "_CAPCTL_COMPLETE" in os.environ:
-                from capd_client.cli import completion  # noqa: PLC0415  # only where a shell asks
-
-                return completion.complete(os.environ[completion.VARIABLE], parser)
+            completed = complete("capctl", partial(_completion_tree, parser))
+            if completed is not None:
+                return completed
             if not words:
                 parser.print_help(sys.stderr)
                 return EXIT_USAGE

@@ -1,38 +1,32 @@
-"""Completion in bash, zsh and fish: click's, with the commands and options that the parser has.
-
-click takes a fifth of a command's start, and so is imported where a shell asks, and nowhere else.
-"""
+"""What a shell completes behind ``capctl``: the commands and options that the parser has; and of the other programs."""
 
 import argparse
 from collections.abc import Callable
 from typing import cast
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class, shell_complete
 
+from capd_client import completion
 from capd_client.cli.capture import key_forms
+from capd_client.completion import OptionToComplete
+from capd_client.dumpcap import command_line
+from capd_client.extcap import configuration
 
-VARIABLE = "_CAPCTL_COMPLETE"
-
-
-def script(shell: str, parser: argparse.ArgumentParser) -> str:
-    """Return what a shell is to read, so that it asks here."""
-    kind = get_completion_class(shell)
-    assert kind is not None
-    return kind(_tree(parser), {}, "capctl", VARIABLE).source()
-
-
-def complete(instruction: str, parser: argparse.ArgumentParser) -> int:
-    """Answer a shell. Return the exit status.
-
-    Args:
-        instruction: what the variable says.
-        parser: of all that may be typed.
-    """
-    return shell_complete(_tree(parser), {}, "capctl", VARIABLE, instruction)
+#: What can be completed, by what is typed, beside ``capctl`` itself.
+_OTHERS: dict[str, Callable[[], click.Command]] = {
+    command_line.PROGRAM: command_line.completion_tree,
+    configuration.PROGRAM: configuration.completion_tree,
+}
 
 
-def _tree(parser: argparse.ArgumentParser) -> click.Group:
+def script(shell: str, program: str, parser: argparse.ArgumentParser) -> str:
+    """Return what a shell is to read, so that it asks a program."""
+    tree = _OTHERS[program]() if program in _OTHERS else tree_of(parser)
+    return completion.script(shell, program, tree)
+
+
+def tree_of(parser: argparse.ArgumentParser) -> click.Group:
+    """Return all that may be typed behind ``capctl``."""
     actions = parser._actions  # pyright: ignore[reportPrivateUsage]
     group = click.Group("capctl", params=_parameters(parser), add_help_option=False)
     for each in actions:
@@ -49,26 +43,16 @@ def _tree(parser: argparse.ArgumentParser) -> click.Group:
 def _parameters(parser: argparse.ArgumentParser) -> list[click.Parameter]:
     found: list[click.Parameter] = []
     for each in parser._actions:  # pyright: ignore[reportPrivateUsage]
-        kind = click.Path() if each.metavar in ("FILE", "PATH", "RING") else click.STRING
+        is_path = each.metavar in ("FILE", "PATH", "RING")
         if each.option_strings and each.help != argparse.SUPPRESS:
-            is_flag = each.nargs == 0
-            forms = key_forms(each)
-            found.append(
-                click.Option(
-                    [*each.option_strings, each.dest],
-                    is_flag=is_flag,
-                    multiple=not is_flag,
-                    type=None if is_flag else kind,
-                    help=each.help,
-                    shell_complete=_one_of(forms) if forms else None,
-                )
+            option = OptionToComplete(
+                each.option_strings,
+                has_value=each.nargs != 0,
+                is_path=is_path,
+                help_text=each.help,
+                values=key_forms(each),
             )
+            found.append(option.parameter())
         elif not each.option_strings and each.nargs != argparse.PARSER:
-            found.append(click.Argument([each.dest], nargs=-1, type=kind))
+            found.append(click.Argument([each.dest], nargs=-1, type=click.Path() if is_path else click.STRING))
     return found
-
-
-def _one_of(texts: list[str]) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    return lambda _context, _parameter, beginning: [
-        CompletionItem(each) for each in texts if each.startswith(beginning)
-    ]

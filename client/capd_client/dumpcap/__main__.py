@@ -7,8 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from capd_client.completion import complete
 from capd_client.dumpcap import capture, queries
-from capd_client.dumpcap.command_line import Action, CommandLine, WrongUsage, parent_of, parse
+from capd_client.dumpcap.command_line import (
+    PROGRAM,
+    Action,
+    CommandLine,
+    WrongUsage,
+    completion_tree,
+    parent_of,
+    parse,
+)
 from capd_client.dumpcap.speech import Speech, ToParent, ToPeople
 from capd_client.dumpcap.usage import USAGE, VERSION
 from capd_client.errors import CaptureError
@@ -18,6 +27,9 @@ _EXIT_DONE, _EXIT_FAILED = 0, 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
+    completed = complete(PROGRAM, completion_tree)
+    if completed is not None:
+        return completed
     words = list(sys.argv[1:] if argv is None else argv)
     parent_fd = parent_of(words)
     try:

@@ -8,12 +8,17 @@ import enum
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from capd_client.completion import tree_of
 from capd_protocol.arguments import RANGES
 from capd_protocol.formats.compression import COMPRESS_TYPES
 from capd_protocol.formats.linktypes import by_name
 
+if TYPE_CHECKING:
+    import click
+
+PROGRAM = "capd-dumpcap"
 _MAX_INT, _MAX_UNSIGNED = 2**31 - 1, 2**32 - 1
 _SHORT = {
     **dict.fromkeys("dDghILMnpPqQStv", False),
@@ -56,6 +61,8 @@ _WORDS = {
 }
 #: What later versions than 4.0 have, and 4.0 refuses.
 _LATER = frozenset(("F", "Q", "update-interval", "application-flavor", "no-optimize"))
+#: Behind which a file stands.
+_PATHS = frozenset(("-w", "--temp-dir", "--log-file"))
 _TIMESTAMP_TYPES = ("host", "host_lowprec", "host_hiprec", "adapter", "adapter_unsynced", "host_hiprec_unsynced")
 _NUMBER = re.compile(r"\s*([+-]?)([0-9]+)")
 _DECIMAL = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -187,6 +194,14 @@ def parent_of(words: Sequence[str]) -> int | None:
             value = word[2:] or following
             return int(value) if value.isascii() and value.isdecimal() and int(value) > 0 else 2
     return None
+
+
+def completion_tree() -> "click.Command":
+    """Return all that may be typed, for shells."""
+    letters = {f"-{letter}": has_value for letter, has_value in _SHORT.items()}
+    same = {f"--{name}": _SHORT[letter] for name, letter in _LONG.items()}
+    others = {f"--{name}": has_value for name, has_value in _WORDS.items()}
+    return tree_of(PROGRAM, {**letters, **same, **others}, _PATHS)
 
 
 def parse(words: Sequence[str]) -> CommandLine:

@@ -30,7 +30,8 @@ _MAX_ANSWER_BYTES = 1024 * 1024
 _READ_BYTES = 65536
 
 #: Under a user's home: capd's own directory, and Wireshark's, of 4.2 and later and of before.
-_PERSONAL = (".local/lib/capd/extcap", ".local/lib/wireshark/extcap")
+_OUR_PERSONAL = ".local/lib/capd/extcap"
+_PERSONAL = ".local/lib/wireshark/extcap"
 _PERSONAL_CONFIGURATION = "wireshark/extcap"
 #: Names Wireshark's global directory.
 _WIRESHARK_VARIABLE = "WIRESHARK_EXTCAP_DIR"
@@ -44,8 +45,8 @@ _GLOBAL = (
     "/usr/local/lib/wireshark/extcap",
     "/usr/local/libexec/wireshark/extcap",
 )
-#: Wireshark's own programs are there since 4.4.
-_OWN = "wireshark"
+#: Wireshark's own programs are there in 4.4.
+WIRESHARKS_OWN = "wireshark"
 
 
 class ExtcapInterface(NamedTuple):
@@ -62,15 +63,24 @@ class ExtcapInterface(NamedTuple):
     program: str
 
 
-def directories() -> list[str]:
-    """Return where programs are looked for, first those that are taken first."""
+def personal_directories() -> list[str]:
+    """Return where Wireshark looks for this user's programs: 4.2 and later, and before."""
     home = os.path.expanduser("~")  # noqa: PTH111
     configuration = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")  # noqa: PTH118
-    found = [os.path.join(home, each) for each in _PERSONAL]  # noqa: PTH118
-    found += [os.path.join(configuration, _PERSONAL_CONFIGURATION), _OUR_GLOBAL]  # noqa: PTH118
+    return [os.path.join(home, _PERSONAL), os.path.join(configuration, _PERSONAL_CONFIGURATION)]  # noqa: PTH118
+
+
+def global_directories() -> list[str]:
+    """Return where Wireshark looks for everybody's programs, as far as that is there."""
+    return [path for each in _GLOBAL for path in sorted(glob.glob(each))]  # noqa: PTH207
+
+
+def directories() -> list[str]:
+    """Return where programs are looked for, first those that are taken first."""
+    found = [os.path.join(os.path.expanduser("~"), _OUR_PERSONAL), *personal_directories(), _OUR_GLOBAL]  # noqa: PTH111, PTH118
     named = os.environ.get(_WIRESHARK_VARIABLE)
-    found += [os.path.abspath(named)] if named else [path for each in _GLOBAL for path in sorted(glob.glob(each))]  # noqa: PTH100, PTH207
-    return [path for each in found for path in (each, os.path.join(each, _OWN))]  # noqa: PTH118
+    found += [os.path.abspath(named)] if named else global_directories()  # noqa: PTH100
+    return [path for each in found for path in (each, os.path.join(each, WIRESHARKS_OWN))]  # noqa: PTH118
 
 
 def programs() -> list[str]:

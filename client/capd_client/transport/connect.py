@@ -17,6 +17,7 @@ from capd_client.request.namespaces import Netns, OpenNamespace, opened, socket_
 from capd_client.request.options import Prepared
 from capd_client.request.streams import StreamToOpen, open_again_and_again, open_stream
 from capd_client.sources.opened import OpenedStream, OpenStreams, Outcome
+from capd_client.transport.listening import DEFAULT_SOCKET, SOCKET_VARIABLE
 from capd_client.transport.passed import (
     CaptureFiles,
     DescriptorDropped,
@@ -32,10 +33,6 @@ _Channel = socket.socket
 SocketPath = str | os.PathLike[str] | None
 #: The words of a command in dumpcap's place; None: the daemon.
 Program = Sequence[str] | None
-
-DEFAULT_SOCKET = "/run/capd/capd.sock"
-#: Names another socket than the default.
-SOCKET_VARIABLE = "CAPD_SOCKET"
 
 _CAP_NET_RAW = 13
 _RECEIVE_BYTES = 65536

@@ -77,6 +77,7 @@ class CaptureSummary(JsonMessage, frozen=True):
         directory: where its files go, to be shown: as it was called when the capture began, in the mount namespace of
             whoever began it; None where that is not known, or too long.
         is_waiting: whether no interface is there now, and it goes on until one comes.
+        is_recorder: whether it keeps its packets in memory until it is asked for a snapshot.
     """
 
     capture_id: int
@@ -91,6 +92,7 @@ class CaptureSummary(JsonMessage, frozen=True):
     is_contained: bool = False
     directory: str | None = None
     is_waiting: bool = False
+    is_recorder: bool = False
 
     @property
     def started(self) -> datetime:

@@ -6,7 +6,7 @@ network decide how long that takes, and says of most mistakes only that there is
 
 import re
 from collections.abc import Callable, Iterator
-from socket import AF_INET6, inet_pton
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 
@@ -109,8 +109,8 @@ def _is_numeric(name: str) -> bool:
     if _NUMERIC.fullmatch(name):
         return True
     try:
-        inet_pton(AF_INET6, name)
-    except (OSError, ValueError):
+        IPv6Address(name)
+    except ValueError:
         return False
     return True
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capd.filters.text import Word, find_host_name, find_position, host_name_complaint, words
+from capd_protocol.filter_words import Word, find_host_name, find_position, host_name_complaint, words
 
 DLT_EN10MB = 1
 DLT_RAW = 12
