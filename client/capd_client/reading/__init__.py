@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def read(source: "str | os.PathLike[str] | int | IO[bytes] | EventSource", *, follow: bool = False) -> "Reader":
     """Read the packets of a capture file, or of a capture that runs.
 
-    pcapng and pcap, in both byte orders and with timestamps of any resolution. A record that is not whole yet is not
+    pcapng and pcap, in both byte orders and with timestamps of any resolution, as they are or compressed with gzip, zstd,
+    xz or bzip2. A record that is not whole yet is not
     given.
 
     Example:
@@ -38,8 +39,8 @@ def read(source: "str | os.PathLike[str] | int | IO[bytes] | EventSource", *, fo
         An iterator of ``Packet``, and a context manager that closes the file; see ``Reader``.
 
     Raises:
-        ReadError: the file cannot be opened, or is a directory. While reading: it is no capture file, is compressed or
-            damaged, was cut, or, followed, was deleted; or a session's files were missed.
+        ReadError: the file cannot be opened, or is a directory. While reading: it is no capture file, or damaged,
+            was cut, or, followed, was deleted; or a session's files were missed.
         CaptureError: while reading from a session: the capture failed, or the daemon went away.
     """
     from capd_client.reading.reader import FileReader, SessionReader  # noqa: PLC0415  # numpy
