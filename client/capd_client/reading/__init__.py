@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 def read(source: "str | os.PathLike[str] | int | IO[bytes] | EventSource", *, follow: bool = False) -> "Reader":
     """Read the packets of a capture file, or of a capture that runs.
 
-    pcapng and pcap, in both byte orders and with timestamps of any resolution, as they are or compressed with gzip, zstd,
-    xz or bzip2. A record that is not whole yet is not
-    given.
+    pcapng and pcap, in both byte orders and with timestamps of any resolution, as they are, or compressed with gzip,
+    zstd, xz or bzip2. A record that is not whole yet is not given.
 
     Example:
         with read("dns.pcapng") as packets:
