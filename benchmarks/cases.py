@@ -26,6 +26,8 @@ PAIRS = (("send0", "take0"), ("send1", "take1"), ("send2", "take2"))
 PACED_PPS = 600_000
 #: What a busy gigabit carries, more or less: who wakes up for fewer packets has more to do for each.
 SLOWER_PPS = 300_000
+#: So many keep up with a processor that is shared with a thread that compresses.
+COMPRESSED_PPS = 200_000
 #: More than any program keeps up with for long at 1500 B: 7.2 Gbit/s. The same for all of them: without a bound the
 #: sender would be faster beside a program that leaves it more of the memory's bandwidth.
 SATURATING_PPS = 600_000
@@ -80,6 +82,7 @@ class Case:
         file_kb: size of a ring's files; None: a single file.
         files: how many a ring keeps.
         capture_filter: which all packets pass.
+        compress_type: how files are compressed.
         on_disk: in the directory that is not in memory.
         warm_up: packets before a reading.
         subscribers: how many clients hear of the capture; the processor time of one of them counts.
@@ -95,6 +98,7 @@ class Case:
     file_kb: int | None = None
     files: int | None = None
     capture_filter: str = ""
+    compress_type: str = "none"
     on_disk: bool = False
     warm_up: int = _WARM_UP
     subscribers: int = 1
@@ -122,6 +126,18 @@ CASES = (
     Case("saturated-IMIX", *IMIX, packets=2_000_000, rate_pps=None, file_kb=10_000, files=10),
     Case("saturated-tmpfs", (1500,), packets=2_000_000, rate_pps=SATURATING_PPS, file_kb=10_000, files=10),
     Case("saturated-disk", (1500,), packets=2_000_000, rate_pps=SATURATING_PPS, file_kb=10_000, files=10, on_disk=True),
+    *(
+        Case(
+            f"compressed-{kind}",
+            *IMIX,
+            rate_pps=COMPRESSED_PPS,
+            file_kb=10_000,
+            files=10,
+            compress_type=kind,
+            only_capd=True,
+        )
+        for kind in ("none", "zstd", "gzip")
+    ),
     Case("subscribers-50", *IMIX, subscribers=50, only_capd=True),
     # Of 66 packets each. Both rings have come round before the reading.
     Case("ring-2-files", (1500,), packets=200_000, rate_pps=20_000, file_kb=100, files=2, only_capd=True),
@@ -220,7 +236,15 @@ def touch_memory(tmpfs: Path, case: Case, packets: int) -> None:
 def make_job(case: Case, directory: Path) -> Job:
     """Return what a tool is to do for a case."""
     takers = tuple(taker for _, taker in PAIRS[: case.interfaces])
-    return Job(takers, directory, case.file_kb, case.files, case.capture_filter, subscribers=case.subscribers)
+    return Job(
+        takers,
+        directory,
+        case.file_kb,
+        case.files,
+        case.capture_filter,
+        subscribers=case.subscribers,
+        compress_type=case.compress_type,
+    )
 
 
 def check(job: Job, outcome: Outcome, sent: int) -> None:

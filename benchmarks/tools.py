@@ -35,6 +35,7 @@ class Job:
         file_kb: next file after so many kB; None: a single file.
         files: keep so many.
         capture_filter: in libpcap's language.
+        compress_type: how files are compressed; capd only.
         update_interval_s: how late a packet may be announced; capd only.
         subscribers: how many clients hear of the capture; capd only.
         earlier: how many captures its daemon has had before this one; capd only.
@@ -48,6 +49,7 @@ class Job:
     update_interval_s: float | None = None
     subscribers: int = 1
     earlier: int = 0
+    compress_type: str = "none"
 
     @property
     def files_directory(self) -> Path:
@@ -150,6 +152,7 @@ class Capd(Tool):
             ringbuffer_files=job.files,
             kernel_buffer_size=BUFFER_MIB,
             update_interval=job.update_interval_s,
+            compress_type=job.compress_type,
         )
 
     def _subscribe(self) -> None:
