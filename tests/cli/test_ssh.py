@@ -98,7 +98,7 @@ def test_a_ctrl_c_at_ssh_ends_the_capture_there(remote: Remote, how: signal.Sign
 
 
 def test_a_capture_that_is_served_is_started_over_ssh(remote: Remote) -> None:
-    with remote.ssh("capctl capture -i lo --serve 19000 -c 20 udp port 9") as process:
+    with remote.ssh("capctl capture -i lo --serve 19000 udp port 9") as process:
         wait_until_armed(remote.bench)
         words = ("tshark", "-i", "TCP@127.0.0.1:19000", "-c", "20", "-T", "fields", "-e", "udp.dstport")
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tshark:
@@ -106,13 +106,22 @@ def test_a_capture_that_is_served_is_started_over_ssh(remote: Remote) -> None:
             for line in tshark.stderr:
                 if "Capturing on" in line:
                     break
-            reads = threading.Thread(target=process.communicate)
-            reads.start()
             wait_until(lambda: is_read(19_000), "tshark reads")
-            remote.send(20)
+            # It has packets from when it was accepted on, which is a moment later.
+            ended = threading.Event()
+            sending = threading.Thread(target=send_until, args=(remote, ended))
+            sending.start()
             shown, _ = tshark.communicate(timeout=PATIENCE_S)
-        reads.join(PATIENCE_S)
+            ended.set()
+            sending.join(PATIENCE_S)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE_S)
     assert shown.split() == ["9"] * 20
+
+
+def send_until(remote: Remote, ended: threading.Event) -> None:
+    while not ended.wait(0.1):
+        remote.send(5)
 
 
 def is_read(port: int) -> bool:

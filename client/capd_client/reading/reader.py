@@ -158,7 +158,11 @@ class FileReader(Reader):
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise ReadError(name, 0, IS_DIRECTORY)
-        self._file = file_of(descriptor, name)
+        try:
+            self._file = file_of(descriptor, name)
+        except OSError as error:  # such as a descriptor that is only for writing
+            os.close(descriptor)
+            raise ReadError(name, 0, f"it cannot be read: {error.strerror}") from error
         if span_ns != (None, None):
             self._file.leave_out_but(*span_ns)
 

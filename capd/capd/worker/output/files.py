@@ -111,8 +111,8 @@ class CaptureFiles:
 
     @property
     def file_bytes(self) -> int:
-        """What the current file takes now."""
-        return self._file.disk_bytes if self._file is not None else 0
+        """The size of the current file."""
+        return self._file.file_bytes if self._file is not None else 0
 
     @property
     def disk_bytes(self) -> int:

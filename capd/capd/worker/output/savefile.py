@@ -203,6 +203,11 @@ class SaveFile(KeptFile):
         return self._fd
 
     @property
+    def file_bytes(self) -> int:
+        """The size that it has as a file."""
+        return self.size_bytes
+
+    @property
     def disk_bytes(self) -> int:
         """What it takes now."""
         return self.size_bytes

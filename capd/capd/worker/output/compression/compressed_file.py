@@ -42,6 +42,11 @@ class CompressedFile(SaveFile):
     # What there is ------------------------------------------------------------------------------------------------
 
     @property
+    def file_bytes(self) -> int:
+        """The size that it has as a file, up to the last whole record."""
+        return self._output.stored_bytes
+
+    @property
     def disk_bytes(self) -> int:
         """What it takes now, or at the most, once what waits is written."""
         return self._output.stored_bytes + self.size_bytes - self._output.saved_bytes
