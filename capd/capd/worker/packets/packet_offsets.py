@@ -29,8 +29,6 @@ HEADER_WORDS = 10
 _VLAN_VALID = 1 << 4
 #: Of two 16-bit fields in one word: how far to shift for the first one.
 LOW_HALF = 0 if sys.byteorder == "little" else 16
-#: Of the halves of a 64-bit number.
-HIGH_HALF_FIRST = slice(None, None, -1 if sys.byteorder == "little" else 1)
 
 #: Frames begin at multiples of it (V3_ALIGNMENT, net/packet/af_packet.c).
 _ALIGNMENT_WORDS = 2

@@ -25,11 +25,9 @@ from capd.filters.cooked_filters import HEADER_SIZE_BYTES
 from capd.worker.packets import can, cooked
 from capd.worker.packets.arrays import I64, U8, U32, U64
 from capd.worker.packets.blocks import Blocks
-from capd.worker.packets.copied_records import Packets, copied_records
 from capd.worker.packets.packet_flags import flags_of
 from capd.worker.packets.packet_offsets import (
     CAPTURED,
-    HIGH_HALF_FIRST,
     LOW_HALF,
     MAC_AND_NET,
     ORIGINAL,
@@ -43,6 +41,7 @@ from capd.worker.packets.packet_offsets import (
     tagged,
 )
 from capd.worker.packets.uniform import Buffer, RunCopier
+from capd_protocol.batches.records import HIGH_HALF_FIRST, Packets, copied_records
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.linktypes import DLT_CAN_SOCKETCAN, DLT_EN10MB, DLT_LINUX_SLL
 

@@ -9,10 +9,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from capd.worker.packets.arrays import I64, U8, U32
-from capd.worker.packets.copied_records import Packets, copied_records
-from capd.worker.packets.packet_offsets import HIGH_HALF_FIRST
 from capd.worker.packets.records import Records
 from capd_protocol.batches.model import Batch
+from capd_protocol.batches.records import HIGH_HALF_FIRST, Packets, copied_records
 from capd_protocol.formats import pcapng
 
 _NS_PER_S = 1_000_000_000

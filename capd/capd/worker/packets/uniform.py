@@ -14,7 +14,6 @@ from capd.worker.packets.arrays import U8, U32, U64
 from capd.worker.packets.blocks import Block
 from capd.worker.packets.packet_offsets import (
     CAPTURED,
-    HIGH_HALF_FIRST,
     LOW_HALF,
     MAC_AND_NET,
     ORIGINAL,
@@ -23,6 +22,7 @@ from capd.worker.packets.packet_offsets import (
     read_times,
     tagged,
 )
+from capd_protocol.batches.records import HIGH_HALF_FIRST
 from capd_protocol.formats import pcapng
 
 #: Larger packets stay where they are. Measured: at 576 bytes copying saves a tenth, at 1500 it costs a tenth.

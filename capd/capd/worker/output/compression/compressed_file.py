@@ -16,7 +16,7 @@ from capd.worker.output.rotation import fitting
 from capd.worker.output.savefile import SaveFile, WriteError, write_at
 from capd.worker.packets.arrays import U64
 from capd_protocol.formats.compression import Compression
-from capd_protocol.formats.frame_index import NO_TIMES, encode_index, index_bytes
+from capd_protocol.formats.frame_index import NO_TIMES, index_bytes
 
 
 class CompressedFile(SaveFile):
@@ -27,7 +27,6 @@ class CompressedFile(SaveFile):
         descriptor = file.open_fd
         super().__init__(file.directory_fd, file.name, descriptor, os.fstat(descriptor), is_new=file.is_new)
         self._compressor = compressor
-        self._compression: Compression = compression
         self._output = Output(descriptor, compression)
         self._place: int | None = None
         self._used_bytes = 0
@@ -59,7 +58,7 @@ class CompressedFile(SaveFile):
     @property
     def end_bytes(self) -> int:
         """What closing it appends, beside statistics."""
-        return index_bytes(len(self._output.frames) + 2)
+        return index_bytes(len(self._output.framing.frames) + 2)
 
     @property
     def waits_since_s(self) -> float:
@@ -128,10 +127,10 @@ class CompressedFile(SaveFile):
             self._earliest_ns = min(self._earliest_ns, int(timestamps_ns[start:end].min()))
             self._latest_ns = max(self._latest_ns, int(timestamps_ns[start:end].max()))
 
-    def _hand_over(self, *, is_whole: bool = True, ends_frame: bool = False) -> None:
+    def _hand_over(self, *, is_whole: bool = True, is_last: bool = False) -> None:
         place = self._compressor.take_place() if self._place is None else self._place
         times_ns = self._earliest_ns, self._latest_ns
-        piece = Piece(self._output, place, self._used_bytes, is_whole, ends_frame, *times_ns, self._describes)
+        piece = Piece(self._output, place, self._used_bytes, is_whole, is_last, *times_ns, self._describes)
         self._compressor.add(piece)
         self._empty()
 
@@ -166,12 +165,11 @@ class CompressedFile(SaveFile):
             WriteError: the index is not in it, or not all that was appended.
         """
         try:
-            self._hand_over(ends_frame=True)
+            self._hand_over(is_last=True)
             self._compressor.wait()
             self.size_bytes = self._output.stored_bytes
             self.check()
-            frames = self._output.frames
-            index = encode_index(self._compression, frames) if len(frames) > 1 else b""
+            index = self._output.framing.index()
             try:
                 write_at(self.open_fd, index, self.size_bytes)
             except OSError as error:

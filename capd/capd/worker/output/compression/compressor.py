@@ -16,13 +16,8 @@ from typing import NamedTuple
 from capd.worker.output.compression.waiting import PLACES, WaitingRoom
 from capd.worker.output.savefile import write_at
 from capd.worker.packets.arrays import U64
-from capd_protocol.formats.codecs import new_compressor
 from capd_protocol.formats.compression import Compression
-from capd_protocol.formats.frame_index import NO_TIMES, Frame
-
-#: A frame ends behind the piece with which it has so much. Chosen: it takes 20 ms to decompress for a packet out of its
-#: middle, and frames of zstd are filled up to whole chunks, which costs 2 % of it.
-_FRAME_BYTES = 8 * 1024 * 1024
+from capd_protocol.formats.framing import Framing
 
 
 class Piece(NamedTuple):
@@ -33,7 +28,7 @@ class Piece(NamedTuple):
         place: where it waits.
         size_bytes: of it.
         is_whole: it ends with a record: what was written up to there is whole.
-        ends_frame: it is the last one of its file; it may be empty.
+        is_last: nothing more comes of its file; it may be empty.
         earliest_ns: when the first packet in it came; behind ``latest_ns`` where it has none.
         latest_ns: when the last one did.
         describes: it has blocks that are no packets.
@@ -43,7 +38,7 @@ class Piece(NamedTuple):
     place: int
     size_bytes: int
     is_whole: bool
-    ends_frame: bool
+    is_last: bool
     earliest_ns: int
     latest_ns: int
     describes: bool
@@ -55,52 +50,37 @@ class Output:
     def __init__(self, descriptor: int, compression: Compression) -> None:
         """Begin at the file's beginning."""
         self._fd = descriptor
-        self._compressor = new_compressor(compression)
-        #: Frames that have ended.
-        self.frames: list[Frame] = []
+        self.framing = Framing(compression)
         #: In the file, and what that is decompressed, up to the last whole record.
         self.stored_bytes = 0
         self.saved_bytes = 0
         #: What has failed: nothing more is written.
         self.error: OSError | None = None
-        self._at = self._frame_at = self._passed_bytes = 0
-        self._begin_frame()
-
-    def _begin_frame(self) -> None:
-        self._frame_at, self._frame_bytes = self._at, 0
-        self._earliest_ns, self._latest_ns = NO_TIMES
-        self._describes = False
+        self._passed_bytes = 0
 
     def write(self, piece: Piece, data: memoryview) -> None:
         """Compress a piece, and write that."""
         if self.error is not None:
             return
-        if not piece.size_bytes and not self._frame_bytes:
-            return  # an end where a frame has ended already
-        compressed = self._compressor.add(data)
-        self._frame_bytes += piece.size_bytes
-        self._earliest_ns = min(self._earliest_ns, piece.earliest_ns)
-        self._latest_ns = max(self._latest_ns, piece.latest_ns)
-        self._describes |= piece.describes
-        is_end = piece.ends_frame or (piece.is_whole and self._frame_bytes >= _FRAME_BYTES)
-        if is_end:
-            compressed += self._compressor.end(self._at + len(compressed), is_only=piece.ends_frame and not self.frames)
+        at = self.framing.size_bytes
+        compressed = self.framing.add(
+            data,
+            times_ns=(piece.earliest_ns, piece.latest_ns),
+            describes=piece.describes,
+            is_whole=piece.is_whole,
+            is_last=piece.is_last,
+        )
         try:
-            write_at(self._fd, compressed, self._at)
+            write_at(self._fd, compressed, at)
         except OSError as error:
             with contextlib.suppress(OSError):  # the first one is reported
                 os.ftruncate(self._fd, self.stored_bytes)
             self.error = error
             return
-        self._at += len(compressed)
         self._passed_bytes += piece.size_bytes
-        if is_end:
-            times_ns = self._earliest_ns, self._latest_ns
-            self.frames.append(Frame(self._at - self._frame_at, self._frame_bytes, *times_ns, self._describes))
-            self._begin_frame()
         if piece.is_whole:
             # The bytes last: whoever sees them as saved finds the others.
-            self.stored_bytes = self._at
+            self.stored_bytes = self.framing.size_bytes
             self.saved_bytes = self._passed_bytes
 
 

@@ -1,16 +1,21 @@
 """File records that are copied: headers, packets, options and padding joined by one call. Pure."""
 
 import struct
+import sys
 from collections.abc import Iterable
 from itertools import chain
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from capd.worker.packets.arrays import I64, U8, U32, U64
-from capd.worker.packets.packet_offsets import HIGH_HALF_FIRST
+from capd_protocol.batches.record_offsets import I64, U8, U32
 from capd_protocol.formats import pcapng
 
+U64 = npt.NDArray[np.uint64]
+
+#: Of the halves of a 64-bit timestamp, the high one comes first.
+HIGH_HALF_FIRST = slice(None, None, -1 if sys.byteorder == "little" else 1)
 _NS_PER_S = 1_000_000_000
 _HEADER_WORDS = pcapng.PACKET_BLOCK_HEADER_SIZE_BYTES // 4
 _AROUND_PACKET_BYTES = pcapng.PACKET_BLOCK_HEADER_SIZE_BYTES + pcapng.PACKET_BLOCK_TRAILER_SIZE_BYTES
@@ -53,9 +58,15 @@ class Packets(NamedTuple):
     flags: U32 | None = None
 
 
-def copied_records(packets: Packets, file_format: Literal["pcapng", "pcap"]) -> Copied:
-    """Return the records of at least one packet, in the same order."""
-    data, sizes = _pcap(packets) if file_format == "pcap" else _pcapng(packets)
+def copied_records(packets: Packets, file_format: Literal["pcapng", "pcap"], *, units_per_s: int = _NS_PER_S) -> Copied:
+    """Return the records of at least one packet, in the same order.
+
+    Args:
+        packets: these.
+        file_format: of the records.
+        units_per_s: the resolution of timestamps in pcap: 10**9 or 10**6. In pcapng they are nanoseconds.
+    """
+    data, sizes = _pcap(packets, _NS_PER_S // units_per_s) if file_format == "pcap" else _pcapng(packets)
     vectors = np.empty((len(sizes), 2), np.uint64)
     vectors[:, 0] = np.cumsum(sizes) - sizes + np.uint64(np.frombuffer(data, np.uint8).ctypes.data)
     vectors[:, 1] = sizes
@@ -90,10 +101,11 @@ def _pcapng(packets: Packets) -> tuple[bytes, U64]:
     return data, sizes.astype(np.uint64)
 
 
-def _pcap(packets: Packets) -> tuple[bytes, U64]:
+def _pcap(packets: Packets, unit_ns: int) -> tuple[bytes, U64]:
     captured, size_bytes = packets.captured_sizes, pcapng.PCAP_RECORD_HEADER_SIZE_BYTES
     headers = np.empty((len(captured), size_bytes // 4), np.uint32)
-    headers[:, 0], headers[:, 1] = np.divmod(packets.timestamps_ns, np.uint64(_NS_PER_S))
+    headers[:, 0], nanoseconds = np.divmod(packets.timestamps_ns, np.uint64(_NS_PER_S))
+    headers[:, 1] = nanoseconds // np.uint64(unit_ns)
     headers[:, 2], headers[:, 3] = captured, packets.original_sizes
     parts = (header for (header,) in struct.iter_unpack(f"{size_bytes}s", headers.tobytes()))
     data = b"".join(chain.from_iterable(zip(parts, _bytes_of(packets), strict=True)))
