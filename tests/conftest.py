@@ -71,7 +71,7 @@ def _private_network_namespace() -> Generator[None, None, None]:
 def _ordinary_priority() -> Generator[None, None, None]:
     """No test leaves its process with what others leave of the processors: the next ones would be late for all."""
     yield
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "it has stepped back for good (capd_client.cli.ring)"
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "it has stepped back for good (capd_client.cli.files.ring)"
 
 
 @pytest.fixture(scope="session")

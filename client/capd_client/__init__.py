@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from capd_client.request.streams import HasDescriptor
     from capd_client.ring.files import HasRingFiles, RingFile, Span, Time, files
     from capd_client.transport.connect import SocketPath
+    from capd_client.writing import merge, write
     from capd_protocol.batches.model import Batch, FileInterface, FileStatistics
     from capd_protocol.formats.linktypes import LinkLayerType
     from capd_protocol.formats.packet_flags import Direction, PacketKind
@@ -139,6 +140,7 @@ else:
         "capd_client.request.streams": "HasDescriptor",
         "capd_client.ring.files": "HasRingFiles RingFile Span Time files",
         "capd_client.transport.connect": "SocketPath",
+        "capd_client.writing": "merge write",
         "capd_protocol.batches.model": "Batch FileInterface FileStatistics",
         "capd_protocol.formats.linktypes": "LinkLayerType",
         "capd_protocol.formats.packet_flags": "Direction PacketKind",
@@ -272,6 +274,7 @@ __all__ = [
     "get_capabilities",
     "get_driver_counters",
     "list_captures",
+    "merge",
     "read",
     "revoke_captures",
     "rotate_capture",
@@ -280,4 +283,5 @@ __all__ = [
     "stop_capture",
     "stream",
     "who_am_i",
+    "write",
 ]

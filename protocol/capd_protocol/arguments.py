@@ -708,13 +708,18 @@ def _compression_faults(request: StartCapture) -> Iterator[Fault]:
         yield Fault("compress_type", text)
 
 
+def is_comment(text: str) -> bool:
+    """Whether a file can say a text of itself."""
+    return bool(text) and _is_text(text)
+
+
 def _text_faults(request: StartCapture) -> Iterator[Fault]:
     """Find what files cannot say."""
     if request.file_format == "pcap" and request.comments:
         yield Fault("comments", "comments need pcapng: a pcap file has no place for them")
     if sum(len(each.encode("utf-8", "surrogatepass")) for each in request.comments) > MAX_COMMENTS_BYTES:
         yield Fault("comments", f"comments have more than {MAX_COMMENTS_BYTES:,} bytes: write less")
-    if any(not each or not _is_text(each) for each in request.comments):
+    if not all(map(is_comment, request.comments)):
         yield Fault("comments", "a comment has at least one character, no NUL, and is UTF-8")
     for each in request.interfaces:
         for argument, text in (("label", each.label), ("description", each.description)):

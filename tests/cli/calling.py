@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 from capd_client.cli import __main__ as capctl
-from capd_client.cli import ring
+from capd_client.cli.files import ring
 
 #: What the command sets handlers of.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "read": ("no.pcapng",),
     "files": ("no.pcapng",),
     "extract": ("no.pcapng",),
+    "merge": ("no.pcapng", "-w", "merged.pcapng"),
     "list": (),
     "attach": ("1",),
     "stop": ("1",),

@@ -71,7 +71,7 @@ def _ring_names(theirs: Outcome, ours: Outcome) -> Pair:
 
 
 #: What is wrong by itself, in the lines that are drawn.
-_WRONG = re.compile(r"nope0|nodir/|port x y|no such|foo bar|^soon$|^0$|-1$|:$|^FOO$")
+_WRONG = re.compile(r"nope0|nodir/|port x y|no such|foo bar|^soon$|^0$|-1$|:$|^FOO$|^--nonsense$")
 
 
 def _is_wrong_twice(words: Sequence[str]) -> bool:

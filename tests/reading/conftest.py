@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 
-from capd_client.cli import ring
+from capd_client.cli.files import ring
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,7 +22,7 @@ from capd import launch
 from capd.config.reader import ConfigError
 from capd.config.reader import decode as decode_configuration
 from capd_client import ReadError, read
-from capd_client.cli.ring import _write
+from capd_client.cli.files.ring import _write
 from capd_client.reading.extraction import Extraction
 from capd_client.ring.files import RingFile, Span
 from capd_protocol.arguments import ARGUMENTS
@@ -145,7 +145,9 @@ def _read_file(data: bytes) -> None:
                 assert _rows_of(pipe.fileno())[0] == rows, "a pipe gives something else than a file"
         file_of_ring = RingFile(path, len(data), is_complete=True)
         with Path(os.devnull).open("wb") as nowhere:
-            assert _write(Extraction([file_of_ring], Span()), nowhere) == len(rows), "extraction gives others"
+            assert _write(Extraction([file_of_ring], Span()), nowhere, overwrite=False) == len(rows), (
+                "extraction gives others"
+            )
     if error is not None:
         raise error
 

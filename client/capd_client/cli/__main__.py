@@ -24,7 +24,8 @@ from capd_client.blocking.questions import (
     stop_capture,
     who_am_i,
 )
-from capd_client.cli import capture, interfaces, read, ring
+from capd_client.cli import capture, interfaces, read
+from capd_client.cli.files import merge, ring
 from capd_client.cli.output import complain, forget_output, show, show_json, show_script
 from capd_client.cli.sending import command as sending
 from capd_client.cli.text import count, shorten, si, table, width_of
@@ -353,6 +354,13 @@ def _parser() -> Parser:
             "extract",
             help="show or write the packets of a span out of a ring",
             description="Show or write the packets of a span out of a ring, in time order.",
+        )
+    )
+    merge.add_merge_arguments(
+        commands.add_parser(
+            "merge",
+            help="merge capture files into one, in the order of time",
+            description="Merge capture files into one, in the order of their packets' times.",
         )
     )
     listing = commands.add_parser("list", help="show the captures that run", description="Show the captures that run.")

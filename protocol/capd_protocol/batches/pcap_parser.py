@@ -16,10 +16,14 @@ from capd_protocol.batches.record_offsets import (
     follow_records,
     headers,
 )
-from capd_protocol.formats.pcapng import PCAP_HEADER_SIZE_BYTES, PCAP_NANOSECOND_MAGIC, PCAP_RECORD_HEADER_SIZE_BYTES
+from capd_protocol.formats.pcapng import (
+    PCAP_HEADER_SIZE_BYTES,
+    PCAP_MAGIC,
+    PCAP_NANOSECOND_MAGIC,
+    PCAP_RECORD_HEADER_SIZE_BYTES,
+)
 
 _NATIVE = "<" if sys.byteorder == "little" else ">"
-_MICROSECOND_MAGIC = 0xA1B2C3D4
 #: Of Linux in the nineties, by Kuznetzov: interface index, protocol, and packet type stand behind the lengths.
 _MODIFIED_MAGIC = 0xA1B2CD34
 _MODIFIED_RECORD_HEADER_SIZE_BYTES = PCAP_RECORD_HEADER_SIZE_BYTES + 8
@@ -36,7 +40,7 @@ FORMATS = {
     struct.pack(order + "I", magic): _Format(order, units_per_s, header_bytes)
     for order in "<>"
     for magic, units_per_s, header_bytes in (
-        (_MICROSECOND_MAGIC, 10**6, PCAP_RECORD_HEADER_SIZE_BYTES),
+        (PCAP_MAGIC, 10**6, PCAP_RECORD_HEADER_SIZE_BYTES),
         (PCAP_NANOSECOND_MAGIC, 10**9, PCAP_RECORD_HEADER_SIZE_BYTES),
         (_MODIFIED_MAGIC, 10**6, _MODIFIED_RECORD_HEADER_SIZE_BYTES),
     )

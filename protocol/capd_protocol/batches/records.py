@@ -1,4 +1,4 @@
-"""File records that are copied: headers, packets, options and padding joined by one call. Pure."""
+"""File records made of packets: headers, packets, options and padding, joined or as parts to be gathered. Pure."""
 
 import struct
 import sys
@@ -58,15 +58,81 @@ class Packets(NamedTuple):
     flags: U32 | None = None
 
 
-def copied_records(packets: Packets, file_format: Literal["pcapng", "pcap"], *, units_per_s: int = _NS_PER_S) -> Copied:
+class Gathered(NamedTuple):
+    """Records in parts: what stands before each packet, the packet where it lies, and what stands behind it.
+
+    Attributes:
+        vectors: address and size in bytes of each part, as struct iovec; for each record a row of parts.
+        sizes: of the records.
+        held: what has the parts that are not the packets.
+    """
+
+    vectors: U64
+    sizes: U64
+    held: tuple[U32, ...]
+
+
+def gathered_records(
+    packets: Packets, file_format: Literal["pcapng", "pcap"], *, units_per_s: int = _NS_PER_S
+) -> Gathered:
     """Return the records of at least one packet, in the same order.
 
     Args:
-        packets: these.
+        packets: these; their memory stays where it is.
         file_format: of the records.
         units_per_s: the resolution of timestamps in pcap: 10**9 or 10**6. In pcapng they are nanoseconds.
     """
-    data, sizes = _pcap(packets, _NS_PER_S // units_per_s) if file_format == "pcap" else _pcapng(packets)
+    captured = packets.captured_sizes.astype(np.uint64)
+    heads = _pcap_headers(packets, _NS_PER_S // units_per_s) if file_format == "pcap" else _pcapng_headers(packets)
+    vectors = np.empty((len(captured), 2 if file_format == "pcap" else 3, 2), np.uint64)
+    vectors[:, 0, 0], vectors[:, 0, 1] = _addresses(heads), heads.shape[1] * 4
+    vectors[:, 1, 0] = packets.offsets.astype(np.uint64) + np.uint64(packets.data.ctypes.data)
+    vectors[:, 1, 1] = captured
+    if file_format == "pcap":
+        return Gathered(vectors, captured + np.uint64(heads.shape[1] * 4), (heads,))
+    ends = np.zeros((len(captured), 2 + _option_words(packets)), np.uint32)
+    if packets.flags is not None:
+        ends[:, 1], ends[:, 2] = _FLAGS_OPTION, packets.flags
+    ends[:, -1] = heads[:, 1]
+    padding = -captured & np.uint64(3)
+    vectors[:, 2, 0] = _addresses(ends) + np.uint64(4) - padding
+    vectors[:, 2, 1] = padding + np.uint64(ends.shape[1] * 4 - 4)
+    return Gathered(vectors, heads[:, 1].astype(np.uint64), (heads, ends))
+
+
+def _addresses(rows: U32) -> U64:
+    return np.arange(len(rows), dtype=np.uint64) * np.uint64(rows.strides[0]) + np.uint64(rows.ctypes.data)
+
+
+def _option_words(packets: Packets) -> int:
+    return 0 if packets.flags is None else _FLAGS_WORDS
+
+
+def _pcapng_headers(packets: Packets) -> U32:
+    captured = packets.captured_sizes
+    sizes = captured + (-captured & np.uint32(3)) + np.uint32(_AROUND_PACKET_BYTES + 4 * _option_words(packets))
+    heads = np.empty((len(captured), _HEADER_WORDS), np.uint32)
+    _fill_pcapng_headers(heads, packets, sizes)
+    return heads
+
+
+def _fill_pcapng_headers(heads: U32, packets: Packets, sizes: U32) -> None:
+    heads[:, 0], heads[:, 1], heads[:, 2] = pcapng.ENHANCED_PACKET_BLOCK, sizes, packets.interface_ids
+    heads[:, 3:5] = packets.timestamps_ns.view(np.uint32).reshape(-1, 2)[:, HIGH_HALF_FIRST]
+    heads[:, 5], heads[:, 6] = packets.captured_sizes, packets.original_sizes
+
+
+def _pcap_headers(packets: Packets, unit_ns: int) -> U32:
+    heads = np.empty((len(packets.captured_sizes), pcapng.PCAP_RECORD_HEADER_SIZE_BYTES // 4), np.uint32)
+    heads[:, 0], nanoseconds = np.divmod(packets.timestamps_ns, np.uint64(_NS_PER_S))
+    heads[:, 1] = nanoseconds // np.uint64(unit_ns)
+    heads[:, 2], heads[:, 3] = packets.captured_sizes, packets.original_sizes
+    return heads
+
+
+def copied_records(packets: Packets, file_format: Literal["pcapng", "pcap"]) -> Copied:
+    """Return the records of at least one packet, in the same order, with nanoseconds."""
+    data, sizes = _pcap(packets) if file_format == "pcap" else _pcapng(packets)
     vectors = np.empty((len(sizes), 2), np.uint64)
     vectors[:, 0] = np.cumsum(sizes) - sizes + np.uint64(np.frombuffer(data, np.uint8).ctypes.data)
     vectors[:, 1] = sizes
@@ -76,7 +142,7 @@ def copied_records(packets: Packets, file_format: Literal["pcapng", "pcap"], *, 
 def _pcapng(packets: Packets) -> tuple[bytes, U64]:
     captured = packets.captured_sizes
     in_last_word = -captured & np.uint32(3)
-    option_words = 0 if packets.flags is None else _FLAGS_WORDS
+    option_words = _option_words(packets)
     sizes = captured + in_last_word + np.uint32(_AROUND_PACKET_BYTES + 4 * option_words)
     # A row for each packet: what comes behind it, up to the next one: padding, options, the trailer, and the header of
     # the next. Before the first one there is such a row, too.
@@ -86,9 +152,7 @@ def _pcapng(packets: Packets) -> tuple[bytes, U64]:
         between[1:, 1], between[1:, 2] = _FLAGS_OPTION, packets.flags
     between[1:, trailer] = sizes
     header = between[:-1, trailer + 1 :]
-    header[:, 0], header[:, 1], header[:, 2] = pcapng.ENHANCED_PACKET_BLOCK, sizes, packets.interface_ids
-    header[:, 3:5] = packets.timestamps_ns.view(np.uint32).reshape(-1, 2)[:, HIGH_HALF_FIRST]
-    header[:, 5], header[:, 6] = captured, packets.original_sizes
+    _fill_pcapng_headers(header, packets, sizes)
     row_bytes = between.shape[1] * 4
     begins = np.arange(len(between)) * row_bytes + 4
     ends = begins + (row_bytes - 4)
@@ -101,13 +165,9 @@ def _pcapng(packets: Packets) -> tuple[bytes, U64]:
     return data, sizes.astype(np.uint64)
 
 
-def _pcap(packets: Packets, unit_ns: int) -> tuple[bytes, U64]:
+def _pcap(packets: Packets) -> tuple[bytes, U64]:
     captured, size_bytes = packets.captured_sizes, pcapng.PCAP_RECORD_HEADER_SIZE_BYTES
-    headers = np.empty((len(captured), size_bytes // 4), np.uint32)
-    headers[:, 0], nanoseconds = np.divmod(packets.timestamps_ns, np.uint64(_NS_PER_S))
-    headers[:, 1] = nanoseconds // np.uint64(unit_ns)
-    headers[:, 2], headers[:, 3] = captured, packets.original_sizes
-    parts = (header for (header,) in struct.iter_unpack(f"{size_bytes}s", headers.tobytes()))
+    parts = (header for (header,) in struct.iter_unpack(f"{size_bytes}s", _pcap_headers(packets, 1).tobytes()))
     data = b"".join(chain.from_iterable(zip(parts, _bytes_of(packets), strict=True)))
     return data, captured.astype(np.uint64) + np.uint64(size_bytes)
 

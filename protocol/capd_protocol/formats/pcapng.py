@@ -17,6 +17,7 @@ ENHANCED_PACKET_BLOCK = 6
 BYTE_ORDER_MAGIC = 0x1A2B3C4D
 #: pcap with nanoseconds in its second timestamp field.
 PCAP_NANOSECOND_MAGIC = 0xA1B23C4D
+PCAP_MAGIC = 0xA1B2C3D4
 PCAP_HEADER_SIZE_BYTES = 24
 #: ts_sec, ts_nsec, captured length, original length.
 PCAP_RECORD_HEADER_SIZE_BYTES = 16
@@ -171,10 +172,20 @@ def interface_statistics(
     )
 
 
-def pcap_header(*, linktype: int, snaplen_bytes: int, is_swapped: bool = False) -> bytes:
-    """The header of a pcap file with nanosecond timestamps, in this machine's byte order or the other one."""
+def pcap_header(
+    *, linktype: int, snaplen_bytes: int, is_swapped: bool = False, units_per_s: int = 10**NANOSECONDS
+) -> bytes:
+    """The header of a pcap file, in this machine's byte order or the other one.
+
+    Args:
+        linktype: ``LINKTYPE_`` number.
+        snaplen_bytes: no packet is longer in the file.
+        is_swapped: in the other byte order.
+        units_per_s: the resolution of timestamps, 10**9 or 10**6.
+    """
     order = "<" if (sys.byteorder == "little") != is_swapped else ">"
-    return struct.pack(order + "IHHiIII", PCAP_NANOSECOND_MAGIC, 2, 4, 0, 0, snaplen_bytes, linktype)
+    magic = PCAP_NANOSECOND_MAGIC if units_per_s == 10**NANOSECONDS else PCAP_MAGIC
+    return struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, snaplen_bytes, linktype)
 
 
 # Reading --------------------------------------------------------------------------------------------------------

@@ -20,10 +20,8 @@ from capd_client.cli.packets.lines import PacketLines
 from capd_client.cli.packets.lines import add_arguments as packet_options
 from capd_client.cli.text import count, si, table, width_of
 from capd_client.errors import DaemonUnavailable, DestinationError, InvalidArgument, NoSuchCapture, ReadError
-from capd_client.output.destinations import goes_nowhere
 from capd_client.ring.files import RingFile, of_input, of_path, span_of
 from capd_protocol.arguments import is_capture_name
-from capd_protocol.formats import pcapng
 from capd_protocol.formats.ring_index import index_name
 from capd_protocol.text import counted
 
@@ -206,10 +204,8 @@ def run_extract(options: argparse.Namespace) -> int:
     extraction = Extraction(found, span, options.filter)
     if options.write is None:
         packets = _print(extraction, options)
-    elif options.write == "-":
-        packets = _write(extraction, sys.stdout.buffer)
     else:
-        packets = _write_file(extraction, options.write, options.overwrite)
+        packets = _write(extraction, _target_of(options.write), overwrite=options.overwrite)
     for fault in extraction.faults:
         complain(str(fault))
     if not packets and not extraction.faults:  # else nobody knows
@@ -217,6 +213,10 @@ def run_extract(options: argparse.Namespace) -> int:
     if packets and options.write not in (None, "-"):
         show(f"{options.write}: {counted(packets, 'packet')}")
     return 0 if packets and not extraction.faults else EXIT_NOTHING
+
+
+def _target_of(path: str) -> str | BinaryIO:
+    return sys.stdout.buffer if path == "-" else path
 
 
 def _print(extraction: "Extraction", options: argparse.Namespace) -> int:
@@ -227,73 +227,20 @@ def _print(extraction: "Extraction", options: argparse.Namespace) -> int:
     return packets
 
 
-def _write_file(extraction: "Extraction", path: str, overwrite: bool) -> int:
-    """Write a new file, which is there when it is whole; or into a FIFO, as it comes; or nowhere, to /dev/null.
+def _write(extraction: "Extraction", target: "str | BinaryIO", *, overwrite: bool) -> int:
+    """Write packets as pcapng; return how many. Where there are none, there is no file either."""
+    from capd_client.writing.writer import Writer  # noqa: PLC0415  # numpy, as above
 
-    Raises:
-        DestinationError: it is there already, or cannot be written.
-    """
-    target = Path(path)
-    # What is being written has a name of its own: another one may be read from here, under the name that it gets.
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    if isinstance(target, str) and not overwrite and Path(target).is_file():
+        raise DestinationError(f"{target} is there already: name another file, or say --overwrite")
+    writer = Writer(target, overwrite=overwrite)
     try:
-        if goes_nowhere(path) or target.is_fifo():
-            with target.open("wb") as file:
-                return _write(extraction, file)
-        if target.exists() and not target.is_file():
-            raise DestinationError(f"{path} is no regular file: name another one")
-        if not overwrite and (target.exists() or target.is_symlink()):
-            raise FileExistsError
-        try:
-            with partial.open("xb") as file:
-                packets = _write(extraction, file)
-            if packets and overwrite:
-                partial.replace(target)
-            elif packets:
-                target.hardlink_to(partial)  # fails if it has come meanwhile
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                partial.unlink()
-    except FileExistsError:
-        raise DestinationError(f"{path} is there already: name another file, or say --overwrite") from None
-    except OSError as error:
-        raise DestinationError(f"{path} cannot be written: {error.strerror}") from error
-    return packets
-
-
-def _write(extraction: "Extraction", file: BinaryIO) -> int:
-    """Write packets as pcapng; nothing, if there are none. Return how many."""
-    packets = described = begin_s = 0
-    waiting = bytearray()
-    for packet in extraction:
-        if not packets or not 0 <= packet.timestamp_ns - begin_s * 10**9 < _TIMESTAMPS:
-            # They are not negative in a file: where one is, all of its section count from there.
-            begin_s = min(0, packet.timestamp_ns // 10**9)
-            waiting += pcapng.section_header(application="capctl")
-            described = 0
-        for interface in extraction.interfaces[described:]:
-            described += 1
-            waiting += pcapng.interface_description(
-                linktype=interface.linktype,
-                snaplen_bytes=interface.snaplen_bytes,
-                name=interface.name or "",
-                capture_filter=interface.capture_filter or "",
-                offset_s=begin_s,
-            )
-        waiting += pcapng.enhanced_packet(
-            packet.interface_id,
-            packet.timestamp_ns - begin_s * 10**9,
-            bytes(packet.data),
-            packet.original_size_bytes,
-            flags=packet.flags,
-        )
-        packets += 1
-        if len(waiting) >= _WRITTEN_AT_ONCE_BYTES:
-            file.write(waiting)
-            waiting.clear()
-    file.write(waiting)
-    file.flush()
-    return packets
+        writer.write_packets(extraction, extraction.interfaces)
+        if writer.packets:
+            writer.close()
+    finally:
+        writer.abandon()
+    return writer.packets
 
 
 # Priority ---------------------------------------------------------------------------------------------------------

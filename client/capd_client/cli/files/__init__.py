@@ -1,0 +1,1 @@
+"""Files of packets: ``capctl files``, ``capctl extract`` and ``capctl merge``."""

@@ -1,0 +1,141 @@
+"""Writing capture files: see ``write`` and ``merge``.
+
+numpy is imported by the first call, not with the client.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from capd_client.reading.model import Packet
+    from capd_client.reading.reader import Reader, Source
+    from capd_client.writing.target import Writable
+    from capd_client.writing.writer import FileFormat
+    from capd_protocol.batches.model import Batch, FileInterface
+
+
+def write(
+    target: "str | os.PathLike[str] | Writable",
+    packets: "Reader | Iterable[Packet] | Iterable[Batch]",
+    interfaces: "Sequence[FileInterface] | None" = None,
+    *,
+    file_format: "FileFormat" = "pcapng",
+    compress_type: str | None = None,
+    comments: Iterable[str] = (),
+    overwrite: bool = True,
+) -> int:
+    """Write packets into a capture file; return how many.
+
+    A file at a path is there when it is whole: until then, and where writing fails, what was there before is untouched.
+
+    Example:
+        with read("all.pcapng.zst") as packets:
+            write("dns.pcapng", packets.matching("udp port 53"), packets.interfaces)
+
+    Args:
+        target: a path; or a binary file, which is written to as packets come, and stays open.
+        packets: what ``read`` returns, of which statistics are kept, too; or packets, or batches of them.
+        interfaces: what the interface ids of packets or batches mean, as the attribute ``interfaces`` of what they come
+            from; it may grow as they come. None: what is written has it.
+        file_format: ``pcapng``, ``pcap`` (with microseconds) or ``nsecpcap``, as Wireshark calls them.
+        compress_type: ``gzip``, ``zstd`` or ``none``; None: as the end of the path says, ``.gz`` or ``.zst``.
+        comments: what a pcapng file says of itself at its beginning.
+        overwrite: replace a file that is there.
+
+    Raises:
+        InvalidArgument: one of these is not possible.
+        DestinationError: the file cannot be written, or is there already.
+        UnsupportedError: the format cannot say it: pcap has one link-layer type, and times from 1970 to 2106.
+        ReadError: what is read is damaged. Nothing is written then.
+    """
+    from capd_client.errors import InvalidArgument  # noqa: PLC0415  # with the others
+    from capd_client.reading.reader import Reader  # noqa: PLC0415  # numpy
+    from capd_client.writing.writer import Part, Writer  # noqa: PLC0415  # numpy
+    from capd_protocol.batches.model import Batch  # noqa: PLC0415  # numpy
+
+    found: Sequence[FileInterface] | None = getattr(packets, "interfaces", None) if interfaces is None else interfaces
+    if found is None:
+        raise InvalidArgument("packets need the interfaces that their ids mean", argument="interfaces")
+    with Writer(
+        target,
+        file_format=file_format,
+        compress_type=compress_type,
+        comments=comments,
+        overwrite=overwrite,
+        keeps_statistics=isinstance(packets, Reader),
+    ) as writer:
+        for each in packets.batches() if isinstance(packets, Reader) else _together(packets):
+            if isinstance(each, Batch):
+                writer.write([Part(0, each, packets.interfaces if isinstance(packets, Reader) else found)])
+            else:
+                writer.write_packets(each, found)
+    return writer.packets
+
+
+def _together(packets: "Iterable[Packet] | Iterable[Batch]") -> "Iterable[Batch | list[Packet]]":
+    """Give batches as they are, and packets some at once."""
+    from capd_protocol.batches.model import Batch  # noqa: PLC0415  # numpy
+
+    some: list[Packet] = []
+    for each in packets:
+        if isinstance(each, Batch):
+            yield each
+            continue
+        some.append(each)
+        if len(some) >= 4096:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def merge(
+    target: "str | os.PathLike[str] | Writable",
+    sources: "Iterable[Source]",
+    *,
+    file_format: "FileFormat" = "pcapng",
+    compress_type: str | None = None,
+    comments: Iterable[str] = (),
+    overwrite: bool = True,
+) -> int:
+    """Merge capture files into one, in the order of their packets' times; return how many packets that are.
+
+    The next packet is always the earliest of those that are next in their files, as with mergecap. The interfaces of
+    each file stay apart.
+
+    Args:
+        target: as for ``write``.
+        sources: what ``read`` takes: paths, descriptors, open files.
+        file_format: as for ``write``, and so the next ones.
+        compress_type: see there.
+        comments: see there.
+        overwrite: see there.
+
+    Raises:
+        InvalidArgument: as for ``write``, and so the next ones.
+        DestinationError: see there.
+        UnsupportedError: see there.
+        ReadError: one of the files cannot be read, or is damaged. Nothing is written then.
+    """
+    from contextlib import ExitStack  # noqa: PLC0415  # with the others
+
+    from capd_client.reading.reader import FileReader  # noqa: PLC0415  # numpy
+    from capd_client.writing.merging import merged  # noqa: PLC0415  # numpy
+    from capd_client.writing.writer import Writer  # noqa: PLC0415  # numpy
+
+    with ExitStack() as opened:
+        readers = [opened.enter_context(FileReader(each, follow=False)) for each in sources]
+        writer = opened.enter_context(
+            Writer(
+                target,
+                file_format=file_format,
+                compress_type=compress_type,
+                comments=comments,
+                overwrite=overwrite,
+                keeps_statistics=True,
+            )
+        )
+        for parts, order in merged(readers):
+            writer.write(parts, order)
+    return writer.packets
