@@ -16,7 +16,7 @@ from capd.worker.output.savefile import create_file
 from capd_client import CaptureSession, files, read
 from capd_client.errors import ChildError, DiskError
 from capd_client.reading.extraction import Extraction
-from capd_client.reading.incoming import Stored
+from capd_client.reading.files.incoming import Stored
 from capd_client.ring.files import Span
 from capd_protocol.formats.compression import Compression
 from capd_protocol.formats.frame_index import Frame, read_index

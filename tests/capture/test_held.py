@@ -18,8 +18,8 @@ from capd.worker.output.report import Report
 from capd.worker.packets.merge import Slice
 from capd_client import Gap, ReadError, read
 from capd_client.blocking.session import CaptureSession
+from capd_client.reading.files.opening import open_passed
 from capd_client.reading.live import LiveFiles
-from capd_client.reading.opening import open_passed
 from capd_protocol.messages import Conditions, Destination, FileClosed, FileOpened
 from tests.capture.helpers import capturing, local_frame, until, until_packets
 from tests.capture.test_retention import FREE_KB, free_bytes, small_disk

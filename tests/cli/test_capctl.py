@@ -42,6 +42,7 @@ COMMANDS = (
     "read",
     "files",
     "extract",
+    "merge",
     "list",
     "attach",
     "stop",

@@ -201,7 +201,6 @@ PCAP = {
         for name, magic in {
             "gzip": "1f8b0800",
             "zstd": "28b52ffdffffffff",
-            "lz4": "04224d18",
             "xz": "fd377a585a00",
             "bzip2": "425a6839",
         }.items()

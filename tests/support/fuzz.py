@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
+from unittest import mock
 
 from capd import launch
 from capd.config.reader import ConfigError
@@ -24,6 +25,7 @@ from capd.config.reader import decode as decode_configuration
 from capd_client import ReadError, read
 from capd_client.cli.files.ring import _write
 from capd_client.reading.extraction import Extraction
+from capd_client.reading.files import opening
 from capd_client.ring.files import RingFile, Span
 from capd_protocol.arguments import ARGUMENTS
 from capd_protocol.errors import RemoteProtocolError
@@ -125,6 +127,12 @@ def _file_of(data: bytes) -> Iterator[str]:
 
 def _rows_of(source: str | int) -> tuple[list[object], ReadError | None]:
     rows: list[object] = []
+    # Wireshark's parsers are not what is tried here.
+    with mock.patch.object(opening, "is_foreign", return_value=False):
+        return _rows_of_ours(source, rows)
+
+
+def _rows_of_ours(source: str | int, rows: list[object]) -> tuple[list[object], ReadError | None]:
     with read(source) as reader:
         try:
             rows.extend((*each[:4], bytes(each.data)) for each in reader)
@@ -144,7 +152,8 @@ def _read_file(data: bytes) -> None:
             if len(data) <= _PIPE_BYTES:
                 assert _rows_of(pipe.fileno())[0] == rows, "a pipe gives something else than a file"
         file_of_ring = RingFile(path, len(data), is_complete=True)
-        with Path(os.devnull).open("wb") as nowhere:
+        unknown = mock.patch.object(opening, "is_foreign", return_value=False)
+        with unknown, Path(os.devnull).open("wb") as nowhere:
             assert _write(Extraction([file_of_ring], Span()), nowhere, overwrite=False) == len(rows), (
                 "extraction gives others"
             )

@@ -11,10 +11,10 @@ from typing import BinaryIO, Generic, NamedTuple, Self, TypeVar, cast
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents, StreamOverrun
 from capd_client.reading.event_source import EventSource
-from capd_client.reading.file import File, FileGone, Piece
+from capd_client.reading.files.file import File, FileGone, Piece
+from capd_client.reading.files.opening import open_passed
 from capd_client.reading.gap import Gap, Overflow
 from capd_client.reading.model import Interfaces
-from capd_client.reading.opening import open_passed
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.messages import FileClosed, FileOpened, Lagged
 

@@ -11,10 +11,10 @@ from typing import IO, Self
 from capd_client.errors import CaptureEnded, CaptureError, ReadError
 from capd_client.obstacles import IS_DIRECTORY, obstacle
 from capd_client.reading.event_source import EventSource
-from capd_client.reading.file import File
+from capd_client.reading.files.file import File
+from capd_client.reading.files.opening import file_of, open_passed
 from capd_client.reading.filtering import Matching
 from capd_client.reading.model import Interfaces, Packet, packets_of
-from capd_client.reading.opening import file_of, open_passed
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
 

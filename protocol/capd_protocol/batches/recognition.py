@@ -14,6 +14,15 @@ MAGIC_BYTES = 4
 _LZ4 = b"\x04\x22\x4d\x18"
 
 
+def is_foreign(magic: bytes) -> bool:
+    """Whether a file that begins so is neither pcapng nor pcap; not, where these are too few bytes to know."""
+    try:
+        recognize(magic)
+    except Damage:
+        return True
+    return False
+
+
 def recognize(magic: bytes) -> Parser | None:
     """Return what reads a file that begins so; None where these are fewer than ``MAGIC_BYTES``, and it cannot be known.
 

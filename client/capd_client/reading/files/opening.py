@@ -6,9 +6,10 @@ import stat
 from collections.abc import Callable
 from typing import BinaryIO
 
-from capd_client.reading.file import GONE, File
-from capd_client.reading.pipe import Compressed, Pipe
-from capd_protocol.batches.recognition import MAGIC_BYTES
+from capd_client.reading.files.buffered import Compressed, Pipe
+from capd_client.reading.files.file import GONE, File
+from capd_client.reading.files.foreign import Foreign
+from capd_protocol.batches.recognition import MAGIC_BYTES, is_foreign
 from capd_protocol.formats.compression import compression_of
 
 
@@ -16,8 +17,11 @@ def file_of(descriptor: int, name: str) -> File:
     """Return a file that reads what a descriptor has, which it takes over."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         return Pipe(descriptor, name)
-    compression = compression_of(os.pread(descriptor, MAGIC_BYTES, 0))
-    return File(descriptor, name) if compression is None else Compressed(descriptor, name, compression)
+    begin = os.pread(descriptor, MAGIC_BYTES, 0)
+    compression = compression_of(begin)
+    if compression is not None:
+        return Compressed(descriptor, name, compression)
+    return Foreign(descriptor, name) if is_foreign(begin) else File(descriptor, name)
 
 
 def open_passed(open_file: Callable[[str], BinaryIO], path: str) -> File:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from capd_client.reading.file import GONE, File, FileGone
-from capd_client.reading.incoming import Decompressed, Incoming, Range, Received, Stored, Unreadable
+from capd_client.reading.files.file import GONE, File, FileGone
+from capd_client.reading.files.incoming import Decompressed, Incoming, Range, Received, Stored, Unreadable
 from capd_protocol.batches.model import Batch
 from capd_protocol.batches.recognition import MAGIC_BYTES
 from capd_protocol.batches.record_offsets import U8, Damage
