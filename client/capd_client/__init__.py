@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from capd_client.request.streams import HasDescriptor
     from capd_client.ring.files import HasRingFiles, RingFile, Span, Time, files
     from capd_client.transport.connect import SocketPath
-    from capd_client.writing import merge, write
+    from capd_client.writing import FileFormat, merge, write
     from capd_protocol.batches.model import Batch, FileInterface, FileStatistics
     from capd_protocol.formats.linktypes import LinkLayerType
     from capd_protocol.formats.packet_flags import Direction, PacketKind
@@ -140,7 +140,7 @@ else:
         "capd_client.request.streams": "HasDescriptor",
         "capd_client.ring.files": "HasRingFiles RingFile Span Time files",
         "capd_client.transport.connect": "SocketPath",
-        "capd_client.writing": "merge write",
+        "capd_client.writing": "FileFormat merge write",
         "capd_protocol.batches.model": "Batch FileInterface FileStatistics",
         "capd_protocol.formats.linktypes": "LinkLayerType",
         "capd_protocol.formats.packet_flags": "Direction PacketKind",
@@ -200,6 +200,7 @@ __all__ = [
     "FailureCode",
     "FileClosed",
     "FileDeleted",
+    "FileFormat",
     "FileInterface",
     "FileStatistics",
     "Gap",

@@ -7,6 +7,7 @@ import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,8 @@ from capd_client import (
     read,
     write,
 )
+from capd_client.writing import FileFormat
 from capd_client.writing.gathering import write_gathered
-from capd_client.writing.writer import FileFormat
 from capd_protocol.batches.model import FileInterface
 from capd_protocol.formats import pcapng
 from tests.cli.calling import called
@@ -142,6 +143,30 @@ def test_an_open_file_is_written_as_packets_come_and_stays_open(tmp_path: Path) 
         write(memory, reader, compress_type="gzip")
     (tmp_path / "copy.gz").write_bytes(memory.getvalue())
     assert rows(tmp_path / "copy.gz") == rows(source)
+
+
+class Slow(io.RawIOBase):
+    """Takes a few bytes at once."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int | None:
+        self.taken += bytes(data[:1000])
+        return min(1000, len(data)) if len(self.taken) < 1_000_000 else None
+
+
+def test_a_file_that_takes_little_at_once_gets_all(tmp_path: Path) -> None:
+    source, slow = some_file(tmp_path / "source"), Slow()
+    with read(source) as reader:
+        write(slow, reader)
+    (tmp_path / "copy").write_bytes(slow.taken)
+    assert rows(tmp_path / "copy") == rows(source)
+    with pytest.raises(DestinationError, match="takes nothing now"), read(some_file(tmp_path / "more", 9000)) as reader:
+        write(slow, reader)
 
 
 @pytest.mark.parametrize("first_ns", [-1, -10_000_000_000, 5])

@@ -5,22 +5,25 @@ numpy is imported by the first call, not with the client.
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from capd_client.reading.model import Packet
-    from capd_client.reading.reader import Reader, Source
-    from capd_client.writing.target import Writable
-    from capd_client.writing.writer import FileFormat
+    from capd_client.reading.reader import Reader
+    from capd_client.request.options import HasWrite
     from capd_protocol.batches.model import Batch, FileInterface
 
 
+#: Of files that are written, by Wireshark's names: pcapng, pcap with microseconds, and pcap with nanoseconds.
+FileFormat = Literal["pcapng", "pcap", "nsecpcap"]
+
+
 def write(
-    target: "str | os.PathLike[str] | Writable",
+    target: "str | os.PathLike[str] | HasWrite",
     packets: "Reader | Iterable[Packet] | Iterable[Batch]",
     interfaces: "Sequence[FileInterface] | None" = None,
     *,
-    file_format: "FileFormat" = "pcapng",
+    file_format: FileFormat = "pcapng",
     compress_type: str | None = None,
     comments: Iterable[str] = (),
     overwrite: bool = True,
@@ -91,10 +94,10 @@ def _together(packets: "Iterable[Packet] | Iterable[Batch]") -> "Iterable[Batch 
 
 
 def merge(
-    target: "str | os.PathLike[str] | Writable",
-    sources: "Iterable[Source]",
+    target: "str | os.PathLike[str] | HasWrite",
+    sources: "Iterable[str | os.PathLike[str] | int | IO[bytes]]",
     *,
-    file_format: "FileFormat" = "pcapng",
+    file_format: FileFormat = "pcapng",
     compress_type: str | None = None,
     comments: Iterable[str] = (),
     overwrite: bool = True,

@@ -1,12 +1,13 @@
 """Where a file that is written goes: a path, which has it when it is whole, or a file that somebody has opened."""
 
 import contextlib
+import io
 import os
 from pathlib import Path
-from typing import Protocol
 
 from capd_client.errors import DestinationError
 from capd_client.output.destinations import goes_nowhere
+from capd_client.request.options import HasWrite
 from capd_client.writing.gathering import U64, Gathering, write_gathered
 from capd_protocol.formats.compression import Compression
 from capd_protocol.formats.frame_index import NO_TIMES
@@ -14,14 +15,6 @@ from capd_protocol.formats.framing import Framing
 
 #: Compressed together. Chosen: so much compresses as well as more does.
 _PIECE_BYTES = 1024 * 1024
-
-
-class Writable(Protocol):
-    """A binary file."""
-
-    def write(self, data: bytes, /) -> object:
-        """Take bytes."""
-        ...
 
 
 class Target:
@@ -95,14 +88,19 @@ class Target:
 class OpenTarget(Target):
     """A binary file that somebody else has opened, and closes."""
 
-    def __init__(self, file: Writable, compression: Compression | None) -> None:
+    def __init__(self, file: HasWrite, compression: Compression | None) -> None:
         """Write to it from where it is."""
         super().__init__(compression)
         self._file = file
 
     def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
         try:
-            self._file.write(data)
+            while rest:
+                written = self._file.write(rest)
+                if written is None and isinstance(self._file, io.RawIOBase):
+                    raise DestinationError("the file takes nothing now: have it block")
+                rest = rest[written if isinstance(written, int) else len(rest) :]
         except BrokenPipeError:
             raise
         except OSError as error:

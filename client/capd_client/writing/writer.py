@@ -3,22 +3,22 @@
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, Self, cast
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from capd_client.errors import InvalidArgument, UnsupportedError
 from capd_client.reading.model import Packet
-from capd_client.writing.target import OpenTarget, PathTarget, Target, Writable
+from capd_client.request.options import HasWrite
+from capd_client.writing import FileFormat
+from capd_client.writing.target import OpenTarget, PathTarget, Target
 from capd_protocol.arguments import is_comment
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.batches.records import Gathered, Packets, gathered_records
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.compression import COMPRESS_TYPES, wanted_compression
 
-#: By Wireshark's names: pcapng, pcap with microseconds, and with nanoseconds.
-FileFormat = Literal["pcapng", "pcap", "nsecpcap"]
 _UNITS_PER_S: dict[FileFormat, int] = {"pcapng": 10**9, "pcap": 10**6, "nsecpcap": 10**9}
 
 _NS_PER_S = 10**9
@@ -53,7 +53,7 @@ class Writer:
 
     def __init__(
         self,
-        target: "str | os.PathLike[str] | Writable",
+        target: str | os.PathLike[str] | HasWrite,
         *,
         file_format: FileFormat = "pcapng",
         compress_type: str | None = None,
