@@ -286,6 +286,14 @@ ARGUMENTS = (
         options=(Option("-g", "--group-access"),),
     ),
     ArgumentSpec(
+        "ringbuffer_time_first",
+        _YES_OR_NO,
+        "destination.time_first",
+        "in the names of a ring's files, the time stands before the number",
+        default=False,
+        options=(Option("", "--time-first"),),
+    ),
+    ArgumentSpec(
         "in_memory",
         _YES_OR_NO,
         "destination.unnamed",
@@ -839,6 +847,9 @@ def _faults(request: StartCapture) -> Iterator[Fault]:
             yield Fault("interfaces", f"the interface {_quoted(name)} is named twice")
         seen.add(name)
     recorder = request.recorder
+    if request.destination.time_first and ring is None and recorder is None:
+        text = f"ringbuffer_time_first is about the names of a ring's files: give {SWITCHING} too"
+        yield Fault("ringbuffer_time_first", text)
     yield from _file_name_faults(request.destination.file_name, ring is not None or recorder is not None)
     yield from _stay_faults(request)
     yield from _memory_faults(request)

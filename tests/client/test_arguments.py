@@ -40,6 +40,7 @@ from capd_client import (
 from capd_client.request.options import CaptureArguments, make_request
 from capd_protocol.arguments import BY_NAME, MAX_INTERFACES, ArgumentType
 from capd_protocol.formats import pcapng
+from capd_protocol.formats.ring_index import number_of
 from capd_protocol.messages import (
     Conditions,
     DeletionReason,
@@ -343,6 +344,15 @@ def ringbuffer_files(bench: Bench) -> None:
     assert [each.packets for each in capture.files] == [2, 2, 2, 2, 2, 0]
     refused("ringbuffer_files", "when to switch", ringbuffer_files=3)
     refused("savefile", "needs a savefile", ringbuffer_packets=3, savefile=None)
+
+
+def ringbuffer_time_first(bench: Bench) -> None:
+    capture = captured(bench, 10, ringbuffer_packets=4, ringbuffer_time_first=True)
+    pattern = re.compile(r".*_20\d{12}_(0000\d)\.pcapng")
+    found = [pattern.fullmatch(Path(each.name).name) for each in capture.files]
+    assert [each and each[1] for each in found] == ["00001", "00002", "00003"]
+    assert [number_of(bench.savefile.name, Path(each.name).name) for each in capture.files] == [1, 2, 3]
+    refused("ringbuffer_time_first", "names of a ring's files", ringbuffer_time_first=True)
 
 
 def ringbuffer_interval(bench: Bench) -> None:
@@ -680,6 +690,7 @@ EFFECTS: dict[str, Callable[[Bench], None]] = {
         ringbuffer_filesize,
         ringbuffer_packets,
         ringbuffer_files,
+        ringbuffer_time_first,
         ringbuffer_interval,
         ringbuffer_total_filesize,
         ringbuffer_age,

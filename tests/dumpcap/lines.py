@@ -83,6 +83,8 @@ PICKED: Sequence[Sequence[str]] = [
     -i {va} --time-stamp-type host -c 3 -w a.pcapng
     -i {va} --time-stamp-type nope
     --compress-type lzma
+    -i {va} -b packets:4 -b nametimenum:2 -w c.pcapng
+    -i {va} -b packets:4 -b nametimenum:1 -w d/c.pcapng
     -i {va} --compress-type gzip -c 3 -w a.pcapng
     -i {va} --compress-type none -c 3 -w a.pcapng.gz
     -i {va} -b packets:4 -b files:3 -w c.pcapng.gz

@@ -76,7 +76,6 @@ def test_the_parent_and_its_version_show_in_how_it_calls(text: str, parent: int 
         ("-P --capture-comment x", "Capture comments can only be set if we capture into a single pcapng file."),
         ("-b interval:1 -b duration:1", "Ring buffer file duration and interval can't be used at the same time."),
         ("--compress-type lz4", "parameter of --compress-type can be 'none' or 'gzip'"),
-        ("-b nametimenum:2", "-b nametimenum is not supported by capd"),
         ("-i a --time-stamp-type adapter", "--time-stamp-type adapter is not supported by capd"),
         ("-k 1 -k 2", "Only one -k flag may be specified"),
         ("-F pdf", '"pdf" isn\'t a valid capture file type'),

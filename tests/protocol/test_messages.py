@@ -206,7 +206,13 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "direction": "inout",
                 }
             ],
-            "destination": {"file_name": "a.pcapng", "group_access": False, "exclusive": False, "unnamed": False},
+            "destination": {
+                "file_name": "a.pcapng",
+                "group_access": False,
+                "exclusive": False,
+                "unnamed": False,
+                "time_first": False,
+            },
             "file_format": "pcapng",
             "ring": None,
             "recorder": None,
@@ -237,7 +243,7 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                 ),
                 InterfaceRequest(name="ü", is_stream=True, comes_again=True),
             ),
-            destination=Destination(file_name="a", group_access=True, exclusive=True, unnamed=True),
+            destination=Destination(file_name="a", group_access=True, exclusive=True, unnamed=True, time_first=True),
             file_format="pcap",
             ring=Conditions(
                 duration_s=0.5,
@@ -302,7 +308,13 @@ OURS: list[tuple[Message, str, dict[str, Any]]] = [
                     "direction": "inout",
                 },
             ],
-            "destination": {"file_name": "a", "group_access": True, "exclusive": True, "unnamed": True},
+            "destination": {
+                "file_name": "a",
+                "group_access": True,
+                "exclusive": True,
+                "unnamed": True,
+                "time_first": True,
+            },
             "file_format": "pcap",
             "ring": {
                 "duration_s": 0.5,

@@ -1,5 +1,6 @@
 """Files are full where dumpcap's are, to the packet, and bear the names that dumpcap gives them."""
 
+import re
 import struct
 import subprocess
 import time
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from capd.worker.output.rotation import Fill, is_full, room_for, time_left
 from capd_protocol.arguments import MAX_FILE_NAME_BYTES, RING_SUFFIX_BYTES
 from capd_protocol.formats.pcapng import EnhancedPacket, read_blocks
-from capd_protocol.formats.ring_index import ring_file_name
+from capd_protocol.formats.ring_index import number_of, ring_file_name, ring_of
 from capd_protocol.messages import Conditions, EndReason
 
 REPEATABLE = settings(derandomize=True, deadline=None, max_examples=200)
@@ -158,6 +159,10 @@ NAMES = [
 @pytest.mark.parametrize(("file_name", "number", "name"), NAMES)
 def test_ring_files_have_dumpcaps_names(file_name: str, number: int, name: str) -> None:
     assert ring_file_name(file_name, number, OPENED) == name
+    turned = ring_file_name(file_name, number, OPENED, time_first=True)
+    assert turned == re.sub(r"_(\d{5})_(20260131030405)", r"_\2_\1", name)
+    assert number_of(file_name, name) == number_of(file_name, turned) == number % 100_000
+    assert ring_of(name) == ring_of(turned) == file_name
 
 
 @pytest.mark.parametrize("file_name", ["x" * 234, "x" * 227 + ".pcapng", ".", ".x", "x."])

@@ -19,6 +19,7 @@ from capd.worker.output.savefile import (
 )
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.ring_index import ring_file_name
+from capd_protocol.messages import Destination
 
 STRANGER = 23472
 #: Of 28 bytes.
@@ -105,7 +106,7 @@ def test_what_has_the_name_of_a_rings_next_file_stays_as_it_is(tmp_path: Path, d
     (tmp_path / names[1]).write_text("of our own")
     (tmp_path / names[2]).mkdir()
     (tmp_path / names[3]).symlink_to("nowhere")
-    file = create_ring_file(directory_fd, "a.pcapng", 1, OPENED, group_access=True)
+    file = create_ring_file(directory_fd, Destination(file_name="a.pcapng", group_access=True), 1, OPENED)
     assert written(file) == names[4]
     assert (tmp_path / names[4]).stat().st_mode & 0o777 == 0o640 & ~_umask()
     assert (tmp_path / names[0]).read_text() == "of another user"
@@ -123,7 +124,7 @@ def test_who_takes_all_names_is_told_of_in_one_line(tmp_path: Path, directory_fd
     for number in range(7, 107):
         (tmp_path / ring_file_name("a\nb.pcapng", number, OPENED)).mkdir()
     with pytest.raises(DestinationError, match="and 99 others after it exist already") as raised:
-        create_ring_file(directory_fd, "a\nb.pcapng", 7, OPENED, group_access=False)
+        create_ring_file(directory_fd, Destination(file_name="a\nb.pcapng"), 7, OPENED)
     assert str(raised.value).isprintable()
 
 

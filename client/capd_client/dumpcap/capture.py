@@ -110,6 +110,8 @@ def arguments_of(line: CommandLine, interfaces: Sequence[InterfaceOptions]) -> C
             "ringbuffer_interval": line.ring_interval_s,
             "ringbuffer_packets": line.ring_packets,
             "ringbuffer_files": line.ring_files,
+            # 1: the number comes first.
+            "ringbuffer_time_first": (line.name_time_number or 0) > 1,
             "autostop_files": line.stop_files,
         }
     else:

@@ -518,8 +518,6 @@ def _refuse(text: str) -> NoReturn:
 
 def _check_supported(line: CommandLine) -> None:
     """Refuse what dumpcap does and capd does not: nothing is taken and ignored."""
-    if line.name_time_number is not None:
-        _refuse("-b nametimenum is not supported by capd: the number stands before the time in the names of files")
     for each in (line.default, *line.interfaces):
         if each.timestamp_type not in (None, "host"):
             _refuse(f"--time-stamp-type {each.timestamp_type} is not supported by capd: the time is the host's")

@@ -56,6 +56,7 @@ def words_of(prepared: Prepared) -> list[str]:
     for comment in request.comments:
         words += ["--capture-comment", comment]
     words += _autostop_words(request.autostop)
+    words += ["-b", "nametimenum:2"] if request.destination.time_first else []
     return words + (_ring_words(request.ring) if request.ring is not None else [])
 
 

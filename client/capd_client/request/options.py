@@ -164,6 +164,8 @@ class CaptureArguments(TypedDict, total=False):
         ringbuffer_filesize: next file when one has so many kB.
         ringbuffer_packets: next file after so many packets.
         ringbuffer_interval: next file whenever the wall clock shows a multiple of so many seconds (in UTC).
+        ringbuffer_time_first: in the names of the files the time stands before the number (False), as in
+            ``x_20260131235959_00001.pcapng``.
         ringbuffer_files: keep so many files, delete the oldest of this capture. This and the next three hold for the
             snapshots of a recorder, too.
         ringbuffer_total_filesize: keep so many kB in all files together, delete the oldest of this capture.
@@ -232,6 +234,7 @@ class CaptureArguments(TypedDict, total=False):
     ringbuffer_packets: int | None
     ringbuffer_interval: float | None
     ringbuffer_files: int | None
+    ringbuffer_time_first: bool | None
     ringbuffer_total_filesize: int | None
     ringbuffer_age: float | None
     ringbuffer_free_space: int | None

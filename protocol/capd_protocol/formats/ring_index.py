@@ -22,8 +22,8 @@ from capd_protocol.messages import DeletionReason
 MAX_INDEX_BYTES = 256 * 1024 * 1024
 
 #: ``base_00001_20260131235959.pcapng``, where the last dot splits.
-_RING_FILE = re.compile(r"(.+)_[0-9]{5}_[0-9]{14}(\.[^.]*(?:\.gz|\.zst)?)?", re.DOTALL)
-_NUMBER_AND_TIME = re.compile("_([0-9]{5})_[0-9]{14}")
+_RING_FILE = re.compile(r"(.+)_(?:[0-9]{5}_[0-9]{14}|[0-9]{14}_[0-9]{5})(\.[^.]*(?:\.gz|\.zst)?)?", re.DOTALL)
+_NUMBER_AND_TIME = re.compile("_([0-9]{5})_[0-9]{14}|_[0-9]{14}_([0-9]{5})")
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,14 +123,15 @@ def lock_name(file_name: str) -> str:
     return f"{index_name(file_name)}.lock"
 
 
-def ring_file_name(file_name: str, number: int, opened: time.struct_time) -> str:
-    """Name a ring's file: ``base_00001_20260131235959.pcapng`` for ``base.pcapng``, number 1.
+def ring_file_name(file_name: str, number: int, opened: time.struct_time, *, time_first: bool = False) -> str:
+    """Name a ring's file: ``base_00001_20260131235959.pcapng`` for ``base.pcapng``, number 1; or with the time first.
 
     What the name ends with from the last dot on comes last, with what stands before it where it says how the file is
     compressed (``suffix_of``).
     """
     base, suffix = _split(file_name)
-    return f"{base}_{number % 100_000:05}_{time.strftime('%Y%m%d%H%M%S', opened)}{suffix}"
+    parts = f"{number % 100_000:05}", time.strftime("%Y%m%d%H%M%S", opened)
+    return f"{base}_{'_'.join(parts[::-1] if time_first else parts)}{suffix}"
 
 
 def number_of(file_name: str, name: str) -> int | None:
@@ -145,7 +146,7 @@ def number_of(file_name: str, name: str) -> int | None:
     base, suffix = _split(file_name)
     middle = name.removeprefix(base).removesuffix(suffix)
     match = _NUMBER_AND_TIME.fullmatch(middle)
-    return int(match[1]) if match is not None and name == f"{base}{middle}{suffix}" else None
+    return int(match[1] or match[2]) if match is not None and name == f"{base}{middle}{suffix}" else None
 
 
 def ring_of(name: str) -> str | None:

@@ -67,6 +67,8 @@ class Destination(JsonMessage, frozen=True):
     #: The files are in that directory without names (O_TMPFILE of open(2)): who is passed one can read it, and its room
     #: is free when nobody has it open any more.
     unnamed: bool = False
+    #: In the names of a ring's files the time stands before the number.
+    time_first: bool = False
 
 
 class Conditions(JsonMessage, frozen=True):

@@ -21,10 +21,11 @@ from capd.worker.output.savefile import (
     create_file,
     create_ring_file,
     create_unnamed_file,
+    name_of,
 )
 from capd.worker.packets.arrays import U64
 from capd.worker.packets.merge import Slice
-from capd_protocol.formats.ring_index import number_of, ring_file_name
+from capd_protocol.formats.ring_index import number_of
 from capd_protocol.messages import Conditions, DeletionReason, Destination
 
 
@@ -255,15 +256,15 @@ class CaptureFiles:
         number, opened = self._number + 1, time.localtime()
         if self._destination.unnamed:
             self._number = number
-            return create_unnamed_file(self._directory_fd, name, number, opened)
+            return create_unnamed_file(self._directory_fd, self._destination, number, opened)
         spare, self._complete.spare = self._complete.spare, None
         file = None
         if spare is not None:
-            file = reuse(spare, ring_file_name(name, number, opened), header=header, group_access=group_access)
+            file = reuse(spare, name_of(self._destination, number, opened), header=header, group_access=group_access)
             if file is None:
                 spare.remove()
         # What others have put under a ring's names stays as it is.
-        file = file or create_ring_file(self._directory_fd, name, number, opened, group_access=group_access)
+        file = file or create_ring_file(self._directory_fd, self._destination, number, opened)
         self._number = self._number_of(file.name)
         return file
 

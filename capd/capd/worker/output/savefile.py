@@ -25,7 +25,7 @@ from capd.errors import is_out_of_descriptors, no_room
 from capd.linux import libc
 from capd.worker.packets.arrays import U64
 from capd_protocol.formats.ring_index import number_of, ring_file_name
-from capd_protocol.messages import Failure
+from capd_protocol.messages import Destination, Failure
 from capd_protocol.text import quoted
 
 #: The kernel's limit of vectors in one call (UIO_MAXIOV, linux/uio.h).
@@ -457,7 +457,9 @@ class UnnamedFile(SaveFile):
         """Do nothing: it is gone when it is closed everywhere."""
 
 
-def create_unnamed_file(directory_fd: int, file_name: str, number: int, opened: time.struct_time) -> UnnamedFile:
+def create_unnamed_file(
+    directory_fd: int, destination: Destination, number: int, opened: time.struct_time
+) -> UnnamedFile:
     """Create a file of a ring that has no name in the directory, only for those who are passed it.
 
     Raises:
@@ -469,26 +471,29 @@ def create_unnamed_file(directory_fd: int, file_name: str, number: int, opened: 
         descriptor = os.open(".", flags, file_mode(group_access=False), dir_fd=directory_fd)
     except OSError as error:
         raise DestinationError(f"no file without a name can be made in memory: {error.strerror}") from error
-    return UnnamedFile(directory_fd, ring_file_name(file_name, number, opened), descriptor, os.fstat(descriptor))
+    return UnnamedFile(directory_fd, name_of(destination, number, opened), descriptor, os.fstat(descriptor))
 
 
-def create_ring_file(
-    directory_fd: int, file_name: str, number: int, opened: time.struct_time, *, group_access: bool
-) -> SaveFile:
+def create_ring_file(directory_fd: int, destination: Destination, number: int, opened: time.struct_time) -> SaveFile:
     """Create a file of a ring, under this number or the next one whose name nothing has.
 
     Raises:
         DestinationError: it cannot be created.
     """
     for each in range(number, number + _MOST_NAMES):
-        name = ring_file_name(file_name, each, opened)
+        name = name_of(destination, each, opened)
         try:
-            return create_file(directory_fd, name, group_access=group_access, exclusive=True)
+            return create_file(directory_fd, name, group_access=destination.group_access, exclusive=True)
         except DestinationError as error:
             if not isinstance(error.__cause__, FileExistsError):
                 raise
-    name = ring_file_name(file_name, number, opened)
+    name = name_of(destination, number, opened)
     raise DestinationError(f"{quoted(name)} and {_MOST_NAMES - 1} others after it exist already: name another file")
+
+
+def name_of(destination: Destination, number: int, opened: time.struct_time) -> str:
+    """Return what a file of a ring is called."""
+    return ring_file_name(destination.file_name, number, opened, time_first=destination.time_first)
 
 
 def file_mode(*, group_access: bool) -> int:

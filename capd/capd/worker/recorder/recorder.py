@@ -23,14 +23,14 @@ from capd.launch import Snapshot as SnapshotOrder
 from capd.worker.output.complete_files import CompleteFiles, Contents, OpenFile
 from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex, RingLock
-from capd.worker.output.savefile import DestinationError, SaveFile, WriteError, create_ring_file
+from capd.worker.output.savefile import DestinationError, SaveFile, WriteError, create_ring_file, name_of
 from capd.worker.output.sink import Change, Ending
 from capd.worker.packets.merge import Slice
 from capd.worker.recorder.memory import Memory, Part
 from capd.worker.recorder.snapshot import SnapshotThread, SnapshotWriter
 from capd.worker.recorder.triggers import Trigger, Triggers
 from capd.worker.sources.source import CapturedInterface, PacketSource
-from capd_protocol.formats.ring_index import number_of, ring_file_name
+from capd_protocol.formats.ring_index import number_of
 from capd_protocol.messages import (
     Conditions,
     DeletionReason,
@@ -347,7 +347,7 @@ class FlightRecorder:
         if failure is not None:
             return failure
         number, opened = self._number + 1, time.localtime()
-        name = ring_file_name(self._destination.file_name, number, opened)
+        name = name_of(self._destination, number, opened)
         try:
             writer = SnapshotWriter(lambda: self._create(number, opened), header, self._thread)
         except RuntimeError:
@@ -375,10 +375,7 @@ class FlightRecorder:
         return None
 
     def _create(self, number: int, opened: time.struct_time) -> SaveFile:
-        destination = self._destination
-        return create_ring_file(
-            self._directory_fd, destination.file_name, number, opened, group_access=destination.group_access
-        )
+        return create_ring_file(self._directory_fd, self._destination, number, opened)
 
     def _make_room_for(self, size_bytes: int, *, more_files: int = 0) -> Failure | None:
         """Delete what must go for so much more of a snapshot; return why it may not be written, if it may not."""
