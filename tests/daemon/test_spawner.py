@@ -275,7 +275,7 @@ def test_an_interface_that_goes_down_before_there_is_a_worker_is_told_of(
 def test_a_worker_that_comes_too_late_is_waited_for(where: Path, veth: tuple[str, str], user_dir: Path) -> None:
     with running_daemon(where, prefix=_with_limits(FORK_TIMEOUT_S=0.3, SPAWNER_PAUSE_S=0.1)) as daemon:
         late = 0
-        for _ in range(10):
+        for _ in range(40):
             _await_spawner(daemon)  # what there is before has the next one's descriptors
             with (
                 leaving_nothing(daemon, veth[1], directory=user_dir),
