@@ -221,13 +221,13 @@ def test_a_disk_without_room_for_the_header_is_no_destination(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_header_longer_than_what_is_compressed_at_once_is_whole(tmp_path: Path, kind: Compression) -> None:
     told_fd = os.eventfd(0, os.EFD_NONBLOCK)
-    compressor = Compressor(WaitingRoom(), told_fd)
+    compressor = Compressor(WaitingRoom(), told_fd, kind)
     compressor.begin(lambda: None)
     directory_fd = os.open(tmp_path, os.O_RDONLY)
     parts = [b"short", random.Random(1).randbytes(3 * PLACE_BYTES + 17), b"", b"x" * PLACE_BYTES, b"last"]
     for _ in range(2):
         plain = create_file(directory_fd, "a", group_access=False, exclusive=False)
-        file = CompressedFile(plain, compressor, kind)
+        file = CompressedFile(plain, compressor)
         for each in parts:
             file.write(each)
             file.settle()

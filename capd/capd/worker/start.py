@@ -55,6 +55,7 @@ from capd.worker.sources.source import (
 from capd.worker.sources.stream import StreamSource
 from capd.worker.sources.stream_filter import StreamFilter
 from capd_protocol.formats import pcapng
+from capd_protocol.formats.compression import Compression
 from capd_protocol.messages import Failure, FailureCode, Recorder
 
 #: How long the header of a stream is waited for before there is a file. Chosen: nobody notices it, and programs that
@@ -277,7 +278,8 @@ def _confine(
         )
     confinement.confine_files(directory_fd)
     if launch.compression is not None:
-        compressor = _compressor(descriptors[TOLD], partial(confinement.confine_calls, Role.COMPRESSING, descriptors))
+        confine = partial(confinement.confine_calls, Role.COMPRESSING, descriptors)
+        compressor = _compressor(launch.compression, descriptors[TOLD], confine)
     if passer is not None:
         try:
             passer.begin(directory_fd, lambda files_fd: confinement.confine_calls(Role.PASSING, {FILES: files_fd}))
@@ -288,14 +290,14 @@ def _confine(
     return _Held(openers, snapshot_thread, compressor)
 
 
-def _compressor(told_fd: int, confine: Callable[[], None]) -> Compressor:
+def _compressor(compression: Compression, told_fd: int, confine: Callable[[], None]) -> Compressor:
     """Start the thread that compresses.
 
     Raises:
         CaptureFailed: there can be none.
     """
     try:
-        compressor = Compressor(WaitingRoom(), told_fd)
+        compressor = Compressor(WaitingRoom(), told_fd, compression)
         compressor.begin(confine)
     except (RuntimeError, OSError) as error:
         text = "this user has as many processes and threads, or as much memory, as it may have: leave out compress_type"

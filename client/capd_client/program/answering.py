@@ -4,14 +4,12 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from capd_client.errors import InvalidArgument
+from capd_client.program.child import CannotStart, Spoken, end, failure_with
 from capd_client.program.listings import NotUnderstood, capabilities_of, counts_of, interfaces_of
 from capd_protocol.errors import RemoteProtocolError
 from capd_protocol.frames import FrameDecoder
@@ -31,7 +29,6 @@ from capd_protocol.messages import (
     decode,
     encode,
 )
-from capd_protocol.text import quoted
 
 _Parsed = TypeVar("_Parsed")
 
@@ -52,7 +49,7 @@ class _Failed(Exception):
         self.failure = Failure(code=code, text=text)
 
 
-class Answering:
+class Answering(Spoken):
     """A program for one question, which speaks to this one as the daemon does, on a socket."""
 
     def __init__(self, program: Sequence[str]) -> None:
@@ -64,32 +61,12 @@ class Answering:
         Raises:
             InvalidArgument: there are no words.
         """
-        if not program or isinstance(program, str):
-            raise InvalidArgument("program has the words of a command, such as ['dumpcap']", argument="program")
-        self._program = list(program)
-        self._name = quoted(program[0])
-        self.socket, self._theirs = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until it has ended.
-
-        Raises:
-            subprocess.TimeoutExpired: not in time.
-        """
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise subprocess.TimeoutExpired(self._program, timeout or 0)
-
-    def kill(self) -> None:
-        """Do nothing: the thread kills it, in bounded time."""
-
-    # The thread -----------------------------------------------------------------------------------------------------
+        super().__init__(program)
+        self._begin()
 
     def _run(self) -> None:
         with self._theirs:
-            self._say(Hello(protocol_version=PROTOCOL_VERSION, software=self._name))
+            self._say(encode(Hello(protocol_version=PROTOCOL_VERSION, software=self._name)))
             requests = FrameDecoder()
             while data := self._received():
                 requests.feed(data)
@@ -103,19 +80,15 @@ class Answering:
         except OSError:
             return b""
 
-    def _say(self, message: Message) -> None:
-        with contextlib.suppress(OSError):  # who asked has gone
-            self._theirs.sendall(encode(message))
-
     def _take(self, request: Message) -> None:
         try:
             match request:
                 case ListInterfaces():
                     found = self._answer(["-D"], interfaces_of, FailureCode.UNSUPPORTED)
-                    self._say(InterfaceList(interfaces=found, is_last=True))
+                    self._say(encode(InterfaceList(interfaces=found, is_last=True)))
                 case GetCapabilities(interface=name, monitor_mode=monitor_mode):
                     words = ["-i", name, "-L", "--list-time-stamp-types", *(["-I"] if monitor_mode else [])]
-                    self._say(self._answer(words, capabilities_of, _why_not(name)))
+                    self._say(encode(self._answer(words, capabilities_of, failure_with([name]))))
                 case WatchStatistics(interval_s=interval_s):
                     if interval_s != _INTERVAL_S:
                         text = f"a program in dumpcap's place counts each second: leave out the interval {interval_s:g}"
@@ -124,29 +97,18 @@ class Answering:
                 case _:
                     pass
         except _Failed as error:
-            self._say(Refused(failure=error.failure))
-
-    def _started(self, words: Sequence[str], *, errors: int) -> "subprocess.Popen[bytes]":
-        try:
-            return subprocess.Popen(
-                [*self._program, *words, "-Z", "none"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                # A Ctrl-C at our terminal is ours to handle.
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise _Failed(FailureCode.WORKER_DIED, f"{self._name} cannot be started: {reason}") from error
+            self._say(encode(Refused(failure=error.failure)))
+        except CannotStart as error:
+            self._say(encode(Refused(failure=Failure(code=FailureCode.WORKER_DIED, text=str(error)))))
 
     def _answer(self, words: Sequence[str], parse: Callable[[str], _Parsed], why_not: FailureCode) -> _Parsed:
         """Return what it lists.
 
         Raises:
             _Failed: it refuses, does not answer in time, or cannot be understood.
+            CannotStart: it cannot be started.
         """
-        process = self._started(words, errors=subprocess.PIPE)
+        process = self._started(words, output=subprocess.PIPE, errors=subprocess.PIPE)
         with process:
             try:
                 output, errors = process.communicate(timeout=_ANSWER_S)
@@ -167,12 +129,14 @@ class Answering:
 
     def _count(self) -> None:
         """Pass on its counts until it ends, or nobody wants them any more."""
-        process = self._started(["-S"], errors=subprocess.DEVNULL)
+        process = self._started(["-S"], output=subprocess.PIPE, errors=subprocess.DEVNULL)
         try:
-            self._say(Statistics(counts=(), gone=(), is_last=True))
+            self._say(encode(Statistics(counts=(), gone=(), is_last=True)))
             self._pass_on(process)
         finally:
-            _end(process)
+            assert process.stdout is not None
+            process.stdout.close()
+            end(process, (signal.SIGINT, _END_S), (signal.SIGKILL, _END_S))
 
     def _pass_on(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdout is not None
@@ -201,16 +165,7 @@ class Answering:
             except NotUnderstood as error:
                 raise _Failed(FailureCode.PROTOCOL, f"{self._name} cannot be understood: {error}") from error
             if counts:
-                self._say(Statistics(counts=counts, gone=(), is_last=True))
-
-
-def _why_not(interface: str) -> FailureCode:
-    """Return which kind of failure it is that nothing is known of an interface: its words are for people."""
-    try:
-        socket.if_nametoindex(interface)
-    except OSError:
-        return FailureCode.NO_SUCH_INTERFACE
-    return FailureCode.UNSUPPORTED
+                self._say(encode(Statistics(counts=counts, gone=(), is_last=True)))
 
 
 def _complaint(errors: bytes) -> str | None:
@@ -223,16 +178,3 @@ def _complaint(errors: bytes) -> str | None:
             if isinstance(message, ErrorMessage):
                 return " ".join(message.primary.split())
     return None
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """See that it has ended."""
-    assert process.stdout is not None
-    process.stdout.close()
-    for number in (signal.SIGINT, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_END_S)
-            return
-    process.wait()

@@ -4,13 +4,12 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 
-from capd_client.errors import InvalidArgument
+from capd_client.program.child import CannotStart, Spoken, end, failure_with
 from capd_client.program.translation import Translation
 from capd_client.program.words import words_of
 from capd_client.request.options import Prepared
@@ -27,7 +26,6 @@ from capd_protocol.messages import (
     decode,
     encode,
 )
-from capd_protocol.text import quoted
 
 #: How long it may take to begin. Chosen: as long as whatever else is waited for before a capture begins.
 _BEGIN_S = 10.0
@@ -36,7 +34,7 @@ _END_S = 5.0
 _READ_BYTES = 65536
 
 
-class Driver:
+class Driver(Spoken):
     """A program for one capture, which speaks to this one as the daemon does, on a socket."""
 
     def __init__(self, program: Sequence[str], prepared: Prepared) -> None:
@@ -51,38 +49,14 @@ class Driver:
             UnsupportedError: the capture is beyond dumpcap.
             DestinationError: the directory for the files cannot be entered.
         """
-        if not program or isinstance(program, str):
-            raise InvalidArgument("program has the words of a command, such as ['dumpcap']", argument="program")
+        super().__init__(program)
         os.close(prepared.place.open())
-        self._command = [*program, *words_of(prepared), "-Z", "none"]
-        self._interfaces = [each.name for each in prepared.request.interfaces]
+        self._words = words_of(prepared)
         self._place = prepared.place
-        self._translation = Translation(quoted(program[0]), prepared.request, self._find_failure, self._size_of)
-        self.socket, self._theirs = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until it has ended.
-
-        Raises:
-            subprocess.TimeoutExpired: not in time.
-        """
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise subprocess.TimeoutExpired(self._command, timeout or 0)
-
-    def kill(self) -> None:
-        """Do nothing: the thread kills it, in bounded time."""
-
-    def _find_failure(self) -> FailureCode:
-        """Return which kind of failure it is that nothing was begun: found out here, as its words are for people."""
-        for each in self._interfaces:
-            try:
-                socket.if_nametoindex(each)
-            except OSError:
-                return FailureCode.NO_SUCH_INTERFACE
-        return FailureCode.UNSUPPORTED
+        interfaces = [each.name for each in prepared.request.interfaces]
+        find_failure = partial(failure_with, interfaces)
+        self._translation = Translation(self._name, prepared.request, find_failure, self._size_of)
+        self._begin()
 
     def _size_of(self, name: str) -> int:
         try:
@@ -94,17 +68,9 @@ class Driver:
         with self._theirs:
             self._say(self._translation.beginning())
             try:
-                process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    # A Ctrl-C at our terminal is ours to handle.
-                    start_new_session=True,
-                )
-            except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else str(error)
-                self._say(self._translation.end(None, f"{quoted(self._command[0])} cannot be started: {reason}"))
+                process = self._started(self._words, output=subprocess.DEVNULL, errors=subprocess.PIPE)
+            except CannotStart as error:
+                self._say(self._translation.end(None, str(error)))
                 return
             problem = ""
             try:
@@ -112,10 +78,6 @@ class Driver:
             finally:
                 self._end(process)
             self._say(self._translation.end(process.returncode, problem))
-
-    def _say(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # the session has gone
-            self._theirs.sendall(data)
 
     def _follow(self, process: "subprocess.Popen[bytes]") -> str:
         """Pass on what it says until it ends, or somebody ends it; return what is wrong with it, if something is."""
@@ -143,8 +105,8 @@ class Driver:
                 deadline_s = time.monotonic() + _END_S
             if not ready:
                 if self._translation.is_decided or self._translation.is_stopping:
-                    return f"{quoted(self._command[0])} did not end within {_END_S:g} s"
-                return f"{quoted(self._command[0])} has not begun to capture within {_BEGIN_S:g} s"
+                    return f"{self._name} did not end within {_END_S:g} s"
+                return f"{self._name} has not begun to capture within {_BEGIN_S:g} s"
 
     def _take(self, requests: FrameDecoder, process: "subprocess.Popen[bytes]") -> bool:
         """Take what the session asks for; return whether it may ask for more."""
@@ -171,11 +133,4 @@ class Driver:
         """See that it has ended."""
         assert process.stderr is not None
         process.stderr.close()
-        for number in (None, signal.SIGTERM, signal.SIGKILL):
-            if number is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_END_S if number is None else 1)
-                return
-        process.wait()
+        end(process, (None, _END_S), (signal.SIGTERM, 1), (signal.SIGKILL, 1))

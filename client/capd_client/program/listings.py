@@ -4,7 +4,7 @@ Until 4.0 it is lines with tabs, later JSON, but for the counts (Wireshark, ``du
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from capd_protocol.messages import Capabilities
@@ -35,19 +35,20 @@ def _lines(text: str) -> Iterator[InterfaceInfo]:
         number, _, rest = line.partition(". ")
         name, description, friendly_name, kind, addresses, loopback = rest.split("\t")[:6]
         shown = friendly_name or description
-        yield _interface(name, shown, int(number), int(kind), addresses, is_loopback=loopback == "loopback")
+        listed = filter(None, addresses.split(","))
+        yield _interface(name, shown, int(number), int(kind), listed, is_loopback=loopback == "loopback")
 
 
 def _objects(text: str) -> Iterator[InterfaceInfo]:
     for number, each in enumerate(json.loads(text), 1):
         ((name, about),) = cast("dict[str, dict[str, Any]]", each).items()
         description = about.get("friendly_name") or about.get("vendor_description") or ""
-        addresses = ",".join(about.get("addrs") or ())
+        addresses: Iterable[str] = filter(None, about.get("addrs") or ())
         yield _interface(name, description, number, int(about["type"]), addresses, is_loopback=bool(about["loopback"]))
 
 
 def _interface(
-    name: str, description: str, number: int, kind: int, addresses: str, *, is_loopback: bool
+    name: str, description: str, number: int, kind: int, addresses: Iterable[str], *, is_loopback: bool
 ) -> InterfaceInfo:
     return InterfaceInfo(
         name=name,
@@ -55,7 +56,7 @@ def _interface(
         description=description,
         interface_type=_KINDS.get(kind, kind),
         loopback=is_loopback,
-        addresses=tuple(filter(None, addresses.split(","))),
+        addresses=tuple(addresses),
         may_capture=True,
     )
 

@@ -5,7 +5,8 @@ numpy is imported by the first call, not with the client.
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import IO, TYPE_CHECKING, Literal
+from itertools import groupby
+from typing import IO, TYPE_CHECKING, Literal, cast
 
 if TYPE_CHECKING:
     from capd_client.reading.model import Packet
@@ -68,29 +69,15 @@ def write(
         overwrite=overwrite,
         keeps_statistics=isinstance(packets, Reader),
     ) as writer:
-        for each in packets.batches() if isinstance(packets, Reader) else _together(packets):
-            if isinstance(each, Batch):
-                writer.write([Part(0, each, packets.interfaces if isinstance(packets, Reader) else found)])
-            else:
-                writer.write_packets(each, found)
+        # Of batches each by itself, of packets many together.
+        given = packets.batches() if isinstance(packets, Reader) else packets
+        for are_batches, some in groupby(given, lambda each: isinstance(each, Batch)):
+            if not are_batches:
+                writer.write_packets(cast("Iterable[Packet]", some), found)
+                continue
+            for batch in cast("Iterable[Batch]", some):
+                writer.write([Part(0, batch, packets.interfaces if isinstance(packets, Reader) else found)])
     return writer.packets
-
-
-def _together(packets: "Iterable[Packet] | Iterable[Batch]") -> "Iterable[Batch | list[Packet]]":
-    """Give batches as they are, and packets some at once."""
-    from capd_protocol.batches.model import Batch  # noqa: PLC0415  # numpy
-
-    some: list[Packet] = []
-    for each in packets:
-        if isinstance(each, Batch):
-            yield each
-            continue
-        some.append(each)
-        if len(some) >= 4096:
-            yield some
-            some = []
-    if some:
-        yield some
 
 
 def merge(

@@ -4,14 +4,12 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
-import numpy.typing as npt
 
 from capd_client.errors import ResourceError
-
-U64 = npt.NDArray[np.uint64]
+from capd_protocol.batches.records import U64
 
 #: The kernel's limit of vectors in one call (UIO_MAXIOV, linux/uio.h).
 _VECTORS_AT_ONCE = 1024
@@ -50,45 +48,27 @@ def write_gathered(descriptor: int, vectors: U64, position: int) -> int:
     return at - position
 
 
-class Gathering:
-    """Memory that records are gathered in."""
+def gathered(vectors: U64, sizes: U64) -> Generator[bytes, None, None]:
+    """Give whole records, some at once; whoever stops early closes it.
 
-    def __init__(self) -> None:
-        """Take it.
+    Args:
+        vectors: for each record a row of parts, each an address and a size in bytes.
+        sizes: of the records.
 
-        Raises:
-            ResourceError: there is none.
-        """
-        try:
-            self._fd = os.memfd_create("capd-gathering", os.MFD_CLOEXEC)
-        except OSError as error:
-            raise ResourceError(f"there is no memory to gather packets in: {error.strerror}") from error
-
-    def close(self) -> None:
-        """Give it back."""
-        os.close(self._fd)
-
-    def pieces(self, vectors: U64, sizes: U64) -> Iterator[bytes]:
-        """Give whole records, some at once.
-
-        Args:
-            vectors: for each record a row of parts, each an address and a size in bytes.
-            sizes: of the records.
-
-        Raises:
-            ResourceError: there is no memory for them.
-        """
-        ends = np.cumsum(sizes)
-        at, before = 0, 0
-        while at < len(sizes):
-            count = max(1, int(np.searchsorted(ends, before + _ROOM_BYTES, "right")) - at)
-            yield self._gather(vectors[at : at + count].reshape(-1, 2))
-            at, before = at + count, int(ends[at + count - 1])
-
-    def _gather(self, vectors: U64) -> bytes:
-        try:
-            size_bytes = write_gathered(self._fd, vectors, 0)
-        except OSError as error:
-            raise ResourceError(f"there is no memory to gather packets in: {error.strerror}") from error
-        with mmap.mmap(self._fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
-            return mapped[:]
+    Raises:
+        ResourceError: there is no memory for them.
+    """
+    ends = np.cumsum(sizes)
+    at, before = 0, 0
+    try:
+        descriptor = os.memfd_create("capd-gathering", os.MFD_CLOEXEC)
+        with os.fdopen(descriptor, "rb"):
+            while at < len(sizes):
+                count = max(1, int(np.searchsorted(ends, before + _ROOM_BYTES, "right")) - at)
+                size_bytes = write_gathered(descriptor, vectors[at : at + count].reshape(-1, 2), 0)
+                with mmap.mmap(descriptor, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
+                    data = mapped[:]
+                yield data
+                at, before = at + count, before + size_bytes
+    except OSError as error:
+        raise ResourceError(f"there is no memory to gather packets in: {error.strerror}") from error

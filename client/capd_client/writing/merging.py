@@ -3,13 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from capd_client.reading.reader import Reader
 from capd_client.writing.writer import Part
 from capd_protocol.batches.model import Batch
-
-I64 = npt.NDArray[np.int64]
+from capd_protocol.batches.record_offsets import I64
 
 
 class _Source:
@@ -36,12 +34,11 @@ class _Source:
         """Return the next so many packets, if there are any."""
         if self.batch is None or not count:
             return None
-        part = Part(self.number, self.batch.chosen(np.arange(count)), self._reader.interfaces)
+        part = Part(self.number, self.batch.chosen(slice(count)), self._reader.interfaces)
         if count == len(self.due_ns):
             self.advance()
         else:
-            rest = np.arange(count, len(self.due_ns))
-            self.batch, self.due_ns = self.batch.chosen(rest), self.due_ns[count:]
+            self.batch, self.due_ns = self.batch.chosen(slice(count, None)), self.due_ns[count:]
         return part
 
 

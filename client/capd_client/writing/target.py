@@ -1,5 +1,6 @@
 """Where a file that is written goes: a path, which has it when it is whole, or a file that somebody has opened."""
 
+import abc
 import contextlib
 import io
 import os
@@ -8,7 +9,8 @@ from pathlib import Path
 from capd_client.errors import DestinationError
 from capd_client.output.destinations import goes_nowhere
 from capd_client.request.options import HasWrite
-from capd_client.writing.gathering import U64, Gathering, write_gathered
+from capd_client.writing.gathering import gathered, write_gathered
+from capd_protocol.batches.records import U64
 from capd_protocol.formats.compression import Compression
 from capd_protocol.formats.frame_index import NO_TIMES
 from capd_protocol.formats.framing import Framing
@@ -17,7 +19,7 @@ from capd_protocol.formats.framing import Framing
 _PIECE_BYTES = 1024 * 1024
 
 
-class Target:
+class Target(abc.ABC):
     """What takes the bytes of a capture file, compressed or as they are."""
 
     def __init__(self, compression: Compression | None) -> None:
@@ -56,12 +58,9 @@ class Target:
             DestinationError: they cannot be written.
             ResourceError: there is no memory to gather them in.
         """
-        gathering = Gathering()
-        try:
-            for data in gathering.pieces(vectors, sizes):
+        with contextlib.closing(gathered(vectors, sizes)) as pieces:
+            for data in pieces:
                 self.add(data, times_ns)
-        finally:
-            gathering.close()
 
     def _compressed(self, framing: Framing, *, is_last: bool = False) -> bytes:
         data = framing.add(bytes(self._waiting), times_ns=self._times_ns, describes=self._describes, is_last=is_last)
@@ -78,11 +77,12 @@ class Target:
         if self._framing is not None:
             self._write(self._compressed(self._framing, is_last=True) + self._framing.index())
 
-    def abandon(self) -> None:
+    def abandon(self) -> None:  # noqa: B027  # most have nothing to do
         """Leave what was there before as it was."""
 
+    @abc.abstractmethod
     def _write(self, data: bytes) -> None:
-        raise NotImplementedError
+        """Write some bytes."""
 
 
 class OpenTarget(Target):

@@ -15,6 +15,7 @@ from capd_client.writing import FileFormat
 from capd_client.writing.target import OpenTarget, PathTarget, Target
 from capd_protocol.arguments import is_comment
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.batches.record_offsets import I64
 from capd_protocol.batches.records import Gathered, Packets, gathered_records
 from capd_protocol.formats import pcapng
 from capd_protocol.formats.compression import COMPRESS_TYPES, wanted_compression
@@ -30,8 +31,6 @@ _PCAP_END_NS = 2**32 * _NS_PER_S
 _PACKETS_AT_ONCE = 4096
 _ETHERNET = 1
 _MOST_BYTES = 262_144
-
-I64 = npt.NDArray[np.int64]
 
 
 class Part(NamedTuple):
@@ -132,13 +131,12 @@ class Writer:
 
     # Packets ----------------------------------------------------------------------------------------------------------
 
-    def write_packets(self, packets: Iterable[Packet], interfaces: Sequence[FileInterface], source: int = 0) -> None:
+    def write_packets(self, packets: Iterable[Packet], interfaces: Sequence[FileInterface]) -> None:
         """Write packets one after another.
 
         Args:
             packets: these.
             interfaces: what their interface ids mean; it may grow as they come.
-            source: as for ``write``.
 
         Raises:
             DestinationError: they cannot be written.
@@ -146,7 +144,7 @@ class Writer:
         """
         remaining = iter(packets)
         while some := list(itertools.islice(remaining, _PACKETS_AT_ONCE)):
-            self.write([Part(source, _batch_of(some), interfaces)])
+            self.write([Part(0, _batch_of(some), interfaces)])
 
     def write(self, parts: Sequence[Part], order: I64 | None = None) -> None:
         """Write the packets of one or more batches.

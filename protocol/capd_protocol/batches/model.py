@@ -95,11 +95,12 @@ class Batch(NamedTuple):
         """``timestamps_ns`` as numpy's datetimes, ``datetime64[ns]`` in UTC, which keep the nanoseconds; no copy."""
         return self.timestamps_ns.view("datetime64[ns]")
 
-    def chosen(self, places: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> "Batch":
+    def chosen(self, places: npt.NDArray[np.bool_] | npt.NDArray[np.intp] | slice) -> "Batch":
         """Return some of the packets, with the same ``data``.
 
         Args:
-            places: a mask with an element for each packet, or the places of those that are wanted, in order.
+            places: a mask with an element for each packet, or the places of those that are wanted, in order. A slice
+                copies nothing.
         """
         return Batch(
             self.timestamps_ns[places],

@@ -19,6 +19,7 @@ from capd.worker.output.retention import OVERHEAD_BLOCKS, Limits, Usage, limits_
 from capd.worker.output.ring_index import RingIndex
 from capd.worker.output.savefile import KeptFile, WriteError, files_left, is_own
 from capd.worker.packets.whole import whole_of
+from capd_protocol.batches.recognition import MAGIC_BYTES
 from capd_protocol.formats.codecs import DamagedFrame, Decompressor
 from capd_protocol.formats.compression import compression_of
 from capd_protocol.formats.ring_index import FileWasClosed, number_of
@@ -41,8 +42,6 @@ _FILES_FOR_ONE_LEFT = 8
 #: A longer file whose writer was killed is left as it is. Chosen: meanwhile the capture begins, and what comes must fit
 #: into its packet rings; so much takes a second, or three of small packets.
 _LONGEST_WALK_BYTES = 1024**3
-#: What shows how a file is compressed.
-_MAGIC_BYTES = 4
 #: So it is read. Chosen: larger parts do not stay in the processor's cache.
 _PART_BYTES = 1024 * 1024
 _NS = 1_000_000_000
@@ -334,7 +333,7 @@ def _completed(file: KeptFile, status: os.stat_result) -> FileWasClosed:
     if descriptor is not None:
         try:
             with contextlib.suppress(OSError, _TooLong):  # it cannot be read, or its file system takes no cut
-                compression = compression_of(os.pread(descriptor, _MAGIC_BYTES, 0))
+                compression = compression_of(os.pread(descriptor, MAGIC_BYTES, 0))
                 parts = _parts(descriptor, status.st_size)
                 whole = whole_of(parts if compression is None else _decompressed(parts, compression))
                 # A compressed file is left as it is: what is not whole of it stands in the middle of a frame.

@@ -1,8 +1,9 @@
 """The sink of a capture into files: when the next one is due, and what ends the capture."""
 
+import contextlib
 import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from math import inf
 
 from capd.filters.compiler import CaptureFailed
@@ -138,7 +139,6 @@ class FileSink:
         if self._is_last:
             return Ending(EndReason.FILES)
         try:
-            self._files.settle()
             obstacle = self._files.switch(self._drops())
         except _FAILURES as error:
             return _ending(error)
@@ -155,13 +155,11 @@ class FileSink:
             CaptureFailed: there is no room for it.
             SinkFailed: it is not in it.
         """
-        try:
+        with _failing():
             if self._files.make_room(len(interface.description) + statistics_bytes) is not None:
                 text = f"the limits of bytes on disk leave no room to describe {interface.name} in the file"
                 raise CaptureFailed(Failure(code=FailureCode.RESOURCES, text=text, interface=interface.name))
             self._files.add_block(interface.description)
-        except _FAILURES as error:
-            raise SinkFailed(_ending(error)) from error
 
     def on_time(self, now_s: float) -> Ending | None:
         """Switch where a file's time is up; delete what is too old, or stands where space should be free."""
@@ -183,18 +181,14 @@ class FileSink:
         """
         if self._compressor is not None and descriptor == self._compressor.told_fd:
             self._compressor.clear()
-            try:
+            with _failing():
                 self._files.check()
-            except _FAILURES as error:
-                raise SinkFailed(_ending(error)) from error
             return True
         if descriptor != self._openers.socket.fileno():
             return False
         self._openers.clear()
-        try:
+        with _failing():
             self._files.give_way()
-        except _FAILURES as error:
-            raise SinkFailed(_ending(error)) from error
         return True
 
     def order(self, order: Rotate | Snapshot) -> Ending | None:
@@ -222,13 +216,11 @@ class FileSink:
         Raises:
             SinkFailed: the file takes nothing more.
         """
-        try:
+        with _failing():
             if wait:
                 self._files.settle()
             else:
                 self._files.flush()
-        except _FAILURES as error:
-            raise SinkFailed(_ending(error)) from error
         return self._files.are_saved
 
     def close(self, drops_total: Mapping[str, int]) -> Ending | None:
@@ -238,6 +230,19 @@ class FileSink:
         except _FAILURES as error:
             return _ending(error)
         return None
+
+
+@contextlib.contextmanager
+def _failing() -> Generator[None, None, None]:
+    """Have what fails in the block end the capture.
+
+    Raises:
+        SinkFailed: something has failed.
+    """
+    try:
+        yield
+    except _FAILURES as error:
+        raise SinkFailed(_ending(error)) from error
 
 
 def _ending(error: DestinationError | WriteError | OSError) -> Ending:

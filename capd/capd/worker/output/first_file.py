@@ -11,7 +11,7 @@ from capd.worker.output.compression.compressor import Compressor
 from capd.worker.output.files import CaptureFiles
 from capd.worker.output.report import Report
 from capd.worker.output.ring_index import RingIndex, RingLock
-from capd.worker.output.savefile import DestinationError, SaveFile, WriteError, failure_of
+from capd.worker.output.savefile import DestinationError, WriteError, failure_of
 from capd_protocol.messages import Conditions, DeletionReason, Failure, FailureCode
 from capd_protocol.text import quoted
 
@@ -52,7 +52,7 @@ def open_files(
             continues=launch.continues,
             # A client that is passed each file has it open.
             reuses=launch.file_format == "pcapng" and not launch.passes_files and compressor is None,
-            compress=None if compressor is None else partial(_compressed, compressor, launch),
+            compress=None if compressor is None else partial(CompressedFile, compressor=compressor),
         )
         try:
             obstacle = files.make_room_for_file()
@@ -67,12 +67,6 @@ def open_files(
         failure = Failure(code=FailureCode.DESTINATION, text=text, argument="savefile")
         raise CaptureFailed(failure_of(error, failure)) from error
     return files
-
-
-def _compressed(compressor: Compressor, launch: Launch, file: SaveFile) -> SaveFile:
-    if launch.compression is None:
-        raise AssertionError("nothing says how files are compressed")
-    return CompressedFile(file, compressor, launch.compression)
 
 
 def index_of(launch: Launch, directory_fd: int, kept: Conditions | None) -> RingIndex | None:

@@ -2,11 +2,10 @@
 
 import argparse
 import sys
-from pathlib import Path
-from typing import BinaryIO
 
+from capd_client.cli.files.targets import target_of
 from capd_client.cli.output import show
-from capd_client.errors import DestinationError, InvalidArgument
+from capd_client.errors import InvalidArgument
 from capd_client.writing import merge
 from capd_protocol.formats.compression import COMPRESS_TYPES
 from capd_protocol.text import counted
@@ -42,11 +41,8 @@ def _merge(options: argparse.Namespace) -> int:
         raise InvalidArgument("packets are not for a terminal: name a file, or a program behind it", argument="write")
     if options.write == "-" and options.overwrite:
         raise InvalidArgument("there is no file to overwrite without -w FILE", argument="overwrite")
-    if options.write != "-" and not options.overwrite and Path(options.write).is_file():
-        raise DestinationError(f"{options.write} is there already: name another file, or say --overwrite")
-    target: str | BinaryIO = sys.stdout.buffer if options.write == "-" else options.write
     packets = merge(
-        target,
+        target_of(options.write, overwrite=options.overwrite),
         [sys.stdin.buffer if each == "-" else each for each in options.file],
         file_format=options.format,
         compress_type=options.compress_type,

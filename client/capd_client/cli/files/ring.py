@@ -9,17 +9,17 @@ import re
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from capd_client import reading
 from capd_client.blocking.session import CaptureSession
 from capd_client.cli import read
+from capd_client.cli.files.targets import target_of
 from capd_client.cli.output import complain, show, show_json
 from capd_client.cli.packets.lines import PacketLines
 from capd_client.cli.packets.lines import add_arguments as packet_options
 from capd_client.cli.text import count, si, table, width_of
-from capd_client.errors import DaemonUnavailable, DestinationError, InvalidArgument, NoSuchCapture, ReadError
+from capd_client.errors import DaemonUnavailable, InvalidArgument, NoSuchCapture, ReadError
 from capd_client.ring.files import RingFile, of_input, of_path, span_of
 from capd_protocol.arguments import is_capture_name
 from capd_protocol.formats.ring_index import index_name
@@ -42,9 +42,6 @@ EXIT_NOTHING = 1
 _TIME_AGO = re.compile(r"-\d[\d.dhms]*")
 #: A daemon answers at once.
 _ATTACH_TIMEOUT_S = 30.0
-_WRITTEN_AT_ONCE_BYTES = 1024 * 1024
-#: That there can be in a section.
-_TIMESTAMPS = 2**64
 
 
 def add_files_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,7 +202,7 @@ def run_extract(options: argparse.Namespace) -> int:
     if options.write is None:
         packets = _print(extraction, options)
     else:
-        packets = _write(extraction, _target_of(options.write), overwrite=options.overwrite)
+        packets = _write(extraction, target_of(options.write, overwrite=options.overwrite), overwrite=options.overwrite)
     for fault in extraction.faults:
         complain(str(fault))
     if not packets and not extraction.faults:  # else nobody knows
@@ -213,10 +210,6 @@ def run_extract(options: argparse.Namespace) -> int:
     if packets and options.write not in (None, "-"):
         show(f"{options.write}: {counted(packets, 'packet')}")
     return 0 if packets and not extraction.faults else EXIT_NOTHING
-
-
-def _target_of(path: str) -> str | BinaryIO:
-    return sys.stdout.buffer if path == "-" else path
 
 
 def _print(extraction: "Extraction", options: argparse.Namespace) -> int:
@@ -231,8 +224,6 @@ def _write(extraction: "Extraction", target: "str | BinaryIO", *, overwrite: boo
     """Write packets as pcapng; return how many. Where there are none, there is no file either."""
     from capd_client.writing.writer import Writer  # noqa: PLC0415  # numpy, as above
 
-    if isinstance(target, str) and not overwrite and Path(target).is_file():
-        raise DestinationError(f"{target} is there already: name another file, or say --overwrite")
     writer = Writer(target, overwrite=overwrite)
     try:
         writer.write_packets(extraction, extraction.interfaces)

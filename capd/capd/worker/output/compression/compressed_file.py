@@ -15,26 +15,23 @@ from capd.worker.output.compression.waiting import PLACE_BYTES
 from capd.worker.output.rotation import fitting
 from capd.worker.output.savefile import SaveFile, WriteError, write_at
 from capd.worker.packets.arrays import U64
-from capd_protocol.formats.compression import Compression
 from capd_protocol.formats.frame_index import NO_TIMES, index_bytes
 
 
 class CompressedFile(SaveFile):
     """An open capture file. ``size_bytes`` is what was appended, until it is closed; then, the file's size."""
 
-    def __init__(self, file: SaveFile, compressor: Compressor, compression: Compression) -> None:
+    def __init__(self, file: SaveFile, compressor: Compressor) -> None:
         """Take over a file that is empty, and write it with a thread."""
         descriptor = file.open_fd
         super().__init__(file.directory_fd, file.name, descriptor, os.fstat(descriptor), is_new=file.is_new)
         self._compressor = compressor
-        self._output = Output(descriptor, compression)
-        self._place: int | None = None
-        self._used_bytes = 0
-        self._since_s = inf
+        self._output = Output(descriptor, compressor.compression)
         self._empty()
 
     def _empty(self) -> None:
-        self._place, self._used_bytes, self._since_s = None, 0, inf
+        self._place: int | None = None
+        self._used_bytes, self._since_s = 0, inf
         self._earliest_ns, self._latest_ns = NO_TIMES
         self._describes = False
 
@@ -75,7 +72,7 @@ class CompressedFile(SaveFile):
         """
         held = np.frombuffer(data, np.uint8)
         self._describes = True
-        self._append(np.array([[held.ctypes.data, len(data)]], np.uint64), None)
+        self.write_records(np.array([[held.ctypes.data, len(data)]], np.uint64))
 
     def write_records(self, vectors: U64, timestamps_ns: U64 | None = None) -> None:
         """Append records from where they lie in memory. It waits where the disk or the processor is slower.
@@ -87,9 +84,6 @@ class CompressedFile(SaveFile):
         Raises:
             WriteError: the file takes nothing more.
         """
-        self._append(vectors, timestamps_ns)
-
-    def _append(self, vectors: U64, timestamps_ns: U64 | None) -> None:
         at = 0
         while at < len(vectors):
             self.check()

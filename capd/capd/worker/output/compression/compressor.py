@@ -87,15 +87,17 @@ class Output:
 class Compressor:
     """The thread, and what waits for it. What is public is for the capture's own thread."""
 
-    def __init__(self, room: WaitingRoom, told_fd: int) -> None:
+    def __init__(self, room: WaitingRoom, told_fd: int, compression: Compression) -> None:
         """Nothing is compressed before ``begin``.
 
         Args:
             room: where pieces wait.
             told_fd: an eventfd, which is written to when something is in its file.
+            compression: how files are compressed.
         """
         self._room = room
         self.told_fd = told_fd
+        self.compression: Compression = compression
         self._free = deque(range(PLACES))
         self._waiting: deque[Piece] = deque()
         self._changed = threading.Condition()
