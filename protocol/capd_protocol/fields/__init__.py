@@ -1,0 +1,1 @@
+"""Fields of packets by Wireshark's names, worked out for whole batches."""
