@@ -59,9 +59,11 @@ if TYPE_CHECKING:
         SourceAddressError,
         SourceError,
         StreamOverrun,
+        UnknownField,
         UnsupportedError,
     )
     from capd_client.reading import read, stream
+    from capd_client.reading.columns.model import ColumnReader, Columns
     from capd_client.reading.event_source import EventSource
     from capd_client.reading.gap import Gap, Overflow
     from capd_client.reading.headers import PacketHeader, PacketType
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from capd_client.transport.connect import SocketPath
     from capd_client.writing import FileFormat, merge, write
     from capd_protocol.batches.model import Batch, FileInterface, FileStatistics
+    from capd_protocol.fields.columns import Column
     from capd_protocol.formats.linktypes import LinkLayerType
     from capd_protocol.formats.packet_flags import Direction, PacketKind
     from capd_protocol.messages import (
@@ -127,9 +130,10 @@ else:
             BadFilterError BrokenPipe CaptureEnded CaptureError ChildError DaemonGone DaemonUnavailable
             DestinationError DiskError DumpcapError InterfaceError InvalidArgument LoopRunning NameTaken
             NoEvents NoSuchCapture NotPermitted PacketRefused PacketSizeError RateExceeded ReadError
-            ResourceError SessionClosed SourceAddressError SourceError StreamOverrun UnsupportedError
+            ResourceError SessionClosed SourceAddressError SourceError StreamOverrun UnknownField UnsupportedError
         """,
         "capd_client.reading": "read stream",
+        "capd_client.reading.columns.model": "ColumnReader Columns",
         "capd_client.reading.event_source": "EventSource",
         "capd_client.reading.gap": "Gap Overflow",
         "capd_client.reading.headers": "PacketHeader PacketType",
@@ -142,6 +146,7 @@ else:
         "capd_client.transport.connect": "SocketPath",
         "capd_client.writing": "FileFormat merge write",
         "capd_protocol.batches.model": "Batch FileInterface FileStatistics",
+        "capd_protocol.fields.columns": "Column",
         "capd_protocol.formats.linktypes": "LinkLayerType",
         "capd_protocol.formats.packet_flags": "Direction PacketKind",
         "capd_protocol.messages": """
@@ -186,6 +191,9 @@ __all__ = [
     "CaptureSession",
     "CaptureSummary",
     "ChildError",
+    "Column",
+    "ColumnReader",
+    "Columns",
     "DaemonGone",
     "DaemonUnavailable",
     "DeletionReason",
@@ -268,6 +276,7 @@ __all__ = [
     "Time",
     "TimestampType",
     "TriggerReason",
+    "UnknownField",
     "UnsupportedError",
     "events",
     "files",

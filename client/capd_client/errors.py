@@ -133,6 +133,21 @@ class InvalidArgument(ChildError, ValueError):
         self.argument = argument or (failure.argument if failure else None)
 
 
+class UnknownField(InvalidArgument):
+    """There are no columns of such a field. Ask for one that there is.
+
+    Attributes:
+        field: what was asked for.
+        near: names of fields that there are, and that resemble it or have its values in another form.
+    """
+
+    def __init__(self, field: str, near: tuple[str, ...]) -> None:
+        offered = f": near are {', '.join(near)}" if near else ""
+        super().__init__(f"there are no columns of the field {field!r}{offered}", argument="names")
+        self.field = field
+        self.near = near
+
+
 class NotPermitted(ChildError):
     """This user, or this daemon, may not do that. Ask an administrator."""
 

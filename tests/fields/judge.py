@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from capd_client.reading import read
-from capd_protocol.fields.columns import FieldColumns
+from capd_protocol.fields.columns import FieldColumns, Progress
 
 #: As documented: each packet by itself.
 PREFERENCES = (
@@ -32,10 +32,12 @@ def said_by_tshark(path: Path, names: Sequence[str]) -> list[list[str]]:
 def said_here(path: Path, names: Sequence[str], occurrence: str) -> list[tuple[str, ...]]:
     """Return the same of ``columns``."""
     columns = FieldColumns(names, "all" if occurrence == "all" else "first")
+    progress = Progress()
     rows: list[tuple[str, ...]] = []
     with read(path) as packets:
         for batch in packets.batches():
-            found = columns.of(batch, packets.interfaces)
+            found = columns.of(batch, packets.interfaces, progress)
+            progress.note(batch)
             rows += zip(*(found[name].texts() for name in names), strict=True)
     return rows
 

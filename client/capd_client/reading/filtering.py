@@ -225,14 +225,18 @@ class Matching:
                 have.
             UnsupportedError: there is no libpcap, or none that knows such a type.
         """
+        return batch.chosen(self.mask(batch, interfaces))
+
+    def mask(self, batch: Batch, interfaces: Sequence[FileInterface]) -> Flags:
+        """Return which packets match; otherwise as ``of``."""
         kinds = _kinds_of(batch, interfaces)
         if len(kinds) == 1:
-            return batch.chosen(self._matches(batch, *kinds))
+            return self._matches(batch, *kinds)
         are_matching = np.zeros(len(batch.offsets), np.bool_)
         for kind, ids in kinds.items():
             places = np.flatnonzero(np.isin(batch.interface_ids, ids))
             are_matching[places] = self._matches(batch.chosen(places), kind)
-        return batch.chosen(are_matching)
+        return are_matching
 
     def check(self, interfaces: Iterable[FileInterface]) -> None:
         """Compile the filter for interfaces of which no packet may have come yet.

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, Generic, NamedTuple, Self, TypeVar, cast
 
 from capd_client.conversation.events import CaptureEvent
-from capd_client.errors import CaptureEnded, CaptureError, NoEvents, StreamOverrun
+from capd_client.errors import CaptureEnded, CaptureError, InvalidArgument, NoEvents, StreamOverrun
+from capd_client.reading.columns.model import ColumnMaker, Columns
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.files.file import File, FileGone, Piece
 from capd_client.reading.files.opening import open_passed
 from capd_client.reading.gap import Gap, Overflow
 from capd_client.reading.model import Interfaces
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.fields.columns import Occurrence, Progress
 from capd_protocol.messages import FileClosed, FileOpened, Lagged
 
 #: What a stream gives.
@@ -85,6 +87,11 @@ class LiveFiles:
         #: Of what was given last.
         self._given_packets, self._given_begins_file = 0, False
         self.interfaces: Sequence[FileInterface] = ()
+
+    @property
+    def gives_bytes(self) -> bool:
+        """Whether it gives bytes instead of batches."""
+        return self._as_bytes
 
     def take(self, event: CaptureEvent) -> None:
         """Learn of an event."""
@@ -233,6 +240,33 @@ class LiveFiles:
             self._end_first()
 
 
+class LiveColumns:
+    """Makes columns of what a stream gives, in its order."""
+
+    def __init__(self, maker: ColumnMaker, files: LiveFiles) -> None:
+        """Begin with the first item.
+
+        Raises:
+            InvalidArgument: the stream gives bytes.
+        """
+        if files.gives_bytes:
+            raise InvalidArgument("a stream of bytes has no columns: leave out as_bytes", argument="as_bytes")
+        self._maker = maker
+        self._files = files
+        self._progress = Progress()
+
+    def __call__(self, item: "Batch | memoryview | Gap") -> "Columns | Gap | None":
+        """Return an item's columns, if any of its packets match; a gap as it is."""
+        if isinstance(item, Gap):
+            self._progress.packets += item.packets
+            return item
+        if isinstance(item, memoryview):
+            return None
+        columns = self._maker.of(item, self._files.interfaces, self._progress)
+        self._progress.note(item)
+        return columns if len(columns) else None
+
+
 class Stream(Generic[Item_co]):
     """A live stream, blocking; see ``capd_client.stream``. An iterator, and a context manager that closes its files.
 
@@ -265,6 +299,24 @@ class Stream(Generic[Item_co]):
             CaptureError: the capture failed, or the daemon went away; all that was written was given.
         """
         return self._items
+
+    def columns(
+        self, *names: str, occurrence: Occurrence = "first", capture_filter: str | None = None
+    ) -> Iterator[Columns | Gap]:
+        """Iterate over fields of packets as typed arrays, batch by batch as they come, and over each ``Gap``.
+
+        Args:
+            names: of fields; see ``Reader.columns``, which also has what is raised for them.
+            occurrence: where a packet has several values of a field: the first one, or all.
+            capture_filter: only packets that match; in libpcap's language.
+
+        Raises:
+            InvalidArgument: the stream is one of bytes.
+        """
+        maker = ColumnMaker(names, occurrence, capture_filter)
+        columns_of = LiveColumns(maker, self._files)
+        items = cast("Iterator[Batch | memoryview | Gap]", self._items)
+        return filter(None, map(columns_of, items))
 
     @property
     def interfaces(self) -> Sequence[FileInterface]:

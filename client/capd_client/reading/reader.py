@@ -10,12 +10,14 @@ from typing import IO, Self
 
 from capd_client.errors import CaptureEnded, CaptureError, ReadError
 from capd_client.obstacles import IS_DIRECTORY, obstacle
+from capd_client.reading.columns.model import ColumnMaker, ColumnReader, Columns
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.files.file import File
 from capd_client.reading.files.opening import file_of, open_passed
 from capd_client.reading.filtering import Matching
 from capd_client.reading.model import Interfaces, Packet, packets_of
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.fields.columns import Occurrence, Progress
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
 
 Source = str | os.PathLike[str] | int | IO[bytes]
@@ -40,7 +42,8 @@ class Reader:
 
     def __init__(self) -> None:
         self._file: File | None = None
-        self._batches = self._read()
+        self._progress = Progress()
+        self._batches = self._followed(self._read())
         self._packets = itertools.chain.from_iterable(packets_of(batch, self._names) for batch in self._batches)
 
     def __repr__(self) -> str:
@@ -88,6 +91,42 @@ class Reader:
         """
         batches = self.batches(capture_filter)
         return itertools.chain.from_iterable(packets_of(batch, self._names) for batch in batches)
+
+    def columns(self, *names: str, occurrence: Occurrence = "first", capture_filter: str | None = None) -> ColumnReader:
+        """Iterate over fields of packets as typed arrays, batch by batch.
+
+        Fields have the names, types and values of Wireshark 4.0; those that there are, and where values are absent, are
+        in ``docs/columns.md``. What comes is also a stream for Arrow's programs: polars, DuckDB, pyarrow and pandas.
+
+        Example:
+            with read("dns.pcapng") as packets:
+                for columns in packets.columns("frame.time_epoch", "ip.src", "udp.length"):
+                    lengths = columns["udp.length"]
+                    print(len(columns), lengths.values[lengths.valid].sum())
+
+        Args:
+            names: of fields.
+            occurrence: where a packet has several values of a field, as it has in tunnels: ``"first"`` or ``"all"``.
+            capture_filter: only packets that match; as for ``batches``.
+
+        Raises:
+            UnknownField: there are no columns of a field.
+            InvalidArgument: no field is named, or one twice.
+            BadFilterError, UnsupportedError, ReadError: as ``batches``.
+        """
+        maker = ColumnMaker(names, occurrence, capture_filter)
+        return ColumnReader(maker, self._columns(maker))
+
+    def _columns(self, maker: ColumnMaker) -> Iterator[Columns]:
+        for batch in self._batches:
+            columns = maker.of(batch, self.interfaces, self._progress)
+            if len(columns):
+                yield columns
+
+    def _followed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            yield batch
+            self._progress.note(batch)
 
     def _matching(self, matching: Matching) -> Iterator[Batch]:
         for batch in self._batches:

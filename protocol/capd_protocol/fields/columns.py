@@ -65,12 +65,26 @@ class Part(NamedTuple):
 
 
 class Progress:
-    """What is carried from batch to batch."""
+    """What came before a batch.
+
+    Attributes:
+        packets: how many, the missed ones too.
+        first_ns: when the first one came, since 1970-01-01 00:00 UTC; None: this is the first batch.
+        before_ns: when the last one before the batch came.
+    """
 
     def __init__(self) -> None:
         self.packets = 0
         self.first_ns: int | None = None
-        self.before_ns: int | None = None
+        self.before_ns = 0
+
+    def note(self, batch: Batch) -> None:
+        """Take note of a batch, before the next one comes."""
+        if len(batch.timestamps_ns):
+            self.packets += len(batch.timestamps_ns)
+            self.before_ns = int(batch.timestamps_ns[-1])
+            if self.first_ns is None:
+                self.first_ns = int(batch.timestamps_ns[0])
 
 
 class FieldColumns:
@@ -92,19 +106,29 @@ class FieldColumns:
         if any(kind.startswith(TCP_OPTIONS) for kind in kinds):
             kinds.add(TCP_OPTIONS)
         self._kinds = frozenset(kinds)
-        self._progress = Progress()
+
+    def empty(self) -> dict[str, Column]:
+        """Return the columns of no packets."""
+        offsets = None if self.occurrence == "first" else np.zeros(1, np.int64)
+        valid = np.empty(0, np.bool_) if self.occurrence == "first" else None
+        return {each.name: Column(each, np.empty(0, each.type.dtype), valid, offsets) for each in self.fields}
 
     def of(
-        self, batch: Batch, interfaces: Sequence[FileInterface], are_chosen: Flags | None = None
+        self,
+        batch: Batch,
+        interfaces: Sequence[FileInterface],
+        progress: Progress,
+        are_chosen: Flags | None = None,
     ) -> dict[str, Column]:
         """Return the columns of a batch, by names.
 
         Args:
-            batch: packets, those that follow the ones of the batch before.
+            batch: packets.
             interfaces: what their interface ids mean.
+            progress: what came before.
             are_chosen: which of them have a row; None: all.
         """
-        frames = _frames(batch, interfaces, self._progress)
+        frames = _frames(batch, interfaces, progress)
         if are_chosen is not None:
             batch = batch.chosen(are_chosen)
             frames = {name: values[are_chosen] for name, values in frames.items()}
@@ -128,11 +152,11 @@ def _frames(batch: Batch, interfaces: Sequence[FileInterface], progress: Progres
     """Return what the records say of their packets."""
     times = batch.timestamps_ns
     count = len(times)
-    if count and progress.first_ns is None:
-        progress.first_ns = progress.before_ns = int(times[0])
-    first_ns, before_ns = progress.first_ns or 0, progress.before_ns or 0
+    first_ns, before_ns = progress.first_ns, progress.before_ns
+    if first_ns is None:
+        first_ns = before_ns = int(times[0]) if count else 0
     numbers = np.arange(progress.packets + 1, progress.packets + 1 + count, dtype=np.uint32)
-    frames = {
+    return {
         "number": numbers,
         "time": batch.timestamps,
         "delta": np.diff(times, prepend=before_ns).view("m8[ns]"),
@@ -142,10 +166,6 @@ def _frames(batch: Batch, interfaces: Sequence[FileInterface], progress: Progres
         "interface_id": batch.interface_ids,
         "interface_name": _names(batch.interface_ids, interfaces),
     }
-    progress.packets += count
-    if count:
-        progress.before_ns = int(times[-1])
-    return frames
 
 
 def _names(ids: npt.NDArray[np.uint32], interfaces: Sequence[FileInterface]) -> Values:

@@ -1,0 +1,1 @@
+"""Columns of fields, of what is read: numpy arrays, and what Arrow's programs take."""
