@@ -63,6 +63,11 @@ def _filtered(path: Path) -> int:
         return sum(len(batch.timestamps_ns) for batch in reader.batches(_FILTER))
 
 
+def _columns(path: Path) -> int:
+    with read(path) as reader:
+        return sum(len(columns) for columns in reader.columns(*_FIELDS))
+
+
 def _one_by_one(path: Path) -> int:
     packets = 0
     with read(path) as reader:
@@ -87,15 +92,16 @@ def _with(*command: str) -> Callable[[Path], None]:
     return run
 
 
-def write_file(path: Path, packets: int, begin: bytes = b"") -> None:
-    """Write packets of the IMIX in random order, with random bytes behind what all begin with."""
+def write_file(path: Path, packets: int, begin: bytes | Callable[[np.random.Generator], bytes] = b"") -> None:
+    """Write packets of the IMIX in random order, with random bytes behind what all begin with, or each by itself."""
     random = np.random.default_rng(1)
     sizes, shares = IMIX
     contents = random.bytes(1 << 20)
     blocks: list[bytes] = []
     for number, size in enumerate(random.permutation(np.resize(np.repeat(sizes, shares), _PATTERN)).tolist()):
         at = number * 7919 % (len(contents) - size)
-        packet = begin + contents[at + len(begin) : at + size]
+        head = begin(random)[:size] if callable(begin) else begin
+        packet = head + contents[at + len(head) : at + size]
         blocks.append(pcapng.enhanced_packet(0, _TIME_NS + number * 1000, packet, size))
     with path.open("wb") as file:
         file.write(pcapng.section_header())
@@ -104,6 +110,25 @@ def write_file(path: Path, packets: int, begin: bytes = b"") -> None:
         for _ in range(packets // _PATTERN):
             file.write(whole)
         file.write(b"".join(blocks[: packets % _PATTERN]))
+
+
+def _dissectable(random: np.random.Generator) -> bytes:
+    """Return what a packet begins with: Ethernet, in a third of them a VLAN, IPv4 or in a third IPv6, TCP or UDP."""
+    head = bytes(12)
+    if random.random() < 1 / 3:
+        head += struct.pack(">HH", 0x8100, random.integers(1, 4095))
+    addresses, ports = random.bytes(8), random.bytes(4)
+    is_tcp = random.random() < 0.6
+    upper = ports + (random.bytes(8) + b"\x50\x10" + random.bytes(6) if is_tcp else struct.pack(">HH", 26, 0))
+    if random.random() < 1 / 3:
+        ip = struct.pack(">IHBB", 6 << 28, 26, 6 if is_tcp else 17, 64) + random.bytes(32)
+        return head + b"\x86\xdd" + ip + upper
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 46, 1, 0, 64, 6 if is_tcp else 17, 0) + addresses
+    return head + b"\x08\x00" + ip + upper
+
+
+def _write_dissectable(path: Path, packets: int) -> None:
+    write_file(path, packets, _dissectable)
 
 
 def _write_to_port_53(path: Path, packets: int) -> None:
@@ -154,6 +179,19 @@ _MICROSECONDS = 6
 #: 20 instructions, and what all packets of a file for it begin with: Ethernet, IPv4, UDP.
 _FILTER = "udp port 53"
 _TO_PORT_53 = bytes(12) + bytes.fromhex("0800 4500 0032 0000 0000 4011 0000 c6120001 c6120002 c350 0035 001e 0000")
+#: Ten, of which five need the whole way through a packet.
+_FIELDS = (
+    "frame.time_epoch",
+    "frame.len",
+    "eth.src",
+    "vlan.id",
+    "ip.src",
+    "ip.dst",
+    "ipv6.src",
+    "tcp.srcport",
+    "tcp.flags",
+    "udp.dstport",
+)
 _TCPDUMP = FileReader("tcpdump", _MANY, _with("tcpdump", "-r", "FILE", "-w", "/dev/null"), "tcpdump")
 _DPKT = FileReader("dpkt", _SOME, _with_dpkt)
 #: By case: the first is capd's.
@@ -172,6 +210,16 @@ READING_CASES = {
             _with("tcpdump", "-r", "FILE", "-w", "/dev/null", _FILTER),
             "tcpdump",
             _write_to_port_53,
+        ),
+    ),
+    "read-columns": (
+        FileReader("capd", _MANY, _columns, write=_write_dissectable),
+        FileReader(
+            "tshark",
+            _SOME,
+            _with("tshark", "-n", "-r", "FILE", "-T", "fields", *(word for name in _FIELDS for word in ("-e", name))),
+            "tshark",
+            _write_dissectable,
         ),
     ),
     "read-packets": (

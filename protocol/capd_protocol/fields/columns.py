@@ -20,7 +20,7 @@ Occurrence = Literal["first", "all"]
 
 #: Packets that are looked at together. Chosen: less is slower for the steps in Python, more for what the processor's
 #: caches do not hold.
-_PACKETS_AT_ONCE: Final = 16384
+_PACKETS_AT_ONCE: Final = 32768
 
 
 class Column(NamedTuple):

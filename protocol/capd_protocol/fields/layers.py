@@ -57,7 +57,10 @@ class Layer:
 
     def only(self, places: "I64 | Flags") -> "Layer":
         """Return some of them."""
-        return self._in_same(self.rows[places], self.at[places], self.size[places], self.reported[places])
+        layer = self._in_same(self.rows[places], self.at[places], self.size[places], self.reported[places])
+        if self._block is not None:
+            layer._block = self._block[places]  # of its own class
+        return layer
 
     def having(self, size_bytes: int) -> "Layer":
         """Return those of which at least so much was captured."""
@@ -77,11 +80,13 @@ class Layer:
     def cut(self, reported: I64) -> "Layer":
         """Return them with no more bytes than they say they have."""
         reported = np.minimum(self.reported, reported)
-        return self._in_same(self.rows, self.at, np.minimum(self.size, reported), reported)
+        layer = self._in_same(self.rows, self.at, np.minimum(self.size, reported), reported)
+        layer._block = self._block  # of its own class
+        return layer
 
     def keep_block(self, size_bytes: int) -> None:
         """Read the first bytes at once, if all of them have as many: what is read of these later costs less."""
-        if len(self.rows) and self.least >= size_bytes:
+        if self._block is None and len(self.rows) and self.least >= size_bytes:
             self._block = self._gathered(0, size_bytes).view(np.uint8).reshape(-1, size_bytes)
 
     def _gathered(self, offset: int, size_bytes: int) -> Numbers:
