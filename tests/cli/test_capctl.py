@@ -40,6 +40,7 @@ CAPCTL = (sys.executable, "-m", "capd_client.cli")
 COMMANDS = (
     "capture",
     "read",
+    "columns",
     "files",
     "extract",
     "merge",

@@ -27,6 +27,7 @@ _LATEST_S = 0.1
 COMMANDS: dict[str, tuple[str, ...]] = {
     "capture": ("-i", "any", "-w", "c.pcapng", "-a", "duration:0.1"),
     "read": ("no.pcapng",),
+    "columns": ("no.pcapng", "ip.src"),
     "files": ("no.pcapng",),
     "extract": ("no.pcapng",),
     "merge": ("no.pcapng", "-w", "merged.pcapng"),

@@ -25,6 +25,7 @@ from capd_client.blocking.questions import (
     who_am_i,
 )
 from capd_client.cli import capture, interfaces, read
+from capd_client.cli.columns import command as columns
 from capd_client.cli.files import merge, ring
 from capd_client.cli.output import complain, forget_output, show, show_json, show_script
 from capd_client.cli.sending import command as sending
@@ -345,6 +346,13 @@ def _parser() -> Parser:
     )
     read.add_arguments(
         commands.add_parser("read", help="show the packets of files", description="Show the packets of files.")
+    )
+    columns.add_arguments(
+        commands.add_parser(
+            "columns",
+            help="show fields of packets as columns",
+            description="Show fields of a file's packets, by Wireshark's names, as columns, or write them.",
+        )
     )
     ring.add_files_arguments(
         commands.add_parser("files", help="show the files of a ring", description="Show the files of a ring.")

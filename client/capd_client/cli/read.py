@@ -131,7 +131,7 @@ def source_of(path: str) -> "str | BinaryIO":
     return sys.stdin.buffer
 
 
-def _is_whole(path: str, reader: "Reader") -> bool:
+def is_whole(path: str, reader: "Reader") -> bool:
     """Whether nothing is left of a file that was read; say so where something is."""
     if reader.rest_bytes:
         complain(f"{path}: the last record is not whole ({counted(reader.rest_bytes, 'byte')})")
@@ -156,7 +156,7 @@ def _packets(path: str, options: argparse.Namespace) -> int:
                 left -= shown
                 if not left:
                     break
-        is_done = options.count is not None or _is_whole(path, reader)
+        is_done = options.count is not None or is_whole(path, reader)
     return 0 if is_done else EXIT_CUT
 
 
@@ -188,7 +188,7 @@ def _info(path: str, options: argparse.Namespace) -> int:
             {**each._asdict(), "statistics": each.statistics._asdict() if each.statistics else None}
             for each in reader.interfaces
         ]
-        status = 0 if _is_whole(path, reader) else EXIT_CUT
+        status = 0 if is_whole(path, reader) else EXIT_CUT
     if options.json:
         fields = {"file": path, "packets": packets, "original_bytes": size_bytes, "rest_bytes": reader.rest_bytes}
         fields |= {"first_timestamp_ns": first_ns, "last_timestamp_ns": last_ns}

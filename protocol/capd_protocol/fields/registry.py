@@ -64,6 +64,11 @@ class Field(NamedTuple):
     frame: str = ""
 
     @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers or flags, and mean them: addresses do not."""
+        return self.type.dtype.kind in "ui?b" and self.type is not FieldType.IPV4
+
+    @property
     def shown(self) -> Shown:
         """How its values are shown."""
         return Shown(self.type, self.base)

@@ -109,6 +109,11 @@ class ColumnReader:
         self._maker = maker
         self._items = items
 
+    @property
+    def empty(self) -> Mapping[str, Column]:
+        """Columns without a row: what their types are."""
+        return self._maker.empty()
+
     def __iter__(self) -> Self:
         """Iterate over columns, to the end of what is read; what is raised is as for batches."""
         return self
