@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 import anyio
 import pytest
 
-from capd_client import CaptureSession, Gap, NoEvents, StreamOverrun, aio, stream
+from capd_client import CaptureSession, Columns, Gap, NoEvents, StreamOverrun, aio, read, stream
 from capd_client.reading.live import LiveFiles
 from capd_protocol.batches.model import Batch
 from capd_protocol.messages import FileClosed, FileOpened, Lagged
@@ -225,6 +225,64 @@ def test_the_same_for_async_programs(daemon: Daemon, quiet: tuple[str, str], use
         return got
 
     assert anyio.run(run, backend=backend) == frames
+
+
+def sources_of(columns: Columns) -> list[bytes]:
+    found: list[bytes] = columns["eth.src"].values.tolist()
+    return found
+
+
+def test_columns_of_all_packets_come_in_order(daemon: Daemon, quiet: tuple[str, str], user_dir: Path) -> None:
+    frames = [local_frame(60 + number % 900, number) for number in range(3000)]
+    got: list[bytes] = []
+    numbers: list[int] = []
+    with (
+        capturing(daemon, **ring(quiet[1], user_dir, max_packet_count=len(frames))) as capture,
+        sending(quiet[0], frames, len(frames), 5_000),
+        stream(capture) as packets,
+    ):
+        for columns in packets.columns("eth.src", "frame.number"):
+            assert isinstance(columns, Columns), columns
+            got += sources_of(columns)
+            numbers += columns["frame.number"].values.tolist()
+    assert got == [frame[6:12] for frame in frames]
+    assert numbers == list(range(1, 3001))
+
+
+def test_columns_of_a_reader_follow_a_capture(daemon: Daemon, quiet: tuple[str, str], user_dir: Path) -> None:
+    frames = [local_frame(60 + number % 900, number) for number in range(1000)]
+    with (
+        capturing(daemon, **ring(quiet[1], user_dir, max_packet_count=len(frames))) as capture,
+        sending(quiet[0], frames, len(frames), 5_000),
+        read(capture) as packets,
+    ):
+        got = [each for columns in packets.columns("eth.src") for each in sources_of(columns)]
+    assert got == [frame[6:12] for frame in frames]
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_columns_for_async_programs(daemon: Daemon, quiet: tuple[str, str], user_dir: Path, backend: str) -> None:
+    frames = [local_frame(60 + number % 900, number) for number in range(1000)]
+
+    async def send_in_thread(frames: list[bytes]) -> None:
+        await anyio.to_thread.run_sync(send, quiet[0], frames, len(frames), 20_000)
+
+    async def run() -> list[bytes]:
+        got: list[bytes] = []
+        arguments = ring(quiet[1], user_dir, max_packet_count=len(frames))
+        with anyio.fail_after(PATIENCE_S):
+            async with (
+                aio.CaptureSession(socket_path=daemon.socket_path, **arguments) as capture,
+                anyio.create_task_group() as tasks,
+                aio.stream(capture) as packets,
+            ):
+                tasks.start_soon(send_in_thread, frames)
+                async for columns in packets.columns("eth.src"):
+                    assert isinstance(columns, Columns), columns
+                    got += sources_of(columns)
+        return got
+
+    assert anyio.run(run, backend=backend) == [frame[6:12] for frame in frames]
 
 
 def test_others_are_not_disturbed(daemon: Daemon, quiet: tuple[str, str], user_dir: Path) -> None:

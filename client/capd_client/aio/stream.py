@@ -1,6 +1,6 @@
 """Live streams of packets, for trio and asyncio."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, cast, overload
 
 from capd_client.aio.session import CaptureSession
@@ -9,8 +9,10 @@ from capd_client.reading import DEFAULT_BEHIND_BYTES
 from capd_client.reading.gap import Gap, Overflow
 
 if TYPE_CHECKING:
-    from capd_client.reading.live import LiveFiles
+    from capd_client.reading.columns.model import Columns
+    from capd_client.reading.live import LiveColumns, LiveFiles
     from capd_protocol.batches.model import Batch, FileInterface
+    from capd_protocol.fields.columns import Occurrence
 
 #: What a stream gives.
 Item_co = TypeVar("Item_co", bound="Batch | memoryview | Gap", covariant=True)
@@ -69,6 +71,23 @@ def stream(
     return Stream(session, files)
 
 
+class _ColumnStream:
+    """The columns of what a stream gives; an asynchronous iterator."""
+
+    def __init__(self, items: "AsyncIterator[Batch | memoryview | Gap]", columns_of: "LiveColumns") -> None:
+        self._items = items
+        self._columns_of = columns_of
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> "Columns | Gap":
+        while True:
+            found = self._columns_of(await anext(self._items))
+            if found is not None:
+                return found
+
+
 class Stream(Generic[Item_co]):
     """A live stream; see ``stream``. An asynchronous iterator, and a context manager that closes its files.
 
@@ -101,6 +120,25 @@ class Stream(Generic[Item_co]):
             CaptureError: the capture failed, or the daemon went away; all that was written was given.
         """
         return self
+
+    def columns(
+        self, *names: str, occurrence: "Occurrence" = "first", capture_filter: str | None = None
+    ) -> "AsyncIterator[Columns | Gap]":
+        """Iterate over fields of packets as typed arrays, batch by batch as they come, and over each ``Gap``.
+
+        Args:
+            names: of fields; see ``capd_client.Reader.columns``, which also has what is raised for them.
+            occurrence: where a packet has several values of a field: the first one, or all.
+            capture_filter: only packets that match; in libpcap's language.
+
+        Raises:
+            InvalidArgument: the stream is one of bytes.
+        """
+        from capd_client.reading.columns.model import ColumnMaker  # noqa: PLC0415  # numpy
+        from capd_client.reading.live import LiveColumns  # noqa: PLC0415  # likewise
+
+        columns_of = LiveColumns(ColumnMaker(names, occurrence, capture_filter), self._files)
+        return _ColumnStream(cast("AsyncIterator[Batch | memoryview | Gap]", self), columns_of)
 
     @property
     def interfaces(self) -> "Sequence[FileInterface]":
