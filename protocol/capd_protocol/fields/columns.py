@@ -1,6 +1,6 @@
 """Columns: the values of fields for all packets of a batch. Pure: arrays in, arrays out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
@@ -106,6 +106,7 @@ class FieldColumns:
         if any(kind.startswith(TCP_OPTIONS) for kind in kinds):
             kinds.add(TCP_OPTIONS)
         self._kinds = frozenset(kinds)
+        self._frames = {field.frame for field in self.fields if field.frame}
 
     def empty(self) -> dict[str, Column]:
         """Return the columns of no packets."""
@@ -128,7 +129,7 @@ class FieldColumns:
             progress: what came before.
             are_chosen: which of them have a row; None: all.
         """
-        frames = _frames(batch, interfaces, progress)
+        frames = {each: _FRAMES[each](batch, interfaces, progress) for each in self._frames}
         if are_chosen is not None:
             batch = batch.chosen(are_chosen)
             frames = {name: values[are_chosen] for name, values in frames.items()}
@@ -148,26 +149,6 @@ class FieldColumns:
         return columns
 
 
-def _frames(batch: Batch, interfaces: Sequence[FileInterface], progress: Progress) -> dict[str, Values]:
-    """Return what the records say of their packets."""
-    times = batch.timestamps_ns
-    count = len(times)
-    first_ns, before_ns = progress.first_ns, progress.before_ns
-    if first_ns is None:
-        first_ns = before_ns = int(times[0]) if count else 0
-    numbers = np.arange(progress.packets + 1, progress.packets + 1 + count, dtype=np.uint32)
-    return {
-        "number": numbers,
-        "time": batch.timestamps,
-        "delta": np.diff(times, prepend=before_ns).view("m8[ns]"),
-        "relative": (times - first_ns).view("m8[ns]"),
-        "original_size": batch.original_sizes,
-        "captured_size": batch.captured_sizes,
-        "interface_id": batch.interface_ids,
-        "interface_name": _names(batch.interface_ids, interfaces),
-    }
-
-
 def _names(ids: npt.NDArray[np.uint32], interfaces: Sequence[FileInterface]) -> Values:
     """Return the names of packets' interfaces; empty where the file has none."""
     if not len(ids):
@@ -176,6 +157,33 @@ def _names(ids: npt.NDArray[np.uint32], interfaces: Sequence[FileInterface]) -> 
     names = [interfaces[each].name or "" for each in range(first, int(ids.max()) + 1)]
     found: Values = np.array(names, object)[ids - np.uint32(first)]
     return found
+
+
+def _delta(batch: Batch, before: Progress) -> Values:
+    times = batch.timestamps_ns
+    return np.diff(times, prepend=times[:1] if before.first_ns is None else before.before_ns).view("m8[ns]")
+
+
+def _relative(batch: Batch, before: Progress) -> Values:
+    times = batch.timestamps_ns
+    return (times - (times[:1] if before.first_ns is None else before.first_ns)).view("m8[ns]")
+
+
+def _numbers(batch: Batch, before: Progress) -> Values:
+    return np.arange(before.packets + 1, before.packets + 1 + len(batch.offsets), dtype=np.uint32)
+
+
+#: What the records say of their packets.
+_FRAMES: Final[dict[str, Callable[[Batch, Sequence[FileInterface], Progress], Values]]] = {
+    "number": lambda batch, _, before: _numbers(batch, before),
+    "time": lambda batch, _, before: batch.timestamps,
+    "delta": lambda batch, _, before: _delta(batch, before),
+    "relative": lambda batch, _, before: _relative(batch, before),
+    "original_size": lambda batch, _, before: batch.original_sizes,
+    "captured_size": lambda batch, _, before: batch.captured_sizes,
+    "interface_id": lambda batch, _, before: batch.interface_ids,
+    "interface_name": lambda batch, interfaces, before: _names(batch.interface_ids, interfaces),
+}
 
 
 def _frame_column(field: Field, frames: Mapping[str, Values], occurrence: Occurrence, count: int) -> Column:

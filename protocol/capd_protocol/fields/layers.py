@@ -99,7 +99,7 @@ class Layer:
             return np.empty(0, f"V{size_bytes}")
         block = self._block
         if block is not None and offset + size_bytes <= block.shape[1]:
-            return np.ascontiguousarray(block[:, offset : offset + size_bytes]).view(f"V{size_bytes}").ravel()
+            return np.ndarray((len(block),), f"V{size_bytes}", block.data, offset, (block.shape[1],))
         return self._gathered(offset, size_bytes)
 
     def u8(self, offset: int) -> Numbers:
