@@ -76,7 +76,9 @@ if TYPE_CHECKING:
     from capd_client.transport.connect import SocketPath
     from capd_client.writing import FileFormat, merge, write
     from capd_protocol.batches.model import Batch, FileInterface, FileStatistics
-    from capd_protocol.fields.columns import Column
+    from capd_protocol.fields.columns import Column, Occurrence
+    from capd_protocol.fields.registry import Field
+    from capd_protocol.fields.types import FieldType
     from capd_protocol.formats.linktypes import LinkLayerType
     from capd_protocol.formats.packet_flags import Direction, PacketKind
     from capd_protocol.messages import (
@@ -146,7 +148,9 @@ else:
         "capd_client.transport.connect": "SocketPath",
         "capd_client.writing": "FileFormat merge write",
         "capd_protocol.batches.model": "Batch FileInterface FileStatistics",
-        "capd_protocol.fields.columns": "Column",
+        "capd_protocol.fields.columns": "Column Occurrence",
+        "capd_protocol.fields.registry": "Field",
+        "capd_protocol.fields.types": "FieldType",
         "capd_protocol.formats.linktypes": "LinkLayerType",
         "capd_protocol.formats.packet_flags": "Direction PacketKind",
         "capd_protocol.messages": """
@@ -206,6 +210,8 @@ __all__ = [
     "EventType",
     "Failure",
     "FailureCode",
+    "Field",
+    "FieldType",
     "FileClosed",
     "FileDeleted",
     "FileFormat",
@@ -238,6 +244,7 @@ __all__ = [
     "NoEvents",
     "NoSuchCapture",
     "NotPermitted",
+    "Occurrence",
     "Overflow",
     "Packet",
     "PacketFunction",

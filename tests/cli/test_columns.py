@@ -6,7 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+import duckdb
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from capd_protocol.formats import pcapng
 from tests.cli.calling import called
@@ -50,8 +53,6 @@ def test_columns_are_lines_of_json(file: Path) -> None:
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
 def test_columns_are_written(file: Path, tmp_path: Path, form: str) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "out"
     words = ("columns", file, "ip.src", "eth.dst", f"--{form}", path)
     assert called(*words).returncode == 0
@@ -64,8 +65,19 @@ def test_columns_are_written(file: Path, tmp_path: Path, form: str) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["out", "x.pcapng"]
 
 
+def test_duckdb_asks_a_written_file(file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "packets.parquet"
+    assert called("columns", file, "frame.len", "ip.src", "--parquet", path).returncode == 0
+    query = f"""SELECT "ip.src", count(*), sum("frame.len") FROM '{path}' GROUP BY ALL ORDER BY 1 NULLS LAST"""
+    sizes = [len(udp_packet(1, 53)), len(ARP)]
+    assert duckdb.execute(query).fetchall() == [
+        (0xC0000201, 1, sizes[0]),
+        (0xC0000202, 1, sizes[0]),
+        (None, 1, sizes[1]),
+    ]
+
+
 def test_nothing_is_left_of_a_file_that_could_not_be_written(file: Path, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     file.write_bytes(file.read_bytes() + bytes.fromhex("06000000 0d000000") + bytes(40))
     done = called("columns", file, "ip.src", "--parquet", tmp_path / "out")
     assert done.returncode == 1

@@ -1,7 +1,6 @@
 """Every field, against tshark: equal in packets that are as they should be, or cut; never another in damaged ones."""
 
 import random
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +8,8 @@ from pathlib import Path
 import pytest
 
 from capd_protocol.fields.registry import FIELDS
+from tests.fields import zoo
 from tests.fields.judge import Difference, differences
-
-pytest.importorskip("scapy")
-from tests.fields import zoo  # behind the check whether there is scapy
-
-pytestmark = pytest.mark.skipif(shutil.which("tshark") is None, reason="no tshark here")
 
 #: In pcap files tshark knows no interfaces.
 IN_PCAPNG_ONLY = {"frame.interface_id", "frame.interface_name"}

@@ -168,7 +168,9 @@ def test_the_page_has_every_field_and_no_other() -> None:
 
 @pytest.fixture
 def pyarrow() -> Any:
-    return pytest.importorskip("pyarrow")
+    import pyarrow  # noqa: PLC0415  # slow
+
+    return pyarrow
 
 
 def of_types() -> list[str]:
@@ -236,7 +238,8 @@ def test_without_pyarrow_the_extra_is_named(file: Path, monkeypatch: pytest.Monk
 
 
 def test_polars_takes_a_reader(file: Path) -> None:
-    polars = pytest.importorskip("polars")
+    import polars  # noqa: PLC0415  # slow
+
     with read(file) as packets:
         frame = polars.DataFrame(packets.columns("ip.src", "frame.time_epoch", "ipv6.src"))
     assert frame["ip.src"].to_list() == [0xC0000201, None, 0xC0000202, 1]

@@ -16,6 +16,7 @@ from capd_protocol.fields.upper import TCP_OPTIONS
 
 I64 = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+#: Which values of a field that a packet has several of: the first one, or all.
 Occurrence = Literal["first", "all"]
 
 #: Packets that are looked at together. Chosen: less is slower for the steps in Python, more for what the processor's

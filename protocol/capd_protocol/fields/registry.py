@@ -52,15 +52,15 @@ class Field(NamedTuple):
     Attributes:
         name: Wireshark's.
         type: Wireshark's, too.
-        places: where it stands; of several, the first occurrence is that in the first of them.
-        base: how numbers of it are shown.
-        frame: what of a packet's record it is, rather than of its bytes.
     """
 
     name: str
     type: FieldType
+    #: Where it stands; of several, the first occurrence is that in the first of them.
     places: tuple[At, ...]
+    #: How numbers of it are shown.
     base: Base = Base.DECIMAL
+    #: What of a packet's record it is, rather than of its bytes.
     frame: str = ""
 
     @property
