@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from capd_client.conversation.questions import Revocation
     from capd_client.conversation.sending import SendReport
     from capd_client.conversation.statistics import ReceivedDropped
+    from capd_client.display_filters.expressions import FieldExpression, FilterExpression, fields
+    from capd_client.display_filters.filter import DisplayFilter
     from capd_client.errors import (
         BadFilterError,
         BrokenPipe,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         DaemonUnavailable,
         DestinationError,
         DiskError,
+        DisplayFilterError,
         DumpcapError,
         InterfaceError,
         InvalidArgument,
@@ -130,10 +133,12 @@ else:
         "capd_client.conversation.statistics": "ReceivedDropped",
         "capd_client.errors": """
             BadFilterError BrokenPipe CaptureEnded CaptureError ChildError DaemonGone DaemonUnavailable
-            DestinationError DiskError DumpcapError InterfaceError InvalidArgument LoopRunning NameTaken
-            NoEvents NoSuchCapture NotPermitted PacketRefused PacketSizeError RateExceeded ReadError
+            DestinationError DiskError DisplayFilterError DumpcapError InterfaceError InvalidArgument LoopRunning
+            NameTaken NoEvents NoSuchCapture NotPermitted PacketRefused PacketSizeError RateExceeded ReadError
             ResourceError SessionClosed SourceAddressError SourceError StreamOverrun UnknownField UnsupportedError
         """,
+        "capd_client.display_filters.expressions": "FieldExpression FilterExpression fields",
+        "capd_client.display_filters.filter": "DisplayFilter",
         "capd_client.reading": "read stream",
         "capd_client.reading.columns.model": "ColumnReader Columns",
         "capd_client.reading.event_source": "EventSource",
@@ -204,6 +209,8 @@ __all__ = [
     "DestinationError",
     "Direction",
     "DiskError",
+    "DisplayFilter",
+    "DisplayFilterError",
     "DumpcapError",
     "EndReason",
     "EventSource",
@@ -211,12 +218,14 @@ __all__ = [
     "Failure",
     "FailureCode",
     "Field",
+    "FieldExpression",
     "FieldType",
     "FileClosed",
     "FileDeleted",
     "FileFormat",
     "FileInterface",
     "FileStatistics",
+    "FilterExpression",
     "Gap",
     "HasDescriptor",
     "HasName",
@@ -286,6 +295,7 @@ __all__ = [
     "UnknownField",
     "UnsupportedError",
     "events",
+    "fields",
     "files",
     "flush_capture",
     "get_capabilities",

@@ -148,6 +148,28 @@ class UnknownField(InvalidArgument):
         self.near = near
 
 
+class DisplayFilterError(InvalidArgument):
+    """A text is no display filter, or asks for a field that there is not. Correct it.
+
+    Attributes:
+        filter: the text.
+        text: what is wrong.
+        span: where: the positions of the first character, and behind the last one.
+        field: the field that there is not; empty: that is not what is wrong.
+        near: names of fields that there are, and that resemble it.
+    """
+
+    def __init__(
+        self, filter_text: str, text: str, span: tuple[int, int], field: str = "", near: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(f"display filter: {text} (at character {span[0] + 1})", argument="display_filter")
+        self.filter = filter_text
+        self.text = text
+        self.span = span
+        self.field = field
+        self.near = near
+
+
 class NotPermitted(ChildError):
     """This user, or this daemon, may not do that. Ask an administrator."""
 

@@ -141,9 +141,10 @@ class Given:
 
 def test_a_stream_has_gaps_between_its_columns(file: Path) -> None:
     from capd_client.reading.columns.model import ColumnMaker  # noqa: PLC0415  # a module of its own in the others
+    from capd_client.reading.selection import Selection  # noqa: PLC0415  # likewise
 
     files: Any = Given(gives_bytes=False)
-    columns_of = LiveColumns(ColumnMaker(("frame.number",), "first", None), files)
+    columns_of = LiveColumns(ColumnMaker(("frame.number",), "first", Selection()), files)
     with read(file) as packets:
         (batch,) = packets.batches()
         files.interfaces = packets.interfaces
@@ -154,7 +155,7 @@ def test_a_stream_has_gaps_between_its_columns(file: Path) -> None:
     assert isinstance(after, Columns)
     assert after["frame.number"].values.tolist() == [12, 13, 14, 15]
     with pytest.raises(InvalidArgument, match="as_bytes"):
-        LiveColumns(ColumnMaker(("frame.number",), "first", None), Given(gives_bytes=True))  # type: ignore[arg-type]
+        LiveColumns(ColumnMaker(("frame.number",), "first", Selection()), Given(gives_bytes=True))  # type: ignore[arg-type]
 
 
 def test_the_page_has_every_field_and_no_other() -> None:

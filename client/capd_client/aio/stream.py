@@ -1,6 +1,6 @@
 """Live streams of packets, for trio and asyncio."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, cast, overload
 
 from capd_client.aio.session import CaptureSession
@@ -11,6 +11,7 @@ from capd_client.reading.gap import Gap, Overflow
 if TYPE_CHECKING:
     from capd_client.reading.columns.model import Columns
     from capd_client.reading.live import LiveColumns, LiveFiles
+    from capd_client.reading.selection import AnyDisplayFilter
     from capd_protocol.batches.model import Batch, FileInterface
     from capd_protocol.fields.columns import Occurrence
 
@@ -25,6 +26,7 @@ def stream(
     overflow: Overflow = "drop_oldest",
     max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
     as_bytes: Literal[False] = False,
+    display_filter: "AnyDisplayFilter | None" = None,
 ) -> "Stream[Batch | Gap]": ...
 @overload
 def stream(
@@ -33,6 +35,7 @@ def stream(
     overflow: Overflow = "drop_oldest",
     max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
     as_bytes: Literal[True],
+    display_filter: None = None,
 ) -> "Stream[memoryview | Gap]": ...
 @overload
 def stream(
@@ -41,6 +44,7 @@ def stream(
     overflow: Overflow = "drop_oldest",
     max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
     as_bytes: bool,
+    display_filter: "AnyDisplayFilter | None" = None,
 ) -> "Stream[Batch | memoryview | Gap]": ...
 def stream(
     session: CaptureSession,
@@ -48,6 +52,7 @@ def stream(
     overflow: Overflow = "drop_oldest",
     max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
     as_bytes: bool = False,
+    display_filter: "AnyDisplayFilter | None" = None,
 ) -> "Stream[Batch | memoryview | Gap]":
     """Give the packets of a capture that runs as they come: ``capd_client.stream``, for ``async for``.
 
@@ -61,6 +66,7 @@ def stream(
         overflow: as for ``capd_client.stream``.
         max_behind_bytes: as for ``capd_client.stream``.
         as_bytes: as for ``capd_client.stream``.
+        display_filter: as for ``capd_client.stream``.
 
     Returns:
         An asynchronous iterator of ``Batch`` (with ``as_bytes``, of ``memoryview``) and of ``Gap``.
@@ -68,14 +74,16 @@ def stream(
     from capd_client.reading.live import LiveFiles  # noqa: PLC0415  # numpy
 
     files = LiveFiles(session.open_file, max_behind_bytes=max_behind_bytes, overflow=overflow, as_bytes=as_bytes)
-    return Stream(session, files)
+    return Stream(session, files, display_filter)
 
 
 class _ColumnStream:
     """The columns of what a stream gives; an asynchronous iterator."""
 
-    def __init__(self, items: "AsyncIterator[Batch | memoryview | Gap]", columns_of: "LiveColumns") -> None:
-        self._items = items
+    def __init__(
+        self, next_item: "Callable[[], Awaitable[Batch | memoryview | Gap]]", columns_of: "LiveColumns"
+    ) -> None:
+        self._next_item = next_item
         self._columns_of = columns_of
 
     def __aiter__(self) -> Self:
@@ -83,7 +91,7 @@ class _ColumnStream:
 
     async def __anext__(self) -> "Columns | Gap":
         while True:
-            found = self._columns_of(await anext(self._items))
+            found = self._columns_of(await self._next_item())
             if found is not None:
                 return found
 
@@ -94,9 +102,16 @@ class Stream(Generic[Item_co]):
     ``Stream[Batch | Gap]``, or with ``as_bytes=True`` ``Stream[memoryview | Gap]``.
     """
 
-    def __init__(self, session: CaptureSession, files: "LiveFiles") -> None:
+    def __init__(
+        self, session: CaptureSession, files: "LiveFiles", display_filter: "AnyDisplayFilter | None" = None
+    ) -> None:
+        from capd_client.reading.live import LiveSelection  # noqa: PLC0415  # numpy
+        from capd_client.reading.selection import Selection, compiled  # noqa: PLC0415  # likewise
+
         self._session = session
         self._files = files
+        self._display_filter = None if display_filter is None else compiled(display_filter)
+        self._selected = LiveSelection(Selection(None, self._display_filter), files)
         self._error: CaptureError | None = None
         self._is_over = False
 
@@ -122,7 +137,11 @@ class Stream(Generic[Item_co]):
         return self
 
     def columns(
-        self, *names: str, occurrence: "Occurrence" = "first", capture_filter: str | None = None
+        self,
+        *names: str,
+        occurrence: "Occurrence" = "first",
+        capture_filter: str | None = None,
+        display_filter: "AnyDisplayFilter | None" = None,
     ) -> "AsyncIterator[Columns | Gap]":
         """Iterate over fields of packets as typed arrays, batch by batch as they come, and over each ``Gap``.
 
@@ -130,15 +149,17 @@ class Stream(Generic[Item_co]):
             names: of fields; see ``capd_client.Reader.columns``, which also has what is raised for them.
             occurrence: where a packet has several values of a field: the first one, or all.
             capture_filter: only packets that match; in libpcap's language.
+            display_filter: only packets that pass; in Wireshark's, see ``capd_client.DisplayFilter``.
 
         Raises:
             InvalidArgument: the stream is one of bytes.
         """
         from capd_client.reading.columns.model import ColumnMaker  # noqa: PLC0415  # numpy
         from capd_client.reading.live import LiveColumns  # noqa: PLC0415  # likewise
+        from capd_client.reading.selection import Selection  # noqa: PLC0415  # likewise
 
-        columns_of = LiveColumns(ColumnMaker(names, occurrence, capture_filter), self._files)
-        return _ColumnStream(cast("AsyncIterator[Batch | memoryview | Gap]", self), columns_of)
+        selection = Selection(capture_filter, self._display_filter, display_filter)
+        return _ColumnStream(self._next_item, LiveColumns(ColumnMaker(names, occurrence, selection), self._files))
 
     @property
     def interfaces(self) -> "Sequence[FileInterface]":
@@ -152,19 +173,25 @@ class Stream(Generic[Item_co]):
 
     async def __anext__(self) -> Item_co:
         """Return what comes next. After cancellation nothing is lost."""
+        while True:
+            item = self._selected(await self._next_item())
+            if item is not None:
+                # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
+                return cast("Item_co", item)
+
+    async def _next_item(self) -> "Batch | memoryview | Gap":
         while not self._is_over:
             await self._take(block=False)
             item = self._files.next_item()
             if item is not None:
-                # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
-                return cast("Item_co", item)
+                return item
             if self._error is None:
                 await self._take(block=True)
                 continue
             self._is_over = True
             gap = self._files.last_gap(self._session.packetcount - self._session.packetcount_before)
             if gap is not None:
-                return cast("Item_co", gap)
+                return gap
         if isinstance(self._error, CaptureEnded) or self._error is None:
             raise StopAsyncIteration
         error, self._error = self._error, None

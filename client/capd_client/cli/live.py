@@ -21,12 +21,13 @@ from capd_client.output.live_output import MAX_BEHIND_BYTES
 from capd_client.output.live_writer import LiveWriter
 from capd_client.output.readers import ReaderEvent
 from capd_client.output.server import LiveServer, serving_address
-from capd_client.reading.filtering import Matching
 from capd_client.reading.gap import Gap
 from capd_client.reading.live import LiveFiles
 from capd_client.reading.model import packets_of
+from capd_client.reading.selection import Selection
 from capd_client.request.options import CaptureArguments
 from capd_protocol.batches.model import Batch
+from capd_protocol.fields.packets import Progress
 
 #: The same for what is shown. Chosen: some seconds of it, so that what a person sees is of now.
 _MAX_BEHIND_SHOWN_BYTES = 16_000_000
@@ -143,7 +144,7 @@ class Printer:
         lines: PacketLines,
         output: StandardOutput,
         *,
-        capture_filter: str | None = None,
+        selection: Selection | None = None,
         count: int | None = None,
     ) -> None:
         """Show the packets of a capture that runs.
@@ -152,12 +153,13 @@ class Printer:
             capture: the capture.
             lines: how they are shown.
             output: where to.
-            capture_filter: only those that match.
+            selection: which of them; None: all.
             count: at most so many.
         """
         self._lines = lines
         self._output = output
-        self._matching = None if capture_filter is None else Matching(capture_filter)
+        self._selection = selection or Selection()
+        self._progress = Progress()
         self._count = count
         self._files = LiveFiles(
             capture.open_file, max_behind_bytes=_MAX_BEHIND_SHOWN_BYTES, overflow="drop_oldest", as_bytes=False
@@ -172,11 +174,12 @@ class Printer:
         while not self.is_left and (item := self._files.next_item()) is not None:
             if isinstance(item, Gap):
                 self.missed_packets += item.packets
+                self._progress.packets += item.packets
             elif isinstance(item, Batch):
                 self._show(item)
+                self._progress.note(item)
                 self._output.show(flush=True)
-        if self._matching is not None:
-            self._matching.check(self._files.interfaces)  # also before any packet comes
+        self._selection.check(self._files.interfaces)  # also before any packet comes
 
     @property
     def is_left(self) -> bool:
@@ -185,7 +188,7 @@ class Printer:
 
     def _show(self, batch: Batch) -> None:
         interfaces = self._files.interfaces
-        shown = batch if self._matching is None else self._matching.of(batch, interfaces)
+        shown = self._selection.of(batch, interfaces, self._progress)
         for packet in packets_of(shown, [each.name for each in interfaces]):
             if self.is_left or self._output.is_lost:
                 return
@@ -254,7 +257,8 @@ def show_running(capture: int | str, options: argparse.Namespace) -> int:
     """
     lines = PacketLines(options)
     with CaptureSession.attach(capture, socket_path=options.socket) as session:
-        printer = Printer(session, lines, StandardOutput(None), capture_filter=options.filter, count=options.count)
+        selection = Selection(options.filter, options.display_filter)
+        printer = Printer(session, lines, StandardOutput(None), selection=selection, count=options.count)
         try:
             while not printer.is_left:
                 event = session.next_event()

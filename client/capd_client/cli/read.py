@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from capd_client.reading.reader import Reader
     from capd_protocol.batches.model import Batch
 
+#: Of what takes a display filter.
+DISPLAY_FILTER_HELP = "only packets that pass, in Wireshark's language, such as 'tcp.port in {80, 443}'"
 #: What names standard input.
 STANDARD_INPUT = "-"
 #: All that is whole was shown, but the last record is not.
@@ -43,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("-c", "--count", type=whole_number, metavar="N", help="at most so many packets of each file")
     add("-f", "--filter", metavar="TEXT", help="only packets that match, see pcap-filter(7)")
+    add("-Y", "--display-filter", metavar="TEXT", help=DISPLAY_FILTER_HELP)
     add("--info", action="store_true", help="print interfaces, time span, packets, bytes and drops instead")
     add("--follow", action="store_true", help="wait for more (one file)")
     packet_options(add)
@@ -53,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     """Print packets, or what the files are."""
     if options.count is not None and options.count < 1:
         raise InvalidArgument(f"count is {options.count}; possible are numbers from 1", argument="count")
-    if options.info and options.filter is not None:
+    if options.info and (options.filter is not None or options.display_filter is not None):
         raise InvalidArgument("--info is about whole files: leave out the filter", argument="filter")
     if options.follow and len(options.file) > 1:
         raise InvalidArgument("--follow waits for more of one file: name one", argument="follow")
@@ -139,16 +142,13 @@ def is_whole(path: str, reader: "Reader") -> bool:
 
 
 def _packets(path: str, options: argparse.Namespace) -> int:
-    from capd_client.reading.filtering import Matching  # noqa: PLC0415  # numpy takes a while, which others need not
-    from capd_client.reading.model import packets_of  # noqa: PLC0415
+    from capd_client.reading.model import packets_of  # noqa: PLC0415  # numpy takes a while, which others need not
 
     lines, left = PacketLines(options), options.count
-    matching = None if options.filter is None else Matching(options.filter)
-    with read(source_of(path), follow=options.follow) as reader:
-        for batch in reader.batches():
+    with read(source_of(path), follow=options.follow, display_filter=options.display_filter) as reader:
+        for batch in reader.batches(options.filter):
             interfaces, shown = reader.interfaces, 0
-            found = batch if matching is None else matching.of(batch, interfaces)
-            for packet in islice(packets_of(found, [each.name for each in interfaces]), left):
+            for packet in islice(packets_of(batch, [each.name for each in interfaces]), left):
                 show(*lines.of(packet, interfaces))
                 shown += 1
             show(flush=True)  # what comes is shown as it comes

@@ -12,10 +12,16 @@ from capd_client.reading.gap import Gap, Overflow
 if TYPE_CHECKING:
     from capd_client.reading.live import Stream
     from capd_client.reading.reader import Reader
+    from capd_client.reading.selection import AnyDisplayFilter
     from capd_protocol.batches.model import Batch
 
 
-def read(source: "str | os.PathLike[str] | int | IO[bytes] | EventSource", *, follow: bool = False) -> "Reader":
+def read(
+    source: "str | os.PathLike[str] | int | IO[bytes] | EventSource",
+    *,
+    follow: bool = False,
+    display_filter: "AnyDisplayFilter | None" = None,
+) -> "Reader":
     """Read the packets of a capture file, or of a capture that runs.
 
     pcapng and pcap, in both byte orders and with timestamps of any resolution, as they are, or compressed with gzip,
@@ -33,18 +39,22 @@ def read(source: "str | os.PathLike[str] | int | IO[bytes] | EventSource", *, fo
             as it is whole, until those who write have closed it.
         follow: wait for more at the end of a file, until it is deleted or replaced. A session is always followed, and a
             pipe has no more behind its end.
+        display_filter: only packets that pass are given; in Wireshark's language, see ``DisplayFilter``.
 
     Returns:
         An iterator of ``Packet``, and a context manager that closes the file; see ``Reader``.
 
     Raises:
+        DisplayFilterError: the display filter is none.
         ReadError: the file cannot be opened, or is a directory. While reading: it is no capture file, or damaged,
             was cut, or, followed, was deleted; or a session's files were missed.
         CaptureError: while reading from a session: the capture failed, or the daemon went away.
     """
     from capd_client.reading.reader import FileReader, SessionReader  # noqa: PLC0415  # numpy
 
-    return SessionReader(source) if isinstance(source, EventSource) else FileReader(source, follow)
+    if isinstance(source, EventSource):
+        return SessionReader(source, display_filter)
+    return FileReader(source, follow, display_filter=display_filter)
 
 
 #: How far the reader of a live stream may be behind. Chosen: some tenths of a second at 1 Gbit/s.
@@ -58,6 +68,7 @@ def stream(
     overflow: Overflow = "drop_oldest",
     max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
     as_bytes: Literal[False] = False,
+    display_filter: "AnyDisplayFilter | None" = None,
 ) -> "Stream[Batch | Gap]": ...
 @overload
 def stream(
@@ -66,6 +77,7 @@ def stream(
     overflow: Overflow = "drop_oldest",
     max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
     as_bytes: Literal[True],
+    display_filter: None = None,
 ) -> "Stream[memoryview | Gap]": ...
 @overload
 def stream(
@@ -74,6 +86,7 @@ def stream(
     overflow: Overflow = "drop_oldest",
     max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
     as_bytes: bool,
+    display_filter: "AnyDisplayFilter | None" = None,
 ) -> "Stream[Batch | memoryview | Gap]": ...
 def stream(
     session: EventSource,
@@ -81,6 +94,7 @@ def stream(
     overflow: Overflow = "drop_oldest",
     max_behind_bytes: int = DEFAULT_BEHIND_BYTES,
     as_bytes: bool = False,
+    display_filter: "AnyDisplayFilter | None" = None,
 ) -> "Stream[Batch | memoryview | Gap]":
     """Give the packets of a capture that runs as they come, about an ``update_interval`` behind.
 
@@ -106,6 +120,12 @@ def stream(
         max_behind_bytes: how far it may be, in bytes of the files.
         as_bytes: give pcapng (or pcap) bytes instead of batches, whole records at a time and each file from its
             beginning; only whole files are left out then.
+        display_filter: only packets that pass are given; in Wireshark's language, see ``DisplayFilter``. Batches
+            without any are left out.
+
+    Raises:
+        DisplayFilterError: the display filter is none.
+        InvalidArgument: a display filter of a stream of bytes.
 
     Returns:
         An iterator of ``Batch`` (with ``as_bytes``, of ``memoryview``) and of ``Gap``, with the number of packets that
@@ -114,4 +134,4 @@ def stream(
     from capd_client.reading.live import LiveFiles, Stream  # noqa: PLC0415  # numpy
 
     files = LiveFiles(session.open_file, max_behind_bytes=max_behind_bytes, overflow=overflow, as_bytes=as_bytes)
-    return Stream(session, files)
+    return Stream(session, files, display_filter)

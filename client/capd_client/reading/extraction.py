@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from capd_client.errors import ReadError
-from capd_client.reading.filtering import Matching
 from capd_client.reading.model import Packet
 from capd_client.reading.reader import FileReader
+from capd_client.reading.selection import AnyDisplayFilter, Selection
 from capd_client.ring.files import RingFile, Span
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.fields.packets import Progress
 
 #: Packets of a file that are turned into objects at once. Chosen: their lists stay small.
 _ROWS_AT_ONCE = 4096
@@ -25,18 +26,25 @@ class Extraction:
     mapped.
     """
 
-    def __init__(self, files: Iterable[RingFile], span: Span, capture_filter: str | None = None) -> None:
+    def __init__(
+        self,
+        files: Iterable[RingFile],
+        span: Span,
+        capture_filter: str | None = None,
+        display_filter: AnyDisplayFilter | None = None,
+    ) -> None:
         """Nothing is opened yet.
 
         Args:
             files: where to look.
             span: what for.
             capture_filter: only packets that match, as in pcap-filter(7).
+            display_filter: only packets that pass; of each file by itself.
         """
         self._files = sorted((file for file in files if file.may_have(span)), key=lambda file: file.earliest_ns)
         self._span = span
         self._span_ns = span.start_ns, span.end_ns
-        self._matching = None if capture_filter is None else Matching(capture_filter)
+        self._selection = Selection(capture_filter, display_filter)
         self._interface_ids: dict[FileInterface, int] = {}
         #: Those of the files that were opened so far; equal ones of several files are one.
         self.interfaces: list[FileInterface] = []
@@ -67,8 +75,10 @@ class Extraction:
         try:
             with file.open() as opened, FileReader(opened, False, self._span_ns) as reader:
                 try:
+                    progress = Progress()
                     for batch in reader.batches():
-                        found = self._found(batch, reader.interfaces)
+                        found = self._found(batch, reader.interfaces, progress)
+                        progress.note(batch)
                         if len(found.offsets):
                             columns.append(_columns(found, len(data)))
                             data.append(found.data.data)
@@ -96,16 +106,17 @@ class Extraction:
                 view = data[batch_number][begin : begin + size_bytes]
                 yield Packet(timestamp_ns, names[own_id], ids[own_id], original_bytes, view, flags)
 
-    def _found(self, batch: Batch, interfaces: Sequence[FileInterface]) -> Batch:
+    def _found(self, batch: Batch, interfaces: Sequence[FileInterface], progress: Progress) -> Batch:
         """Return the packets of the span that match."""
         mask = np.ones(len(batch.timestamps_ns), np.bool_)
         if self._span.start_ns is not None:
             mask &= batch.timestamps_ns >= self._span.start_ns
         if self._span.end_ns is not None:
             mask &= batch.timestamps_ns < self._span.end_ns
-        if not mask.all():
-            batch = batch.chosen(mask)
-        return batch if self._matching is None else self._matching.of(batch, interfaces)
+        selected = self._selection.mask(batch, interfaces, progress)
+        if selected is not None:
+            mask &= selected
+        return batch if mask.all() else batch.chosen(mask)
 
     def _interface_id(self, interface: FileInterface) -> int:
         # Timestamps have been converted, and statistics are of whole captures.

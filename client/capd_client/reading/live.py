@@ -16,8 +16,10 @@ from capd_client.reading.files.file import File, FileGone, Piece
 from capd_client.reading.files.opening import open_passed
 from capd_client.reading.gap import Gap, Overflow
 from capd_client.reading.model import Interfaces
+from capd_client.reading.selection import AnyDisplayFilter, Selection, compiled
 from capd_protocol.batches.model import Batch, FileInterface
-from capd_protocol.fields.columns import Occurrence, Progress
+from capd_protocol.fields.columns import Occurrence
+from capd_protocol.fields.packets import Progress
 from capd_protocol.messages import FileClosed, FileOpened, Lagged
 
 #: What a stream gives.
@@ -240,6 +242,34 @@ class LiveFiles:
             self._end_first()
 
 
+class LiveSelection:
+    """Chooses packets of what a stream gives, in its order."""
+
+    def __init__(self, selection: Selection, files: LiveFiles) -> None:
+        """Begin with the first item.
+
+        Raises:
+            InvalidArgument: the stream gives bytes, and packets are to be chosen.
+        """
+        if files.gives_bytes and not selection.is_all:
+            raise InvalidArgument(
+                "of a stream of bytes no packets are chosen: leave out as_bytes", argument="display_filter"
+            )
+        self._selection = selection
+        self._files = files
+        self._progress = Progress()
+
+    def __call__(self, item: "Batch | memoryview | Gap") -> "Batch | memoryview | Gap | None":
+        """Return an item, of a batch the packets that pass, if any do."""
+        if isinstance(item, Gap):
+            self._progress.packets += item.packets
+        if not isinstance(item, Batch):
+            return item
+        found = self._selection.of(item, self._files.interfaces, self._progress)
+        self._progress.note(item)
+        return found if len(found.offsets) else None
+
+
 class LiveColumns:
     """Makes columns of what a stream gives, in its order."""
 
@@ -273,11 +303,14 @@ class Stream(Generic[Item_co]):
     ``Stream[Batch | Gap]``, or with ``as_bytes=True`` ``Stream[memoryview | Gap]``.
     """
 
-    def __init__(self, session: EventSource, files: LiveFiles) -> None:
+    def __init__(self, session: EventSource, files: LiveFiles, display_filter: AnyDisplayFilter | None = None) -> None:
         self._session = session
         self._files = files
+        self._display_filter = None if display_filter is None else compiled(display_filter)
+        self._all = self._read()
+        selected = map(LiveSelection(Selection(None, self._display_filter), files), self._all)
         # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
-        self._items = cast("Iterator[Item_co]", self._read())
+        self._items = cast("Iterator[Item_co]", (item for item in selected if item is not None))
 
     def __repr__(self) -> str:
         """Return whose packets it gives, and how far behind it is."""
@@ -301,7 +334,11 @@ class Stream(Generic[Item_co]):
         return self._items
 
     def columns(
-        self, *names: str, occurrence: Occurrence = "first", capture_filter: str | None = None
+        self,
+        *names: str,
+        occurrence: Occurrence = "first",
+        capture_filter: str | None = None,
+        display_filter: AnyDisplayFilter | None = None,
     ) -> Iterator[Columns | Gap]:
         """Iterate over fields of packets as typed arrays, batch by batch as they come, and over each ``Gap``.
 
@@ -309,14 +346,13 @@ class Stream(Generic[Item_co]):
             names: of fields; see ``Reader.columns``, which also has what is raised for them.
             occurrence: where a packet has several values of a field: the first one, or all.
             capture_filter: only packets that match; in libpcap's language.
+            display_filter: only packets that pass; in Wireshark's, see ``DisplayFilter``.
 
         Raises:
             InvalidArgument: the stream is one of bytes.
         """
-        maker = ColumnMaker(names, occurrence, capture_filter)
-        columns_of = LiveColumns(maker, self._files)
-        items = cast("Iterator[Batch | memoryview | Gap]", self._items)
-        return filter(None, map(columns_of, items))
+        maker = ColumnMaker(names, occurrence, Selection(capture_filter, self._display_filter, display_filter))
+        return filter(None, map(LiveColumns(maker, self._files), self._all))
 
     @property
     def interfaces(self) -> Sequence[FileInterface]:

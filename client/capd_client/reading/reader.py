@@ -14,10 +14,11 @@ from capd_client.reading.columns.model import ColumnMaker, ColumnReader, Columns
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.files.file import File
 from capd_client.reading.files.opening import file_of, open_passed
-from capd_client.reading.filtering import Matching
 from capd_client.reading.model import Interfaces, Packet, packets_of
+from capd_client.reading.selection import AnyDisplayFilter, Selection, compiled
 from capd_protocol.batches.model import Batch, FileInterface
-from capd_protocol.fields.columns import Occurrence, Progress
+from capd_protocol.fields.columns import Occurrence
+from capd_protocol.fields.packets import Progress
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
 
 Source = str | os.PathLike[str] | int | IO[bytes]
@@ -40,10 +41,12 @@ class Reader:
     a ``ReadError`` that says so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, display_filter: AnyDisplayFilter | None = None) -> None:
         self._file: File | None = None
         self._progress = Progress()
-        self._batches = self._followed(self._read())
+        self._display_filter = None if display_filter is None else compiled(display_filter)
+        self._all = self._followed(self._read())
+        self._batches = self._selected(Selection(None, self._display_filter))
         self._packets = itertools.chain.from_iterable(packets_of(batch, self._names) for batch in self._batches)
 
     def __repr__(self) -> str:
@@ -68,31 +71,46 @@ class Reader:
         """
         return self._packets
 
-    def batches(self, capture_filter: str | None = None) -> Iterator[Batch]:
+    def batches(
+        self, capture_filter: str | None = None, display_filter: AnyDisplayFilter | None = None
+    ) -> Iterator[Batch]:
         """Iterate over packets as arrays, some thousands at once.
 
         Args:
             capture_filter: only those that match; in libpcap's language, see pcap-filter(7). It is compiled for each
                 link-layer type that comes.
+            display_filter: only those that pass; in Wireshark's language, see ``DisplayFilter``.
 
         Raises:
+            DisplayFilterError: the display filter is none.
             BadFilterError: the filter does not compile for the packets' link-layer type, or asks for what files do not
                 have, such as the direction of packets.
             UnsupportedError: there is no libpcap, which filters need.
             ReadError: the file is damaged there; all packets before were given.
         """
-        return self._batches if capture_filter is None else self._matching(Matching(capture_filter))
+        if capture_filter is None and display_filter is None:
+            return self._batches
+        return self._selected(Selection(capture_filter, self._display_filter, display_filter))
 
-    def matching(self, capture_filter: str) -> Iterator[Packet]:
+    def matching(
+        self, capture_filter: str | None = None, *, display_filter: AnyDisplayFilter | None = None
+    ) -> Iterator[Packet]:
         """Iterate over the packets that match a filter, one by one.
 
         Args:
             capture_filter: as for ``batches``, which also has what is raised.
+            display_filter: likewise.
         """
-        batches = self.batches(capture_filter)
+        batches = self.batches(capture_filter, display_filter)
         return itertools.chain.from_iterable(packets_of(batch, self._names) for batch in batches)
 
-    def columns(self, *names: str, occurrence: Occurrence = "first", capture_filter: str | None = None) -> ColumnReader:
+    def columns(
+        self,
+        *names: str,
+        occurrence: Occurrence = "first",
+        capture_filter: str | None = None,
+        display_filter: AnyDisplayFilter | None = None,
+    ) -> ColumnReader:
         """Iterate over fields of packets as typed arrays, batch by batch.
 
         Fields have the names, types and values of Wireshark 4.0; those that there are, and where values are absent, are
@@ -108,17 +126,18 @@ class Reader:
             names: of fields.
             occurrence: where a packet has several values of a field, as it has in tunnels: ``"first"`` or ``"all"``.
             capture_filter: only packets that match; as for ``batches``.
+            display_filter: only packets that pass; likewise.
 
         Raises:
             UnknownField: there are no columns of a field.
             InvalidArgument: no field is named, or one twice.
-            BadFilterError, UnsupportedError, ReadError: as ``batches``.
+            BadFilterError, DisplayFilterError, UnsupportedError, ReadError: as ``batches``.
         """
-        maker = ColumnMaker(names, occurrence, capture_filter)
+        maker = ColumnMaker(names, occurrence, Selection(capture_filter, self._display_filter, display_filter))
         return ColumnReader(maker, self._columns(maker))
 
     def _columns(self, maker: ColumnMaker) -> Iterator[Columns]:
-        for batch in self._batches:
+        for batch in self._all:
             columns = maker.of(batch, self.interfaces, self._progress)
             if len(columns):
                 yield columns
@@ -128,9 +147,9 @@ class Reader:
             yield batch
             self._progress.note(batch)
 
-    def _matching(self, matching: Matching) -> Iterator[Batch]:
-        for batch in self._batches:
-            found = matching.of(batch, self.interfaces)
+    def _selected(self, selection: Selection) -> Iterator[Batch]:
+        for batch in self._all:
+            found = selection.of(batch, self.interfaces, self._progress)
             if len(found.offsets):
                 yield found
 
@@ -171,15 +190,22 @@ class Reader:
 class FileReader(Reader):
     """See ``capd_client.read``."""
 
-    def __init__(self, source: Source, follow: bool, span_ns: tuple[int | None, int | None] = (None, None)) -> None:
+    def __init__(
+        self,
+        source: Source,
+        follow: bool,
+        span_ns: tuple[int | None, int | None] = (None, None),
+        display_filter: AnyDisplayFilter | None = None,
+    ) -> None:
         """Open a file.
 
         Args:
             source: which one.
             follow: whether to wait for what is added.
             span_ns: parts of the file may be left out that have no packet from the first time on and before the second.
+            display_filter: only packets that pass are given.
         """
-        super().__init__()
+        super().__init__(display_filter)
         self._follow = follow
         self._path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         name = str(getattr(source, "name", f"descriptor {source}")) if self._path is None else self._path
@@ -230,8 +256,8 @@ class FileReader(Reader):
 class SessionReader(Reader):
     """See ``capd_client.read``."""
 
-    def __init__(self, session: EventSource) -> None:
-        super().__init__()
+    def __init__(self, session: EventSource, display_filter: AnyDisplayFilter | None = None) -> None:
+        super().__init__(display_filter)
         self._session = session
 
     def _read(self) -> Iterator[Batch]:

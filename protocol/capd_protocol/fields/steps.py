@@ -103,6 +103,7 @@ def _eth(walk: Walk, layer: Layer) -> None:
 
 
 def _vlan(walk: Walk, layer: Layer) -> None:
+    layer = layer.having(2)
     walk.keep("vlan", layer)
     layer = layer.having(4)
     if len(layer.rows):
@@ -115,6 +116,7 @@ def _vlan(walk: Walk, layer: Layer) -> None:
 
 
 def _ieee8021ad(walk: Walk, layer: Layer) -> None:
+    walk.keep("ieee8021ad.tag", layer.having(2))
     layer = layer.having(4)
     if len(layer.rows):
         layer.keep_block(4)
@@ -145,6 +147,7 @@ _ETHERTYPE_OUIS = (0x000000, 0x0000F8, 0x080007)
 
 
 def _llc(walk: Walk, layer: Layer) -> None:
+    walk.keep("llc", layer)
     layer = layer.having(3)
     if not len(layer.rows):
         return
@@ -166,8 +169,8 @@ _NIBBLES = Table({4: "ip.any", 6: "ip.v6"}, 16)
 
 
 def _mpls(walk: Walk, layer: Layer) -> None:
-    walk.keep("mpls", layer)
     layer = layer.having(4)
+    walk.keep("mpls", layer)
     if not len(layer.rows):
         return
     label = layer.u32(0)
@@ -190,6 +193,7 @@ _DRARP_ERROR = 7
 
 
 def _arp(walk: Walk, layer: Layer) -> None:
+    layer = layer.having(2)
     walk.keep("arp", layer)
     layer = layer.having(8)
     if not len(layer.rows):
@@ -269,6 +273,7 @@ def _null(walk: Walk, layer: Layer) -> None:
 
 
 def _sll(walk: Walk, layer: Layer) -> None:
+    layer = layer.having(2)
     layer.keep_block(16)
     walk.keep("sll", layer)
     begun = layer.having(6)
@@ -301,7 +306,9 @@ def _cooked(walk: Walk, layer: Layer, protocol_at: int, size_bytes: int) -> None
     is_type = (protocol > _LEAST_ETHERTYPE) & ~np.isin(hardware, _OTHER_HARDWARE)
     plain = layer.where(is_type)
     walk.keep("sll.etype" if size_bytes == 16 else "sll2.etype", plain)
-    walk.choose(ETHERTYPES, protocol[is_type], plain.behind(size_bytes))
+    is_whole = plain.size >= size_bytes
+    plain = plain.where(is_whole)
+    walk.choose(ETHERTYPES, protocol[is_type][is_whole], plain.behind(size_bytes))
     llc = layer.where(~is_type & (protocol == 4)).behind(size_bytes)
     walk.go("llc", llc)
 

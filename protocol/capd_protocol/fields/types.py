@@ -36,6 +36,9 @@ class FieldType(Enum):
     ABSOLUTE_TIME = "FT_ABSOLUTE_TIME", "M8[ns]"
     RELATIVE_TIME = "FT_RELATIVE_TIME", "m8[ns]"
     STRING = "FT_STRING", "O"
+    #: Only in display filters: the bytes of a protocol's header, and parts of values.
+    PROTOCOL = "FT_PROTOCOL", "O"
+    BYTES = "FT_BYTES", "O"
 
     def __init__(self, wireshark_name: str, dtype: str) -> None:
         self.wireshark_name = wireshark_name

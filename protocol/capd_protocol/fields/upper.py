@@ -172,6 +172,7 @@ def _ah(walk: Walk, layer: Layer) -> None:
 
 def _etherip(walk: Walk, layer: Layer) -> None:
     layer = layer.having(2)
+    walk.keep("etherip", layer)
     if len(layer.rows):
         walk.go("eth", layer.where(layer.u8(0) >> 4 == 3).behind(2))
 
@@ -266,6 +267,7 @@ def _tcp(walk: Walk, layer: Layer) -> None:
 def _udplite(walk: Walk, layer: Layer) -> None:
     layer = layer.having(4)
     walk.keep("udp", layer)
+    walk.keep("udplite", layer)
     # In place of its length it has how much of it the checksum covers: all, or the header at least.
     layer = layer.having(6)
     if len(layer.rows):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from capd_client.cli.columns.shown import FORMS
 from capd_client.cli.output import show
-from capd_client.cli.read import EXIT_CUT, is_whole, source_of
+from capd_client.cli.read import DISPLAY_FILTER_HELP, EXIT_CUT, is_whole, source_of
 from capd_client.reading import read
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("file", metavar="FILE", help="pcapng or pcap; - is standard input")
     add("field", nargs="+", metavar="FIELD", help="a field of packets, by Wireshark's name, such as ip.src")
     add("-f", "--filter", metavar="TEXT", help="only packets that match, see pcap-filter(7)")
+    add("-Y", "--display-filter", metavar="TEXT", help=DISPLAY_FILTER_HELP)
     add("--all", action="store_true", help="all values of a field in a packet, not only the first one")
     form = parser.add_mutually_exclusive_group().add_argument
     form("--csv", action="store_true", help="print comma-separated values")
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
     written.check(options)
     occurrence: Literal["first", "all"] = "all" if options.all else "first"
-    with read(source_of(options.file)) as packets:
+    with read(source_of(options.file), display_filter=options.display_filter) as packets:
         columns = packets.columns(*options.field, occurrence=occurrence, capture_filter=options.filter)
         if options.parquet or options.arrow:
             written.write(columns, options)

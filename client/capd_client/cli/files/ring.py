@@ -60,6 +60,7 @@ def add_extract_arguments(parser: argparse.ArgumentParser) -> None:
     add("-w", "--write", metavar="FILE", help="write pcapng instead of lines; - is standard output")
     add("--overwrite", action="store_true", help="replace the file if it is there")
     add("-f", "--filter", metavar="TEXT", help="only packets that match, see pcap-filter(7)")
+    add("-Y", "--display-filter", metavar="TEXT", help=read.DISPLAY_FILTER_HELP)
     packet_options(add)
     add("--json", action="store_true", help="print a line of JSON for each packet")
 
@@ -198,7 +199,7 @@ def run_extract(options: argparse.Namespace) -> int:
     _step_back()
     from capd_client.reading.extraction import Extraction  # noqa: PLC0415  # numpy takes a while, which others need not
 
-    extraction = Extraction(found, span, options.filter)
+    extraction = Extraction(found, span, options.filter, options.display_filter)
     if options.write is None:
         packets = _print(extraction, options)
     else:

@@ -5,9 +5,10 @@ from typing import Self
 
 from capd_client.errors import InvalidArgument, UnknownField
 from capd_client.reading.columns.arrow import Rows, batch_reader, record_batch
-from capd_client.reading.filtering import Matching
+from capd_client.reading.selection import Selection
 from capd_protocol.batches.model import Batch, FileInterface
-from capd_protocol.fields.columns import Column, FieldColumns, Occurrence, Progress
+from capd_protocol.fields.columns import Column, FieldColumns, Occurrence
+from capd_protocol.fields.packets import Progress
 from capd_protocol.fields.registry import UnknownFieldError
 
 
@@ -66,13 +67,12 @@ class Columns:
 class ColumnMaker:
     """Makes columns of batches, for fields that were asked for."""
 
-    def __init__(self, names: Sequence[str], occurrence: Occurrence, capture_filter: str | None) -> None:
+    def __init__(self, names: Sequence[str], occurrence: Occurrence, selection: Selection) -> None:
         """Nothing is made yet.
 
         Raises:
             UnknownField: there is no such field.
-            BadFilterError: the filter compiles for no link-layer type.
-            UnsupportedError: there is no libpcap, which filters need.
+            InvalidArgument: no field is named, or one twice.
         """
         if not names or len(set(names)) < len(names):
             raise InvalidArgument("columns are of one field at least, and of none twice", argument="names")
@@ -80,7 +80,7 @@ class ColumnMaker:
             self._fields = FieldColumns(names, occurrence)
         except UnknownFieldError as error:
             raise UnknownField(error.name, error.near) from None
-        self._matching = None if capture_filter is None else Matching(capture_filter)
+        self._selection = selection
 
     def of(self, batch: Batch, interfaces: Sequence[FileInterface], progress: Progress) -> Columns:
         """Return the columns of a batch.
@@ -90,7 +90,7 @@ class ColumnMaker:
             interfaces: what their interface ids mean.
             progress: what came before.
         """
-        are_chosen = None if self._matching is None else self._matching.mask(batch, interfaces)
+        are_chosen = self._selection.mask(batch, interfaces, progress)
         rows = len(batch.offsets) if are_chosen is None else int(are_chosen.sum())
         return Columns(self._fields.of(batch, interfaces, progress, are_chosen), rows)
 

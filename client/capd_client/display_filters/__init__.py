@@ -1,0 +1,1 @@
+"""Display filters for programs: Wireshark's language, and expressions of Python that are filters."""

@@ -1,0 +1,1 @@
+"""Display filters: Wireshark's language for packets by their fields, worked out by numpy for whole batches."""

@@ -1,0 +1,43 @@
+"""Slices of bytes, as display filters have them. Pure."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from capd_protocol.display_filters.syntax import Range
+from capd_protocol.display_filters.values import I64, Octets, Piece
+
+
+def _bounds(values: Octets, part: Range) -> tuple[I64, I64]:
+    """Return where a range begins in each string, and how many bytes it has: none where it was not all captured."""
+    begin = np.full(len(values), part.begin) if part.begin >= 0 else values.reported + part.begin
+    if part.size is not None:
+        size = np.full(len(values), part.size)
+    elif part.end is not None:
+        end = np.full(len(values), part.end) if part.end >= 0 else values.reported + part.end
+        size = end - begin + 1
+    else:
+        size = values.reported - begin
+    is_there = (begin >= 0) & (size > 0) & (begin + size <= values.sizes)
+    return np.where(is_there, begin, 0), np.where(is_there, size, 0)
+
+
+def sliced(piece: Piece, ranges: Sequence[Range]) -> Piece:
+    """Return the bytes of ranges of each value, one behind another; of what is too short, none."""
+    values = piece.values
+    assert isinstance(values, Octets)
+    bounds = [_bounds(values, each) for each in ranges]
+    begins = [values.begins + begin for begin, _ in bounds]
+    sizes = [size for _, size in bounds]
+    if len(ranges) == 1:
+        return Piece(piece.rows, Octets(values.data, begins[0], sizes[0], sizes[0]))
+    # They are copied together.
+    whole: I64 = np.asarray(np.sum(sizes, axis=0, dtype=np.int64))
+    ends = np.cumsum(whole)
+    data = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+    at = ends - whole
+    for begin, size in zip(begins, sizes, strict=True):
+        behind = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size)
+        data[np.repeat(at, size) + behind] = values.data[np.repeat(begin, size) + behind]
+        at = at + size
+    return Piece(piece.rows, Octets(data, ends - whole, whole, whole))
