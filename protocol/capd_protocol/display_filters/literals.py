@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"0[xX](?P<hex>[0-9A-Fa-f]+)|0[bB](?P<binary>[01]+)|(?P<oct
 _BASES = {"hex": 16, "binary": 2, "octal": 8, "decimal": 10}
 _MOST_NUMBER = 2**64 - 1
 _SECONDS = re.compile(r"(?P<seconds>[0-9]+)(?:\.(?P<fraction>[0-9]{1,9}))?")
-_MOST_SECONDS = 2**63 // 10**9
+_MOST_NANOSECONDS = 2**63 - 1
 _BYTE_HEX = re.compile(r"0[xX]([0-9A-Fa-f]{1,2})")
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _SEPARATORS = frozenset("-:.")
@@ -126,9 +126,10 @@ def _nanoseconds(fraction: str | None) -> int:
 
 def _relative(type_: FieldType, text: str) -> Constant:
     found = _SECONDS.fullmatch(text)
-    if found is None or int(found["seconds"]) >= _MOST_SECONDS:
+    if found is None:
         raise NotOfTypeError("is no number of seconds")
-    return Constant(type_, int(found["seconds"]) * 10**9 + _nanoseconds(found["fraction"]))
+    # More than fit are more than any time, too.
+    return Constant(type_, min(int(found["seconds"]) * 10**9 + _nanoseconds(found["fraction"]), _MOST_NANOSECONDS))
 
 
 def _absolute(type_: FieldType, text: str) -> Constant:

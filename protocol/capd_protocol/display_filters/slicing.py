@@ -23,12 +23,14 @@ def _bounds(values: Octets, part: Range) -> tuple[I64, I64]:
 
 
 def sliced(piece: Piece, ranges: Sequence[Range]) -> Piece:
-    """Return the bytes of ranges of each value, one behind another; of what is too short, none."""
+    """Return the bytes of ranges of each value, one behind another, up to the first one that is not there."""
     values = piece.values
     assert isinstance(values, Octets)
     bounds = [_bounds(values, each) for each in ranges]
     begins = [values.begins + begin for begin, _ in bounds]
-    sizes = [size for _, size in bounds]
+    # Behind a range that is not there, none counts.
+    are_there = np.logical_and.accumulate([size > 0 for _, size in bounds])
+    sizes = [np.where(there, size, 0) for there, (_, size) in zip(are_there, bounds, strict=True)]
     if len(ranges) == 1:
         return Piece(piece.rows, Octets(values.data, begins[0], sizes[0], sizes[0]))
     # They are copied together.
