@@ -76,10 +76,13 @@ if TYPE_CHECKING:
     from capd_client.transport.connect import SocketPath
     from capd_client.writing import FileFormat, merge, write
     from capd_protocol.batches.model import Batch, FileInterface, FileStatistics
+    from capd_protocol.batches.packet_options import OptionColumn, StoredOptions
     from capd_protocol.fields.columns import Column, Occurrence
     from capd_protocol.fields.registry import Field
     from capd_protocol.fields.types import FieldType
     from capd_protocol.formats.linktypes import LinkLayerType
+    from capd_protocol.formats.metadata import CustomBlock, NameResolution, OtherBlock, Secrets, Section
+    from capd_protocol.formats.options import Option, Options
     from capd_protocol.formats.packet_flags import Direction, PacketKind
     from capd_protocol.messages import (
         Capabilities,
@@ -148,10 +151,13 @@ else:
         "capd_client.transport.connect": "SocketPath",
         "capd_client.writing": "FileFormat merge write",
         "capd_protocol.batches.model": "Batch FileInterface FileStatistics",
+        "capd_protocol.batches.packet_options": "OptionColumn StoredOptions",
         "capd_protocol.fields.columns": "Column Occurrence",
         "capd_protocol.fields.registry": "Field",
         "capd_protocol.fields.types": "FieldType",
         "capd_protocol.formats.linktypes": "LinkLayerType",
+        "capd_protocol.formats.metadata": "CustomBlock NameResolution OtherBlock Secrets Section",
+        "capd_protocol.formats.options": "Option Options",
         "capd_protocol.formats.packet_flags": "Direction PacketKind",
         "capd_protocol.messages": """
             Capabilities CaptureSummary DeletionReason EndReason Failure FailureCode FileClosed
@@ -198,6 +204,7 @@ __all__ = [
     "Column",
     "ColumnReader",
     "Columns",
+    "CustomBlock",
     "DaemonGone",
     "DaemonUnavailable",
     "DeletionReason",
@@ -240,11 +247,16 @@ __all__ = [
     "LiveInterfaceStats",
     "LoopRunning",
     "MissingRight",
+    "NameResolution",
     "NameTaken",
     "NoEvents",
     "NoSuchCapture",
     "NotPermitted",
     "Occurrence",
+    "Option",
+    "OptionColumn",
+    "Options",
+    "OtherBlock",
     "Overflow",
     "Packet",
     "PacketFunction",
@@ -269,6 +281,8 @@ __all__ = [
     "RevokedDevice",
     "RevokedSender",
     "RingFile",
+    "Secrets",
+    "Section",
     "SendPermission",
     "SendReport",
     "SessionClosed",
@@ -278,6 +292,7 @@ __all__ = [
     "SourceAddressError",
     "SourceError",
     "Span",
+    "StoredOptions",
     "Stream",
     "StreamOverrun",
     "Time",

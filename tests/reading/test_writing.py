@@ -290,7 +290,9 @@ def test_merging_is_what_mergecap_does(tmp_path: Path) -> None:
     with read(tmp_path / "ours.pcapng") as reader:
         list(reader)
         names = [each.name for each in reader.interfaces]
-    assert sorted(filter(None, names)) == sorted(f"if{seed}_{number}" for seed in range(4) for number in range(2))
+    # One of the files has no packets; its interfaces are kept, too.
+    seeds = (0, 0, 1, 2, 3)
+    assert sorted(filter(None, names)) == sorted(f"if{seed}_{number}" for seed in seeds for number in range(2))
 
 
 def test_equal_times_come_in_mergecaps_order(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import IO, Self
 
 from capd_client.errors import CaptureEnded, CaptureError, ReadError
 from capd_client.obstacles import IS_DIRECTORY, obstacle
+from capd_client.reading.ahead import Ahead
+from capd_client.reading.attributes import Attributes
 from capd_client.reading.columns.model import ColumnMaker, ColumnReader, Columns
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.files.file import File
@@ -26,7 +28,7 @@ Source = str | os.PathLike[str] | int | IO[bytes]
 _POLL_S = 0.05
 
 
-class Reader:
+class Reader(Attributes):
     """Packets of a file or a capture, in the order of the file; a context manager, and an iterator of ``Packet``.
 
     There is one pass: an iteration goes on where the last one ended, and ``batches`` behind it.
@@ -41,9 +43,9 @@ class Reader:
     """
 
     def __init__(self) -> None:
-        self._file: File | None = None
+        super().__init__()
         self._progress = Progress()
-        self._batches = self._followed(self._read())
+        self._batches = Ahead(self._followed(self._read()))
         self._packets = itertools.chain.from_iterable(packets_of(batch, self._names) for batch in self._batches)
 
     def __repr__(self) -> str:
@@ -204,6 +206,11 @@ class FileReader(Reader):
             raise ReadError(name, 0, f"it cannot be read: {error.strerror}") from error
         if span_ns != (None, None):
             self._file.leave_out_but(*span_ns)
+
+    def _begun(self) -> File | None:
+        if not self._follow:  # there may be no packet for long
+            self._batches.look()
+        return self._file
 
     def _read(self) -> Iterator[Batch]:
         file = self._file

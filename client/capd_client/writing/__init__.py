@@ -55,7 +55,8 @@ def write(
     """
     from capd_client.errors import InvalidArgument  # noqa: PLC0415  # with the others
     from capd_client.reading.reader import Reader  # noqa: PLC0415  # numpy
-    from capd_client.writing.writer import Part, Writer  # noqa: PLC0415  # numpy
+    from capd_client.writing.parts import Part, origin_of  # noqa: PLC0415  # numpy
+    from capd_client.writing.writer import Writer  # noqa: PLC0415  # numpy
     from capd_protocol.batches.model import Batch  # noqa: PLC0415  # numpy
 
     found: Sequence[FileInterface] | None = getattr(packets, "interfaces", None) if interfaces is None else interfaces
@@ -73,10 +74,13 @@ def write(
         given = packets.batches() if isinstance(packets, Reader) else packets
         for are_batches, some in groupby(given, lambda each: isinstance(each, Batch)):
             if not are_batches:
-                writer.write_packets(cast("Iterable[Packet]", some), found)
+                writer.write_packets(cast("Iterable[Packet]", some), found, origin_of(found))
                 continue
             for batch in cast("Iterable[Batch]", some):
-                writer.write([Part(0, batch, packets.interfaces if isinstance(packets, Reader) else found)])
+                own = packets.interfaces if isinstance(packets, Reader) else found
+                writer.write([Part(0, batch, found if interfaces is not None else own, origin_of(own))])
+        own = packets.interfaces if isinstance(packets, Reader) else found
+        writer.add_source(0, found if interfaces is not None else own, origin_of(own))
     return writer.packets
 
 
@@ -112,6 +116,7 @@ def merge(
 
     from capd_client.reading.reader import FileReader  # noqa: PLC0415  # numpy
     from capd_client.writing.merging import merged  # noqa: PLC0415  # numpy
+    from capd_client.writing.parts import origin_of  # noqa: PLC0415  # numpy
     from capd_client.writing.writer import Writer  # noqa: PLC0415  # numpy
 
     with ExitStack() as opened:
@@ -126,6 +131,9 @@ def merge(
                 keeps_statistics=True,
             )
         )
-        for parts, order in merged(readers):
+        steps = merged(readers)
+        for number, reader in enumerate(readers):
+            writer.add_source(number, reader.interfaces, origin_of(reader.interfaces))
+        for parts, order in steps:
             writer.write(parts, order)
     return writer.packets

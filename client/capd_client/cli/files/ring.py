@@ -226,7 +226,7 @@ def _write(extraction: "Extraction", target: "str | BinaryIO", *, overwrite: boo
 
     writer = Writer(target, overwrite=overwrite)
     try:
-        writer.write_packets(extraction, extraction.interfaces)
+        writer.write_packets(extraction, extraction.interfaces, extraction)
         if writer.packets:
             writer.close()
     finally:

@@ -79,6 +79,7 @@ class Buffered(File):
         compression = compression_of(received)
         if compression is None:
             return False
+        self.is_compressed = True
         self._incoming = Decompressed(self._incoming, compression, received)
         self._received_bytes, self._end = 0, self._begin
         return True
@@ -98,6 +99,8 @@ class Pipe(Buffered):
 class Compressed(Buffered):
     """A compressed file, which may grow."""
 
+    is_compressed = True
+
     def __init__(self, descriptor: int, name: str, compression: str) -> None:
         """Take over an open descriptor of a regular file.
 
@@ -114,6 +117,10 @@ class Compressed(Buffered):
     def rest_bytes(self) -> int:
         """Return how much is there, as it is compressed, and how much of what was decompressed was not given."""
         return self._rest_at_close if not self.is_open else super().rest_bytes() + self._incoming.rest_bytes()
+
+    def stored_read_bytes(self) -> int | None:
+        """Return how much was read, as it is compressed."""
+        return self._stored.at
 
     def leave_out_but(self, first_ns: int | None, end_ns: int | None) -> None:
         """Leave out frames that have none of the packets between two times, where the file says which they are."""
