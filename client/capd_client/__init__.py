@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from capd_client.request.streams import HasDescriptor
     from capd_client.ring.files import HasRingFiles, RingFile, Span, Time, files
     from capd_client.transport.connect import SocketPath
-    from capd_client.writing import FileFormat, merge, write
+    from capd_client.writing import FileFormat, merge, split, write
     from capd_protocol.batches.model import Batch, FileInterface, FileStatistics
     from capd_protocol.batches.packet_options import OptionColumn, StoredOptions
     from capd_protocol.fields.columns import Column, Occurrence
@@ -149,7 +149,7 @@ else:
         "capd_client.request.streams": "HasDescriptor",
         "capd_client.ring.files": "HasRingFiles RingFile Span Time files",
         "capd_client.transport.connect": "SocketPath",
-        "capd_client.writing": "FileFormat merge write",
+        "capd_client.writing": "FileFormat merge split write",
         "capd_protocol.batches.model": "Batch FileInterface FileStatistics",
         "capd_protocol.batches.packet_options": "OptionColumn StoredOptions",
         "capd_protocol.fields.columns": "Column Occurrence",
@@ -312,6 +312,7 @@ __all__ = [
     "rotate_capture",
     "snapshot_capture",
     "sniff",
+    "split",
     "stop_capture",
     "stream",
     "who_am_i",

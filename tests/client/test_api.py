@@ -311,6 +311,7 @@ ONLY_BLOCKING = {
     "read": "files are read from the disk, which no event loop waits for; a capture's packets come from aio.stream",
     "write": "as read: to a disk",
     "merge": "as read: from and to a disk",
+    "split": "as read: from and to a disk",
     "files": "it reads an index from the disk, and waits for nothing",
     "PacketLoop": "a loop that waits for its handler is an async for over aio.stream",
     "sniff": "as PacketLoop",

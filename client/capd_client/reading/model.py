@@ -6,8 +6,10 @@ from functools import partial
 from itertools import repeat
 from typing import NamedTuple, Protocol, cast, overload
 
+import numpy as np
+
 from capd_protocol.batches.model import Batch, FileInterface
-from capd_protocol.batches.packet_options import StoredOptions
+from capd_protocol.batches.packet_options import StoredOptions, column_of
 from capd_protocol.formats.metadata import BlockLog, Section
 from capd_protocol.formats.options import (
     EPB_DROPCOUNT,
@@ -162,3 +164,19 @@ def contents_of(batch: Batch) -> Iterator[memoryview]:
     """Return the bytes of a batch's packets, one by one, without a copy."""
     ends = batch.offsets + batch.captured_sizes
     return map(batch.data.data.__getitem__, map(slice, batch.offsets.tolist(), ends.tolist()))
+
+
+def batch_of(packets: Sequence[Packet]) -> Batch:
+    """Return packets together."""
+    sizes = np.fromiter((len(each.data) for each in packets), np.int64, len(packets))
+    flags = np.fromiter((each.flags for each in packets), np.uint32, len(packets))
+    return Batch(
+        np.fromiter((each.timestamp_ns for each in packets), np.int64, len(packets)),
+        np.fromiter((each.interface_id for each in packets), np.uint32, len(packets)),
+        sizes.astype(np.uint32),
+        np.fromiter((each.original_size_bytes for each in packets), np.uint32, len(packets)),
+        np.cumsum(sizes) - sizes,
+        np.frombuffer(b"".join(each.data for each in packets), np.uint8),
+        flags if flags.any() else None,
+        column_of([each.stored_options for each in packets], flags),
+    )

@@ -1,14 +1,13 @@
 """Packets on their way into a file: batches with what their interface ids mean, and in which order they come."""
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, cast
 
 import numpy as np
 
-from capd_client.reading.model import Described, Interfaces, Packet
+from capd_client.reading.model import Described, Interfaces, Packet, batch_of
 from capd_protocol.batches.model import Batch, FileInterface
-from capd_protocol.batches.packet_options import column_of
 from capd_protocol.batches.record_offsets import I64
 
 
@@ -72,17 +71,15 @@ def runs_of(parts: list[Part], sections: list[I64], order: I64 | None) -> Iterat
         yield some, firsts, np.argsort(np.argsort(here, kind="stable"), kind="stable")
 
 
-def batch_of(packets: Sequence[Packet]) -> Batch:
-    """Return packets together."""
-    sizes = np.fromiter((len(each.data) for each in packets), np.int64, len(packets))
-    flags = np.fromiter((each.flags for each in packets), np.uint32, len(packets))
-    return Batch(
-        np.fromiter((each.timestamp_ns for each in packets), np.int64, len(packets)),
-        np.fromiter((each.interface_id for each in packets), np.uint32, len(packets)),
-        sizes.astype(np.uint32),
-        np.fromiter((each.original_size_bytes for each in packets), np.uint32, len(packets)),
-        np.cumsum(sizes) - sizes,
-        np.frombuffer(b"".join(each.data for each in packets), np.uint8),
-        flags if flags.any() else None,
-        column_of([each.stored_options for each in packets], flags),
-    )
+#: One by one, so many packets are written together. Chosen: more are no faster.
+PACKETS_AT_ONCE = 4096
+
+
+def batches_of(packets: Iterable[Packet] | Iterable[Batch]) -> Iterator[Batch]:
+    """Give batches as they are, and many packets together."""
+    for are_batches, some in itertools.groupby(packets, lambda each: isinstance(each, Batch)):
+        if are_batches:
+            yield from cast("Iterable[Batch]", some)
+            continue
+        while together := list(itertools.islice(cast("Iterator[Packet]", some), PACKETS_AT_ONCE)):
+            yield batch_of(together)

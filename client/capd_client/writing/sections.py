@@ -19,6 +19,8 @@ from capd_protocol.formats.options import NOT_COPIED, Option, Options, comment_o
 _NS_PER_S = 10**9
 #: What is written of a source that says nothing of its sections.
 _OWN = Options((Option(pcapng.SHB_USERAPPL, b"capd"),))
+#: Blocks that packets are understood with.
+_REPEATED = (pcapng.NAME_RESOLUTION_BLOCK, pcapng.DECRYPTION_SECRETS_BLOCK)
 _STATISTICS_TIMES = (pcapng.ISB_STARTTIME, pcapng.ISB_ENDTIME)
 
 
@@ -32,14 +34,27 @@ class Source:
         ids: the numbers of its interfaces in the section that is written.
     """
 
-    def __init__(self, interfaces: Sequence[FileInterface], origin: Described | None) -> None:
+    def __init__(
+        self, interfaces: Sequence[FileInterface], origin: Described | None, section: int = 0, known_blocks: int = 0
+    ) -> None:
+        """Have nothing written yet.
+
+        Args:
+            interfaces: as the attribute.
+            origin: as the attribute.
+            section: in which it begins.
+            known_blocks: of its other blocks, so many are in another file already: of these, only names and secrets are
+                written again.
+        """
         self.interfaces = interfaces
         self.origin = origin
         self.section = 0
         self.ids: dict[int, int] = {}
         self._first = self._next = 0
         self._blocks = 0
+        self._known_blocks = known_blocks
         self._sections = np.empty(0, np.int64)
+        self.enter(section)
 
     @property
     def options(self) -> Options | None:
@@ -100,7 +115,8 @@ class Source:
             if block.section > self.section:
                 return
             self._blocks += 1
-            body = block.native_body()
+            is_known = self._blocks <= self._known_blocks and block.block_type not in _REPEATED
+            body = None if is_known else block.native_body()
             if body is not None:
                 yield pcapng.block(block.block_type, body)
 
@@ -134,13 +150,28 @@ class Sections:
         self._begin_ns = 0
         self.sources: dict[int, Source] = {}
 
-    def add_source(self, number: int, interfaces: Sequence[FileInterface], origin: Described | None) -> Source:
-        """Return a source by its number; where another file goes on in its place, a section ends."""
+    def add_source(
+        self,
+        number: int,
+        interfaces: Sequence[FileInterface],
+        origin: Described | None,
+        section: int = 0,
+        known_blocks: int = 0,
+    ) -> Source:
+        """Return a source by its number; where another file goes on in its place, a section ends.
+
+        Args:
+            number: as ``Part.source``.
+            interfaces: as for ``Source``, and so the next ones.
+            origin: see there.
+            section: see there; of a new source.
+            known_blocks: see there; of a new source.
+        """
         source = self.sources.get(number)
         if source is None or source.origin is not origin:
             if source is not None:
                 self.end()
-            source = self.sources[number] = Source(interfaces, origin)
+            source = self.sources[number] = Source(interfaces, origin, section, known_blocks)
         source.interfaces = interfaces
         return source
 
@@ -170,10 +201,15 @@ class Sections:
         for block in source.blocks():
             self._add(block)
 
-    def finish(self) -> None:
-        """Write what is left: all was read, or as much as is wanted."""
+    def finish(self, *, is_last: bool = True) -> None:
+        """Write what is left: all was read, or as much as is wanted.
+
+        Args:
+            is_last: sections that come later belong to this file, too, though they have no packets.
+        """
         for source in list(self.sources.values()):
-            self.enter(source, source.last_section)
+            if is_last:
+                self.enter(source, source.last_section)
             self.describe(source)
         if not self._has_begun:
             self._begin()

@@ -1,6 +1,5 @@
 """Capture files written from batches of packets."""
 
-import itertools
 import os
 from collections.abc import Iterable, Sequence
 from typing import Self, cast
@@ -11,7 +10,7 @@ from capd_client.errors import InvalidArgument, UnsupportedError
 from capd_client.reading.model import Described, Packet
 from capd_client.request.options import HasWrite
 from capd_client.writing import FileFormat
-from capd_client.writing.parts import Part, batch_of, runs_of
+from capd_client.writing.parts import Part, batches_of, runs_of
 from capd_client.writing.sections import Sections
 from capd_client.writing.target import OpenTarget, PathTarget, Target
 from capd_protocol.arguments import is_comment
@@ -30,8 +29,6 @@ _NS_PER_S = 10**9
 _TIMESTAMPS = 2**64
 #: The seconds of a pcap record have 32 bits.
 _PCAP_END_NS = 2**32 * _NS_PER_S
-#: One by one, so many packets are written together. Chosen: more are no faster.
-_PACKETS_AT_ONCE = 4096
 _ETHERNET = 1
 _MOST_BYTES = 262_144
 
@@ -84,7 +81,9 @@ class Writer:
             self._target = PathTarget(path, wanted_compression(compress_type, path), overwrite=overwrite)
         else:
             self._target = OpenTarget(target, wanted_compression(compress_type, ""))
-        self._sections = Sections(self._target.add, self._comments, keeps_statistics=keeps_statistics)
+        #: How much was written, before it is compressed.
+        self.size_bytes = 0
+        self._sections = Sections(self._add, self._comments, keeps_statistics=keeps_statistics)
         self._linktype: int | None = None
         self._begin_s: int | None = None
         self.packets = 0
@@ -100,14 +99,21 @@ class Writer:
         finally:
             self.abandon()
 
-    def close(self) -> None:
+    def _add(self, data: bytes) -> None:
+        self.size_bytes += len(data)
+        self._target.add(data)
+
+    def close(self, *, is_last: bool = True) -> None:
         """End the file.
+
+        Args:
+            is_last: sections that come later belong to it, too, though they have no packets.
 
         Raises:
             DestinationError: it cannot be written.
         """
         if self._format == "pcapng":
-            self._sections.finish()
+            self._sections.finish(is_last=is_last)
         elif self._linktype is None:
             first = next((each.interfaces[0] for each in self._sections.sources.values() if each.interfaces), None)
             self._begin_pcap(first)
@@ -119,15 +125,24 @@ class Writer:
 
     # Packets ----------------------------------------------------------------------------------------------------------
 
-    def add_source(self, number: int, interfaces: Sequence[FileInterface], origin: Described | None) -> None:
+    def add_source(
+        self,
+        number: int,
+        interfaces: Sequence[FileInterface],
+        origin: Described | None,
+        section: int = 0,
+        known_blocks: int = 0,
+    ) -> None:
         """Have what a file says be kept, also where it has no packets.
 
         Args:
             number: as ``Part.source``.
             interfaces: what interface ids of its packets mean.
             origin: the file.
+            section: of this file's, where it begins.
+            known_blocks: so many of its other blocks are in another file already.
         """
-        self._sections.add_source(number, interfaces, origin)
+        self._sections.add_source(number, interfaces, origin, section, known_blocks)
 
     def write_packets(
         self, packets: Iterable[Packet], interfaces: Sequence[FileInterface], origin: Described | None = None
@@ -144,9 +159,8 @@ class Writer:
             InvalidArgument: a packet is of an interface that there is not.
             UnsupportedError: the format cannot say them.
         """
-        remaining = iter(packets)
-        while some := list(itertools.islice(remaining, _PACKETS_AT_ONCE)):
-            self.write([Part(0, batch_of(some), interfaces, origin)])
+        for batch in batches_of(packets):
+            self.write([Part(0, batch, interfaces, origin)])
 
     def write(self, parts: Sequence[Part], order: I64 | None = None) -> None:
         """Write the packets of one or more batches.
@@ -196,6 +210,7 @@ class Writer:
         # The index of a compressed file is a little less exact than it could be.
         self._target.add_gathered(vectors, sizes, (max(0, times_ns[0]), max(0, times_ns[1])))
         self.packets += len(sizes)
+        self.size_bytes += int(sizes.sum())
 
     def _write_apart(self, parts: Sequence[Part], order: I64 | None) -> None:
         """Write packets one by one: no section can say the times of all of them."""
@@ -227,7 +242,7 @@ class Writer:
 
     def _begin_pcap(self, interface: FileInterface | None) -> None:
         self._linktype = _ETHERNET if interface is None else interface.linktype
-        self._target.add(
+        self._add(
             pcapng.pcap_header(
                 linktype=self._linktype,
                 snaplen_bytes=_MOST_BYTES if interface is None else interface.snaplen_bytes or _MOST_BYTES,
