@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from capd_client.reading.live import Stream
     from capd_client.reading.model import Packet
     from capd_client.reading.reader import Reader
+    from capd_client.reading.types import FileType, iter_encapsulation_types, iter_file_types
     from capd_client.request.options import CaptureArguments, CaptureInterface, HasName, HasWrite
     from capd_client.request.streams import HasDescriptor
     from capd_client.ring.files import HasRingFiles, RingFile, Span, Time, files
@@ -145,6 +146,7 @@ else:
         "capd_client.reading.live": "Stream",
         "capd_client.reading.model": "Packet",
         "capd_client.reading.reader": "Reader",
+        "capd_client.reading.types": "FileType iter_encapsulation_types iter_file_types",
         "capd_client.request.options": "CaptureArguments CaptureInterface HasName HasWrite",
         "capd_client.request.streams": "HasDescriptor",
         "capd_client.ring.files": "HasRingFiles RingFile Span Time files",
@@ -224,6 +226,7 @@ __all__ = [
     "FileFormat",
     "FileInterface",
     "FileStatistics",
+    "FileType",
     "Gap",
     "HasDescriptor",
     "HasName",
@@ -305,6 +308,8 @@ __all__ = [
     "flush_capture",
     "get_capabilities",
     "get_driver_counters",
+    "iter_encapsulation_types",
+    "iter_file_types",
     "list_captures",
     "merge",
     "read",

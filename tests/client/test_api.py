@@ -312,6 +312,8 @@ ONLY_BLOCKING = {
     "write": "as read: to a disk",
     "merge": "as read: from and to a disk",
     "split": "as read: from and to a disk",
+    "iter_file_types": "a list, as long as a program takes to print it",
+    "iter_encapsulation_types": "a list",
     "files": "it reads an index from the disk, and waits for nothing",
     "PacketLoop": "a loop that waits for its handler is an async for over aio.stream",
     "sniff": "as PacketLoop",

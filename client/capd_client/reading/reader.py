@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
-from capd_client.errors import CaptureEnded, CaptureError, ReadError
+from capd_client.errors import CaptureEnded, CaptureError, ReadError, UnsupportedError
 from capd_client.obstacles import IS_DIRECTORY, obstacle
 from capd_client.reading.ahead import Ahead
 from capd_client.reading.attributes import Attributes
@@ -18,6 +18,7 @@ from capd_client.reading.files.file import File
 from capd_client.reading.files.opening import file_of, open_passed
 from capd_client.reading.filtering import Matching
 from capd_client.reading.model import Interfaces, Packet, packets_of
+from capd_client.reading.numbers import PacketIndex, again
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.fields.columns import Occurrence, Progress
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
@@ -136,6 +137,25 @@ class Reader(Attributes):
             if len(found.offsets):
                 yield found
 
+    def packet(self, number: int) -> Packet:
+        """Return a packet by its number, from 1, wherever an iteration is.
+
+        The file is looked through as far as it is needed, once; some 30 bytes in memory remain for each packet. Of a
+        compressed file, a packet before the last one that was asked for takes long: it is decompressed again.
+
+        Args:
+            number: the packet's.
+
+        Raises:
+            InvalidArgument: there is none with this number; or the file has no path, and was closed.
+            UnsupportedError: it is a pipe, or of a format that another program converts.
+            ReadError: the file is damaged before it.
+        """
+        return self._packet(number)
+
+    def _packet(self, number: int) -> Packet:
+        raise UnsupportedError("packets of a running capture have no numbers to ask for: read one of its files")
+
     @property
     def interfaces(self) -> Sequence[FileInterface]:
         """The interfaces so far, of all sections; of a session the current file's. Grows as the file is read."""
@@ -183,6 +203,7 @@ class FileReader(Reader):
         """
         super().__init__()
         self._follow = follow
+        self._index: PacketIndex | None = None
         self._path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         name = str(getattr(source, "name", f"descriptor {source}")) if self._path is None else self._path
         try:
@@ -207,6 +228,22 @@ class FileReader(Reader):
         if span_ns != (None, None):
             self._file.leave_out_but(*span_ns)
 
+    def _packet(self, number: int) -> Packet:
+        if self._index is None:
+            name = self._path or (self._file.name if self._file is not None else "")
+            try:
+                self._index = PacketIndex(file_of(again(self._file, self._path), name))
+            except OSError as error:
+                raise ReadError(name, 0, obstacle(name, error)) from error
+        return self._index.packet(number)
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
     def _begun(self) -> File | None:
         if not self._follow:  # there may be no packet for long
             self._batches.look()
@@ -221,7 +258,7 @@ class FileReader(Reader):
             is_there = self._is_there(file)
             yield from file.batches()
             if not self._follow or not file.can_grow:
-                self.close()  # whoever only iterates shall have no descriptors left
+                super().close()  # whoever only iterates shall have no descriptors left
                 return
             if not is_there:
                 file.fail(file.at, "the file was deleted or replaced while it was followed")

@@ -116,6 +116,23 @@ class File:
         for window, begin, batches in self._windows():
             yield Piece(window.data[begin:], tuple(batches))
 
+    def located(self) -> Iterator[tuple[int, tuple[Batch, ...]]]:
+        """Give the packets that are there and were not given yet, each with where in the file its ``data`` begins."""
+        for window, _, batches in self._windows():
+            yield self.at - len(window), tuple(batches)
+
+    def read_at(self, offset: int, size_bytes: int) -> bytes:
+        """Return bytes from an offset on; of a compressed file, of what it is decompressed.
+
+        Raises:
+            ReadError: they are not there any more.
+            UnsupportedError: what is read is no file on a disk.
+        """
+        data = os.pread(self.descriptor, size_bytes, offset)
+        if len(data) < size_bytes:
+            self.fail(offset, "the file was cut after it was read")
+        return data
+
     def _windows(self) -> Iterator[tuple[U8, int, Iterable[Batch]]]:
         """Give parts of the file from where records begin to where the last whole one ends."""
         window_bytes = _SMALL_WINDOW_BYTES
