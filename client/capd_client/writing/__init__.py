@@ -28,6 +28,7 @@ def write(
     compress_type: str | None = None,
     comments: Iterable[str] = (),
     overwrite: bool = True,
+    append: bool = False,
 ) -> int:
     """Write packets into a capture file; return how many.
 
@@ -46,11 +47,14 @@ def write(
         compress_type: ``gzip``, ``zstd`` or ``none``; None: as the end of the path says, ``.gz`` or ``.zst``.
         comments: what a pcapng file says of itself at its beginning.
         overwrite: replace a file that is there.
+        append: have a pcapng file that is there go on, with another section; where writing fails, it ends where it
+            did before. One that is not there is written.
 
     Raises:
         InvalidArgument: one of these is not possible.
         DestinationError: the file cannot be written, or is there already.
-        UnsupportedError: the format cannot say it: pcap has one link-layer type, and times from 1970 to 2106.
+        UnsupportedError: the format cannot say it: pcap has one link-layer type, and times from 1970 to 2106. Or the
+            file cannot go on: it is compressed, not pcapng, or its last record is not whole.
         ReadError: what is read is damaged. Nothing is written then.
     """
     from capd_client.errors import InvalidArgument  # noqa: PLC0415  # with the others
@@ -68,6 +72,7 @@ def write(
         comments=comments,
         overwrite=overwrite,
         keeps_statistics=isinstance(packets, Reader),
+        append=append and _can_go_on(target),
     ) as writer:
         for batch in packets.batches() if isinstance(packets, Reader) else batches_of(packets):
             own = packets.interfaces if isinstance(packets, Reader) else found
@@ -194,3 +199,24 @@ def split(
             own = packets.interfaces if isinstance(packets, Reader) else found
             splitter.write(batch, found if interfaces is not None else own, own)
     return splitter.paths
+
+
+def _can_go_on(target: "str | os.PathLike[str] | HasWrite") -> bool:
+    """Whether there is a file that can go on with another section.
+
+    Raises:
+        UnsupportedError: it cannot.
+        ReadError: it is damaged.
+    """
+    from capd_client.errors import UnsupportedError  # noqa: PLC0415  # with the others
+    from capd_client.reading.reader import FileReader  # noqa: PLC0415  # numpy
+
+    if not isinstance(target, str | os.PathLike) or not Path(target).exists() or not Path(target).stat().st_size:
+        return not isinstance(target, str | os.PathLike)  # which is refused
+    with FileReader(target, follow=False) as reader:
+        for _ in reader.batches():
+            pass
+        if reader.file_type != "pcapng" or reader.is_compressed or reader.rest_bytes:
+            text = "only a pcapng file that is not compressed, and whose last record is whole, can go on: merge them"
+            raise UnsupportedError(text)
+    return True

@@ -12,7 +12,7 @@ from capd_client.request.options import HasWrite
 from capd_client.writing import FileFormat
 from capd_client.writing.parts import Part, batches_of, runs_of
 from capd_client.writing.sections import Sections
-from capd_client.writing.target import OpenTarget, PathTarget, Target
+from capd_client.writing.target import AppendedTarget, OpenTarget, PathTarget, Target
 from capd_protocol.arguments import is_comment
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.batches.packet_options import OptionColumn, no_options, options_of_flags
@@ -45,6 +45,7 @@ class Writer:
         comments: Iterable[str] = (),
         overwrite: bool = True,
         keeps_statistics: bool = False,
+        append: bool = False,
     ) -> None:
         """Begin a file.
 
@@ -54,6 +55,7 @@ class Writer:
             compress_type: ``gzip``, ``zstd`` or ``none``; None: as the end of the path says, ``.gz`` or ``.zst``.
             comments: what a pcapng file says of itself at its beginning, beside what is kept of others.
             overwrite: replace a file that is there.
+            append: go on behind what is in the file; there it is pcapng, and not compressed.
             keeps_statistics: end with those of the interfaces, since all of their packets are written.
 
         Raises:
@@ -76,7 +78,11 @@ class Writer:
         self._units_per_s = _UNITS_PER_S[file_format]
         self._keeps_statistics = keeps_statistics
         self._target: Target
-        if isinstance(target, str | os.PathLike):
+        if append:
+            if not isinstance(target, str | os.PathLike) or file_format != "pcapng":
+                raise InvalidArgument("only pcapng files that have a path can go on", argument="append")
+            self._target = AppendedTarget(target)
+        elif isinstance(target, str | os.PathLike):
             path = os.fspath(target)
             self._target = PathTarget(path, wanted_compression(compress_type, path), overwrite=overwrite)
         else:
