@@ -73,16 +73,20 @@ if TYPE_CHECKING:
     from capd_client.reading.live import Stream
     from capd_client.reading.model import Packet
     from capd_client.reading.reader import Reader
+    from capd_client.reading.types import FileType, iter_encapsulation_types, iter_file_types
     from capd_client.request.options import CaptureArguments, CaptureInterface, HasName, HasWrite
     from capd_client.request.streams import HasDescriptor
     from capd_client.ring.files import HasRingFiles, RingFile, Span, Time, files
     from capd_client.transport.connect import SocketPath
-    from capd_client.writing import FileFormat, merge, write
+    from capd_client.writing import FileFormat, merge, split, write
     from capd_protocol.batches.model import Batch, FileInterface, FileStatistics
+    from capd_protocol.batches.packet_options import OptionColumn, StoredOptions
     from capd_protocol.fields.columns import Column, Occurrence
     from capd_protocol.fields.registry import Field
     from capd_protocol.fields.types import FieldType
     from capd_protocol.formats.linktypes import LinkLayerType
+    from capd_protocol.formats.metadata import CustomBlock, NameResolution, OtherBlock, Secrets, Section
+    from capd_protocol.formats.options import Option, Options
     from capd_protocol.formats.packet_flags import Direction, PacketKind
     from capd_protocol.messages import (
         Capabilities,
@@ -147,16 +151,20 @@ else:
         "capd_client.reading.live": "Stream",
         "capd_client.reading.model": "Packet",
         "capd_client.reading.reader": "Reader",
+        "capd_client.reading.types": "FileType iter_encapsulation_types iter_file_types",
         "capd_client.request.options": "CaptureArguments CaptureInterface HasName HasWrite",
         "capd_client.request.streams": "HasDescriptor",
         "capd_client.ring.files": "HasRingFiles RingFile Span Time files",
         "capd_client.transport.connect": "SocketPath",
-        "capd_client.writing": "FileFormat merge write",
+        "capd_client.writing": "FileFormat merge split write",
         "capd_protocol.batches.model": "Batch FileInterface FileStatistics",
+        "capd_protocol.batches.packet_options": "OptionColumn StoredOptions",
         "capd_protocol.fields.columns": "Column Occurrence",
         "capd_protocol.fields.registry": "Field",
         "capd_protocol.fields.types": "FieldType",
         "capd_protocol.formats.linktypes": "LinkLayerType",
+        "capd_protocol.formats.metadata": "CustomBlock NameResolution OtherBlock Secrets Section",
+        "capd_protocol.formats.options": "Option Options",
         "capd_protocol.formats.packet_flags": "Direction PacketKind",
         "capd_protocol.messages": """
             Capabilities CaptureSummary DeletionReason EndReason Failure FailureCode FileClosed
@@ -203,6 +211,7 @@ __all__ = [
     "Column",
     "ColumnReader",
     "Columns",
+    "CustomBlock",
     "DaemonGone",
     "DaemonUnavailable",
     "DeletionReason",
@@ -225,6 +234,7 @@ __all__ = [
     "FileFormat",
     "FileInterface",
     "FileStatistics",
+    "FileType",
     "FilterExpression",
     "Gap",
     "HasDescriptor",
@@ -249,11 +259,16 @@ __all__ = [
     "LiveInterfaceStats",
     "LoopRunning",
     "MissingRight",
+    "NameResolution",
     "NameTaken",
     "NoEvents",
     "NoSuchCapture",
     "NotPermitted",
     "Occurrence",
+    "Option",
+    "OptionColumn",
+    "Options",
+    "OtherBlock",
     "Overflow",
     "Packet",
     "PacketFunction",
@@ -278,6 +293,8 @@ __all__ = [
     "RevokedDevice",
     "RevokedSender",
     "RingFile",
+    "Secrets",
+    "Section",
     "SendPermission",
     "SendReport",
     "SessionClosed",
@@ -287,6 +304,7 @@ __all__ = [
     "SourceAddressError",
     "SourceError",
     "Span",
+    "StoredOptions",
     "Stream",
     "StreamOverrun",
     "Time",
@@ -300,6 +318,8 @@ __all__ = [
     "flush_capture",
     "get_capabilities",
     "get_driver_counters",
+    "iter_encapsulation_types",
+    "iter_file_types",
     "list_captures",
     "merge",
     "read",
@@ -307,6 +327,7 @@ __all__ = [
     "rotate_capture",
     "snapshot_capture",
     "sniff",
+    "split",
     "stop_capture",
     "stream",
     "who_am_i",

@@ -44,6 +44,7 @@ COMMANDS = (
     "files",
     "extract",
     "merge",
+    "cut",
     "list",
     "attach",
     "stop",

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "files": ("no.pcapng",),
     "extract": ("no.pcapng",),
     "merge": ("no.pcapng", "-w", "merged.pcapng"),
+    "cut": ("no.pcapng", "-w", "cut.pcapng"),
     "list": (),
     "attach": ("1",),
     "stop": ("1",),

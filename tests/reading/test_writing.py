@@ -242,6 +242,31 @@ def test_a_file_that_is_there_is_replaced_or_not_as_is_asked(tmp_path: Path) -> 
             write(wrong, reader)
 
 
+def test_a_file_goes_on(tmp_path: Path) -> None:
+    first, second = some_file(tmp_path / "first"), some_file(tmp_path / "second", seed=1)
+    target = tmp_path / "a"
+    for source in (first, second):
+        with read(source) as reader:
+            write(target, reader, append=True)
+    assert rows(target) == rows(first) + rows(second)
+    assert len(tshark_fields(target, "frame.len")) == 600
+    before = target.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        write(target, failing(), [FileInterface(None, 1, 0, 10**9)], append=True)
+    with pytest.raises(ReadError):
+        write(target, read(cut(second)), append=True)
+    assert target.read_bytes() == before
+    with read(first) as reader:
+        write(tmp_path / "b.gz", reader)
+        (tmp_path / "c").write_bytes(before[:-3])
+    for wrong, error in (("b.gz", UnsupportedError), ("c", UnsupportedError)):
+        with pytest.raises(error, match="merge them"), read(first) as reader:
+            write(tmp_path / wrong, reader, append=True)
+    for arguments in ({"file_format": "pcap"}, {}):
+        with pytest.raises(InvalidArgument, match="can go on"), read(first) as reader:
+            write(io.BytesIO() if not arguments else target, reader, append=True, **arguments)  # type: ignore[call-overload, arg-type, unused-ignore]  # by name
+
+
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -290,7 +315,9 @@ def test_merging_is_what_mergecap_does(tmp_path: Path) -> None:
     with read(tmp_path / "ours.pcapng") as reader:
         list(reader)
         names = [each.name for each in reader.interfaces]
-    assert sorted(filter(None, names)) == sorted(f"if{seed}_{number}" for seed in range(4) for number in range(2))
+    # One of the files has no packets; its interfaces are kept, too.
+    seeds = (0, 0, 1, 2, 3)
+    assert sorted(filter(None, names)) == sorted(f"if{seed}_{number}" for seed in seeds for number in range(2))
 
 
 def test_equal_times_come_in_mergecaps_order(tmp_path: Path) -> None:

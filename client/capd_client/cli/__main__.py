@@ -26,7 +26,7 @@ from capd_client.blocking.questions import (
 )
 from capd_client.cli import capture, interfaces, read
 from capd_client.cli.columns import command as columns
-from capd_client.cli.files import merge, ring
+from capd_client.cli.files import cut, merge, ring
 from capd_client.cli.output import complain, forget_output, show, show_json, show_script
 from capd_client.cli.sending import command as sending
 from capd_client.cli.text import count, shorten, si, table, width_of
@@ -82,6 +82,7 @@ _CODES = (
 #: What messages call an argument that is none of a capture, to what it is called here.
 _OPTIONS = {
     **ring.OPTIONS,
+    **cut.OPTIONS,
     "after": ("--after",),
     "user": ("--user",),
     "interval": ("--interval",),
@@ -369,6 +370,13 @@ def _parser() -> Parser:
             "merge",
             help="merge capture files into one, in the order of time",
             description="Merge capture files into one, in the order of their packets' times.",
+        )
+    )
+    cut.add_cut_arguments(
+        commands.add_parser(
+            "cut",
+            help="write some of a file's packets, or change them",
+            description="Write packets of a file into another: some, shortened, shifted, sorted, in several files.",
         )
     )
     listing = commands.add_parser("list", help="show the captures that run", description="Show the captures that run.")

@@ -23,7 +23,7 @@ from capd_protocol.text import counted, quoted
 
 if TYPE_CHECKING:
     from capd_client.reading.reader import Reader
-    from capd_protocol.batches.model import Batch
+    from capd_protocol.batches.model import Batch, FileInterface
 
 #: Of what takes a display filter.
 DISPLAY_FILTER_HELP = "only packets that pass, in Wireshark's language, such as 'tcp.port in {80, 443}'"
@@ -178,30 +178,37 @@ class Counted:
         self.last_ns = late if self.last_ns is None else max(self.last_ns, late)
 
 
+def _shown_of(interface: "FileInterface") -> dict[str, object]:
+    """Return what JSON has of an interface."""
+    found = interface.statistics
+    fields = {
+        **interface._asdict(),
+        "statistics": None if found is None else dict(zip(found._fields[:5], found, strict=False)),
+    }
+    return {name: value for name, value in fields.items() if name not in ("options", "section")}
+
+
 def _info(path: str, options: argparse.Namespace) -> int:
     found = Counted()
     with read(source_of(path)) as reader:
         for batch in reader.batches():
             found.add(batch)
         packets, size_bytes, first_ns, last_ns = astuple(found)
-        interfaces = [
-            {**each._asdict(), "statistics": each.statistics._asdict() if each.statistics else None}
-            for each in reader.interfaces
-        ]
+        interfaces = list(reader.interfaces)
         status = 0 if is_whole(path, reader) else EXIT_CUT
     if options.json:
         fields = {"file": path, "packets": packets, "original_bytes": size_bytes, "rest_bytes": reader.rest_bytes}
         fields |= {"first_timestamp_ns": first_ns, "last_timestamp_ns": last_ns}
-        show_json({**fields, "interfaces": interfaces})
+        show_json({**fields, "interfaces": list(map(_shown_of, interfaces))})
         return status
     show(f"{path}: {counted(packets, 'packet')}, {counted(size_bytes, 'byte')}")
     if first_ns is not None and last_ns is not None:
         first, last = time_of_day(first_ns, options.utc), time_of_day(last_ns, options.utc)
         show(f"  {first} to {last}, {(last_ns - first_ns) / 1e9:.6f} s")
     for number, each in enumerate(interfaces):
-        drops = (each["statistics"] or {}).get("drops")
+        drops = each.statistics.drops if each.statistics else None
         lost = "" if drops is None else f", {count(drops)} dropped"
-        what = f", filter {each['capture_filter']!r}" if each["capture_filter"] else ""
-        snaplen = f", snaplen {each['snaplen_bytes']}" if each["snaplen_bytes"] else ""
-        show(f"  {each['name'] or number}: linktype {each['linktype']}{snaplen}{what}{lost}")
+        what = f", filter {each.capture_filter!r}" if each.capture_filter else ""
+        snaplen = f", snaplen {each.snaplen_bytes}" if each.snaplen_bytes else ""
+        show(f"  {each.name or number}: linktype {each.linktype}{snaplen}{what}{lost}")
     return status

@@ -25,7 +25,7 @@ def read(
     """Read the packets of a capture file, or of a capture that runs.
 
     pcapng and pcap, in both byte orders and with timestamps of any resolution, as they are, or compressed with gzip,
-    zstd, xz or bzip2. A record that is not whole yet is not given.
+    zstd, xz, bzip2 or lz4. A record that is not whole yet is not given.
 
     Example:
         with read("dns.pcapng") as packets:

@@ -12,7 +12,10 @@ from capd_client.reading.reader import FileReader
 from capd_client.reading.selection import AnyDisplayFilter, Selection
 from capd_client.ring.files import RingFile, Span
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.batches.packet_options import OptionColumn
 from capd_protocol.fields.packets import Progress
+from capd_protocol.formats.metadata import BlockLog, OtherBlock, Section
+from capd_protocol.formats.options import Options, joined
 
 #: Packets of a file that are turned into objects at once. Chosen: their lists stay small.
 _ROWS_AT_ONCE = 4096
@@ -21,7 +24,7 @@ _ROWS_AT_ONCE = 4096
 class Extraction:
     """Packets of a span, each ``Packet.interface_id`` a place in ``interfaces``; there is one pass.
 
-    Files that overlap are merged, and packets within a file sorted. What is in memory at once are numbers, some 40
+    Files that overlap are merged, and packets within a file sorted. What is in memory at once are numbers, some 50
     bytes for each packet of the files that overlap, of those that match; packets are looked at where the files are
     mapped.
     """
@@ -48,6 +51,10 @@ class Extraction:
         self._interface_ids: dict[FileInterface, int] = {}
         #: Those of the files that were opened so far; equal ones of several files are one.
         self.interfaces: list[FileInterface] = []
+        #: What these files say beside their packets.
+        self.blocks = BlockLog()
+        self._said: dict[Options, None] = {}
+        self._known_blocks: set[tuple[int, bytes]] = set()
         #: What could not be read; the packets before are there.
         self.faults: list[ReadError] = []
 
@@ -67,9 +74,24 @@ class Extraction:
                 heapq.heappush(heads, (first.timestamp_ns, number, first, packets))
         yield from _merged(heads, None)
 
+    @property
+    def sections(self) -> list[Section]:
+        """One section, which says what those of the files say that were opened so far; none where they say nothing."""
+        return [Section(joined(self._said))] if self._said else []
+
+    def _keep(self, reader: FileReader) -> None:
+        """Keep what a file says; the files of a ring mostly say the same."""
+        self._said |= dict.fromkeys(each.options for each in reader.sections)
+        for each in reader.other_blocks:
+            body = each.native_body()
+            if body is not None and (each.block_type, body) not in self._known_blocks:
+                self._known_blocks.add((each.block_type, body))
+                self.blocks.add(OtherBlock(0, each.block_type, body))
+
     def _packets(self, file: RingFile) -> Iterator[Packet]:
         """Give a file's packets of the span, sorted."""
         data: list[memoryview] = []
+        options: list[OptionColumn | None] = []
         columns: list[tuple[npt.NDArray[np.int64], ...]] = []
         interfaces: Sequence[FileInterface] = ()
         try:
@@ -82,8 +104,10 @@ class Extraction:
                         if len(found.offsets):
                             columns.append(_columns(found, len(data)))
                             data.append(found.data.data)
+                            options.append(found.options)
                 finally:
                     interfaces = reader.interfaces
+                    self._keep(reader)
                 if file.is_complete and reader.rest_bytes:
                     text = f"the last record is not whole ({reader.rest_bytes} bytes)"
                     self.faults.append(ReadError(file.path, reader.at_bytes, text))
@@ -100,11 +124,13 @@ class Extraction:
         names = [interface.name for interface in interfaces]
         for at in range(0, table.shape[1], _ROWS_AT_ONCE):
             rows: list[list[int]] = table[:, at : at + _ROWS_AT_ONCE].tolist()
-            row: tuple[int, int, int, int, int, int, int]
+            row: tuple[int, int, int, int, int, int, int, int]
             for row in zip(*rows, strict=True):
-                timestamp_ns, own_id, original_bytes, size_bytes, begin, flags, batch_number = row
+                timestamp_ns, own_id, original_bytes, size_bytes, begin, flags, batch_number, place = row
                 view = data[batch_number][begin : begin + size_bytes]
-                yield Packet(timestamp_ns, names[own_id], ids[own_id], original_bytes, view, flags)
+                column = options[batch_number]
+                stored = None if column is None else column.at(place)
+                yield Packet(timestamp_ns, names[own_id], ids[own_id], original_bytes, view, flags, stored)
 
     def _found(self, batch: Batch, interfaces: Sequence[FileInterface], progress: Progress) -> Batch:
         """Return the packets of the span that match."""
@@ -120,7 +146,7 @@ class Extraction:
 
     def _interface_id(self, interface: FileInterface) -> int:
         # Timestamps have been converted, and statistics are of whole captures.
-        described = interface._replace(units_per_s=10**9, statistics=None)
+        described = interface._replace(units_per_s=10**9, statistics=None, section=0)
         if described not in self._interface_ids:
             self._interface_ids[described] = len(self.interfaces)
             self.interfaces.append(described)
@@ -142,6 +168,7 @@ def _columns(batch: Batch, number: int) -> tuple[npt.NDArray[np.int64], ...]:
         batch.offsets,
         np.zeros(len(batch.offsets)) if batch.flags is None else batch.flags,
         np.full(len(batch.offsets), number),
+        np.arange(len(batch.offsets)),
     )
     return tuple(each.astype(np.int64) for each in fields)
 

@@ -8,13 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
-from capd_client.errors import CaptureEnded, CaptureError, ReadError
+from capd_client.errors import CaptureEnded, CaptureError, ReadError, UnsupportedError
 from capd_client.obstacles import IS_DIRECTORY, obstacle
+from capd_client.reading.ahead import Ahead
+from capd_client.reading.attributes import Attributes
 from capd_client.reading.columns.model import ColumnMaker, ColumnReader, Columns
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.files.file import File
 from capd_client.reading.files.opening import file_of, open_passed
 from capd_client.reading.model import Interfaces, Packet, packets_of
+from capd_client.reading.numbers import PacketIndex, again
 from capd_client.reading.selection import AnyDisplayFilter, Selection, compiled
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.fields.columns import Occurrence
@@ -27,7 +30,7 @@ Source = str | os.PathLike[str] | int | IO[bytes]
 _POLL_S = 0.05
 
 
-class Reader:
+class Reader(Attributes):
     """Packets of a file or a capture, in the order of the file; a context manager, and an iterator of ``Packet``.
 
     There is one pass: an iteration goes on where the last one ended, and ``batches`` behind it.
@@ -42,10 +45,10 @@ class Reader:
     """
 
     def __init__(self, display_filter: AnyDisplayFilter | None = None) -> None:
-        self._file: File | None = None
+        super().__init__()
         self._progress = Progress()
         self._display_filter = None if display_filter is None else compiled(display_filter)
-        self._all = self._followed(self._read())
+        self._all = Ahead(self._followed(self._read()))
         self._batches = self._selected(Selection(None, self._display_filter))
         self._packets = itertools.chain.from_iterable(packets_of(batch, self._names) for batch in self._batches)
 
@@ -153,6 +156,25 @@ class Reader:
             if len(found.offsets):
                 yield found
 
+    def packet(self, number: int) -> Packet:
+        """Return a packet by its number, from 1, wherever an iteration is.
+
+        The file is looked through as far as it is needed, once; some 30 bytes in memory remain for each packet. Of a
+        compressed file, a packet before the last one that was asked for takes long: it is decompressed again.
+
+        Args:
+            number: the packet's.
+
+        Raises:
+            InvalidArgument: there is none with this number; or the file has no path, and was closed.
+            UnsupportedError: it is a pipe, or of a format that another program converts.
+            ReadError: the file is damaged before it.
+        """
+        return self._packet(number)
+
+    def _packet(self, number: int) -> Packet:
+        raise UnsupportedError("packets of a running capture have no numbers to ask for: read one of its files")
+
     @property
     def interfaces(self) -> Sequence[FileInterface]:
         """The interfaces so far, of all sections; of a session the current file's. Grows as the file is read."""
@@ -207,6 +229,7 @@ class FileReader(Reader):
         """
         super().__init__(display_filter)
         self._follow = follow
+        self._index: PacketIndex | None = None
         self._path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         name = str(getattr(source, "name", f"descriptor {source}")) if self._path is None else self._path
         try:
@@ -231,6 +254,27 @@ class FileReader(Reader):
         if span_ns != (None, None):
             self._file.leave_out_but(*span_ns)
 
+    def _packet(self, number: int) -> Packet:
+        if self._index is None:
+            name = self._path or (self._file.name if self._file is not None else "")
+            try:
+                self._index = PacketIndex(file_of(again(self._file, self._path), name))
+            except OSError as error:
+                raise ReadError(name, 0, obstacle(name, error)) from error
+        return self._index.packet(number)
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+    def _begun(self) -> File | None:
+        if not self._follow:  # there may be no packet for long
+            self._all.look()
+        return self._file
+
     def _read(self) -> Iterator[Batch]:
         file = self._file
         while file is not None and file.is_open:
@@ -240,7 +284,7 @@ class FileReader(Reader):
             is_there = self._is_there(file)
             yield from file.batches()
             if not self._follow or not file.can_grow:
-                self.close()  # whoever only iterates shall have no descriptors left
+                super().close()  # whoever only iterates shall have no descriptors left
                 return
             if not is_there:
                 file.fail(file.at, "the file was deleted or replaced while it was followed")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from capd_client.reading.reader import Reader
-from capd_client.writing.writer import Part
+from capd_client.writing.parts import Part, origin_of
 from capd_protocol.batches.model import Batch
 from capd_protocol.batches.record_offsets import I64
 
@@ -34,7 +34,8 @@ class _Source:
         """Return the next so many packets, if there are any."""
         if self.batch is None or not count:
             return None
-        part = Part(self.number, self.batch.chosen(slice(count)), self._reader.interfaces)
+        interfaces = self._reader.interfaces
+        part = Part(self.number, self.batch.chosen(slice(count)), interfaces, origin_of(interfaces))
         if count == len(self.due_ns):
             self.advance()
         else:

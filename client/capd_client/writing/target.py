@@ -194,3 +194,45 @@ class PathTarget(Target):
         if self._partial is not None:
             with contextlib.suppress(OSError):
                 self._partial.unlink()
+
+
+class AppendedTarget(Target):
+    """A file that is there, and goes on; where writing fails, it ends where it did before."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Go on at its end.
+
+        Raises:
+            DestinationError: it cannot be written.
+        """
+        super().__init__(None)
+        self._path = Path(path)
+        try:
+            self._file = self._path.open("r+b", buffering=0)
+            self._end = self._file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._is_ended = False
+
+    def _failed(self, error: OSError) -> DestinationError:
+        return DestinationError(f"{self._path} cannot be written: {error.strerror}")
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def end(self) -> None:
+        """Have all of it there."""
+        super().end()
+        self._is_ended = True
+
+    def abandon(self) -> None:
+        """Have the file end where it did before, unless all of it is there."""
+        with contextlib.suppress(OSError):
+            if not self._is_ended and not self._file.closed:
+                self._file.truncate(self._end)
+            self._file.close()

@@ -1,20 +1,22 @@
-"""Capture files written from batches of packets: sections, interfaces, packets and statistics."""
+"""Capture files written from batches of packets."""
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Self, cast
+from collections.abc import Iterable, Sequence
+from typing import Self, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from capd_client.errors import InvalidArgument, UnsupportedError
-from capd_client.reading.model import Packet
+from capd_client.reading.model import Described, Packet
 from capd_client.request.options import HasWrite
 from capd_client.writing import FileFormat
-from capd_client.writing.target import OpenTarget, PathTarget, Target
+from capd_client.writing.parts import Part, batches_of, runs_of
+from capd_client.writing.sections import Sections
+from capd_client.writing.target import AppendedTarget, OpenTarget, PathTarget, Target
 from capd_protocol.arguments import is_comment
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.batches.packet_options import OptionColumn, no_options, options_of_flags
+from capd_protocol.batches.pcapng_parser import distinct
 from capd_protocol.batches.record_offsets import I64
 from capd_protocol.batches.records import Gathered, Packets, gathered_records
 from capd_protocol.formats import pcapng
@@ -27,24 +29,8 @@ _NS_PER_S = 10**9
 _TIMESTAMPS = 2**64
 #: The seconds of a pcap record have 32 bits.
 _PCAP_END_NS = 2**32 * _NS_PER_S
-#: One by one, so many packets are written together. Chosen: more are no faster.
-_PACKETS_AT_ONCE = 4096
 _ETHERNET = 1
 _MOST_BYTES = 262_144
-
-
-class Part(NamedTuple):
-    """Packets of one source.
-
-    Attributes:
-        source: its number; each source has interfaces of its own.
-        batch: the packets.
-        interfaces: what their interface ids mean.
-    """
-
-    source: int
-    batch: Batch
-    interfaces: Sequence[FileInterface]
 
 
 class Writer:
@@ -59,6 +45,7 @@ class Writer:
         comments: Iterable[str] = (),
         overwrite: bool = True,
         keeps_statistics: bool = False,
+        append: bool = False,
     ) -> None:
         """Begin a file.
 
@@ -66,8 +53,9 @@ class Writer:
             target: a path, where the file is when it is whole; or a binary file, which is written to as packets come.
             file_format: ``pcapng``, ``pcap`` (microseconds) or ``nsecpcap``, as Wireshark calls them.
             compress_type: ``gzip``, ``zstd`` or ``none``; None: as the end of the path says, ``.gz`` or ``.zst``.
-            comments: what a pcapng file says of itself at its beginning.
+            comments: what a pcapng file says of itself at its beginning, beside what is kept of others.
             overwrite: replace a file that is there.
+            append: go on behind what is in the file; there it is pcapng, and not compressed.
             keeps_statistics: end with those of the interfaces, since all of their packets are written.
 
         Raises:
@@ -90,15 +78,18 @@ class Writer:
         self._units_per_s = _UNITS_PER_S[file_format]
         self._keeps_statistics = keeps_statistics
         self._target: Target
-        if isinstance(target, str | os.PathLike):
+        if append:
+            if not isinstance(target, str | os.PathLike) or file_format != "pcapng":
+                raise InvalidArgument("only pcapng files that have a path can go on", argument="append")
+            self._target = AppendedTarget(target)
+        elif isinstance(target, str | os.PathLike):
             path = os.fspath(target)
             self._target = PathTarget(path, wanted_compression(compress_type, path), overwrite=overwrite)
         else:
             self._target = OpenTarget(target, wanted_compression(compress_type, ""))
-        #: Numbers in the file, by source and number there.
-        self._ids: dict[tuple[int, int], int] = {}
-        #: Of those in this section, in their order: what they are, also later.
-        self._sources: list[tuple[Sequence[FileInterface], int]] = []
+        #: How much was written, before it is compressed.
+        self.size_bytes = 0
+        self._sections = Sections(self._add, self._comments, keeps_statistics=keeps_statistics)
         self._linktype: int | None = None
         self._begin_s: int | None = None
         self.packets = 0
@@ -114,15 +105,24 @@ class Writer:
         finally:
             self.abandon()
 
-    def close(self) -> None:
+    def _add(self, data: bytes) -> None:
+        self.size_bytes += len(data)
+        self._target.add(data)
+
+    def close(self, *, is_last: bool = True) -> None:
         """End the file.
+
+        Args:
+            is_last: sections that come later belong to it, too, though they have no packets.
 
         Raises:
             DestinationError: it cannot be written.
         """
-        if self._begin_s is None:
-            self._begin(0, None)
-        self._end_section()
+        if self._format == "pcapng":
+            self._sections.finish(is_last=is_last)
+        elif self._linktype is None:
+            first = next((each.interfaces[0] for each in self._sections.sources.values() if each.interfaces), None)
+            self._begin_pcap(first)
         self._target.end()
 
     def abandon(self) -> None:
@@ -131,20 +131,42 @@ class Writer:
 
     # Packets ----------------------------------------------------------------------------------------------------------
 
-    def write_packets(self, packets: Iterable[Packet], interfaces: Sequence[FileInterface]) -> None:
+    def add_source(
+        self,
+        number: int,
+        interfaces: Sequence[FileInterface],
+        origin: Described | None,
+        section: int = 0,
+        known_blocks: int = 0,
+    ) -> None:
+        """Have what a file says be kept, also where it has no packets.
+
+        Args:
+            number: as ``Part.source``.
+            interfaces: what interface ids of its packets mean.
+            origin: the file.
+            section: of this file's, where it begins.
+            known_blocks: so many of its other blocks are in another file already.
+        """
+        self._sections.add_source(number, interfaces, origin, section, known_blocks)
+
+    def write_packets(
+        self, packets: Iterable[Packet], interfaces: Sequence[FileInterface], origin: Described | None = None
+    ) -> None:
         """Write packets one after another.
 
         Args:
             packets: these.
             interfaces: what their interface ids mean; it may grow as they come.
+            origin: the file that they come from, for what else it says.
 
         Raises:
             DestinationError: they cannot be written.
+            InvalidArgument: a packet is of an interface that there is not.
             UnsupportedError: the format cannot say them.
         """
-        remaining = iter(packets)
-        while some := list(itertools.islice(remaining, _PACKETS_AT_ONCE)):
-            self.write([Part(0, _batch_of(some), interfaces)])
+        for batch in batches_of(packets):
+            self.write([Part(0, batch, interfaces, origin)])
 
     def write(self, parts: Sequence[Part], order: I64 | None = None) -> None:
         """Write the packets of one or more batches.
@@ -156,6 +178,7 @@ class Writer:
 
         Raises:
             DestinationError: they cannot be written.
+            InvalidArgument: a packet is of an interface that there is not.
             UnsupportedError: the format cannot say them.
         """
         parts = [each for each in parts if len(each.batch.timestamps_ns)]
@@ -166,15 +189,34 @@ class Writer:
         if latest_ns - min(0, earliest_ns // _NS_PER_S) * _NS_PER_S >= _TIMESTAMPS:
             self._write_apart(parts, order)
             return
-        self._prepare(parts[0], earliest_ns, latest_ns)
-        made = [each for part in parts for each in self._records(part)]
+        sources = [self._sections.add_source(each.source, each.interfaces, each.origin) for each in parts]
+        sections = [source.sections_of(part.batch.interface_ids) for source, part in zip(sources, parts, strict=True)]
+        if self._format == "pcapng":
+            self._count_from(earliest_ns, latest_ns)
+            for some, entered, places in runs_of(parts, sections, order):
+                self._write_run(some, entered, places)
+        else:
+            self._check_pcap(parts, earliest_ns, latest_ns)
+            self._write_records(self._records(parts), parts, order)
+
+    def _write_run(self, parts: Sequence[Part], sections: Sequence[int], order: I64 | None) -> None:
+        sources = self._sections.sources
+        for part, section in zip(parts, sections, strict=True):
+            self._sections.enter(sources[part.source], section)
+        for part in parts:
+            self._sections.describe(sources[part.source])
+        self._write_records(self._records(parts), parts, order)
+
+    def _write_records(self, made: Sequence[Gathered], parts: Sequence[Part], order: I64 | None) -> None:
         vectors, sizes = np.concatenate([each.vectors for each in made]), np.concatenate([each.sizes for each in made])
         if order is not None:
             vectors, sizes = vectors[order], sizes[order]
+        times = [each.batch.timestamps_ns for each in parts]
+        times_ns = min(int(each.min()) for each in times), max(int(each.max()) for each in times)
         # The index of a compressed file is a little less exact than it could be.
-        times_ns = max(0, earliest_ns), max(0, latest_ns)
-        self._target.add_gathered(vectors, sizes, times_ns)
+        self._target.add_gathered(vectors, sizes, (max(0, times_ns[0]), max(0, times_ns[1])))
         self.packets += len(sizes)
+        self.size_bytes += int(sizes.sum())
 
     def _write_apart(self, parts: Sequence[Part], order: I64 | None) -> None:
         """Write packets one by one: no section can say the times of all of them."""
@@ -183,28 +225,30 @@ class Writer:
             part, place = places[number]
             self.write([part._replace(batch=part.batch.chosen(place))])
 
-    def _prepare(self, part: Part, earliest_ns: int, latest_ns: int) -> None:
-        """Begin the file, or another section where times are before those that this one can say."""
-        if self._format != "pcapng":
-            if earliest_ns < 0 or latest_ns >= _PCAP_END_NS:
-                raise UnsupportedError("pcap cannot say times before 1970 and after 2106: write pcapng")
-            if self._begin_s is None:
-                self._begin(0, part.interfaces[int(part.batch.interface_ids[0])])
-            return
+    def _count_from(self, earliest_ns: int, latest_ns: int) -> None:
+        """Begin another section where times are before those that this one can say."""
         wanted_s = min(0, earliest_ns // _NS_PER_S)
-        if self._begin_s is None:
-            self._begin(wanted_s, None)
-        elif wanted_s < self._begin_s or latest_ns - self._begin_s * _NS_PER_S >= _TIMESTAMPS:
-            self._end_section()
-            self._begin(wanted_s, None)
+        begin_s = self._begin_s
+        if begin_s is None or wanted_s < begin_s or latest_ns - begin_s * _NS_PER_S >= _TIMESTAMPS:
+            self._begin_s = wanted_s
+            self._sections.begin_at(wanted_s)
 
-    def _begin(self, begin_s: int, interface: FileInterface | None) -> None:
-        self._begin_s = begin_s
-        if self._format == "pcapng":
-            self._target.add(pcapng.section_header(application="capd", comments=self._comments))
-            return
+    def _check_pcap(self, parts: Sequence[Part], earliest_ns: int, latest_ns: int) -> None:
+        """Begin a pcap file, if it was not yet; refuse what it cannot say."""
+        if earliest_ns < 0 or latest_ns >= _PCAP_END_NS:
+            raise UnsupportedError("pcap cannot say times before 1970 and after 2106: write pcapng")
+        for part in parts:
+            for own_id in cast("list[int]", np.unique(part.batch.interface_ids).tolist()):
+                interface = part.interfaces[own_id]
+                if self._linktype is None:
+                    self._begin_pcap(interface)
+                if interface.linktype != self._linktype:
+                    text = "a pcap file has packets of one link-layer type, and these are of several: write pcapng"
+                    raise UnsupportedError(text)
+
+    def _begin_pcap(self, interface: FileInterface | None) -> None:
         self._linktype = _ETHERNET if interface is None else interface.linktype
-        self._target.add(
+        self._add(
             pcapng.pcap_header(
                 linktype=self._linktype,
                 snaplen_bytes=_MOST_BYTES if interface is None else interface.snaplen_bytes or _MOST_BYTES,
@@ -212,103 +256,41 @@ class Writer:
             )
         )
 
-    def _records(self, part: Part) -> Iterator[Gathered]:
-        batch = part.batch
-        ids = self._ids_of(part)
-        begin_ns = (self._begin_s or 0) * _NS_PER_S
-        # Without a sign: what is before 1970 counts from the section's offset.
-        times = batch.timestamps_ns.view(np.uint64) - np.uint64(begin_ns % _TIMESTAMPS)
-        flags = batch.flags if self._format == "pcapng" else None
-        for start, end in _runs(flags, len(ids)):
+    def _records(self, parts: Sequence[Part]) -> list[Gathered]:
+        """Return the records of packets; all have options among their parts, or none has."""
+        is_pcapng = self._format == "pcapng"
+        columns = [_options_of(each.batch) if is_pcapng else None for each in parts]
+        if any(columns):
+            columns = [
+                no_options(len(p.batch.offsets)) if c is None else c for p, c in zip(parts, columns, strict=True)
+            ]
+        made: list[Gathered] = []
+        for part, options in zip(parts, columns, strict=True):
+            batch = part.batch
+            begin_ns = (self._begin_s or 0) * _NS_PER_S
             packets = Packets(
                 batch.data,
-                batch.offsets[start:end],
-                batch.captured_sizes[start:end],
-                batch.original_sizes[start:end],
-                times[start:end],
-                ids[start:end],
-                flags[start:end] if flags is not None and flags[start] else None,
+                batch.offsets,
+                batch.captured_sizes,
+                batch.original_sizes,
+                # Without a sign: what is before 1970 counts from the section's offset.
+                batch.timestamps_ns.view(np.uint64) - np.uint64(begin_ns % _TIMESTAMPS),
+                self._ids_of(part) if is_pcapng else 0,
+                options=options,
             )
-            yield gathered_records(
-                packets, "pcapng" if self._format == "pcapng" else "pcap", units_per_s=self._units_per_s
-            )
+            made.append(gathered_records(packets, "pcapng" if is_pcapng else "pcap", units_per_s=self._units_per_s))
+        return made
 
     def _ids_of(self, part: Part) -> I64:
-        """Return the numbers that the packets' interfaces have in the file, which describes them where it has not."""
-        own_ids = np.unique(part.batch.interface_ids)
-        numbers = np.zeros(int(own_ids[-1]) + 1, np.int64)
-        for own_id in cast("list[int]", own_ids.tolist()):
-            key = part.source, own_id
-            if key not in self._ids:
-                self._describe(key, part.interfaces)
-            numbers[own_id] = self._ids[key]
+        """Return the numbers that the packets' interfaces have in the file."""
+        ids = self._sections.sources[part.source].ids
+        own_ids: list[int] = distinct(part.batch.interface_ids)[0].tolist()
+        numbers = np.zeros(own_ids[-1] + 1, np.int64)
+        numbers[own_ids] = [ids[each] for each in own_ids]
         return numbers[part.batch.interface_ids]
 
-    def _describe(self, key: tuple[int, int], interfaces: Sequence[FileInterface]) -> None:
-        interface = interfaces[key[1]]
-        if self._format != "pcapng":
-            if interface.linktype != self._linktype:
-                text = "a pcap file has packets of one link-layer type, and these are of several: write pcapng"
-                raise UnsupportedError(text)
-            self._ids[key] = 0
-            return
-        self._ids[key] = len(self._sources)
-        self._sources.append((interfaces, key[1]))
-        self._target.add(
-            pcapng.interface_description(
-                linktype=interface.linktype,
-                snaplen_bytes=interface.snaplen_bytes,
-                name=interface.name or "",
-                capture_filter=interface.capture_filter or "",
-                offset_s=self._begin_s or 0,
-            )
-        )
 
-    def _end_section(self) -> None:
-        """Write what is known by now of the interfaces: of a source that was read to its end, its statistics."""
-        begin_ns = (self._begin_s or 0) * _NS_PER_S
-        for number, (interfaces, own_id) in enumerate(self._sources):
-            found = interfaces[own_id].statistics
-            if not self._keeps_statistics or found is None or found.received is None:
-                continue
-            start_ns, end_ns = found.start_ns or begin_ns, found.end_ns or begin_ns
-            if min(start_ns, end_ns) < begin_ns:
-                continue
-            self._target.add(
-                pcapng.interface_statistics(
-                    number,
-                    timestamp_ns=end_ns - begin_ns,
-                    start_ns=start_ns - begin_ns,
-                    end_ns=end_ns - begin_ns,
-                    received=found.received,
-                    dropped=found.drops or 0,
-                    delivered=found.received - (found.drops or 0) if found.delivered is None else found.delivered,
-                )
-            )
-        self._ids.clear()
-        self._sources.clear()
-
-
-def _runs(flags: npt.NDArray[np.uint32] | None, count: int) -> Iterator[tuple[int, int]]:
-    """Give ranges of packets which all have flags, or none of which has any."""
-    if flags is None:
-        yield 0, count
-        return
-    has = flags != 0
-    edges = (np.flatnonzero(has[1:] != has[:-1]) + 1).tolist()
-    yield from itertools.pairwise((0, *edges, count))
-
-
-def _batch_of(packets: Sequence[Packet]) -> Batch:
-    """Return packets together."""
-    sizes = np.fromiter((len(each.data) for each in packets), np.int64, len(packets))
-    flags = np.fromiter((each.flags for each in packets), np.uint32, len(packets))
-    return Batch(
-        np.fromiter((each.timestamp_ns for each in packets), np.int64, len(packets)),
-        np.fromiter((each.interface_id for each in packets), np.uint32, len(packets)),
-        sizes.astype(np.uint32),
-        np.fromiter((each.original_size_bytes for each in packets), np.uint32, len(packets)),
-        np.cumsum(sizes) - sizes,
-        np.frombuffer(b"".join(each.data for each in packets), np.uint8),
-        flags if flags.any() else None,
-    )
+def _options_of(batch: Batch) -> OptionColumn | None:
+    if batch.options is not None:
+        return batch.options.fit_to_write()
+    return None if batch.flags is None else options_of_flags(batch.flags)

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from capd_protocol.batches.packet_options import OptionColumn
+from capd_protocol.formats import pcapng
+from capd_protocol.formats.options import NO_OPTIONS, Options, mac_text, network_text
 from capd_protocol.times import datetime_of, time_text
 
 
@@ -18,6 +21,8 @@ class FileStatistics(NamedTuple):
         delivered: packets that were handed on.
         start_ns: when the capture began, since 1970-01-01 00:00 UTC.
         end_ns: when it ended, since the same moment.
+        options: all that the file says, these among it; its times are in the interface's own units.
+        timestamp_ns: when these were counted, since the same moment.
     """
 
     received: int | None
@@ -25,6 +30,8 @@ class FileStatistics(NamedTuple):
     delivered: int | None
     start_ns: int | None
     end_ns: int | None
+    options: Options = NO_OPTIONS
+    timestamp_ns: int | None = None
 
     @property
     def start(self) -> datetime | None:
@@ -44,6 +51,15 @@ class FileStatistics(NamedTuple):
         """
         return datetime_of(self.end_ns)
 
+    @property
+    def timestamp(self) -> datetime | None:
+        """``timestamp_ns`` as a datetime in UTC, which keeps only microseconds.
+
+        Raises:
+            OverflowError: the file says a time after the year 9999.
+        """
+        return datetime_of(self.timestamp_ns)
+
 
 class FileInterface(NamedTuple):
     """An interface that a file describes.
@@ -56,6 +72,8 @@ class FileInterface(NamedTuple):
         capture_filter: what was captured; None where the file does not say.
         statistics: the latest ones that were read; None before.
         is_swapped: written on a machine of the other byte order, in which some link types' headers are too.
+        options: all that the file says of it, some of the above among it; numbers in this machine's byte order.
+        section: the place of its section in the reader's ``sections``.
     """
 
     name: str | None
@@ -65,6 +83,45 @@ class FileInterface(NamedTuple):
     capture_filter: str | None = None
     statistics: FileStatistics | None = None
     is_swapped: bool = False
+    options: Options = NO_OPTIONS
+    section: int = 0
+
+    @property
+    def description(self) -> str | None:
+        """What it is, in words; None where the file does not say, and so the next ones."""
+        return self.options.text(pcapng.IF_DESCRIPTION)
+
+    @property
+    def comments(self) -> tuple[str, ...]:
+        """What else is said of it in words."""
+        return self.options.comments
+
+    @property
+    def hardware(self) -> str | None:
+        """Its hardware."""
+        return self.options.text(pcapng.IF_HARDWARE)
+
+    @property
+    def operating_system(self) -> str | None:
+        """The operating system of the machine that it is part of."""
+        return self.options.text(pcapng.IF_OS)
+
+    @property
+    def mac_address(self) -> str | None:
+        """Its hardware address, such as ``02:00:5e:10:00:01``."""
+        value = self.options.value(pcapng.IF_MACADDR)
+        return None if value is None else mac_text(value)
+
+    @property
+    def speed_bits_per_s(self) -> int | None:
+        """How fast it is."""
+        return self.options.number(pcapng.IF_SPEED, "Q")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Its addresses, such as ``192.0.2.1/24``."""
+        values = (each.value for each in self.options if each.code in (pcapng.IF_IPV4ADDR, pcapng.IF_IPV6ADDR))
+        return tuple(text for text in map(network_text, values) if text)
 
 
 class Batch(NamedTuple):
@@ -80,6 +137,7 @@ class Batch(NamedTuple):
         data: uint8, a part of the mapped file; read-only.
         flags: uint32, what pcapng's ``epb_flags`` says of each: bits 0 and 1 are the direction, 2 to 4 the kind (see
             ``Direction`` and ``PacketKind``); 0 where it says nothing. None: it says nothing of any of them.
+        options: what the file says of packets beside these, flags among it; None: nothing.
     """
 
     timestamps_ns: npt.NDArray[np.int64]
@@ -89,6 +147,7 @@ class Batch(NamedTuple):
     offsets: npt.NDArray[np.int64]
     data: npt.NDArray[np.uint8]
     flags: npt.NDArray[np.uint32] | None = None
+    options: OptionColumn | None = None
 
     @property
     def timestamps(self) -> npt.NDArray[np.datetime64]:
@@ -110,6 +169,7 @@ class Batch(NamedTuple):
             self.offsets[places],
             self.data,
             None if self.flags is None else self.flags[places],
+            None if self.options is None else self.options.chosen(places),
         )
 
     def __repr__(self) -> str:

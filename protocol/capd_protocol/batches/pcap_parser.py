@@ -16,6 +16,7 @@ from capd_protocol.batches.record_offsets import (
     follow_records,
     headers,
 )
+from capd_protocol.formats.metadata import BlockLog, Section
 from capd_protocol.formats.pcapng import (
     PCAP_HEADER_SIZE_BYTES,
     PCAP_MAGIC,
@@ -33,16 +34,17 @@ class _Format(NamedTuple):
     order: str
     units_per_s: int
     record_header_bytes: int
+    name: str
 
 
 #: From the file's first four bytes.
 FORMATS = {
-    struct.pack(order + "I", magic): _Format(order, units_per_s, header_bytes)
+    struct.pack(order + "I", magic): _Format(order, units_per_s, header_bytes, name)
     for order in "<>"
-    for magic, units_per_s, header_bytes in (
-        (PCAP_MAGIC, 10**6, PCAP_RECORD_HEADER_SIZE_BYTES),
-        (PCAP_NANOSECOND_MAGIC, 10**9, PCAP_RECORD_HEADER_SIZE_BYTES),
-        (_MODIFIED_MAGIC, 10**6, _MODIFIED_RECORD_HEADER_SIZE_BYTES),
+    for magic, units_per_s, header_bytes, name in (
+        (PCAP_MAGIC, 10**6, PCAP_RECORD_HEADER_SIZE_BYTES, "pcap"),
+        (PCAP_NANOSECOND_MAGIC, 10**9, PCAP_RECORD_HEADER_SIZE_BYTES, "nsecpcap"),
+        (_MODIFIED_MAGIC, 10**6, _MODIFIED_RECORD_HEADER_SIZE_BYTES, "modpcap"),
     )
 }
 #: By minor version, where a record's captured size stands. It came behind the original one before 2.3, whose writers
@@ -61,7 +63,11 @@ class PcapParser:
     def __init__(self, magic: bytes) -> None:
         self.interfaces: list[FileInterface] = []
         self.names: list[str | None] = [None]
-        self._order, self._units_per_s, record_header_bytes = FORMATS[magic]
+        #: pcap says nothing but packets.
+        self.sections: list[Section] = []
+        self.blocks = BlockLog()
+        #: As Wireshark calls it.
+        self._order, self._units_per_s, record_header_bytes, self.file_type = FORMATS[magic]
         self._layout = RecordLayout(record_header_bytes, _CAPTURED_AT[4])
 
     def record_bytes(self, data: U8, begin: int) -> int:
@@ -113,7 +119,7 @@ class PcapParser:
             return None
         at = last - self._layout.header_bytes
         begin = batch.data[at : at + 8].tobytes()
-        order, *_ = FORMATS.get(begin[:4], ("", 0, 0))
+        order, *_ = FORMATS.get(begin[:4], ("", 0, 0, ""))
         return at if order and begin[4:] == struct.pack(order + "HH", 2, 4) else None
 
     def _read_header(self, data: U8, begin: int) -> None:

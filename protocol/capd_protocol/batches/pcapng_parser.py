@@ -1,6 +1,5 @@
 """pcapng blocks. Pure: bytes of the file in, batches out."""
 
-import contextlib
 import struct
 import sys
 from typing import NamedTuple
@@ -9,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from capd_protocol.batches.model import Batch, FileInterface, FileStatistics
+from capd_protocol.batches.packet_options import LEAST_OPTION_BYTES, OptionColumn
 from capd_protocol.batches.record_offsets import I64, U8, U32, Damage, check_block, follow_blocks
-from capd_protocol.formats import pcapng
+from capd_protocol.formats import options, pcapng
+from capd_protocol.formats.metadata import BlockLog, OtherBlock, Section
+from capd_protocol.formats.options import FirstOptions, Options
 from capd_protocol.formats.pcapng import (
     BYTE_ORDER_MAGIC,
     ENHANCED_PACKET_BLOCK,
@@ -29,9 +31,7 @@ _SIMPLE_HEADER_SIZE_BYTES = 12
 _SNAPLEN_WORD = 3
 #: Type, length, and of a section header the byte-order magic, without which its length means nothing.
 _MIN_BLOCK_BYTES = 12
-#: Code and length, and the flags.
-_FLAGS_OPTION_BYTES = 8
-_LEAST_WITH_FLAGS_BYTES = PACKET_BLOCK_HEADER_SIZE_BYTES + _FLAGS_OPTION_BYTES + PACKET_BLOCK_TRAILER_SIZE_BYTES
+_LEAST_WITH_OPTIONS_BYTES = PACKET_BLOCK_HEADER_SIZE_BYTES + LEAST_OPTION_BYTES + PACKET_BLOCK_TRAILER_SIZE_BYTES
 U64 = npt.NDArray[np.uint64]
 _MAX_NS = 2**63 - 1
 #: Which half of 64 bits in memory is the upper one.
@@ -46,11 +46,16 @@ class _Clock(NamedTuple):
 
 
 class PcapngParser:
-    """Knows what was in the file so far: byte order and interfaces."""
+    """Knows what was in the file so far: byte order, interfaces, and what else it says."""
+
+    #: As Wireshark calls it.
+    file_type = "pcapng"
 
     def __init__(self) -> None:
         self.interfaces: list[FileInterface] = []
-        #: What packets have of them.
+        self.sections: list[Section] = []
+        self.blocks = BlockLog()
+        #: What packets have of the interfaces.
         self.names: list[str | None] = []
         self._clocks: list[_Clock] = []
         self._different_clocks: set[_Clock] = set()
@@ -128,12 +133,13 @@ class PcapngParser:
         offsets += header_sizes
         offsets += begin
         captured = fields[:, 5].copy()
-        flags = self._flags(data, offsets, captured, headers[which][:count])
-        batch = Batch(self._to_ns(units, ids), ids, captured, fields[:, 6].copy(), offsets, data, flags)
+        found = self._options(data, offsets, captured, headers[which][:count])
+        flags = None if found is None else self._flags(found)
+        batch = Batch(self._to_ns(units, ids), ids, captured, fields[:, 6].copy(), offsets, data, flags, found)
         return [batch], begin + end
 
-    def _flags(self, data: U8, offsets: I64, captured: U32, headers: U32) -> U32 | None:
-        """Return what options say of packets' flags; None where none has any.
+    def _options(self, data: U8, offsets: I64, captured: U32, headers: U32) -> OptionColumn | None:
+        """Return where options of packets are; None where none has any.
 
         Args:
             data: where the packets are.
@@ -141,28 +147,32 @@ class PcapngParser:
             captured: their sizes.
             headers: the first words of their blocks.
         """
-        if not len(captured) or int((headers[:, 1] - captured).max()) < _LEAST_WITH_FLAGS_BYTES:
+        if not len(captured) or int((headers[:, 1] - captured).max()) < _LEAST_WITH_OPTIONS_BYTES:
             return None  # the usual case: no block has room for any
         padded = captured.astype(np.int64) + 3 & ~3
         around_bytes = PACKET_BLOCK_HEADER_SIZE_BYTES + PACKET_BLOCK_TRAILER_SIZE_BYTES
         room = headers[:, 1].astype(np.int64) - around_bytes - padded
         # Simple ones have a shorter header, and no options.
-        places = np.flatnonzero((room >= _FLAGS_OPTION_BYTES) & (headers[:, 0] != _SIMPLE_PACKET_BLOCK))
-        if not len(places):
+        has_options = (room >= LEAST_OPTION_BYTES) & (headers[:, 0] != _SIMPLE_PACKET_BLOCK)
+        if not has_options.any():
             return None
+        return OptionColumn(data, offsets + padded, np.where(has_options, room, 0).astype(np.uint32), self._is_swapped)
+
+    def _flags(self, options: OptionColumn) -> U32 | None:
+        """Return what options say of packets' flags; None where none has any."""
+        places = np.flatnonzero(options.sizes)
         order = ">" if (sys.byteorder == "little") == self._is_swapped else "<"
         wanted = int.from_bytes(struct.pack(order + "HH", pcapng.EPB_FLAGS, 4), sys.byteorder)
-        words: U32 = data[: len(data) // 4 * 4].view(np.uint32)
-        at = (offsets + padded)[places] >> 2
-        flags = np.zeros(len(offsets), np.uint32)
+        words: U32 = options.data[: len(options.data) // 4 * 4].view(np.uint32)
+        at = options.offsets[places] >> 2
+        flags = np.zeros(len(options.sizes), np.uint32)
         is_first = words[at] == wanted
         found = words[at[is_first] + 1]
         flags[places[is_first]] = found.byteswap() if self._is_swapped else found
         for place in places[~is_first].tolist():  # behind other options
-            begin = int(offsets[place] + padded[place])
-            with contextlib.suppress(pcapng.MalformedFileError):  # the packet is whole without them
-                options = _Options(pcapng.read_options(data.data[begin : begin + int(room[place])], order), order)
-                flags[place] = options.number(pcapng.EPB_FLAGS, "I") or 0
+            stored = options.at(place)
+            # The packet is whole without them, where they are damaged.
+            flags[place] = (stored.read().number(pcapng.EPB_FLAGS, "I") or 0) if stored is not None else 0
         return flags if flags.any() else None
 
     def _scopes(self, types: U32) -> "_Scopes":
@@ -252,60 +262,65 @@ class PcapngParser:
     def _read_other(self, block_type: int, body: memoryview, order: str) -> None:
         match block_type:
             case pcapng.SECTION_HEADER_BLOCK:
-                pcapng.read_body(block_type, body, order)  # for its complaints
+                header = pcapng.read_body(block_type, body, order)
+                assert isinstance(header, pcapng.SectionHeader)
                 self._section_begin = len(self.interfaces)
+                self.sections.append(Section(Options.of(header.options, order, options.SECTION), self._is_swapped))
             case pcapng.INTERFACE_DESCRIPTION_BLOCK:
-                block = pcapng.read_body(block_type, body, order)
-                assert isinstance(block, pcapng.InterfaceDescription)
-                self._describe(block, order)
+                linktype, _, snaplen_bytes = pcapng.unpacked(block_type, "HHI", body, order)
+                self._describe(linktype, snaplen_bytes, pcapng.read_options(body[8:], order), order)
             case pcapng.INTERFACE_STATISTICS_BLOCK:
-                block = pcapng.read_body(block_type, body, order)
-                assert isinstance(block, pcapng.InterfaceStatistics)
-                self._count(block, order)
+                interface_id, *halves = pcapng.unpacked(block_type, "III", body, order)
+                self._count(interface_id, (halves[0], halves[1]), pcapng.read_options(body[12:], order), order)
             case _:
-                pass
+                self.blocks.add(OtherBlock(len(self.sections) - 1, block_type, bytes(body), self._is_swapped))
 
-    def _describe(self, block: pcapng.InterfaceDescription, order: str) -> None:
-        options = _Options(block.options, order)
-        resolution = options.number(pcapng.IF_TSRESOL, "B")
+    def _describe(self, linktype: int, snaplen_bytes: int, found: tuple[pcapng.Option, ...], order: str) -> None:
+        firsts = FirstOptions(found, order)
+        resolution = firsts.number(pcapng.IF_TSRESOL, "B")
         clock = _Clock(
             10**6 if resolution is None else (2 if resolution & 0x80 else 10) ** (resolution & 0x7F),
-            options.number(pcapng.IF_TSOFFSET, "q") or 0,
+            firsts.number(pcapng.IF_TSOFFSET, "q") or 0,
         )
         self._clocks.append(clock)
         self._different_clocks.add(clock)
-        name = options.text(pcapng.IF_NAME)
+        name = firsts.text(pcapng.IF_NAME)
         self.names.append(name)
         self.interfaces.append(
             FileInterface(
                 name,
-                block.linktype,
-                block.snaplen_bytes,
+                linktype,
+                snaplen_bytes,
                 clock.units_per_s,
                 # 0 says that libpcap's language follows; of the others, none is text.
-                options.text(pcapng.IF_FILTER, b"\0"),
+                firsts.text(pcapng.IF_FILTER, b"\0"),
                 is_swapped=self._is_swapped,
+                options=Options.of(found, order, options.INTERFACE),
+                section=len(self.sections) - 1,
             )
         )
 
-    def _count(self, block: pcapng.InterfaceStatistics, order: str) -> None:
-        place = self._section_begin + block.interface_id
+    def _count(
+        self, interface_id: int, timestamp: tuple[int, int], found: tuple[pcapng.Option, ...], order: str
+    ) -> None:
+        place = self._section_begin + interface_id
         if place >= len(self.interfaces):
             return  # as Wireshark and libpcap do: the packets are whole without them
-        options = _Options(block.options, order)
-        drops = [options.number(code, "Q") for code in (pcapng.ISB_IFDROP, pcapng.ISB_OSDROP)]
+        firsts = FirstOptions(found, order)
+        drops = [firsts.number(code, "Q") for code in (pcapng.ISB_IFDROP, pcapng.ISB_OSDROP)]
         known_drops = [each for each in drops if each is not None]
         statistics = FileStatistics(
-            options.number(pcapng.ISB_IFRECV, "Q"),
+            firsts.number(pcapng.ISB_IFRECV, "Q"),
             sum(known_drops) if known_drops else None,
-            options.number(pcapng.ISB_USRDELIV, "Q"),
-            self._time_ns(options, pcapng.ISB_STARTTIME, place),
-            self._time_ns(options, pcapng.ISB_ENDTIME, place),
+            firsts.number(pcapng.ISB_USRDELIV, "Q"),
+            self._time_ns(firsts.numbers(pcapng.ISB_STARTTIME, "II"), place),
+            self._time_ns(firsts.numbers(pcapng.ISB_ENDTIME, "II"), place),
+            Options.of(found, order, options.STATISTICS),
+            self._time_ns(timestamp, place),
         )
         self.interfaces[place] = self.interfaces[place]._replace(statistics=statistics)
 
-    def _time_ns(self, options: "_Options", code: int, place: int) -> int | None:
-        halves = options.numbers(code, "II")
+    def _time_ns(self, halves: tuple[int, ...] | None, place: int) -> int | None:
         if halves is None:
             return None
         clock = self._clocks[place]
@@ -318,33 +333,6 @@ class _Scopes(NamedTuple):
 
     section_begins: U32
     ends: U32
-
-
-class _Options:
-    """A block's options by their codes. One of a length that its code does not have is none, as in Wireshark."""
-
-    def __init__(self, options: tuple[pcapng.Option, ...], order: str) -> None:
-        # The first of several counts.
-        self._values = dict(reversed(options))
-        self._order = order
-
-    def numbers(self, code: int, layout: str) -> tuple[int, ...] | None:
-        """Return numbers laid out as ``struct`` says; None where the option is missing."""
-        value = self._values.get(code)
-        if value is None or len(value) != struct.calcsize(self._order + layout):
-            return None
-        return struct.unpack(self._order + layout, value)
-
-    def number(self, code: int, layout: str) -> int | None:
-        """Return one number; None where the option is missing."""
-        found = self.numbers(code, layout)
-        return None if found is None else found[0]
-
-    def text(self, code: int, begin: bytes = b"") -> str | None:
-        """Return a text that ends at its first NUL, from behind what it must begin with; None for an empty one."""
-        value = self._values.get(code, b"")
-        text = value.removeprefix(begin).split(b"\0", 1)[0] if value.startswith(begin) else b""
-        return text.decode("utf-8", "surrogateescape") or None
 
 
 def distinct(numbers: U32) -> tuple[I64, I64]:

@@ -10,8 +10,6 @@ Parser = PcapngParser | PcapParser
 
 #: What shows which format it is.
 MAGIC_BYTES = 4
-#: What compressed files begin with of which no more is known.
-_LZ4 = b"\x04\x22\x4d\x18"
 
 
 def is_foreign(magic: bytes) -> bool:
@@ -33,7 +31,7 @@ def recognize(magic: bytes) -> Parser | None:
         return PcapParser(magic)
     if magic == SECTION_HEADER_BLOCK.to_bytes(4, "little"):  # the same in both orders
         return PcapngParser()
-    name = "lz4" if magic == _LZ4 else compression_of(magic)
+    name = compression_of(magic)
     if name is not None:
         raise Damage(0, f"compressed with {name}: it must be decompressed first, such as by a pipe")
     if len(magic) == MAGIC_BYTES:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from capd_protocol.batches.packet_options import OptionColumn
 from capd_protocol.batches.record_offsets import I64, U8, U32
 from capd_protocol.formats import pcapng
 
@@ -46,7 +47,8 @@ class Packets(NamedTuple):
         original_sizes: how long it was.
         timestamps_ns: when it came.
         interface_ids: the numbers of their interfaces in a pcapng file, or of all of them.
-        flags: as the option ``epb_flags`` has them; None: not written.
+        flags: as the option ``epb_flags`` has them; None: not written. Only of records that are copied.
+        options: in this machine's byte order, whole ones; None: not written. Only of records that are gathered.
     """
 
     data: U8
@@ -56,6 +58,7 @@ class Packets(NamedTuple):
     timestamps_ns: U64
     interface_ids: int | I64
     flags: U32 | None = None
+    options: OptionColumn | None = None
 
 
 class Gathered(NamedTuple):
@@ -69,7 +72,7 @@ class Gathered(NamedTuple):
 
     vectors: U64
     sizes: U64
-    held: tuple[U32, ...]
+    held: tuple[U32 | U8, ...]
 
 
 def gathered_records(
@@ -84,20 +87,27 @@ def gathered_records(
     """
     captured = packets.captured_sizes.astype(np.uint64)
     heads = _pcap_headers(packets, _NS_PER_S // units_per_s) if file_format == "pcap" else _pcapng_headers(packets)
-    vectors = np.empty((len(captured), 2 if file_format == "pcap" else 3, 2), np.uint64)
+    options = packets.options
+    parts = 2 if file_format == "pcap" else 3 if options is None else 5
+    vectors = np.empty((len(captured), parts, 2), np.uint64)
     vectors[:, 0, 0], vectors[:, 0, 1] = _addresses(heads), heads.shape[1] * 4
     vectors[:, 1, 0] = packets.offsets.astype(np.uint64) + np.uint64(packets.data.ctypes.data)
     vectors[:, 1, 1] = captured
     if file_format == "pcap":
         return Gathered(vectors, captured + np.uint64(heads.shape[1] * 4), (heads,))
-    ends = np.zeros((len(captured), 2 + _option_words(packets)), np.uint32)
-    if packets.flags is not None:
-        ends[:, 1], ends[:, 2] = _FLAGS_OPTION, packets.flags
-    ends[:, -1] = heads[:, 1]
+    # Padding, and the length again.
+    ends = np.zeros((len(captured), 2), np.uint32)
+    ends[:, 1] = heads[:, 1]
     padding = -captured & np.uint64(3)
     vectors[:, 2, 0] = _addresses(ends) + np.uint64(4) - padding
-    vectors[:, 2, 1] = padding + np.uint64(ends.shape[1] * 4 - 4)
-    return Gathered(vectors, heads[:, 1].astype(np.uint64), (heads, ends))
+    vectors[:, 2, 1] = padding + np.uint64(4)
+    if options is None:
+        return Gathered(vectors, heads[:, 1].astype(np.uint64), (heads, ends))
+    vectors[:, 2, 1] = padding
+    vectors[:, 3, 0] = options.offsets.astype(np.uint64) + np.uint64(options.data.ctypes.data)
+    vectors[:, 3, 1] = options.sizes
+    vectors[:, 4, 0], vectors[:, 4, 1] = _addresses(ends) + np.uint64(4), 4
+    return Gathered(vectors, heads[:, 1].astype(np.uint64), (heads, ends, options.data))
 
 
 def _addresses(rows: U32) -> U64:
@@ -110,7 +120,9 @@ def _option_words(packets: Packets) -> int:
 
 def _pcapng_headers(packets: Packets) -> U32:
     captured = packets.captured_sizes
-    sizes = captured + (-captured & np.uint32(3)) + np.uint32(_AROUND_PACKET_BYTES + 4 * _option_words(packets))
+    sizes = captured + (-captured & np.uint32(3)) + np.uint32(_AROUND_PACKET_BYTES)
+    if packets.options is not None:
+        sizes = sizes + packets.options.sizes
     heads = np.empty((len(captured), _HEADER_WORDS), np.uint32)
     _fill_pcapng_headers(heads, packets, sizes)
     return heads

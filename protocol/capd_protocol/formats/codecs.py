@@ -11,7 +11,7 @@ import bz2
 import lzma
 import sys
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from isal import igzip_lib, isal_zlib
 
@@ -125,6 +125,30 @@ class FrameDecompressor(Protocol):
         ...
 
 
+class _Lz4:
+    """As the protocol wants it: lz4 says None for what is not known yet, or empty."""
+
+    def __init__(self) -> None:
+        import lz4.frame  # noqa: PLC0415  # what captures has no use for it
+
+        self._decompressor = cast(Any, lz4.frame.LZ4FrameDecompressor())
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._decompressor.eof)
+
+    @property
+    def needs_input(self) -> bool:
+        return bool(self._decompressor.needs_input)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._decompressor.unused_data or b"")
+
+    def decompress(self, data: bytes, /, max_length: int = -1) -> bytes:
+        return bytes(self._decompressor.decompress(data, max_length))
+
+
 #: The libraries' own errors.
 _DAMAGED: tuple[type[Exception], ...] = (
     zstd.ZstdError,
@@ -132,6 +156,7 @@ _DAMAGED: tuple[type[Exception], ...] = (
     cast(type[Exception], igzip_lib.error),
     OSError,
     EOFError,
+    RuntimeError,  # lz4
     ValueError,
 )
 _DECOMPRESSORS: dict[str, Callable[[], FrameDecompressor]] = {
@@ -139,6 +164,7 @@ _DECOMPRESSORS: dict[str, Callable[[], FrameDecompressor]] = {
     "zstd": zstd.ZstdDecompressor,
     "xz": lzma.LZMADecompressor,
     "bzip2": bz2.BZ2Decompressor,
+    "lz4": _Lz4,
 }
 
 

@@ -12,14 +12,15 @@ COMPRESS_TYPES = ("none", "gzip", "zstd")
 CHUNK_BYTES = 131_075
 
 _SUFFIXES: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
-#: First bytes of files that can be read (RFC 1952, RFC 8878, the .xz file format, bzip2), and of frames of zstd that
-#: are skipped: a file may begin with one.
+#: First bytes of files that can be read (RFC 1952, RFC 8878, the .xz file format, bzip2, lz4), and of frames of zstd
+#: that are skipped: a file may begin with one.
 _MAGICS = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
     **{bytes((0x50 + low, 0x2A, 0x4D, 0x18)): "zstd" for low in range(16)},
     b"\xfd7zX": "xz",
     b"BZh": "bzip2",
+    b"\x04\x22\x4d\x18": "lz4",
 }
 
 

@@ -12,7 +12,12 @@ from typing import NamedTuple
 SECTION_HEADER_BLOCK = 0x0A0D0D0A
 INTERFACE_DESCRIPTION_BLOCK = 1
 INTERFACE_STATISTICS_BLOCK = 5
+NAME_RESOLUTION_BLOCK = 4
 ENHANCED_PACKET_BLOCK = 6
+DECRYPTION_SECRETS_BLOCK = 10
+#: What an enterprise has made up: one that may be copied, and one that programs which change a file shall leave out.
+CUSTOM_BLOCK = 0x00000BAD
+CUSTOM_BLOCK_NOT_COPIED = 0x40000BAD
 
 BYTE_ORDER_MAGIC = 0x1A2B3C4D
 #: pcap with nanoseconds in its second timestamp field.
@@ -36,6 +41,8 @@ SHB_OS = 3
 SHB_USERAPPL = 4
 IF_NAME = 2
 IF_DESCRIPTION = 3
+IF_IPV4ADDR = 4
+IF_IPV6ADDR = 5
 IF_MACADDR = 6
 IF_SPEED = 8
 IF_TSRESOL = 9
@@ -57,7 +64,7 @@ NANOSECONDS = 9
 
 Option = tuple[int, bytes]
 
-_MAX_OPTION_BYTES = 0xFFFF
+MAX_OPTION_BYTES = 0xFFFF
 
 
 def _padded(value: bytes) -> bytes:
@@ -67,17 +74,19 @@ def _padded(value: bytes) -> bytes:
 def _text(code: int, text: str | None) -> Iterator[Option]:
     """An option that stands only where there is something to say; cut where it cannot be as long."""
     if text:
-        yield code, text.encode("utf-8", "surrogateescape")[:_MAX_OPTION_BYTES]
+        yield code, text.encode("utf-8", "surrogateescape")[:MAX_OPTION_BYTES]
 
 
-def _options(options: Iterable[Option]) -> bytes:
+def options_bytes(options: Iterable[Option]) -> bytes:
+    """Options as they stand in a block, with their end; nothing for none."""
     parts = [struct.pack("=HH", code, len(value)) + _padded(value) for code, value in options]
     if parts:
         parts.append(struct.pack("=HH", OPT_END, 0))
     return b"".join(parts)
 
 
-def _block(block_type: int, body: bytes) -> bytes:
+def block(block_type: int, body: bytes) -> bytes:
+    """A block of any type, around what stands between its lengths: a multiple of 4 bytes."""
     length = len(body) + 12
     return struct.pack("=II", block_type, length) + body + struct.pack("=I", length)
 
@@ -86,13 +95,19 @@ def section_header(
     *, hardware: str = "", operating_system: str = "", application: str = "", comments: Iterable[str] = ()
 ) -> bytes:
     """A section header block, version 1.0, of a section whose length is not stated."""
-    options = [
-        *(option for each in comments for option in _text(OPT_COMMENT, each)),
-        *_text(SHB_HARDWARE, hardware),
-        *_text(SHB_OS, operating_system),
-        *_text(SHB_USERAPPL, application),
-    ]
-    return _block(SECTION_HEADER_BLOCK, struct.pack("=IHHq", BYTE_ORDER_MAGIC, 1, 0, -1) + _options(options))
+    return section_with(
+        [
+            *(option for each in comments for option in _text(OPT_COMMENT, each)),
+            *_text(SHB_HARDWARE, hardware),
+            *_text(SHB_OS, operating_system),
+            *_text(SHB_USERAPPL, application),
+        ]
+    )
+
+
+def section_with(options: Iterable[Option]) -> bytes:
+    """A section header block with these options."""
+    return block(SECTION_HEADER_BLOCK, struct.pack("=IHHq", BYTE_ORDER_MAGIC, 1, 0, -1) + options_bytes(options))
 
 
 def interface_description(
@@ -117,15 +132,21 @@ def interface_description(
     options.append((IF_TSRESOL, bytes((NANOSECONDS,))))
     if capture_filter:
         # Its first byte says that a libpcap expression follows.
-        options.append((IF_FILTER, b"\0" + capture_filter.encode("utf-8", "surrogateescape")[: _MAX_OPTION_BYTES - 1]))
+        options.append((IF_FILTER, b"\0" + capture_filter.encode("utf-8", "surrogateescape")[: MAX_OPTION_BYTES - 1]))
     options += _text(IF_OS, operating_system)
     if offset_s:
         options.append((IF_TSOFFSET, struct.pack("=q", offset_s)))
     options += _text(IF_HARDWARE, hardware)
-    return _block(INTERFACE_DESCRIPTION_BLOCK, struct.pack("=HHI", linktype, 0, snaplen_bytes) + _options(options))
+    return interface_with(linktype, snaplen_bytes, options)
 
 
-def _timestamp(timestamp_ns: int) -> bytes:
+def interface_with(linktype: int, snaplen_bytes: int, options: Iterable[Option]) -> bytes:
+    """An interface description block with these options."""
+    return block(INTERFACE_DESCRIPTION_BLOCK, struct.pack("=HHI", linktype, 0, snaplen_bytes) + options_bytes(options))
+
+
+def timestamp_bytes(timestamp_ns: int) -> bytes:
+    """A time as it stands in blocks and options: its upper half, and its lower one."""
     return struct.pack("=II", timestamp_ns >> 32, timestamp_ns & 0xFFFFFFFF)
 
 
@@ -133,10 +154,10 @@ def enhanced_packet(
     interface_id: int, timestamp_ns: int, data: bytes, original_size_bytes: int, *, flags: int = 0
 ) -> bytes:
     """One packet. The capture path makes the same layout in place, for all packets of a ring block at once."""
-    body = struct.pack("=I", interface_id) + _timestamp(timestamp_ns)
+    body = struct.pack("=I", interface_id) + timestamp_bytes(timestamp_ns)
     body += struct.pack("=II", len(data), original_size_bytes) + _padded(data)
-    options = _options([(EPB_FLAGS, struct.pack("=I", flags))]) if flags else b""
-    return _block(ENHANCED_PACKET_BLOCK, body + options)
+    options = options_bytes([(EPB_FLAGS, struct.pack("=I", flags))]) if flags else b""
+    return block(ENHANCED_PACKET_BLOCK, body + options)
 
 
 def interface_statistics(
@@ -163,13 +184,17 @@ def interface_statistics(
     # Readers add isb_osdrop to isb_ifdrop, which is the one that dumpcap writes and Wireshark shows.
     counts = ((ISB_IFRECV, received), (ISB_IFDROP, dropped), (ISB_USRDELIV, delivered))
     options = [
-        (ISB_STARTTIME, _timestamp(start_ns)),
-        (ISB_ENDTIME, _timestamp(end_ns)),
+        (ISB_STARTTIME, timestamp_bytes(start_ns)),
+        (ISB_ENDTIME, timestamp_bytes(end_ns)),
         *((code, struct.pack("=Q", count)) for code, count in counts),
     ]
-    return _block(
-        INTERFACE_STATISTICS_BLOCK, struct.pack("=I", interface_id) + _timestamp(timestamp_ns) + _options(options)
-    )
+    return statistics_with(interface_id, timestamp_ns, options)
+
+
+def statistics_with(interface_id: int, timestamp_ns: int, options: Iterable[Option]) -> bytes:
+    """An interface statistics block with these options."""
+    body = struct.pack("=I", interface_id) + timestamp_bytes(timestamp_ns) + options_bytes(options)
+    return block(INTERFACE_STATISTICS_BLOCK, body)
 
 
 def pcap_header(
@@ -279,8 +304,24 @@ def read_body(block_type: int, body: memoryview, order: str) -> Block:
     try:
         return _read_body(block_type, body, order)
     except struct.error as error:
-        text = f"a block of type {block_type:#x} with {len(body)} bytes between its lengths, too few for its type"
-        raise MalformedFileError(text) from error
+        raise _too_short(block_type, body) from error
+
+
+def unpacked(block_type: int, layout: str, body: memoryview, order: str) -> tuple[int, ...]:
+    """Return the numbers that a block begins with behind its length, laid out as ``struct`` says.
+
+    Raises:
+        MalformedFileError: it is too short.
+    """
+    try:
+        return struct.unpack_from(order + layout, body)
+    except struct.error as error:
+        raise _too_short(block_type, body) from error
+
+
+def _too_short(block_type: int, body: memoryview) -> MalformedFileError:
+    text = f"a block of type {block_type:#x} with {len(body)} bytes between its lengths, too few for its type"
+    return MalformedFileError(text)
 
 
 def _read_body(block_type: int, body: memoryview, order: str) -> Block:

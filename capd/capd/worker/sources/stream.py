@@ -28,6 +28,7 @@ from capd_protocol.batches.pcapng_parser import distinct
 from capd_protocol.batches.recognition import MAGIC_BYTES, Parser, recognize
 from capd_protocol.batches.record_offsets import Damage
 from capd_protocol.formats import pcapng
+from capd_protocol.formats.options import NO_OPTIONS
 from capd_protocol.messages import MAX_SNAPLEN_BYTES, Failure, FailureCode, InterfaceRequest
 from capd_protocol.text import counted, escaped, numbered, quoted
 
@@ -402,7 +403,7 @@ class StreamSource:
         if len(interfaces) > _MAX_DESCRIPTIONS:
             raise Damage(0, f"more than {_MAX_DESCRIPTIONS:,} descriptions of interfaces")
         for described in interfaces[len(self._described) :]:
-            kind = described._replace(statistics=None)
+            kind = described._replace(statistics=None, options=NO_OPTIONS, section=0)
             if kind not in self._known:
                 self._known[kind] = self._declared(kind)
             self._described.append(self._known[kind])

@@ -1,1 +1,1 @@
-"""Files of packets: ``capctl files``, ``capctl extract`` and ``capctl merge``."""
+"""Files of packets: ``capctl files``, ``capctl extract``, ``capctl merge`` and ``capctl cut``."""

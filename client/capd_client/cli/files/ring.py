@@ -5,7 +5,6 @@ import contextlib
 import ctypes
 import os
 import platform
-import re
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from capd_client import reading
 from capd_client.blocking.session import CaptureSession
 from capd_client.cli import read
 from capd_client.cli.files.targets import target_of
+from capd_client.cli.files.times import add_span_arguments
 from capd_client.cli.output import complain, show, show_json
 from capd_client.cli.packets.lines import PacketLines
 from capd_client.cli.packets.lines import add_arguments as packet_options
@@ -38,8 +38,6 @@ OPTIONS = {
 }
 #: There was nothing to show.
 EXIT_NOTHING = 1
-#: What else may stand behind an option though it begins with a hyphen: -10m, -1h30m.
-_TIME_AGO = re.compile(r"-\d[\d.dhms]*")
 #: A daemon answers at once.
 _ATTACH_TIMEOUT_S = 30.0
 
@@ -73,10 +71,7 @@ def _add_ring_and_span(parser: argparse.ArgumentParser) -> None:
         metavar="RING",
         help="a path, as it was given to -w, or that of a capture file; or the name or number of a capture that runs",
     )
-    add("--from", dest="start", metavar="TIME", help="only from then on, such as 12:00, -10m or 2026-01-31T12:00")
-    add("--to", dest="end", metavar="TIME", help="only before then")
-    # argparse takes what begins with a hyphen for an option, unless it looks like a number.
-    parser._negative_number_matcher = _TIME_AGO  # pyright: ignore[reportPrivateUsage]
+    add_span_arguments(parser)
 
 
 def _is_there(word: str) -> bool:
@@ -227,7 +222,7 @@ def _write(extraction: "Extraction", target: "str | BinaryIO", *, overwrite: boo
 
     writer = Writer(target, overwrite=overwrite)
     try:
-        writer.write_packets(extraction, extraction.interfaces)
+        writer.write_packets(extraction, extraction.interfaces, extraction)
         if writer.packets:
             writer.close()
     finally:

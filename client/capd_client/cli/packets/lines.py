@@ -99,7 +99,9 @@ class PacketLines:
         found = dissect(data, linktype)
         if options.json:
             fields = packet._asdict()
-            del fields["data"], fields["flags"]
+            del fields["data"], fields["flags"], fields["stored_options"]
+            if packet.comments:
+                fields["comments"] = packet.comments
             if packet.flags:
                 fields |= {"direction": packet.direction.name.lower(), "kind": packet.kind.name.lower()}
             return [json.dumps({**fields, "captured_size_bytes": len(data), **found})]

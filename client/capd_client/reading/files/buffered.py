@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from capd_client.errors import UnsupportedError
 from capd_client.reading.files.file import GONE, File, FileGone
 from capd_client.reading.files.incoming import Decompressed, Incoming, Range, Received, Stored, Unreadable
 from capd_protocol.batches.model import Batch
@@ -79,9 +80,17 @@ class Buffered(File):
         compression = compression_of(received)
         if compression is None:
             return False
+        self.is_compressed = True
         self._incoming = Decompressed(self._incoming, compression, received)
         self._received_bytes, self._end = 0, self._begin
         return True
+
+    def read_at(self, offset: int, size_bytes: int) -> bytes:
+        """Refuse that: what has come is there no more."""
+        text = (
+            "packets can be asked for by their numbers only in files that are pcapng or pcap on a disk: write one first"
+        )
+        raise UnsupportedError(text)
 
 
 class Pipe(Buffered):
@@ -98,6 +107,8 @@ class Pipe(Buffered):
 class Compressed(Buffered):
     """A compressed file, which may grow."""
 
+    is_compressed = True
+
     def __init__(self, descriptor: int, name: str, compression: str) -> None:
         """Take over an open descriptor of a regular file.
 
@@ -109,11 +120,37 @@ class Compressed(Buffered):
         self._compression = compression
         self._stored = Stored(descriptor)
         self._rest_at_close = 0
+        self._again: Decompressed | None = None
+        self._again_begin, self._again_at = b"", 0
         super().__init__(descriptor, name, Decompressed(self._stored, compression))
 
     def rest_bytes(self) -> int:
         """Return how much is there, as it is compressed, and how much of what was decompressed was not given."""
         return self._rest_at_close if not self.is_open else super().rest_bytes() + self._incoming.rest_bytes()
+
+    def stored_read_bytes(self) -> int | None:
+        """Return how much was read, as it is compressed."""
+        return self._stored.at
+
+    def read_at(self, offset: int, size_bytes: int) -> bytes:
+        """Return bytes of what it is decompressed; from before the last ones it is decompressed again."""
+        if self._again is None or offset < self._again_at:
+            self._again, self._again_at = Decompressed(Stored(self.descriptor), self._compression), 0
+            self._again_begin = b""
+        try:
+            while self._again_at + len(self._again_begin) < offset + size_bytes:
+                # What comes before is not needed any more, but for packets that are asked for one after another.
+                skipped = min(len(self._again_begin), max(0, offset - self._again_at))
+                room: U8 = np.empty(_READ_BYTES, np.uint8)
+                came_bytes = self._again.receive(room)
+                if not came_bytes:
+                    self.fail(offset, "the file was cut after it was read")
+                self._again_begin = self._again_begin[skipped:] + room[:came_bytes].tobytes()
+                self._again_at += skipped
+        except Unreadable as error:
+            self.fail(offset, str(error))
+        begin = offset - self._again_at
+        return self._again_begin[begin : begin + size_bytes]
 
     def leave_out_but(self, first_ns: int | None, end_ns: int | None) -> None:
         """Leave out frames that have none of the packets between two times, where the file says which they are."""

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, NoReturn
 
@@ -11,6 +12,7 @@ from capd_client.errors import ReadError
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.batches.recognition import MAGIC_BYTES, Parser, recognize
 from capd_protocol.batches.record_offsets import U8, Damage
+from capd_protocol.formats.metadata import BlockLog, Section
 
 #: Mapped at once to begin with, so that the first packets, and few new ones, cost little.
 _SMALL_WINDOW_BYTES = 64 * 1024
@@ -43,6 +45,7 @@ class File:
 
     #: Whether there may be more behind its end, later.
     can_grow = True
+    is_compressed = False
 
     def __init__(self, descriptor: int, name: str) -> None:
         """Take over an open descriptor of a regular file."""
@@ -50,6 +53,7 @@ class File:
         self.name = name
         self.at: int = 0
         self._size_at_close = 0
+        self._stored_at_close: int | None = None
         self._size_at_open = os.fstat(descriptor).st_size
         self._parser: Parser | None = None
 
@@ -64,6 +68,21 @@ class File:
         return self._parser.names if self._parser is not None else []
 
     @property
+    def sections(self) -> list[Section]:
+        """Its sections so far, if it is pcapng."""
+        return self._parser.sections if self._parser is not None else []
+
+    @property
+    def blocks(self) -> BlockLog:
+        """What else is in it."""
+        return self._parser.blocks if self._parser is not None else BlockLog()
+
+    @property
+    def file_type(self) -> str | None:
+        """Its format, as Wireshark calls it; None: not known."""
+        return self._parser.file_type if self._parser is not None else None
+
+    @property
     def is_open(self) -> bool:
         """Whether it was not closed."""
         return self.descriptor >= 0
@@ -76,6 +95,17 @@ class File:
         """Return how much is there and was not given."""
         return max(0, self.size_bytes() - self.at)
 
+    def stored_size_bytes(self) -> int | None:
+        """Return its size on the disk, now or when it was closed; None: it is on none."""
+        if not self.is_open:
+            return self._stored_at_close
+        status = os.fstat(self.descriptor)
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def stored_read_bytes(self) -> int | None:
+        """Return how much of that was read; None: not known."""
+        return self.at
+
     def batches(self) -> Iterator[Batch]:
         """Give the packets that are there and were not given yet."""
         for _, _, batches in self._windows():
@@ -85,6 +115,23 @@ class File:
         """Give what is there and was not given yet, with its bytes."""
         for window, begin, batches in self._windows():
             yield Piece(window.data[begin:], tuple(batches))
+
+    def located(self) -> Iterator[tuple[int, tuple[Batch, ...]]]:
+        """Give the packets that are there and were not given yet, each with where in the file its ``data`` begins."""
+        for window, _, batches in self._windows():
+            yield self.at - len(window), tuple(batches)
+
+    def read_at(self, offset: int, size_bytes: int) -> bytes:
+        """Return bytes from an offset on; of a compressed file, of what it is decompressed.
+
+        Raises:
+            ReadError: they are not there any more.
+            UnsupportedError: what is read is no file on a disk.
+        """
+        data = os.pread(self.descriptor, size_bytes, offset)
+        if len(data) < size_bytes:
+            self.fail(offset, "the file was cut after it was read")
+        return data
 
     def _windows(self) -> Iterator[tuple[U8, int, Iterable[Batch]]]:
         """Give parts of the file from where records begin to where the last whole one ends."""
@@ -160,6 +207,6 @@ class File:
     def close(self) -> None:
         """Close it; what was given stays valid."""
         if self.descriptor >= 0:
-            self._size_at_close = self.size_bytes()
+            self._size_at_close, self._stored_at_close = self.size_bytes(), self.stored_size_bytes()
             os.close(self.descriptor)
             self.descriptor = -1

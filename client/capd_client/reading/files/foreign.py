@@ -110,6 +110,15 @@ class Foreign(Buffered):
         self._converted = Converted(descriptor)
         super().__init__(descriptor, name, self._converted)
 
+    @property
+    def file_type(self) -> str | None:
+        """None: what it is converted into is no matter of the file."""
+        return None
+
+    def stored_read_bytes(self) -> int | None:
+        """Return None: what of it was converted is not known."""
+        return None
+
     def close(self) -> None:
         """Close it, and end the program; what was given stays valid."""
         super().close()
