@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from capd_client.reading.live import Stream
     from capd_client.reading.model import Packet
     from capd_client.reading.reader import Reader
+    from capd_client.reading.selection import AnyDisplayFilter
     from capd_client.reading.types import FileType, iter_encapsulation_types, iter_file_types
     from capd_client.request.options import CaptureArguments, CaptureInterface, HasName, HasWrite
     from capd_client.request.streams import HasDescriptor
@@ -151,6 +152,7 @@ else:
         "capd_client.reading.live": "Stream",
         "capd_client.reading.model": "Packet",
         "capd_client.reading.reader": "Reader",
+        "capd_client.reading.selection": "AnyDisplayFilter",
         "capd_client.reading.types": "FileType iter_encapsulation_types iter_file_types",
         "capd_client.request.options": "CaptureArguments CaptureInterface HasName HasWrite",
         "capd_client.request.streams": "HasDescriptor",
@@ -196,6 +198,7 @@ else:
 
 
 __all__ = [
+    "AnyDisplayFilter",
     "BadFilterError",
     "Batch",
     "BrokenPipe",

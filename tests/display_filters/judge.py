@@ -97,7 +97,7 @@ class Ours:
             return REFUSED
         progress, found = Progress(), list[int]()
         for batch in self._batches:
-            mask = display_filter.mask(batch, self._interfaces, progress)
+            mask = display_filter.program.mask(batch, self._interfaces, progress)
             found += (np.flatnonzero(mask) + 1 + progress.packets).tolist()
             progress.note(batch)
         return found

@@ -139,15 +139,26 @@ class FieldExpression(FilterExpression):
         return _Sliced(f"{self}[{begin}:]" if end is None else f"{self}[{begin}:{end - begin}]")
 
     def contains(self, value: str | bytes) -> FilterExpression:
-        """Return the filter for packets that have these bytes, or this text, in the field."""
+        """Return the filter for packets that have something in the field.
+
+        Args:
+            value: bytes or text.
+        """
         return FilterExpression(f"{self} contains {_literal(value)}")
 
     def matches(self, pattern: str) -> FilterExpression:
-        """Return the filter for packets in which a regular expression is found: PCRE2's, capitals do not matter."""
+        """Return the filter for packets in which a regular expression is found.
+
+        Args:
+            pattern: the expression, PCRE2's; capitals do not matter.
+        """
         return FilterExpression(f"{self} matches {_literal(pattern)}")
 
     def in_(self, values: "Iterable[Value | range]") -> FilterExpression:
-        """Return the filter for packets with one of some values; a ``range`` is all numbers in it.
+        """Return the filter for packets with one of some values.
+
+        Args:
+            values: of the field; a ``range`` is all numbers in it.
 
         Raises:
             InvalidArgument: there are no values.

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from capd_protocol.batches.model import Batch, FileInterface
-    from capd_protocol.display_filters.evaluation import Search
-    from capd_protocol.fields.packets import Progress
+    from capd_protocol.display_filters.execution.evaluation import Search
 
 
 class DisplayFilter:
@@ -36,12 +35,15 @@ class DisplayFilter:
     def __init__(self, text: str) -> None:
         """Compile a filter.
 
+        Args:
+            text: the filter.
+
         Raises:
             DisplayFilterError: it is none, or asks for a field that there is not; says where, and what is expected.
         """
         from capd_protocol.display_filters.checking import checked  # noqa: PLC0415  # numpy
+        from capd_protocol.display_filters.execution.program import Program  # noqa: PLC0415  # with it
         from capd_protocol.display_filters.parsing import parsed  # noqa: PLC0415  # with it
-        from capd_protocol.display_filters.program import Program  # noqa: PLC0415  # with it
 
         self.text = text
         searches: dict[bytes, Search] = {}
@@ -51,8 +53,8 @@ class DisplayFilter:
             raise DisplayFilterError(
                 text, fault.text, (fault.place.begin, fault.place.end), fault.unknown_field, fault.near
             ) from None
-        self._program = Program(condition, searches)
-        self.names = self._program.names
+        self.program = Program(condition, searches)
+        self.names = self.program.names
 
     def __str__(self) -> str:
         """Return the text."""
@@ -70,19 +72,16 @@ class DisplayFilter:
         """Return a number for its text."""
         return hash(self.text)
 
-    def mask(
-        self, batch: "Batch", interfaces: "Sequence[FileInterface]", progress: "Progress | None" = None
-    ) -> "npt.NDArray[np.bool_]":
-        """Return a flag for each packet of a batch: whether it passes.
+    def mask(self, batch: "Batch", interfaces: "Sequence[FileInterface]") -> "npt.NDArray[np.bool_]":
+        """Return a flag for each packet of a batch: whether it passes. Numbers and times count from the batch's first.
 
         Args:
             batch: packets.
             interfaces: what their interface ids mean, as the attribute ``interfaces`` of what they come from.
-            progress: what came before, for ``frame.number`` and relative times; None: this is the first batch.
         """
         from capd_protocol.fields.packets import Progress  # noqa: PLC0415  # numpy
 
-        return self._program.mask(batch, interfaces, progress or Progress())
+        return self.program.mask(batch, interfaces, Progress())
 
 
 def _fault_of(pattern: bytes, searches: "dict[bytes, Search]") -> str:

@@ -139,6 +139,8 @@ class Extraction:
             mask &= batch.timestamps_ns >= self._span.start_ns
         if self._span.end_ns is not None:
             mask &= batch.timestamps_ns < self._span.end_ns
+        if not mask.any():
+            return batch.chosen(mask)
         selected = self._selection.mask(batch, interfaces, progress)
         if selected is not None:
             mask &= selected

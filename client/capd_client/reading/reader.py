@@ -10,10 +10,10 @@ from typing import IO, Self
 
 from capd_client.errors import CaptureEnded, CaptureError, ReadError, UnsupportedError
 from capd_client.obstacles import IS_DIRECTORY, obstacle
-from capd_client.reading.ahead import Ahead
 from capd_client.reading.attributes import Attributes
 from capd_client.reading.columns.model import ColumnMaker, ColumnReader, Columns
 from capd_client.reading.event_source import EventSource
+from capd_client.reading.files.ahead import Ahead
 from capd_client.reading.files.file import File
 from capd_client.reading.files.opening import file_of, open_passed
 from capd_client.reading.model import Interfaces, Packet, packets_of

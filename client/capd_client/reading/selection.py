@@ -52,7 +52,7 @@ class Selection:
             interfaces: what their interface ids mean.
             progress: what came before.
         """
-        masks = [each.mask(batch, interfaces, progress) for each in self._display_filters]
+        masks = [each.program.mask(batch, interfaces, progress) for each in self._display_filters]
         if self._capture_filter is not None:
             masks.append(self._capture_filter.mask(batch, interfaces))
         if not masks:

@@ -46,7 +46,7 @@ class At(NamedTuple):
     needs: int = 0
 
 
-class Field(NamedTuple):
+class Field:
     """A field.
 
     Attributes:
@@ -56,12 +56,28 @@ class Field(NamedTuple):
 
     name: str
     type: FieldType
-    #: Where it stands; of several, the first occurrence is that in the first of them.
-    places: tuple[At, ...]
-    #: How numbers of it are shown.
-    base: Base = Base.DECIMAL
-    #: What of a packet's record it is, rather than of its bytes.
-    frame: str = ""
+
+    def __init__(
+        self, name: str, type_: FieldType, places: tuple[At, ...], base: Base = Base.DECIMAL, frame: str = ""
+    ) -> None:
+        """Describe a field.
+
+        Args:
+            name: of the field.
+            type_: of its values.
+            places: where it stands; of several, the first occurrence is that in the first of them.
+            base: how numbers of it are shown.
+            frame: what of a packet's record it is, rather than of its bytes.
+        """
+        self.name = name
+        self.type = type_
+        self.places = places
+        self.base = base
+        self.frame = frame
+
+    def __repr__(self) -> str:
+        """Return its name and type."""
+        return f"<Field {self.name}, {self.type.wireshark_name}>"
 
     @property
     def is_number(self) -> bool:
@@ -93,7 +109,7 @@ def _one(name: str, type_: FieldType, kind: str, *place: int) -> Field:
 
 def _hex(name: str, type_: FieldType, kind: str, *place: int) -> Field:
     """Return the same, of a number that is shown in hexadecimal."""
-    return _one(name, type_, kind, *place)._replace(base=_HEX)
+    return Field(name, type_, _one(name, type_, kind, *place).places, _HEX)
 
 
 def _many(name: str, type_: FieldType, *places: At, base: Base = Base.DECIMAL) -> Field:

@@ -109,6 +109,10 @@ class ColumnReader:
         self._maker = maker
         self._items = items
 
+    def __repr__(self) -> str:
+        """Return which columns it gives."""
+        return f"<ColumnReader of {', '.join(self._maker.empty())}>"
+
     @property
     def empty(self) -> Mapping[str, Column]:
         """Columns without a row: what their types are."""

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from capd_protocol.display_filters.layered import in_layers
+from capd_protocol.display_filters.execution.layered import in_layers
+from capd_protocol.display_filters.execution.values import Octets, Piece, octets_of
 from capd_protocol.display_filters.plan import FieldValue
-from capd_protocol.display_filters.values import Octets, Piece, octets_of
 from capd_protocol.fields.layers import Found
 from capd_protocol.fields.packets import PacketFields, Spot, values_at, width_of
 from capd_protocol.fields.protocols import FRAME, PROTOCOLS, Header

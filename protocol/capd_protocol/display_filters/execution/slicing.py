@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from capd_protocol.display_filters.execution.values import I64, Octets, Piece
 from capd_protocol.display_filters.syntax import Range
-from capd_protocol.display_filters.values import I64, Octets, Piece
 
 
 def _bounds(values: Octets, part: Range) -> tuple[I64, I64]:

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from capd_protocol.display_filters.values import I64, Numbers, Octets, Piece, octets_of
+from capd_protocol.display_filters.execution.values import I64, Numbers, Octets, Piece, octets_of
 
 _LEAST, _MOST = -(2**31), 2**32 - 1
 _ARITHMETIC: Final[dict[str, Callable[[Numbers, Numbers], Numbers]]] = {

@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
+from capd_protocol.display_filters.execution.values import I64, Flags
 from capd_protocol.display_filters.syntax import Range
-from capd_protocol.display_filters.values import I64, Flags
 from capd_protocol.fields.layers import Found
 from capd_protocol.fields.packets import PacketFields, some_of
 from capd_protocol.fields.protocols import FRAME

@@ -4,10 +4,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from capd_protocol.display_filters.arithmetic import calculated, opposite
-from capd_protocol.display_filters.constants import as_values, between, compared_with
-from capd_protocol.display_filters.fetching import Fetcher
-from capd_protocol.display_filters.functions import FUNCTIONS
+from capd_protocol.display_filters.execution.arithmetic import calculated, opposite
+from capd_protocol.display_filters.execution.constants import as_values, between, compared_with
+from capd_protocol.display_filters.execution.fetching import Fetcher
+from capd_protocol.display_filters.execution.functions import FUNCTIONS
+from capd_protocol.display_filters.execution.slicing import sliced
+from capd_protocol.display_filters.execution.values import (
+    I64,
+    Flags,
+    Numbers,
+    Octets,
+    Piece,
+    compared,
+    joined,
+    only,
+    paired,
+    passing,
+)
 from capd_protocol.display_filters.plan import (
     AllOf,
     AnyOf,
@@ -23,19 +36,6 @@ from capd_protocol.display_filters.plan import (
     Opposite,
     SliceValue,
     Value,
-)
-from capd_protocol.display_filters.slicing import sliced
-from capd_protocol.display_filters.values import (
-    I64,
-    Flags,
-    Numbers,
-    Octets,
-    Piece,
-    compared,
-    joined,
-    only,
-    paired,
-    passing,
 )
 
 #: Finds a regular expression in a string of bytes.

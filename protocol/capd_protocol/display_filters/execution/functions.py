@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
+from capd_protocol.display_filters.execution.values import Numbers, Octets, Piece, joined, octets_of, spread
 from capd_protocol.display_filters.literals import WIDTHS
-from capd_protocol.display_filters.values import Numbers, Octets, Piece, joined, octets_of, spread
 from capd_protocol.fields.types import FieldType, Shown
 
 #: An argument: its type, and its values.

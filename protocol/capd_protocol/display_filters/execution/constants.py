@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from capd_protocol.display_filters.execution.values import Flags, Numbers, Octets, compared, octets_of
 from capd_protocol.display_filters.plan import Constant
-from capd_protocol.display_filters.values import Flags, Numbers, Octets, compared, octets_of
 from capd_protocol.fields.types import FieldType
 
 _TIMES = frozenset((FieldType.ABSOLUTE_TIME, FieldType.RELATIVE_TIME))
