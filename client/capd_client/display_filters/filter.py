@@ -2,17 +2,19 @@
 
 import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from capd_client.errors import DisplayFilterError
+from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.display_filters.checking import checked
+from capd_protocol.display_filters.execution.evaluation import Search
+from capd_protocol.display_filters.execution.program import Program
 from capd_protocol.display_filters.faults import FilterFault
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from capd_protocol.batches.model import Batch, FileInterface
-    from capd_protocol.display_filters.execution.evaluation import Search
+from capd_protocol.display_filters.parsing import parsed
+from capd_protocol.fields.packets import Progress
 
 
 class DisplayFilter:
@@ -41,10 +43,6 @@ class DisplayFilter:
         Raises:
             DisplayFilterError: it is none, or asks for a field that there is not; says where, and what is expected.
         """
-        from capd_protocol.display_filters.checking import checked  # noqa: PLC0415  # numpy
-        from capd_protocol.display_filters.execution.program import Program  # noqa: PLC0415  # with it
-        from capd_protocol.display_filters.parsing import parsed  # noqa: PLC0415  # with it
-
         self.text = text
         searches: dict[bytes, Search] = {}
         try:
@@ -72,19 +70,17 @@ class DisplayFilter:
         """Return a number for its text."""
         return hash(self.text)
 
-    def mask(self, batch: "Batch", interfaces: "Sequence[FileInterface]") -> "npt.NDArray[np.bool_]":
+    def mask(self, batch: Batch, interfaces: Sequence[FileInterface]) -> npt.NDArray[np.bool_]:
         """Return a flag for each packet of a batch: whether it passes. Numbers and times count from the batch's first.
 
         Args:
             batch: packets.
             interfaces: what their interface ids mean, as the attribute ``interfaces`` of what they come from.
         """
-        from capd_protocol.fields.packets import Progress  # noqa: PLC0415  # numpy
-
         return self.program.mask(batch, interfaces, Progress())
 
 
-def _fault_of(pattern: bytes, searches: "dict[bytes, Search]") -> str:
+def _fault_of(pattern: bytes, searches: dict[bytes, Search]) -> str:
     """Compile a regular expression; return what is wrong with it, or nothing."""
     # Few filters have one; it has no types.
     pcre2: Any = importlib.import_module("pcre2")

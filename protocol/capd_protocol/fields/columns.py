@@ -10,7 +10,7 @@ import numpy.typing as npt
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.fields.packets import FRAMES, PACKETS_AT_ONCE, PacketFields, Progress, kinds_of
 from capd_protocol.fields.registry import Field, fields_of
-from capd_protocol.fields.types import FieldType, Values
+from capd_protocol.fields.types import FieldType, Shown, Values
 
 I64 = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -37,7 +37,7 @@ class Column(NamedTuple):
 
     def texts(self) -> list[str]:
         """Return for each packet what ``tshark -T fields`` shows: nothing, a value, or values with commas between."""
-        texts = self.field.shown.texts(self.values)
+        texts = Shown(self.field.type, self.field.base).texts(self.values)
         if self.valid is not None:
             return [text if valid else "" for text, valid in zip(texts, self.valid.tolist(), strict=True)]
         assert self.offsets is not None

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from capd_protocol.fields.types import Base, FieldType, Shown
+from capd_protocol.fields.types import Base, FieldType
 
 
 class UnknownFieldError(ValueError):
@@ -83,11 +83,6 @@ class Field:
     def is_number(self) -> bool:
         """Whether its values are numbers or flags, and mean them: addresses do not."""
         return self.type.dtype.kind in "ui?b" and self.type is not FieldType.IPV4
-
-    @property
-    def shown(self) -> Shown:
-        """How its values are shown."""
-        return Shown(self.type, self.base)
 
 
 _U8, _U16, _U24, _U32 = FieldType.UINT8, FieldType.UINT16, FieldType.UINT24, FieldType.UINT32
