@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from capd_client.conversation.sending import SendReport
     from capd_client.conversation.statistics import ReceivedDropped
     from capd_client.display_filters.expressions import FieldExpression, FilterExpression, fields
-    from capd_client.display_filters.filter import DisplayFilter
+    from capd_client.display_filters.filter import AnyDisplayFilter, DisplayFilter
     from capd_client.errors import (
         BadFilterError,
         BrokenPipe,
@@ -73,7 +73,6 @@ if TYPE_CHECKING:
     from capd_client.reading.live import Stream
     from capd_client.reading.model import Packet
     from capd_client.reading.reader import Reader
-    from capd_client.reading.selection import AnyDisplayFilter
     from capd_client.reading.types import FileType, iter_encapsulation_types, iter_file_types
     from capd_client.request.options import CaptureArguments, CaptureInterface, HasName, HasWrite
     from capd_client.request.streams import HasDescriptor
@@ -143,7 +142,7 @@ else:
             ResourceError SessionClosed SourceAddressError SourceError StreamOverrun UnknownField UnsupportedError
         """,
         "capd_client.display_filters.expressions": "FieldExpression FilterExpression fields",
-        "capd_client.display_filters.filter": "DisplayFilter",
+        "capd_client.display_filters.filter": "AnyDisplayFilter DisplayFilter",
         "capd_client.reading": "read stream",
         "capd_client.reading.columns.model": "ColumnReader Columns",
         "capd_client.reading.event_source": "EventSource",
@@ -152,7 +151,6 @@ else:
         "capd_client.reading.live": "Stream",
         "capd_client.reading.model": "Packet",
         "capd_client.reading.reader": "Reader",
-        "capd_client.reading.selection": "AnyDisplayFilter",
         "capd_client.reading.types": "FileType iter_encapsulation_types iter_file_types",
         "capd_client.request.options": "CaptureArguments CaptureInterface HasName HasWrite",
         "capd_client.request.streams": "HasDescriptor",

@@ -11,7 +11,7 @@ import numpy as np
 
 from capd_client import DisplayFilter, DisplayFilterError, read
 from capd_protocol.batches.model import Batch
-from capd_protocol.fields.packets import Progress
+from capd_protocol.batches.progress import Progress
 from tests.fields.judge import PREFERENCES
 
 #: What a filter that is refused gives; its words are each side's own.

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from capd_client.reading import read
+from capd_protocol.batches.progress import Progress
 from capd_protocol.fields.columns import FieldColumns
-from capd_protocol.fields.packets import Progress
 
 #: As documented: each packet by itself.
 PREFERENCES = (

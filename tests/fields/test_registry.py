@@ -1,6 +1,5 @@
 """The table of fields: what is in it is Wireshark's, and what is not is refused by name."""
 
-import shutil
 import subprocess
 
 import pytest
@@ -9,7 +8,6 @@ from capd_protocol.fields.registry import FIELDS, WIDTHS, UnknownFieldError, fie
 from capd_protocol.fields.types import FieldType
 
 
-@pytest.mark.skipif(shutil.which("tshark") is None, reason="no tshark here")
 def test_each_field_has_the_name_and_the_type_that_wireshark_gives_it() -> None:
     listed = subprocess.run(["tshark", "-G", "fields"], capture_output=True, check=True, text=True).stdout
     types = {row[2]: row[3] for row in (line.split("\t") for line in listed.splitlines()) if row[0] == "F"}

@@ -11,6 +11,7 @@ from capd_client import ReadError, read, write
 from capd_client.reading.files import foreign
 from tests.cli.calling import called
 from tests.client.test_extcap import processes_with
+from tests.interfaces.helpers import wait_until
 from tests.reading.test_writing import rows, some_file
 
 FORMATS = ("snoop", "netmon1", "ngsniffer", "lanalyzer")
@@ -95,6 +96,8 @@ def test_the_program_ends_with_its_reader(source: Path, user_dir: Path, monkeypa
     program(user_dir, f"cat {readable}; exec {mark}", monkeypatch)
     with read(found) as reader:
         assert next(iter(reader)).data is not None
+        # Its shell becomes what waits only after the packets were written.
+        wait_until(lambda: processes_with("61.7"))
         assert processes_with("61.7") != []
     assert processes_with("61.7") == []
 

@@ -4,11 +4,11 @@ import contextlib
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import anyio
 import pytest
@@ -202,29 +202,45 @@ def test_bytes_are_files_that_others_read(daemon: Daemon, quiet: tuple[str, str]
     assert [int(line) for line in shown.stdout.split()] == [len(frame) for frame in frames]
 
 
-@pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_the_same_for_async_programs(daemon: Daemon, quiet: tuple[str, str], user_dir: Path, backend: str) -> None:
-    frames = [local_frame(60 + number % 900, number) for number in range(2000)]
+Got = TypeVar("Got")
 
-    async def send_in_thread(frames: list[bytes]) -> None:
-        await anyio.to_thread.run_sync(send, quiet[0], frames, len(frames), 20_000)
 
-    async def run() -> list[bytes]:
-        got: list[bytes] = []
-        arguments = ring(quiet[1], user_dir, max_packet_count=len(frames))
+def collected(
+    backend: str,
+    sender: str,
+    frames: list[bytes],
+    arguments: dict[str, Any],
+    items_of: Callable[["aio.Stream[Batch | Gap]"], AsyncIterator[Got]],
+) -> list[Got]:
+    """Return what a stream gives to an asynchronous program while frames are sent."""
+
+    async def send_in_thread() -> None:
+        await anyio.to_thread.run_sync(send, sender, frames, len(frames), 20_000)
+
+    async def run() -> list[Got]:
+        got: list[Got] = []
         with anyio.fail_after(PATIENCE_S):
             async with (
-                aio.CaptureSession(socket_path=daemon.socket_path, **arguments) as capture,
+                aio.CaptureSession(**arguments) as capture,
                 anyio.create_task_group() as tasks,
                 aio.stream(capture) as packets,
             ):
-                tasks.start_soon(send_in_thread, frames)
-                async for item in packets:
-                    assert isinstance(item, Batch), item
-                    got += frames_of(item)
+                tasks.start_soon(send_in_thread)
+                got += [item async for item in items_of(packets)]
         return got
 
-    assert anyio.run(run, backend=backend) == frames
+    return anyio.run(run, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_the_same_for_async_programs(daemon: Daemon, quiet: tuple[str, str], user_dir: Path, backend: str) -> None:
+    frames = [local_frame(60 + number % 900, number) for number in range(2000)]
+    arguments = {**ring(quiet[1], user_dir, max_packet_count=len(frames)), "socket_path": daemon.socket_path}
+    got: list[bytes] = []
+    for item in collected(backend, quiet[0], frames, arguments, lambda packets: packets):
+        assert isinstance(item, Batch), item
+        got += frames_of(item)
+    assert got == frames
 
 
 def sources_of(columns: Columns) -> list[bytes]:
@@ -263,26 +279,12 @@ def test_columns_of_a_reader_follow_a_capture(daemon: Daemon, quiet: tuple[str, 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_columns_for_async_programs(daemon: Daemon, quiet: tuple[str, str], user_dir: Path, backend: str) -> None:
     frames = [local_frame(60 + number % 900, number) for number in range(1000)]
-
-    async def send_in_thread(frames: list[bytes]) -> None:
-        await anyio.to_thread.run_sync(send, quiet[0], frames, len(frames), 20_000)
-
-    async def run() -> list[bytes]:
-        got: list[bytes] = []
-        arguments = ring(quiet[1], user_dir, max_packet_count=len(frames))
-        with anyio.fail_after(PATIENCE_S):
-            async with (
-                aio.CaptureSession(socket_path=daemon.socket_path, **arguments) as capture,
-                anyio.create_task_group() as tasks,
-                aio.stream(capture) as packets,
-            ):
-                tasks.start_soon(send_in_thread, frames)
-                async for columns in packets.columns("eth.src"):
-                    assert isinstance(columns, Columns), columns
-                    got += sources_of(columns)
-        return got
-
-    assert anyio.run(run, backend=backend) == [frame[6:12] for frame in frames]
+    arguments = {**ring(quiet[1], user_dir, max_packet_count=len(frames)), "socket_path": daemon.socket_path}
+    got: list[bytes] = []
+    for columns in collected(backend, quiet[0], frames, arguments, lambda packets: packets.columns("eth.src")):
+        assert isinstance(columns, Columns), columns
+        got += sources_of(columns)
+    assert got == [frame[6:12] for frame in frames]
 
 
 def test_others_are_not_disturbed(daemon: Daemon, quiet: tuple[str, str], user_dir: Path) -> None:

@@ -9,9 +9,9 @@ from capd_client.reading import DEFAULT_BEHIND_BYTES
 from capd_client.reading.gap import Gap, Overflow
 
 if TYPE_CHECKING:
+    from capd_client.display_filters.filter import AnyDisplayFilter
     from capd_client.reading.columns.model import Columns
     from capd_client.reading.live import LiveColumns, LiveFiles
-    from capd_client.reading.selection import AnyDisplayFilter
     from capd_protocol.batches.model import Batch, FileInterface
     from capd_protocol.fields.columns import Occurrence
 
@@ -110,7 +110,7 @@ class Stream(Generic[Item_co]):
 
         self._session = session
         self._files = files
-        self._display_filter = None if display_filter is None else compiled(display_filter)
+        self._display_filter = compiled(display_filter)
         self._selected = LiveSelection(Selection(None, self._display_filter), files)
         self._error: CaptureError | None = None
         self._is_over = False

@@ -22,12 +22,11 @@ from capd_client.output.live_writer import LiveWriter
 from capd_client.output.readers import ReaderEvent
 from capd_client.output.server import LiveServer, serving_address
 from capd_client.reading.gap import Gap
-from capd_client.reading.live import LiveFiles
+from capd_client.reading.live import LiveFiles, LiveSelection
 from capd_client.reading.model import packets_of
 from capd_client.reading.selection import Selection
 from capd_client.request.options import CaptureArguments
 from capd_protocol.batches.model import Batch
-from capd_protocol.fields.packets import Progress
 
 #: The same for what is shown. Chosen: some seconds of it, so that what a person sees is of now.
 _MAX_BEHIND_SHOWN_BYTES = 16_000_000
@@ -159,11 +158,11 @@ class Printer:
         self._lines = lines
         self._output = output
         self._selection = selection or Selection()
-        self._progress = Progress()
         self._count = count
         self._files = LiveFiles(
             capture.open_file, max_behind_bytes=_MAX_BEHIND_SHOWN_BYTES, overflow="drop_oldest", as_bytes=False
         )
+        self._selected = LiveSelection(self._selection, self._files)
         self.missed_packets = 0
 
     def take(self, event: CaptureEvent) -> None:
@@ -172,12 +171,11 @@ class Printer:
             return
         self._files.take(event)
         while not self.is_left and (item := self._files.next_item()) is not None:
-            if isinstance(item, Gap):
-                self.missed_packets += item.packets
-                self._progress.packets += item.packets
-            elif isinstance(item, Batch):
-                self._show(item)
-                self._progress.note(item)
+            selected = self._selected(item)
+            if isinstance(selected, Gap):
+                self.missed_packets += selected.packets
+            elif isinstance(selected, Batch):
+                self._show(selected)
                 self._output.show(flush=True)
         self._selection.check(self._files.interfaces)  # also before any packet comes
 
@@ -188,8 +186,7 @@ class Printer:
 
     def _show(self, batch: Batch) -> None:
         interfaces = self._files.interfaces
-        shown = self._selection.of(batch, interfaces, self._progress)
-        for packet in packets_of(shown, [each.name for each in interfaces]):
+        for packet in packets_of(batch, [each.name for each in interfaces]):
             if self.is_left or self._output.is_lost:
                 return
             self._output.show(*self._lines.of(packet, interfaces))

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from capd_client.display_filters.expressions import FilterExpression
 from capd_client.errors import DisplayFilterError
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.batches.progress import Progress
 from capd_protocol.display_filters.checking import checked
 from capd_protocol.display_filters.execution.evaluation import Search
 from capd_protocol.display_filters.execution.program import Program
 from capd_protocol.display_filters.faults import FilterFault
 from capd_protocol.display_filters.parsing import parsed
-from capd_protocol.fields.packets import Progress
 
 
 class DisplayFilter:
@@ -78,6 +79,10 @@ class DisplayFilter:
             interfaces: what their interface ids mean, as the attribute ``interfaces`` of what they come from.
         """
         return self.program.mask(batch, interfaces, Progress())
+
+
+#: A display filter as it is taken: compiled, as a text, or made of fields.
+AnyDisplayFilter = DisplayFilter | FilterExpression | str
 
 
 def _fault_of(pattern: bytes, searches: dict[bytes, Search]) -> str:

@@ -53,12 +53,7 @@ def in_span(batches: Iterable[Batch], start_ns: int | None, end_ns: int | None) 
         end_ns: those before then; None: to the end.
     """
     for batch in batches:
-        mask = np.ones(len(batch.offsets), np.bool_)
-        if start_ns is not None:
-            mask &= batch.timestamps_ns >= start_ns
-        if end_ns is not None:
-            mask &= batch.timestamps_ns < end_ns
-        yield from some(batch, mask)
+        yield from some(batch, batch.within(start_ns, end_ns))
 
 
 def some(batch: Batch, mask: "np.typing.NDArray[np.bool_]") -> Iterator[Batch]:

@@ -10,9 +10,9 @@ from capd_client.reading.event_source import EventSource
 from capd_client.reading.gap import Gap, Overflow
 
 if TYPE_CHECKING:
+    from capd_client.display_filters.filter import AnyDisplayFilter
     from capd_client.reading.live import Stream
     from capd_client.reading.reader import Reader
-    from capd_client.reading.selection import AnyDisplayFilter
     from capd_protocol.batches.model import Batch
 
 

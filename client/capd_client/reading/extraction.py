@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -9,13 +10,16 @@ import numpy.typing as npt
 from capd_client.errors import ReadError
 from capd_client.reading.model import Packet
 from capd_client.reading.reader import FileReader
-from capd_client.reading.selection import AnyDisplayFilter, Selection
+from capd_client.reading.selection import Selection
 from capd_client.ring.files import RingFile, Span
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.batches.packet_options import OptionColumn
-from capd_protocol.fields.packets import Progress
+from capd_protocol.batches.progress import Progress
 from capd_protocol.formats.metadata import BlockLog, OtherBlock, Section
 from capd_protocol.formats.options import Options, joined
+
+if TYPE_CHECKING:
+    from capd_client.display_filters.filter import AnyDisplayFilter
 
 #: Packets of a file that are turned into objects at once. Chosen: their lists stay small.
 _ROWS_AT_ONCE = 4096
@@ -34,7 +38,7 @@ class Extraction:
         files: Iterable[RingFile],
         span: Span,
         capture_filter: str | None = None,
-        display_filter: AnyDisplayFilter | None = None,
+        display_filter: "AnyDisplayFilter | None" = None,
     ) -> None:
         """Nothing is opened yet.
 
@@ -134,11 +138,7 @@ class Extraction:
 
     def _found(self, batch: Batch, interfaces: Sequence[FileInterface], progress: Progress) -> Batch:
         """Return the packets of the span that match."""
-        mask = np.ones(len(batch.timestamps_ns), np.bool_)
-        if self._span.start_ns is not None:
-            mask &= batch.timestamps_ns >= self._span.start_ns
-        if self._span.end_ns is not None:
-            mask &= batch.timestamps_ns < self._span.end_ns
+        mask = batch.within(self._span.start_ns, self._span.end_ns)
         if not mask.any():
             return batch.chosen(mask)
         selected = self._selection.mask(batch, interfaces, progress)

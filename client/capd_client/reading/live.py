@@ -4,23 +4,27 @@ The queue is bounded by how far behind its reader may be. Nothing here affects t
 were in a file that is gone, or are left out on purpose, and are reported.
 """
 
+import abc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, Generic, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, Generic, NamedTuple, Self, TypeVar, cast
 
 from capd_client.conversation.events import CaptureEvent
 from capd_client.errors import CaptureEnded, CaptureError, InvalidArgument, NoEvents, StreamOverrun
-from capd_client.reading.columns.model import ColumnMaker, Columns
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.files.file import File, FileGone, Piece
 from capd_client.reading.files.opening import open_passed
 from capd_client.reading.gap import Gap, Overflow
 from capd_client.reading.model import Interfaces
-from capd_client.reading.selection import AnyDisplayFilter, Selection, compiled
+from capd_client.reading.selection import Selection, compiled
 from capd_protocol.batches.model import Batch, FileInterface
-from capd_protocol.fields.columns import Occurrence
-from capd_protocol.fields.packets import Progress
+from capd_protocol.batches.progress import Progress
 from capd_protocol.messages import FileClosed, FileOpened, Lagged
+
+if TYPE_CHECKING:
+    from capd_client.display_filters.filter import AnyDisplayFilter
+    from capd_client.reading.columns.model import ColumnMaker, Columns
+    from capd_protocol.fields.columns import Occurrence
 
 #: What a stream gives.
 Item_co = TypeVar("Item_co", bound=Batch | memoryview | Gap, covariant=True)
@@ -242,7 +246,33 @@ class LiveFiles:
             self._end_first()
 
 
-class LiveSelection:
+#: What is made of a batch.
+Made = TypeVar("Made")
+
+
+class _LiveBatches(abc.ABC, Generic[Made]):
+    """Makes something of each batch that a stream gives, in its order, and counts what came before."""
+
+    def __init__(self, files: LiveFiles) -> None:
+        """Begin with the first item."""
+        self._files = files
+        self._progress = Progress()
+
+    def _after(self, item: "Batch | Gap") -> "Made | Gap | None":
+        """Return what is made of a batch, if anything is; a gap as it is."""
+        if isinstance(item, Gap):
+            self._progress.packets += item.packets
+            return item
+        made = self._made(item, self._files.interfaces, self._progress)
+        self._progress.note(item)
+        return made
+
+    @abc.abstractmethod
+    def _made(self, batch: Batch, interfaces: Sequence[FileInterface], progress: Progress) -> "Made | None":
+        """Return what is made of a batch; None: nothing."""
+
+
+class LiveSelection(_LiveBatches[Batch]):
     """Chooses packets of what a stream gives, in its order."""
 
     def __init__(self, selection: Selection, files: LiveFiles) -> None:
@@ -255,25 +285,22 @@ class LiveSelection:
             raise InvalidArgument(
                 "of a stream of bytes no packets are chosen: leave out as_bytes", argument="display_filter"
             )
+        super().__init__(files)
         self._selection = selection
-        self._files = files
-        self._progress = Progress()
 
     def __call__(self, item: "Batch | memoryview | Gap") -> "Batch | memoryview | Gap | None":
         """Return an item, of a batch the packets that pass, if any do."""
-        if isinstance(item, Gap):
-            self._progress.packets += item.packets
-        if not isinstance(item, Batch):
-            return item
-        found = self._selection.of(item, self._files.interfaces, self._progress)
-        self._progress.note(item)
+        return item if isinstance(item, memoryview) else self._after(item)
+
+    def _made(self, batch: Batch, interfaces: Sequence[FileInterface], progress: Progress) -> Batch | None:
+        found = self._selection.of(batch, interfaces, progress)
         return found if len(found.offsets) else None
 
 
-class LiveColumns:
+class LiveColumns(_LiveBatches["Columns"]):
     """Makes columns of what a stream gives, in its order."""
 
-    def __init__(self, maker: ColumnMaker, files: LiveFiles) -> None:
+    def __init__(self, maker: "ColumnMaker", files: LiveFiles) -> None:
         """Begin with the first item.
 
         Raises:
@@ -281,19 +308,15 @@ class LiveColumns:
         """
         if files.gives_bytes:
             raise InvalidArgument("a stream of bytes has no columns: leave out as_bytes", argument="as_bytes")
+        super().__init__(files)
         self._maker = maker
-        self._files = files
-        self._progress = Progress()
 
     def __call__(self, item: "Batch | memoryview | Gap") -> "Columns | Gap | None":
         """Return an item's columns, if any of its packets match; a gap as it is."""
-        if isinstance(item, Gap):
-            self._progress.packets += item.packets
-            return item
-        if isinstance(item, memoryview):
-            return None
-        columns = self._maker.of(item, self._files.interfaces, self._progress)
-        self._progress.note(item)
+        return None if isinstance(item, memoryview) else self._after(item)
+
+    def _made(self, batch: Batch, interfaces: Sequence[FileInterface], progress: Progress) -> "Columns | None":
+        columns = self._maker.of(batch, interfaces, progress)
         return columns if len(columns) else None
 
 
@@ -303,10 +326,12 @@ class Stream(Generic[Item_co]):
     ``Stream[Batch | Gap]``, or with ``as_bytes=True`` ``Stream[memoryview | Gap]``.
     """
 
-    def __init__(self, session: EventSource, files: LiveFiles, display_filter: AnyDisplayFilter | None = None) -> None:
+    def __init__(
+        self, session: EventSource, files: LiveFiles, display_filter: "AnyDisplayFilter | None" = None
+    ) -> None:
         self._session = session
         self._files = files
-        self._display_filter = None if display_filter is None else compiled(display_filter)
+        self._display_filter = compiled(display_filter)
         self._all = self._read()
         selected = map(LiveSelection(Selection(None, self._display_filter), files), self._all)
         # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
@@ -336,10 +361,10 @@ class Stream(Generic[Item_co]):
     def columns(
         self,
         *names: str,
-        occurrence: Occurrence = "first",
+        occurrence: "Occurrence" = "first",
         capture_filter: str | None = None,
-        display_filter: AnyDisplayFilter | None = None,
-    ) -> Iterator[Columns | Gap]:
+        display_filter: "AnyDisplayFilter | None" = None,
+    ) -> "Iterator[Columns | Gap]":
         """Iterate over fields of packets as typed arrays, batch by batch as they come, and over each ``Gap``.
 
         Args:
@@ -351,6 +376,8 @@ class Stream(Generic[Item_co]):
         Raises:
             InvalidArgument: the stream is one of bytes.
         """
+        from capd_client.reading.columns.model import ColumnMaker  # noqa: PLC0415  # few need them
+
         maker = ColumnMaker(names, occurrence, Selection(capture_filter, self._display_filter, display_filter))
         return filter(None, map(LiveColumns(maker, self._files), self._all))
 

@@ -6,23 +6,26 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from capd_client.errors import CaptureEnded, CaptureError, ReadError, UnsupportedError
 from capd_client.obstacles import IS_DIRECTORY, obstacle
 from capd_client.reading.attributes import Attributes
-from capd_client.reading.columns.model import ColumnMaker, ColumnReader, Columns
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.files.ahead import Ahead
 from capd_client.reading.files.file import File
 from capd_client.reading.files.opening import file_of, open_passed
 from capd_client.reading.model import Interfaces, Packet, packets_of
 from capd_client.reading.numbers import PacketIndex, again
-from capd_client.reading.selection import AnyDisplayFilter, Selection, compiled
+from capd_client.reading.selection import Selection, compiled
 from capd_protocol.batches.model import Batch, FileInterface
-from capd_protocol.fields.columns import Occurrence
-from capd_protocol.fields.packets import Progress
+from capd_protocol.batches.progress import Progress
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
+
+if TYPE_CHECKING:
+    from capd_client.display_filters.filter import AnyDisplayFilter
+    from capd_client.reading.columns.model import ColumnMaker, ColumnReader, Columns
+    from capd_protocol.fields.columns import Occurrence
 
 Source = str | os.PathLike[str] | int | IO[bytes]
 
@@ -44,10 +47,10 @@ class Reader(Attributes):
     a ``ReadError`` that says so.
     """
 
-    def __init__(self, display_filter: AnyDisplayFilter | None = None) -> None:
+    def __init__(self, display_filter: "AnyDisplayFilter | None" = None) -> None:
         super().__init__()
         self._progress = Progress()
-        self._display_filter = None if display_filter is None else compiled(display_filter)
+        self._display_filter = compiled(display_filter)
         self._all = Ahead(self._followed(self._read()))
         self._batches = self._selected(Selection(None, self._display_filter))
         self._packets = itertools.chain.from_iterable(packets_of(batch, self._names) for batch in self._batches)
@@ -75,7 +78,7 @@ class Reader(Attributes):
         return self._packets
 
     def batches(
-        self, capture_filter: str | None = None, display_filter: AnyDisplayFilter | None = None
+        self, capture_filter: str | None = None, display_filter: "AnyDisplayFilter | None" = None
     ) -> Iterator[Batch]:
         """Iterate over packets as arrays, some thousands at once.
 
@@ -96,7 +99,7 @@ class Reader(Attributes):
         return self._selected(Selection(capture_filter, self._display_filter, display_filter))
 
     def matching(
-        self, capture_filter: str | None = None, *, display_filter: AnyDisplayFilter | None = None
+        self, capture_filter: str | None = None, *, display_filter: "AnyDisplayFilter | None" = None
     ) -> Iterator[Packet]:
         """Iterate over the packets that match a filter, one by one.
 
@@ -110,10 +113,10 @@ class Reader(Attributes):
     def columns(
         self,
         *names: str,
-        occurrence: Occurrence = "first",
+        occurrence: "Occurrence" = "first",
         capture_filter: str | None = None,
-        display_filter: AnyDisplayFilter | None = None,
-    ) -> ColumnReader:
+        display_filter: "AnyDisplayFilter | None" = None,
+    ) -> "ColumnReader":
         """Iterate over fields of packets as typed arrays, batch by batch.
 
         Fields have the names, types and values of Wireshark 4.0; those that there are, and where values are absent, are
@@ -136,10 +139,12 @@ class Reader(Attributes):
             InvalidArgument: no field is named, or one twice.
             BadFilterError, DisplayFilterError, UnsupportedError, ReadError: as ``batches``.
         """
+        from capd_client.reading.columns.model import ColumnMaker, ColumnReader  # noqa: PLC0415  # few need them
+
         maker = ColumnMaker(names, occurrence, Selection(capture_filter, self._display_filter, display_filter))
         return ColumnReader(maker, self._columns(maker))
 
-    def _columns(self, maker: ColumnMaker) -> Iterator[Columns]:
+    def _columns(self, maker: "ColumnMaker") -> "Iterator[Columns]":
         for batch in self._all:
             columns = maker.of(batch, self.interfaces, self._progress)
             if len(columns):
@@ -217,7 +222,7 @@ class FileReader(Reader):
         source: Source,
         follow: bool,
         span_ns: tuple[int | None, int | None] = (None, None),
-        display_filter: AnyDisplayFilter | None = None,
+        display_filter: "AnyDisplayFilter | None" = None,
     ) -> None:
         """Open a file.
 
@@ -300,7 +305,7 @@ class FileReader(Reader):
 class SessionReader(Reader):
     """See ``capd_client.read``."""
 
-    def __init__(self, session: EventSource, display_filter: AnyDisplayFilter | None = None) -> None:
+    def __init__(self, session: EventSource, display_filter: "AnyDisplayFilter | None" = None) -> None:
         super().__init__(display_filter)
         self._session = session
 

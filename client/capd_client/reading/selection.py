@@ -1,30 +1,33 @@
 """Which packets are meant: those that pass a capture filter, and display filters."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from capd_client.display_filters.expressions import FilterExpression
-from capd_client.display_filters.filter import DisplayFilter
 from capd_client.reading.filtering import Flags, Matching
 from capd_protocol.batches.model import Batch, FileInterface
-from capd_protocol.fields.packets import Progress
+from capd_protocol.batches.progress import Progress
 
-#: A display filter as it is taken: compiled, as a text, or made of fields.
-AnyDisplayFilter = DisplayFilter | FilterExpression | str
+if TYPE_CHECKING:
+    from capd_client.display_filters.filter import AnyDisplayFilter, DisplayFilter
 
 
-def compiled(display_filter: AnyDisplayFilter) -> DisplayFilter:
-    """Return a display filter compiled.
+def compiled(display_filter: "AnyDisplayFilter | None") -> "DisplayFilter | None":
+    """Return a display filter compiled; None: there is none.
 
     Raises:
         DisplayFilterError: it is none.
     """
+    if display_filter is None:
+        return None
+    from capd_client.display_filters.filter import DisplayFilter  # noqa: PLC0415  # it takes a while
+
     return display_filter if isinstance(display_filter, DisplayFilter) else DisplayFilter(str(display_filter))
 
 
 class Selection:
     """Packets that pass all of some filters; without any, all."""
 
-    def __init__(self, capture_filter: str | None = None, *display_filters: AnyDisplayFilter | None) -> None:
+    def __init__(self, capture_filter: str | None = None, *display_filters: "AnyDisplayFilter | None") -> None:
         """Compile filters.
 
         Args:
@@ -37,7 +40,7 @@ class Selection:
             DisplayFilterError: a display filter is none.
         """
         self._capture_filter = None if capture_filter is None else Matching(capture_filter)
-        self._display_filters = [compiled(each) for each in display_filters if each is not None]
+        self._display_filters = [each for each in map(compiled, display_filters) if each is not None]
 
     @property
     def is_all(self) -> bool:

@@ -57,14 +57,11 @@ def write(
             file cannot go on: it is compressed, not pcapng, or its last record is not whole.
         ReadError: what is read is damaged. Nothing is written then.
     """
-    from capd_client.errors import InvalidArgument  # noqa: PLC0415  # with the others
     from capd_client.reading.reader import Reader  # noqa: PLC0415  # numpy
-    from capd_client.writing.parts import Part, batches_of, origin_of  # noqa: PLC0415  # numpy
+    from capd_client.writing.parts import Part, batches_of, meant, origin_of  # noqa: PLC0415  # numpy
     from capd_client.writing.writer import Writer  # noqa: PLC0415  # numpy
 
-    found: Sequence[FileInterface] | None = getattr(packets, "interfaces", None) if interfaces is None else interfaces
-    if found is None:
-        raise InvalidArgument("packets need the interfaces that their ids mean", argument="interfaces")
+    meant(packets, interfaces)  # before a file is begun
     with Writer(
         target,
         file_format=file_format,
@@ -74,11 +71,11 @@ def write(
         keeps_statistics=isinstance(packets, Reader),
         append=append and _can_go_on(target),
     ) as writer:
-        for batch in packets.batches() if isinstance(packets, Reader) else batches_of(packets):
-            own = packets.interfaces if isinstance(packets, Reader) else found
-            writer.write([Part(0, batch, found if interfaces is not None else own, origin_of(own))])
-        own = packets.interfaces if isinstance(packets, Reader) else found
-        writer.add_source(0, found if interfaces is not None else own, origin_of(own))
+        for batch in batches_of(packets):
+            described, own = meant(packets, interfaces)
+            writer.write([Part(0, batch, described, origin_of(own))])
+        described, own = meant(packets, interfaces)
+        writer.add_source(0, described, origin_of(own))
     return writer.packets
 
 
@@ -178,26 +175,20 @@ def split(
         UnsupportedError: see there.
         ReadError: what is read is damaged. The files before are there.
     """
-    from capd_client.errors import InvalidArgument  # noqa: PLC0415  # with the others
-    from capd_client.reading.reader import Reader  # noqa: PLC0415  # numpy
-    from capd_client.writing.parts import batches_of  # noqa: PLC0415  # numpy
+    from capd_client.writing.parts import batches_of, meant  # noqa: PLC0415  # numpy
     from capd_client.writing.splitting import Limits, Splitter  # noqa: PLC0415  # numpy
     from capd_client.writing.writer import Writer  # noqa: PLC0415  # numpy
 
-    found: Sequence[FileInterface] | None = getattr(packets, "interfaces", None) if interfaces is None else interfaces
-    if found is None:
-        raise InvalidArgument("packets need the interfaces that their ids mean", argument="interfaces")
+    meant(packets, interfaces)  # before a file is begun
     said = (comments,) if isinstance(comments, str) else tuple(comments)
 
     def opened(path: str) -> Writer:
         return Writer(path, file_format=file_format, compress_type=compress_type, comments=said, overwrite=overwrite)
 
     limits = Limits.of(max_packet_count, max_duration_s, max_file_size_bytes)
-    given = packets.batches() if isinstance(packets, Reader) else batches_of(packets)
     with Splitter(os.fspath(target), limits, opened) as splitter:
-        for batch in given:
-            own = packets.interfaces if isinstance(packets, Reader) else found
-            splitter.write(batch, found if interfaces is not None else own, own)
+        for batch in batches_of(packets):
+            splitter.write(batch, *meant(packets, interfaces))
     return splitter.paths
 
 

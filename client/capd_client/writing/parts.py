@@ -6,7 +6,9 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from capd_client.errors import InvalidArgument
 from capd_client.reading.model import Described, Interfaces, Packet, batch_of
+from capd_client.reading.reader import Reader
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.batches.record_offsets import I64
 
@@ -30,6 +32,26 @@ class Part(NamedTuple):
 def origin_of(interfaces: Sequence[FileInterface]) -> Described | None:
     """Return the file that a reader's interfaces are of; None where they are somebody's own."""
     return interfaces.file if isinstance(interfaces, Interfaces) else None
+
+
+def meant(
+    packets: Reader | Iterable[Packet] | Iterable[Batch], given: Sequence[FileInterface] | None
+) -> tuple[Sequence[FileInterface], Sequence[FileInterface]]:
+    """Return what interface ids of packets mean now, and the same as the file says that they come from.
+
+    Args:
+        packets: what is written.
+        given: what they shall mean; None: what the packets' own interfaces are.
+
+    Raises:
+        InvalidArgument: nobody says it.
+    """
+    own = packets.interfaces if isinstance(packets, Reader) else given
+    if own is None:
+        own = getattr(packets, "interfaces", None)
+    if own is None:
+        raise InvalidArgument("packets need the interfaces that their ids mean", argument="interfaces")
+    return own if given is None else given, own
 
 
 #: Parts, the section that each is of, and places of the packets of all of them together, in the order in which they are
@@ -75,8 +97,11 @@ def runs_of(parts: list[Part], sections: list[I64], order: I64 | None) -> Iterat
 PACKETS_AT_ONCE = 4096
 
 
-def batches_of(packets: Iterable[Packet] | Iterable[Batch]) -> Iterator[Batch]:
-    """Give batches as they are, and many packets together."""
+def batches_of(packets: Reader | Iterable[Packet] | Iterable[Batch]) -> Iterator[Batch]:
+    """Give batches as they are, those of a reader too, and many packets together."""
+    if isinstance(packets, Reader):
+        yield from packets.batches()
+        return
     for are_batches, some in itertools.groupby(packets, lambda each: isinstance(each, Batch)):
         if are_batches:
             yield from cast("Iterable[Batch]", some)

@@ -154,6 +154,20 @@ class Batch(NamedTuple):
         """``timestamps_ns`` as numpy's datetimes, ``datetime64[ns]`` in UTC, which keep the nanoseconds; no copy."""
         return self.timestamps_ns.view("datetime64[ns]")
 
+    def within(self, start_ns: int | None, end_ns: int | None) -> npt.NDArray[np.bool_]:
+        """Return which packets lie in a span.
+
+        Args:
+            start_ns: those from then on, in nanoseconds since 1970-01-01 00:00 UTC; None: from the beginning.
+            end_ns: those before then; None: to the end.
+        """
+        mask = np.ones(len(self.timestamps_ns), np.bool_)
+        if start_ns is not None:
+            mask &= self.timestamps_ns >= start_ns
+        if end_ns is not None:
+            mask &= self.timestamps_ns < end_ns
+        return mask
+
     def chosen(self, places: npt.NDArray[np.bool_] | npt.NDArray[np.intp] | slice) -> "Batch":
         """Return some of the packets, with the same ``data``.
 

@@ -128,7 +128,7 @@ class _Function(NamedTuple):
     """A function.
 
     Attributes:
-        most: arguments that it takes, beside the first one; None: any number.
+        most: how many arguments it takes at the most; None: any number.
         type: of what it gives; None: that of its arguments.
         takes: of which types its arguments may be.
         of_fields: whether they must be fields, and not worked out of any.

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from capd_protocol.batches.model import Batch, FileInterface
-from capd_protocol.fields.packets import FRAMES, PACKETS_AT_ONCE, PacketFields, Progress, kinds_of
+from capd_protocol.batches.progress import Progress
+from capd_protocol.fields.packets import FRAMES, PACKETS_AT_ONCE, PacketFields, kinds_of
 from capd_protocol.fields.registry import Field, fields_of
 from capd_protocol.fields.types import FieldType, Shown, Values
 
@@ -35,9 +36,13 @@ class Column(NamedTuple):
     valid: Flags | None
     offsets: I64 | None
 
+    def value_texts(self) -> list[str]:
+        """Return for each element of ``values`` what ``tshark -T fields`` shows."""
+        return Shown(self.field.type, self.field.base).texts(self.values)
+
     def texts(self) -> list[str]:
         """Return for each packet what ``tshark -T fields`` shows: nothing, a value, or values with commas between."""
-        texts = Shown(self.field.type, self.field.base).texts(self.values)
+        texts = self.value_texts()
         if self.valid is not None:
             return [text if valid else "" for text, valid in zip(texts, self.valid.tolist(), strict=True)]
         assert self.offsets is not None

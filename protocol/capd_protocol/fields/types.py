@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,10 @@ class FieldType(Enum):
     def __init__(self, wireshark_name: str, dtype: str) -> None:
         self.wireshark_name = wireshark_name
         self.dtype = np.dtype(dtype)
+
+
+#: Types whose values are times.
+TIMES: Final = frozenset((FieldType.ABSOLUTE_TIME, FieldType.RELATIVE_TIME))
 
 
 class Base(Enum):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from capd_protocol.fields.types import Shown
 from capd_protocol.text import escaped
 
 if TYPE_CHECKING:
@@ -88,10 +87,7 @@ class _Json:
             yield json.dumps(dict(zip(self._names, row, strict=True)))
 
     def _cells(self, column: "Column") -> list[Any]:
-        field = column.field
-        values: list[Any] = (
-            column.values.tolist() if field.is_number else Shown(field.type, field.base).texts(column.values)
-        )
+        values: list[Any] = column.values.tolist() if column.field.is_number else column.value_texts()
         if column.offsets is not None:
             return [values[begin:end] for begin, end in pairwise(column.offsets.tolist())]
         assert column.valid is not None

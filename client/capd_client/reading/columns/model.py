@@ -7,8 +7,8 @@ from capd_client.errors import InvalidArgument, UnknownField
 from capd_client.reading.columns.arrow import Rows, batch_reader, record_batch
 from capd_client.reading.selection import Selection
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.batches.progress import Progress
 from capd_protocol.fields.columns import Column, FieldColumns, Occurrence
-from capd_protocol.fields.packets import Progress
 from capd_protocol.fields.registry import UnknownFieldError
 
 

@@ -6,9 +6,8 @@ import numpy as np
 
 from capd_protocol.display_filters.execution.values import Flags, Numbers, Octets, compared, octets_of
 from capd_protocol.display_filters.plan import Constant
-from capd_protocol.fields.types import FieldType
+from capd_protocol.fields.types import TIMES, FieldType
 
-_TIMES = frozenset((FieldType.ABSOLUTE_TIME, FieldType.RELATIVE_TIME))
 _IPV4_BITS, _IPV6_BITS, _IPV6_BYTES = 32, 128, 16
 #: Compares values with one that was written.
 Test = Callable[[Numbers | Octets], Flags]
@@ -18,7 +17,7 @@ def as_values(constant: Constant) -> Numbers | Octets:
     """Return it as values: one that is every packet's."""
     if isinstance(constant.value, bytes):
         return octets_of([constant.value])
-    if constant.type in _TIMES:
+    if constant.type in TIMES:
         return np.array([constant.value], "m8[ns]")
     return np.array([constant.value], np.uint32 if constant.value >= 0 else np.int64)
 

@@ -11,10 +11,9 @@ from capd_protocol.fields.layers import Found
 from capd_protocol.fields.packets import PacketFields, Spot, values_at, width_of
 from capd_protocol.fields.protocols import FRAME, PROTOCOLS, Header
 from capd_protocol.fields.registry import FIELDS, Field
-from capd_protocol.fields.types import FieldType, Values
+from capd_protocol.fields.types import TIMES, FieldType, Values
 
 _STRINGS = frozenset((FieldType.ETHER, FieldType.IPV6))
-_TIMES = frozenset((FieldType.ABSOLUTE_TIME, FieldType.RELATIVE_TIME))
 
 
 class Fetcher:
@@ -71,7 +70,7 @@ class Fetcher:
         if field.type is FieldType.STRING:
             there = np.flatnonzero(values.astype(np.bool_))
             return Piece(rows[there], octets_of([each.encode() for each in values[there].tolist()], is_text=True))
-        if field.type in _TIMES:
+        if field.type in TIMES:
             return Piece(rows, values.view(np.int64).view("m8[ns]"))
         return Piece(rows, values.astype(np.uint32, copy=False))
 

@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 
+from capd_protocol.display_filters.execution.slicing import extent
 from capd_protocol.display_filters.execution.values import I64, Flags
 from capd_protocol.display_filters.syntax import Range
 from capd_protocol.fields.layers import Found
@@ -55,12 +56,7 @@ def in_layers(fields: PacketFields, founds: Sequence[tuple[str, Found]], layers:
 
 
 def _are_in(numbers: I64, last: I64, part: Range) -> Flags:
-    begin = np.full(len(numbers), part.begin) if part.begin >= 0 else last + 1 + part.begin
-    if part.size is not None:
-        end = begin + part.size - 1
-    elif part.end is not None:
-        end = np.full(len(numbers), part.end) if part.end >= 0 else last + 1 + part.end
-    else:
-        end = last
-    are_in: Flags = (numbers >= begin) & (numbers <= end)
+    # They are numbered from 1.
+    begin, size = extent(part, last + 1)
+    are_in: Flags = (numbers >= begin) & (numbers < begin + size)
     return are_in

@@ -6,12 +6,13 @@ from typing import cast
 import numpy as np
 
 from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.batches.progress import Progress
 from capd_protocol.display_filters.execution.evaluation import Evaluation, Search
 from capd_protocol.display_filters.execution.fetching import Fetcher
 from capd_protocol.display_filters.execution.layered import kind_of_layers
 from capd_protocol.display_filters.execution.values import Flags
 from capd_protocol.display_filters.plan import Condition, FieldValue
-from capd_protocol.fields.packets import FRAMES, PACKETS_AT_ONCE, PacketFields, Progress, kinds_of
+from capd_protocol.fields.packets import FRAMES, PACKETS_AT_ONCE, PacketFields, kinds_of
 from capd_protocol.fields.protocols import PROTOCOLS
 from capd_protocol.fields.registry import FIELDS
 

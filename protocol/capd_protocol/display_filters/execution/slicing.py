@@ -8,16 +8,26 @@ from capd_protocol.display_filters.execution.values import I64, Octets, Piece
 from capd_protocol.display_filters.syntax import Range
 
 
+def extent(part: Range, lengths: I64) -> tuple[I64, I64]:
+    """Return where a range begins in things of some lengths, and how far it goes.
+
+    Args:
+        part: the range; negative numbers of it count from the end.
+        lengths: of each.
+    """
+    begin = _from_beginning(part.begin, lengths)
+    if part.size is not None:
+        return begin, np.full(len(lengths), part.size)
+    return begin, (lengths if part.end is None else _from_beginning(part.end, lengths) + 1) - begin
+
+
+def _from_beginning(number: int, lengths: I64) -> I64:
+    return np.full(len(lengths), number) if number >= 0 else lengths + number
+
+
 def _bounds(values: Octets, part: Range) -> tuple[I64, I64]:
     """Return where a range begins in each string, and how many bytes it has: none where it was not all captured."""
-    begin = np.full(len(values), part.begin) if part.begin >= 0 else values.reported + part.begin
-    if part.size is not None:
-        size = np.full(len(values), part.size)
-    elif part.end is not None:
-        end = np.full(len(values), part.end) if part.end >= 0 else values.reported + part.end
-        size = end - begin + 1
-    else:
-        size = values.reported - begin
+    begin, size = extent(part, values.reported)
     is_there = (begin >= 0) & (size > 0) & (begin + size <= values.sizes)
     return np.where(is_there, begin, 0), np.where(is_there, size, 0)
 
