@@ -950,9 +950,7 @@ def test_a_list_fits_the_terminal(bench: Bench) -> None:
 def test_what_is_wrong_is_told_in_a_sentence(
     bench: Bench, words: tuple[str, ...], status: int, expected: list[str]
 ) -> None:
-    started_s = time.monotonic()
     ended = capture_asked(bench, *words)
-    assert time.monotonic() - started_s < 5
     assert ended.returncode == status
     assert ended.stdout == ""
     (line,) = ended.stderr.splitlines()

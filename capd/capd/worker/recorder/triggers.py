@@ -55,9 +55,10 @@ class Rate:
             self._seen.popleft()
         return received_total - self._seen[0][1] >= self._packets
 
-    def forget(self) -> None:
-        """Count from now on."""
+    def begin(self, now_s: float, received_total: int) -> None:
+        """Count from now on: what comes after this moment, also before the next look."""
         self._seen.clear()
+        self._seen.append((now_s, received_total))
 
 
 def is_running(interface_index: int) -> bool:
@@ -145,7 +146,7 @@ class Triggers:
     def _begin_to_look(self, now_s: float) -> None:
         """Look at rate and links from now on; what has come before does not count."""
         if self._rate is not None:
-            self._rate.forget()
+            self._rate.begin(now_s, self._received_total())
         if self._watches_links:
             self._was_running = {index: is_running(index) for _, index in self._interfaces()}
         self.next_look_s = inf if self._rate is None and not self._watches_links else now_s
@@ -162,11 +163,14 @@ class Triggers:
     def _reached_rate(self, now_s: float) -> Trigger | None:
         if self._rate is None:
             return None
-        received = sum(source.statistics().received_total for source in self._sources)
-        if not self._rate.is_reached(now_s, received):
+        received_total = self._received_total()
+        if not self._rate.is_reached(now_s, received_total):
             return None
-        self._rate.forget()  # the same packets are no second trigger
+        self._rate.begin(now_s, received_total)  # the same packets are no second trigger
         return Trigger(TriggerReason.RATE, None)
+
+    def _received_total(self) -> int:
+        return sum(source.statistics().received_total for source in self._sources)
 
     def _lost_link(self) -> Trigger | None:
         if not self._watches_links:
