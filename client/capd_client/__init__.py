@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from capd_client.conversation.questions import Revocation
     from capd_client.conversation.sending import SendReport
     from capd_client.conversation.statistics import ReceivedDropped
+    from capd_client.dissection.blocking import Dissection
+    from capd_client.dissection.dissecting import Restarted
+    from capd_client.dissection.frames import Expert, FieldFrame, Frame, Part, WholeFrame
+    from capd_client.dissection.options import DissectionArguments
+    from capd_client.dissection.pdml import Item
+    from capd_client.dissection.registry.fields import Fields, KnownField, Named, ValueName, fields
+    from capd_client.dissection.values import Value
     from capd_client.errors import (
+        BadDisplayFilter,
         BadFilterError,
         BrokenPipe,
         CaptureEnded,
@@ -43,6 +51,7 @@ if TYPE_CHECKING:
         DestinationError,
         DiskError,
         DumpcapError,
+        EngineFailed,
         InterfaceError,
         InvalidArgument,
         LoopRunning,
@@ -128,9 +137,16 @@ else:
         "capd_client.conversation.questions": "Revocation",
         "capd_client.conversation.sending": "SendReport",
         "capd_client.conversation.statistics": "ReceivedDropped",
+        "capd_client.dissection.blocking": "Dissection",
+        "capd_client.dissection.dissecting": "Restarted",
+        "capd_client.dissection.frames": "Expert FieldFrame Frame Part WholeFrame",
+        "capd_client.dissection.options": "DissectionArguments",
+        "capd_client.dissection.pdml": "Item",
+        "capd_client.dissection.registry.fields": "Fields KnownField Named ValueName fields",
+        "capd_client.dissection.values": "Value",
         "capd_client.errors": """
-            BadFilterError BrokenPipe CaptureEnded CaptureError ChildError DaemonGone DaemonUnavailable
-            DestinationError DiskError DumpcapError InterfaceError InvalidArgument LoopRunning NameTaken
+            BadDisplayFilter BadFilterError BrokenPipe CaptureEnded CaptureError ChildError DaemonGone DaemonUnavailable
+            DestinationError DiskError DumpcapError EngineFailed InterfaceError InvalidArgument LoopRunning NameTaken
             NoEvents NoSuchCapture NotPermitted PacketRefused PacketSizeError RateExceeded ReadError
             ResourceError SessionClosed SourceAddressError SourceError StreamOverrun UnknownField UnsupportedError
         """,
@@ -183,6 +199,7 @@ else:
 
 
 __all__ = [
+    "BadDisplayFilter",
     "BadFilterError",
     "Batch",
     "BrokenPipe",
@@ -204,19 +221,26 @@ __all__ = [
     "DestinationError",
     "Direction",
     "DiskError",
+    "Dissection",
+    "DissectionArguments",
     "DumpcapError",
     "EndReason",
+    "EngineFailed",
     "EventSource",
     "EventType",
+    "Expert",
     "Failure",
     "FailureCode",
     "Field",
+    "FieldFrame",
     "FieldType",
+    "Fields",
     "FileClosed",
     "FileDeleted",
     "FileFormat",
     "FileInterface",
     "FileStatistics",
+    "Frame",
     "Gap",
     "HasDescriptor",
     "HasName",
@@ -233,6 +257,8 @@ __all__ = [
     "InterfaceType",
     "InterfaceWatcher",
     "InvalidArgument",
+    "Item",
+    "KnownField",
     "Lateness",
     "Link",
     "LinkLayer",
@@ -241,6 +267,7 @@ __all__ = [
     "LoopRunning",
     "MissingRight",
     "NameTaken",
+    "Named",
     "NoEvents",
     "NoSuchCapture",
     "NotPermitted",
@@ -255,6 +282,7 @@ __all__ = [
     "PacketRefused",
     "PacketSizeError",
     "PacketType",
+    "Part",
     "Permission",
     "Permissions",
     "RateExceeded",
@@ -264,6 +292,7 @@ __all__ = [
     "ReceivedDropped",
     "Refusal",
     "ResourceError",
+    "Restarted",
     "Revocation",
     "RevokedCapture",
     "RevokedDevice",
@@ -285,7 +314,11 @@ __all__ = [
     "TriggerReason",
     "UnknownField",
     "UnsupportedError",
+    "Value",
+    "ValueName",
+    "WholeFrame",
     "events",
+    "fields",
     "files",
     "flush_capture",
     "get_capabilities",

@@ -121,6 +121,39 @@ class BadFilterError(ChildError):
         super().__init__(f"capture filter: {text}{where}", failure)
 
 
+class BadDisplayFilter(BadFilterError):
+    """The display filter does not compile. Correct it.
+
+    Attributes:
+        interface: None.
+        position: how many characters come before the place where it goes wrong; None if that is not known.
+    """
+
+    def __init__(self, text: str, position: int | None = None) -> None:
+        where = f" (at character {position + 1})" if position is not None else ""
+        ChildError.__init__(self, f"display filter: {text}{where}")
+        self.interface = None
+        self.position = position
+
+
+class EngineFailed(CaptureError):
+    """A program of Wireshark's that dissects has failed: it died, was ended, stands still, or gives no answers.
+
+    What it had answered was given. Begin anew, perhaps behind the packet that it failed at.
+
+    Attributes:
+        status: its exit status, or the number of a signal below zero; None: it has not ended by itself.
+    """
+
+    def __init__(self, text: str, status: int | None) -> None:
+        super().__init__(text, status)
+        self.text = text
+        self.status = status
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class InvalidArgument(ChildError, ValueError):
     """An argument is impossible, or excludes another one. The text states what is possible.
 
@@ -134,16 +167,16 @@ class InvalidArgument(ChildError, ValueError):
 
 
 class UnknownField(InvalidArgument):
-    """There are no columns of such a field. Ask for one that there is.
+    """There is no such field. Ask for one that there is.
 
     Attributes:
         field: what was asked for.
         near: names of fields that there are, and that resemble it or have its values in another form.
     """
 
-    def __init__(self, field: str, near: tuple[str, ...]) -> None:
+    def __init__(self, field: str, near: tuple[str, ...], where: str = "has no columns") -> None:
         offered = f": near are {', '.join(near)}" if near else ""
-        super().__init__(f"there are no columns of the field {field!r}{offered}", argument="names")
+        super().__init__(f"the field {field!r} {where}{offered}", argument="names")
         self.field = field
         self.near = near
 

@@ -6,9 +6,10 @@ were in a file that is gone, or are left out on purpose, and are reported.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, Generic, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NamedTuple, Self, TypeVar, Unpack, cast, overload
 
 from capd_client.conversation.events import CaptureEvent
+from capd_client.dissection.options import DissectionArguments
 from capd_client.errors import CaptureEnded, CaptureError, InvalidArgument, NoEvents, StreamOverrun
 from capd_client.reading.columns.model import ColumnMaker, Columns
 from capd_client.reading.event_source import EventSource
@@ -19,6 +20,12 @@ from capd_client.reading.model import Interfaces
 from capd_protocol.batches.model import Batch, FileInterface
 from capd_protocol.fields.columns import Occurrence, Progress
 from capd_protocol.messages import FileClosed, FileOpened, Lagged
+
+if TYPE_CHECKING:
+    from capd_client.dissection.blocking import Dissection
+    from capd_client.dissection.dissecting import Restarted
+    from capd_client.dissection.frames import FieldFrame, WholeFrame
+    from capd_client.dissection.registry.fields import Named
 
 #: What a stream gives.
 Item_co = TypeVar("Item_co", bound=Batch | memoryview | Gap, covariant=True)
@@ -276,8 +283,10 @@ class Stream(Generic[Item_co]):
     def __init__(self, session: EventSource, files: LiveFiles) -> None:
         self._session = session
         self._files = files
-        # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
-        self._items = cast("Iterator[Item_co]", self._read())
+        self._error: CaptureError | None = None
+        #: Those that are missing at the end were given as a gap.
+        self._is_counted = False
+        self._items = self._read()
 
     def __repr__(self) -> str:
         """Return whose packets it gives, and how far behind it is."""
@@ -318,6 +327,43 @@ class Stream(Generic[Item_co]):
         items = cast("Iterator[Batch | memoryview | Gap]", self._items)
         return filter(None, map(columns_of, items))
 
+    @overload
+    def dissect(
+        self, *, restart_packets: int | None = None, **arguments: Unpack[DissectionArguments]
+    ) -> "Dissection[WholeFrame | Gap | Restarted]": ...
+    @overload
+    def dissect(
+        self,
+        name: "str | Named",
+        /,
+        *names: "str | Named",
+        restart_packets: int | None = None,
+        **arguments: Unpack[DissectionArguments],
+    ) -> "Dissection[FieldFrame | Gap | Restarted]": ...
+    def dissect(
+        self,
+        *names: "str | Named",
+        restart_packets: int | None = None,
+        **arguments: Unpack[DissectionArguments],
+    ) -> "Dissection[Any]":
+        """Have Wireshark's ``tshark`` dissect the packets as they come, and iterate over frames.
+
+        Each ``Gap`` stands behind the frames of all packets before it, and before those of the packets behind. With a
+        display filter it is given with the next frame that matches, or at the end.
+
+        Args:
+            names: of fields; see ``Reader.dissect``, which also has the other arguments and what is raised.
+            restart_packets: begin with a new engine after so many packets; a ``Restarted`` stands there.
+            arguments: see ``DissectionArguments``.
+
+        Raises:
+            InvalidArgument: the stream is one of bytes.
+        """
+        from capd_client.dissection.blocking import Dissection  # noqa: PLC0415  # few need it
+        from capd_client.reading.dissected import begun_stream  # noqa: PLC0415  # likewise
+
+        return Dissection(*begun_stream(self, self._files, names, restart_packets, arguments))
+
     @property
     def interfaces(self) -> Sequence[FileInterface]:
         """What the interface ids of the last batch mean."""
@@ -328,29 +374,47 @@ class Stream(Generic[Item_co]):
         """How much was announced and not given."""
         return self._files.behind_bytes
 
-    def _read(self) -> "Iterator[Batch | memoryview | Gap]":
-        error: CaptureError | None = None
+    def next_now(self) -> Item_co | None:
+        """Return what has come already; None: nothing has.
+
+        Raises:
+            CaptureEnded: the capture has ended, and all was given.
+            CaptureError: as iteration.
+        """
+        # What has come meanwhile first: it says how far behind we are, and a file may be gone soon.
+        while self._error is None and self._take(block=False):
+            pass
+        item = self._files.next_item()
+        if item is None and self._error is not None:
+            if not self._is_counted:
+                self._is_counted = True
+                item = self._files.last_gap(self._session.packetcount - self._session.packetcount_before)
+            if item is None:
+                raise self._error
+        # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
+        return cast("Item_co | None", item)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the session's connection: readable when ``next_now`` may have more."""
+        return self._session.fileno()
+
+    def _take(self, *, block: bool) -> bool:
+        """Learn of an event, if there is one, or of the end."""
+        try:
+            self._files.take(self._session.next_event(block=block))
+        except NoEvents:
+            return False
+        except CaptureError as ended:
+            self._error = ended
+        return True
+
+    def _read(self) -> "Iterator[Item_co]":
         while True:
-            # What has come meanwhile first: it says how far behind we are, and a file may be gone soon.
-            while error is None:
-                try:
-                    self._files.take(self._session.next_event(block=False))
-                except NoEvents:
-                    break
-                except CaptureError as ended:
-                    error = ended
-            item = self._files.next_item()
+            try:
+                item = self.next_now()
+            except CaptureEnded:
+                return
             if item is not None:
                 yield item
-            elif error is None:
-                try:
-                    self._files.take(self._session.next_event())
-                except CaptureError as ended:
-                    error = ended
-            else:
-                gap = self._files.last_gap(self._session.packetcount - self._session.packetcount_before)
-                if gap is not None:
-                    yield gap
-                if isinstance(error, CaptureEnded):
-                    return
-                raise error
+            elif self._error is None:
+                self._take(block=True)
