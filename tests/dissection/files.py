@@ -1,6 +1,7 @@
 """Files to dissect, and engines that are none."""
 
 import random
+import re
 import struct
 import subprocess
 import xml.etree.ElementTree
@@ -12,6 +13,8 @@ from scapy.packet import Raw
 
 from tests.fields import zoo
 
+#: What XML has no place for.
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 #: Of a host in a request: what could be taken for the end of a value, of a line or of a text.
 HOST = b"ex\xff\xfe\x1fp\x02le\t\x1b[31m\x7f\x85.org\xc3\xa4 \x0b\x0c\x08\x07,;\\x00\\n\"'<&>]]"
 
@@ -74,18 +77,24 @@ def said_by_tshark(path: Path, *words: str) -> bytes:
 
 
 def trees_of_tshark(path: Path) -> list[xml.etree.ElementTree.Element]:
-    """Return the packets of tshark's PDML, as an XML parser has them."""
-    return xml.etree.ElementTree.fromstring(said_by_tshark(path, "-T", "pdml")).findall("packet")
+    """Return the packets of tshark's PDML, as an XML parser has them, which takes not all that tshark writes."""
+    text = _NO_XML.sub("?", said_by_tshark(path, "-T", "pdml").decode("utf-8", "backslashreplace"))
+    return xml.etree.ElementTree.fromstring(text).findall("packet")
+
+
+def as_xml(text: str) -> str:
+    """Return a text as an XML parser has it, for which line ends in attributes are blanks."""
+    return _NO_XML.sub("?", re.sub("\r\n|[\t\n\r]", " ", text))
 
 
 def engine(directory: Path, script: str) -> Path:
-    """Return a program in tshark's place, which has its reports of it.
+    """Return a program in tshark's place, which asks that what versions of it have.
 
     Args:
         directory: that everybody may enter.
         script: what a shell runs.
     """
     path = directory / "tshark"
-    path.write_text(f'#!/bin/sh\n[ "$1" = -G ] && exec tshark "$@"\n{script}\n')
+    path.write_text(f'#!/bin/sh\ncase "$1" in -[GE]) exec tshark "$@";; esac\n{script}\n')
     path.chmod(0o755)
     return path

@@ -153,7 +153,8 @@ def test_by_attributes(small: Path) -> None:
 
 def test_values_that_are_hard_to_pass_on_come_whole(tmp_path: Path) -> None:
     path = write_file(tmp_path / "odd.pcap", odd())
-    with read(path) as packets, packets.dissect("http.host", "http.request.line", "dns.qry.name", "ip.src") as frames:
+    names = ("http.host", "http.request.line", "http.request.full_uri", "dns.qry.name", "ip.src")
+    with read(path) as packets, packets.dissect(*names) as frames:
         found = list(frames)
     assert [frame.number for frame in found] == list(range(1, 8))
     host = found[0]["http.host"]
@@ -163,6 +164,9 @@ def test_values_that_are_hard_to_pass_on_come_whole(tmp_path: Path) -> None:
     assert "\x1b[31m" in host
     assert host.endswith(HOST[-13:].decode())
     assert len(found[0].all("http.request.line")) == 2
+    # Some that it has put together have bytes that are none of UTF-8's.
+    (uri,) = found[0].texts("http.request.full_uri")
+    assert uri.startswith("http://ex\\xff\\xfe\x1fp")
     assert found[1]["ip.src"] == ipaddress.IPv4Address("192.0.2.1")
     assert "a.example.org" in str(found[2]["dns.qry.name"])
     assert [str(each) for each in found[3].all("ip.src")] == ["127.0.0.1", "10.0.0.1"]

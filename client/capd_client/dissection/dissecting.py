@@ -11,7 +11,7 @@ from capd_client.dissection.engine.ended import Ended
 from capd_client.dissection.engine.process import Engine
 from capd_client.dissection.engine.programs import Program, configured, found
 from capd_client.dissection.feeding import Feeder, pieces
-from capd_client.dissection.frames import FieldFrame, Frame, Types, WholeFrame
+from capd_client.dissection.frames import FieldFrame, Form, Frame, Types, WholeFrame
 from capd_client.dissection.garbage import NotUnderstood
 from capd_client.dissection.keys import KeyLog
 from capd_client.dissection.options import Asked
@@ -54,7 +54,8 @@ class Dissecting:
         self._asked, self._types = asked, types
         self._source, self._is_live = source, is_live
         self._source_fd = source_fd
-        self._names, self._places = _asked_of_engine(asked.names, types)
+        self._names, places = _asked_of_engine(asked.names, types)
+        self._form = Form(places, types.aggregator if asked.names else b"")
         self._keys = None if asked.keylog_file is None else KeyLog(asked.keylog_file)
         self._engine: Engine | None = None
         self._feeder = Feeder()
@@ -158,7 +159,7 @@ class Dissecting:
         """
         asked = self._asked
         path = None if self._keys is None else self._keys.path
-        form = rows.words(self._names) if asked.names else ["-T", "pdml"]
+        form = rows.words(self._names, self._form.aggregator) if asked.names else ["-T", "pdml"]
         command = [*asked.words(is_live=self._is_live, keylog_path=path), *form]
         kept = () if self._keys is None else self._keys.descriptors
         try:
@@ -197,7 +198,7 @@ class Dissecting:
         if isinstance(answer, bytes):
             frame = WholeFrame(number, self._types, answer)
         else:
-            frame = FieldFrame(number, self._types, self._places, answer)
+            frame = FieldFrame(number, self._types, self._form, answer)
         self._ready.append(frame)
         self._last = number
         self._answered += 1

@@ -37,6 +37,11 @@ class Types(Protocol):
         """Return the error of a field that there is not."""
         ...
 
+    @property
+    def aggregator(self) -> bytes:
+        """What stands between the values of a field in rows, and in none of them."""
+        ...
+
     def name_here(self, name: str) -> str:
         """Return the name that a field, or a column of the list of packets, has in the version that is there."""
         ...
@@ -186,15 +191,27 @@ class Part:
         return f"<{self._name} of frame {self._frame.number}>"
 
 
+class Form(NamedTuple):
+    """The form of rows.
+
+    Attributes:
+        places: where in each row a field is.
+        aggregator: what is between values of a field.
+    """
+
+    places: dict[str, int]
+    aggregator: bytes
+
+
 class FieldFrame(Frame):
     """A frame with the fields that were asked for."""
 
-    __slots__ = ("_cells", "_places")
+    __slots__ = ("_cells", "_form")
 
-    def __init__(self, number: int, types: Types, places: dict[str, int], cells: Sequence[bytes]) -> None:
-        """Take a row, and where in it each field is."""
+    def __init__(self, number: int, types: Types, form: Form, cells: Sequence[bytes]) -> None:
+        """Take a row, and its form."""
         super().__init__(number, types)
-        self._places = places
+        self._form = form
         self._cells = cells
 
     def texts(self, name: str) -> Sequence[str]:
@@ -203,27 +220,27 @@ class FieldFrame(Frame):
         Raises:
             UnknownField: it was not asked for.
         """
-        place = self._places.get(name)
+        place = self._form.places.get(name)
         if place is None:
-            raise UnknownField(name, tuple(self._places)[:3], "was not asked for")
-        return rows.texts(self._cells[place])
+            raise UnknownField(name, tuple(self._form.places)[:3], "was not asked for")
+        return rows.texts(self._cells[place], self._form.aggregator)
 
     def names(self) -> Sequence[str]:
         """Return the fields that were asked for and have values."""
-        return [name for name, place in self._places.items() if self._cells[place]]
+        return [name for name, place in self._form.places.items() if self._cells[place]]
 
     def may_have(self, name: str) -> bool:
         """Whether it was asked for."""
-        return name in self._places
+        return name in self._form.places
 
     def may_have_below(self, name: str) -> bool:
         """Whether something below it was asked for."""
         below = f"{name}."
-        return any(each.startswith(below) for each in self._places)
+        return any(each.startswith(below) for each in self._form.places)
 
     def __contains__(self, name: str) -> bool:
         """Whether it has a value of a field."""
-        place = self._places.get(name)
+        place = self._form.places.get(name)
         return place is not None and bool(self._cells[place])
 
 

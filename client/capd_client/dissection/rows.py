@@ -1,7 +1,9 @@
 """Rows of fields as ``tshark -T fields`` prints them: bytes in, cells out. Pure.
 
-Values are UTF-8, so that the bytes between them are none of theirs. Last in each row is the frame's number: what comes
-behind the last separator is digits, and a line end before is one in a value, whatever a version of tshark escapes.
+Tabs, carriage returns and line feeds in values are escaped, and so can stand between cells, values and rows. Not every
+version leaves a carriage return between values as it is: there it is a byte that UTF-8 has not, which only such values
+have that Wireshark has not made UTF-8 of. Last in each row is the frame's number: what comes behind the last tab is
+digits, and a line feed before is one in a value, whatever a version of tshark escapes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,26 +11,28 @@ from typing import Final
 
 from capd_client.dissection.garbage import NotUnderstood, is_number
 
-_SEPARATOR: Final = b"\xfe"
-_AGGREGATOR: Final = b"\xff"
+_SEPARATOR: Final = b"\t"
+#: Between the values of a cell; see above.
+AGGREGATOR: Final = b"\r"
+OTHER_AGGREGATOR: Final = b"\xff"
 #: Last in each row.
 NUMBER: Final = "frame.number"
 #: Longer is none that was asked for. Chosen: many times the largest packet in hexadecimal.
 _MOST_BYTES: Final = 64 * 1024 * 1024
 
 
-def words(names: Sequence[str]) -> list[str | bytes]:
+def words(names: Sequence[str], aggregator: bytes) -> list[str | bytes]:
     """Return the words that ask for fields in this form."""
-    form: list[str | bytes] = ["-T", "fields", "-E", "occurrence=a"]
-    form += ["-E", b"separator=" + _SEPARATOR, "-E", b"aggregator=" + _AGGREGATOR]
+    form: list[str | bytes] = ["-E", b"aggregator=" + aggregator, "-E", "separator=/t", "-E", "occurrence=a"]
+    form += ["-T", "fields"]
     for name in (*names, NUMBER):
         form += ["-e", name]
     return form
 
 
-def texts(cell: bytes) -> list[str]:
+def texts(cell: bytes, aggregator: bytes) -> list[str]:
     """Return the values in a cell."""
-    return [each.decode("utf-8", "backslashreplace") for each in cell.split(_AGGREGATOR)] if cell else []
+    return [each.decode("utf-8", "backslashreplace") for each in cell.split(aggregator)] if cell else []
 
 
 class Rows:

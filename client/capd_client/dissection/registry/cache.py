@@ -10,8 +10,8 @@ from pathlib import Path
 
 from capd_client.dissection.registry.lines import Memory
 
-#: So many are kept of a kind. Chosen: some versions, and both reports of each.
-_MOST_FILES = 8
+#: So many are kept. Chosen: all of some versions.
+_MOST_FILES = 12
 _BEGINNING = "wireshark-"
 
 

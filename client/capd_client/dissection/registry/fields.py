@@ -4,15 +4,18 @@ import difflib
 import functools
 import hashlib
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-from capd_client.dissection.engine.asking import report
-from capd_client.dissection.engine.programs import found
+from capd_client.dissection import rows
+from capd_client.dissection.engine.asking import answer, report
+from capd_client.dissection.engine.programs import Program, found
 from capd_client.dissection.registry.cache import kept
 from capd_client.dissection.registry.lines import Memory, SortedLines
 from capd_client.dissection.registry.reports import PROTOCOL, fields_of, values_of
 from capd_client.errors import UnknownField
+from capd_protocol.formats import pcapng
 
 #: Of what is kept: another number where it is kept in another form.
 _FORM: Final = 1
@@ -20,6 +23,8 @@ _NEAR: Final = 3
 _SIMILARITY: Final = 0.7
 
 
+#: Link-layer type: IP at once.
+_RAW: Final = 101
 #: Columns of the list of packets.
 _COLUMN: Final = "_ws.col."
 #: Before Wireshark 4.2 they were called by their titles.
@@ -102,14 +107,26 @@ class Fields:
         end = begin + int(memory[0 : begin - 1])
         return memory, SortedLines(memory, begin, end), end
 
+    @property
+    def aggregator(self) -> bytes:
+        """What stands between the values of a field in rows, and in none of them: tried with the version there is."""
+        return self._aggregator
+
+    @functools.cached_property
+    def _aggregator(self) -> bytes:
+        return self._made("form", _aggregator_of)[0:1]
+
     def _kept(self, what: str, made_of: Callable[[bytes], bytes]) -> Memory:
+        return self._made(what, lambda program: made_of(report(program, what)))
+
+    def _made(self, what: str, make: Callable[[Program], bytes]) -> Memory:
         program = found("tshark", self._program_path)
         path = os.path.realpath(program.path)
         status = os.stat(path)  # noqa: PTH116
         # With another version it is another file.
         identity = f"{_FORM} {path} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
         key = hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
-        return kept(f"{what}-{key}", lambda: made_of(report(program, what)))
+        return kept(f"{what}-{key}", lambda: make(program))
 
     def load(self) -> None:
         """Ask what fields there are, if that is not known yet: up to some seconds, once for each version.
@@ -276,6 +293,17 @@ class Named:
 
 class UnknownName(AttributeError):
     """There is no field whose name begins so; near ones are offered."""
+
+
+def _aggregator_of(program: Program) -> bytes:
+    """Return what a version of tshark leaves as it is between two values."""
+    # Nobody's addresses, and nothing behind them.
+    packet = b"\x45\0\0\x14" + bytes(5) + b"\xfd" + bytes(10)
+    file = pcapng.pcap_header(linktype=_RAW, snaplen_bytes=len(packet))
+    file += struct.pack("=IIII", 0, 0, len(packet), len(packet)) + packet
+    words = [*rows.words(["ip.addr"], rows.AGGREGATOR), "-n", "-r", "-"]
+    said = answer(program, words, "no row", given=file)
+    return rows.AGGREGATOR if rows.AGGREGATOR in said else rows.OTHER_AGGREGATOR
 
 
 #: Those of the ``tshark`` in PATH.
