@@ -41,6 +41,8 @@ COMMANDS = (
     "capture",
     "read",
     "columns",
+    "dissect",
+    "decode",
     "files",
     "extract",
     "merge",
@@ -988,7 +990,7 @@ def test_what_is_wrong_is_told_in_a_sentence(
         (("capture", "-i", "lo", "--trigger", "link-down:1"), "say one of filter:TEXT, rate:N, link-down"),
         (("capture", "-i", "lo", "--trigger", "rate:x"), "--trigger rate:x: 'x' is not a whole number"),
         (("capture", "-i", "lo", "--brew"), "there is no option --brew here: see 'capctl capture --help'"),
-        (("capture", "-nY"), "there is no option -Y here: see 'capctl capture --help'"),
+        (("capture", "-nR"), "there is no option -R here: see 'capctl capture --help'"),
         (("list", "-c", "3"), "there is no option -c here: it is one of 'capctl capture'"),
         (("list", "brew"), "brew has no meaning there: words that are no options stand together; see 'capctl list"),
         (("capture", "udp", "-c", "3", "port", "53"), "port has no meaning there: words that are no options stand tog"),
@@ -1010,7 +1012,7 @@ def test_wrong_options_are_explained(bench: Bench, words: tuple[str, ...], expec
     [
         (("-i", "eth0", "udp"), "the option -i stands behind a command, as in 'capctl capture -i'"),
         (("--json", "list"), "the option --json stands behind a command, as in 'capctl capture --json'"),
-        (("-Y",), "there is no option -Y here: see 'capctl --help'"),
+        (("-R",), "there is no option -R here: see 'capctl --help'"),
         (("-r", "a.pcap"), "there is no option -r here: say 'capctl read FILE'"),
     ],
 )

@@ -105,6 +105,17 @@ def test_one_that_closes_its_output_and_stays(small: Path, directory: Path) -> N
     assert "stands still" in str(error)
 
 
+def test_what_it_says_is_not_kept_without_end(small: Path, directory: Path) -> None:
+    script = f"{_ROW} 1; head -c 5000000 /dev/zero >&2; {_ROW} 2; ls -l /proc/self/fd/ >&2; exec sleep 61.3"
+    with read(small) as packets, packets.dissect("ip.src", program=engine(directory, script)) as frames:
+        assert [next(frames).number for _ in range(2)] == [1, 2]
+        number = sleeping()
+        said = Path(f"/proc/{number}/fd/2").stat()
+        assert said.st_size == 1024 * 1024
+        # Nothing of ours is open there but its streams.
+        assert {path.name for path in Path(f"/proc/{number}/fd").iterdir()} <= {"0", "1", "2"}
+
+
 def test_one_that_is_killed(small: Path, directory: Path) -> None:
     program = engine(directory, f"{_ROW} 1; exec sleep 61.3")
     with read(small) as packets, packets.dissect("ip.src", program=program) as frames:

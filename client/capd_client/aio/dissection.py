@@ -47,6 +47,11 @@ class Supply(Protocol):
         """
         ...
 
+    @property
+    def rest_bytes(self) -> int:
+        """How much stands behind what was read."""
+        ...
+
     async def wait(self) -> None:
         """Wait until there may be more."""
         ...
@@ -68,6 +73,10 @@ class _FileSupply:
 
     async def next_now(self) -> object:
         return await anyio.to_thread.run_sync(self._supply.next_now)
+
+    @property
+    def rest_bytes(self) -> int:
+        return self._supply.rest_bytes
 
     async def wait(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -91,6 +100,10 @@ class _StreamSupply:
             return await self._stream.next_now()
         except CaptureEnded:
             raise Over from None
+
+    @property
+    def rest_bytes(self) -> int:
+        return 0
 
     async def wait(self) -> None:
         await self._stream.wait()
@@ -116,6 +129,12 @@ class Dissection(Generic[Item_co]):
     def __repr__(self) -> str:
         """Return whether it goes on."""
         return f"<Dissection{', ended' if self._is_closed else ''}>"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the last record of a file is not whole; known at its end."""
+        is_cut = self._begun is not None and self._begun.is_cut
+        return is_cut or (self._supply is not None and self._supply.rest_bytes > 0)
 
     async def __aenter__(self) -> Self:
         """Check what is asked, and return it; leaving the block ends the engine.

@@ -40,6 +40,11 @@ class Supply(Protocol):
         """Return a descriptor that is readable when there may be more; below 0: there is more at once."""
         ...
 
+    @property
+    def rest_bytes(self) -> int:
+        """How much stands behind what was read."""
+        ...
+
     def close(self) -> None:
         """Let go of it."""
         ...
@@ -83,6 +88,11 @@ class Dissection(Generic[Item_co]):
     def __repr__(self) -> str:
         """Return whether it goes on."""
         return f"<Dissection{', ended' if self._dissecting.is_over else ''}>"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the last record of a file is not whole; known at its end."""
+        return self._dissecting.is_cut or (self._supply is not None and self._supply.rest_bytes > 0)
 
     def __enter__(self) -> Self:
         """Return it; leaving the block ends the engine."""

@@ -77,6 +77,8 @@ class Dissecting:
         #: There will be no more than what ``next_item`` returns.
         self.is_over = False
         self.is_closed = False
+        #: The last record of the file, which the engine has read by itself, is not whole.
+        self.is_cut = False
 
     # Packets in -------------------------------------------------------------------------------------------------------
 
@@ -211,6 +213,7 @@ class Dissecting:
             self._ready.append(self._markers.popleft()[1])
 
     def _take_end(self, ended: Ended) -> None:
+        self.is_cut = words.is_of_cut_file(ended)
         failure = words.failure_of(ended, self._asked, source=self._source, has_answered=self._answered > 0)
         if failure is None:
             try:

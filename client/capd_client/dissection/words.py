@@ -43,7 +43,7 @@ def failure_of(ended: Ended, asked: Asked, *, source: str, has_answered: bool) -
         has_answered: with frames, so that nothing it was asked was refused.
     """
     lines = [line for line in ended.words.splitlines() if line.strip() and not _NOISE.match(line)]
-    if not ended.status or any(_CUT in line for line in lines):
+    if not ended.status or is_of_cut_file(ended):
         return None
     position, lines = _position(lines)
     text = _sentence(lines)
@@ -59,6 +59,11 @@ def failure_of(ended: Ended, asked: Asked, *, source: str, has_answered: bool) -
     if asked.display_filter is not None and text:
         return BadDisplayFilter(text, position)
     return EngineFailed(f"tshark has ended with status {ended.status}{_behind(text)}", ended.status)
+
+
+def is_of_cut_file(ended: Ended) -> bool:
+    """Whether the last record of what was read is not whole."""
+    return _CUT in ended.words
 
 
 def _position(lines: list[str]) -> tuple[int | None, list[str]]:

@@ -42,6 +42,10 @@ class _ReaderSupply:
     def fileno(self) -> int:
         return -1
 
+    @property
+    def rest_bytes(self) -> int:
+        return self._reader.rest_bytes
+
     def close(self) -> None:
         self._reader.close()
 
@@ -68,6 +72,7 @@ def begun_reader(
         # From its beginning, wherever the descriptor that was given stands.
         source_fd = os.open(f"/proc/self/fd/{file.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         dissecting = begun(names, None, arguments, source=name, source_fd=source_fd)
+        file.at = file.size_bytes()  # nothing of it is left for others
         reader.close()
         return dissecting, None
     if arguments.get("two_pass"):
@@ -100,6 +105,10 @@ class _StreamSupply:
 
     def fileno(self) -> int:
         return self._stream.fileno()
+
+    @property
+    def rest_bytes(self) -> int:
+        return 0
 
     def close(self) -> None:
         """Leave the stream as it is: it is its owner's."""

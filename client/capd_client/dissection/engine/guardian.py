@@ -19,14 +19,19 @@ import sys
 _PR_SET_PDEATHSIG = 1
 #: As a shell says it: what was to be started cannot be.
 EXIT_NOT_STARTED = 127
+#: Of what a program says, in memory. Chosen: what matters comes first.
+_MOST_SAID_BYTES = 1024 * 1024
 #: Added to the number of a signal.
 SIGNALLED = 128
 
 
 def _become_program(user_id: int, guardian_id: int, words: list[str]) -> None:
     os.setpgid(0, 0)
-    # What it has in memory is not written to disks.
+    # What it has in memory is not written to disks; and what it says is not kept without end: more cannot be written
+    # then, which Python has the kernel say without a signal.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_SAID_BYTES, _MOST_SAID_BYTES))
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if user_id >= 0:
         os.setgroups([])
         os.setgid(user_id)
@@ -62,6 +67,8 @@ def main() -> None:
     os.set_blocking(ends, False)
     signal.set_wakeup_fd(ends)
     signal.signal(signal.SIGCHLD, _wake)
+    # The program has no word here.
+    os.set_inheritable(lifeline, False)
     child = _start(user_id, words)
     # The program's streams are at their ends when it has closed them.
     nowhere = os.open(os.devnull, os.O_RDWR)
