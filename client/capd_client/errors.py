@@ -174,9 +174,9 @@ class UnknownField(InvalidArgument):
         near: names of fields that there are, and that resemble it or have its values in another form.
     """
 
-    def __init__(self, field: str, near: tuple[str, ...], where: str = "has no columns") -> None:
+    def __init__(self, field: str, near: tuple[str, ...], what: str = "there are no columns of the field") -> None:
         offered = f": near are {', '.join(near)}" if near else ""
-        super().__init__(f"the field {field!r} {where}{offered}", argument="names")
+        super().__init__(f"{what} {field!r}{offered}", argument="names")
         self.field = field
         self.near = near
 

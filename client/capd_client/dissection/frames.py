@@ -222,7 +222,7 @@ class FieldFrame(Frame):
         """
         place = self._form.places.get(name)
         if place is None:
-            raise UnknownField(name, tuple(self._form.places)[:3], "was not asked for")
+            raise UnknownField(name, tuple(self._form.places)[:3], "nobody has asked for the field")
         return rows.texts(self._cells[place], self._form.aggregator)
 
     def names(self) -> Sequence[str]:

@@ -229,7 +229,7 @@ class Fields:
             names = difflib.get_close_matches(protocol, protocols, _NEAR, _SIMILARITY)
             whole = [f"{each}.{rest}" if rest else each for each in names]
             near = [each for each in whole if each in self] or names
-        return UnknownField(name, tuple(near), "is not known to Wireshark")
+        return UnknownField(name, tuple(near), "Wireshark has no field")
 
     def __getattr__(self, name: str) -> "Named":
         """Return the beginning of names: ``fields.http`` of ``fields.http.host``."""
