@@ -32,8 +32,15 @@ if TYPE_CHECKING:
     from capd_client.conversation.questions import Revocation
     from capd_client.conversation.sending import SendReport
     from capd_client.conversation.statistics import ReceivedDropped
-    from capd_client.display_filters.expressions import FieldExpression, FilterExpression, fields
+    from capd_client.display_filters.expressions import FieldExpression, FilterExpression
     from capd_client.display_filters.filter import AnyDisplayFilter, DisplayFilter
+    from capd_client.dissection.blocking import Dissection
+    from capd_client.dissection.dissecting import Restarted
+    from capd_client.dissection.frames import Expert, FieldFrame, Frame, Part, WholeFrame
+    from capd_client.dissection.options import DissectionArguments
+    from capd_client.dissection.pdml import Item
+    from capd_client.dissection.registry.fields import Fields, KnownField, ValueName, fields
+    from capd_client.dissection.values import Value
     from capd_client.errors import (
         BadFilterError,
         BrokenPipe,
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
         DiskError,
         DisplayFilterError,
         DumpcapError,
+        EngineFailed,
         InterfaceError,
         InvalidArgument,
         LoopRunning,
@@ -135,13 +143,21 @@ else:
         "capd_client.conversation.questions": "Revocation",
         "capd_client.conversation.sending": "SendReport",
         "capd_client.conversation.statistics": "ReceivedDropped",
+        "capd_client.dissection.blocking": "Dissection",
+        "capd_client.dissection.dissecting": "Restarted",
+        "capd_client.dissection.frames": "Expert FieldFrame Frame Part WholeFrame",
+        "capd_client.dissection.options": "DissectionArguments",
+        "capd_client.dissection.pdml": "Item",
+        "capd_client.dissection.registry.fields": "Fields KnownField ValueName fields",
+        "capd_client.dissection.values": "Value",
         "capd_client.errors": """
             BadFilterError BrokenPipe CaptureEnded CaptureError ChildError DaemonGone DaemonUnavailable
-            DestinationError DiskError DisplayFilterError DumpcapError InterfaceError InvalidArgument LoopRunning
-            NameTaken NoEvents NoSuchCapture NotPermitted PacketRefused PacketSizeError RateExceeded ReadError
-            ResourceError SessionClosed SourceAddressError SourceError StreamOverrun UnknownField UnsupportedError
+            DestinationError DiskError DisplayFilterError DumpcapError EngineFailed InterfaceError InvalidArgument
+            LoopRunning NameTaken NoEvents NoSuchCapture NotPermitted PacketRefused PacketSizeError RateExceeded
+            ReadError ResourceError SessionClosed SourceAddressError SourceError StreamOverrun UnknownField
+            UnsupportedError
         """,
-        "capd_client.display_filters.expressions": "FieldExpression FilterExpression fields",
+        "capd_client.display_filters.expressions": "FieldExpression FilterExpression",
         "capd_client.display_filters.filter": "AnyDisplayFilter DisplayFilter",
         "capd_client.reading": "read stream",
         "capd_client.reading.columns.model": "ColumnReader Columns",
@@ -221,15 +237,21 @@ __all__ = [
     "DiskError",
     "DisplayFilter",
     "DisplayFilterError",
+    "Dissection",
+    "DissectionArguments",
     "DumpcapError",
     "EndReason",
+    "EngineFailed",
     "EventSource",
     "EventType",
+    "Expert",
     "Failure",
     "FailureCode",
     "Field",
     "FieldExpression",
+    "FieldFrame",
     "FieldType",
+    "Fields",
     "FileClosed",
     "FileDeleted",
     "FileFormat",
@@ -237,6 +259,7 @@ __all__ = [
     "FileStatistics",
     "FileType",
     "FilterExpression",
+    "Frame",
     "Gap",
     "HasDescriptor",
     "HasName",
@@ -253,6 +276,8 @@ __all__ = [
     "InterfaceType",
     "InterfaceWatcher",
     "InvalidArgument",
+    "Item",
+    "KnownField",
     "Lateness",
     "Link",
     "LinkLayer",
@@ -280,6 +305,7 @@ __all__ = [
     "PacketRefused",
     "PacketSizeError",
     "PacketType",
+    "Part",
     "Permission",
     "Permissions",
     "RateExceeded",
@@ -289,6 +315,7 @@ __all__ = [
     "ReceivedDropped",
     "Refusal",
     "ResourceError",
+    "Restarted",
     "Revocation",
     "RevokedCapture",
     "RevokedDevice",
@@ -313,6 +340,9 @@ __all__ = [
     "TriggerReason",
     "UnknownField",
     "UnsupportedError",
+    "Value",
+    "ValueName",
+    "WholeFrame",
     "events",
     "fields",
     "files",

@@ -121,6 +121,24 @@ class BadFilterError(ChildError):
         super().__init__(f"capture filter: {text}{where}", failure)
 
 
+class EngineFailed(CaptureError):
+    """A program of Wireshark's that dissects has failed: it died, was ended, stands still, or gives no answers.
+
+    What it had answered was given. Begin anew, perhaps behind the packet that it failed at.
+
+    Attributes:
+        status: its exit status, or the number of a signal below zero; None: it has not ended by itself.
+    """
+
+    def __init__(self, text: str, status: int | None) -> None:
+        super().__init__(text, status)
+        self.text = text
+        self.status = status
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class InvalidArgument(ChildError, ValueError):
     """An argument is impossible, or excludes another one. The text states what is possible.
 
@@ -134,16 +152,16 @@ class InvalidArgument(ChildError, ValueError):
 
 
 class UnknownField(InvalidArgument):
-    """There are no columns of such a field. Ask for one that there is.
+    """There is no such field. Ask for one that there is.
 
     Attributes:
         field: what was asked for.
         near: names of fields that there are, and that resemble it or have its values in another form.
     """
 
-    def __init__(self, field: str, near: tuple[str, ...]) -> None:
+    def __init__(self, field: str, near: tuple[str, ...], what: str = "there are no columns of the field") -> None:
         offered = f": near are {', '.join(near)}" if near else ""
-        super().__init__(f"there are no columns of the field {field!r}{offered}", argument="names")
+        super().__init__(f"{what} {field!r}{offered}", argument="names")
         self.field = field
         self.near = near
 
@@ -154,15 +172,16 @@ class DisplayFilterError(InvalidArgument):
     Attributes:
         filter: the text.
         text: what is wrong.
-        span: where: the positions of the first character, and behind the last one.
+        span: where: the positions of the first character, and behind the last one; None: that is not known.
         field: the field that there is not; empty: that is not what is wrong.
         near: names of fields that there are, and that resemble it.
     """
 
     def __init__(
-        self, filter_text: str, text: str, span: tuple[int, int], field: str = "", near: tuple[str, ...] = ()
+        self, filter_text: str, text: str, span: tuple[int, int] | None, field: str = "", near: tuple[str, ...] = ()
     ) -> None:
-        super().__init__(f"display filter: {text} (at character {span[0] + 1})", argument="display_filter")
+        where = f" (at character {span[0] + 1})" if span is not None else ""
+        super().__init__(f"display filter: {text}{where}", argument="display_filter")
         self.filter = filter_text
         self.text = text
         self.span = span

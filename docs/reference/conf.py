@@ -35,8 +35,11 @@ napoleon_use_ivar = True
 # have to be looked up on the network, where the build is to work without it.
 nitpicky = True
 _OTHERS = "|".join((*sys.stdlib_module_names, "numpy", "npt", "np"))
-# What a stream gives, by its arguments.
-nitpick_ignore = [("py:class", "capd_client.reading.live.Item_co")]
+# What a stream or a dissection gives, by its arguments.
+nitpick_ignore = [
+    ("py:class", f"capd_client.{module}.Item_co")
+    for module in ("aio.dissection", "aio.stream", "dissection.blocking", "reading.live")
+]
 # Classes of one name, such as the streams of both sides, are each on a page.
 suppress_warnings = ["ref.python"]
 nitpick_ignore_regex = [("py:.*", rf"({_OTHERS})\..*")]

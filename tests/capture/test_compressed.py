@@ -14,8 +14,8 @@ from capd.worker.output.compression.compressor import Compressor
 from capd.worker.output.compression.waiting import PLACE_BYTES, WaitingRoom
 from capd.worker.output.savefile import create_file
 from capd_client import CaptureSession, files, read
+from capd_client.editing.extraction import Extraction
 from capd_client.errors import ChildError, DiskError
-from capd_client.reading.extraction import Extraction
 from capd_client.reading.files.incoming import Stored
 from capd_client.ring.files import Span
 from capd_protocol.formats.compression import Compression

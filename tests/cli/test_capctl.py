@@ -41,6 +41,8 @@ COMMANDS = (
     "capture",
     "read",
     "columns",
+    "dissect",
+    "decode",
     "files",
     "extract",
     "merge",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capd_client import BadFilterError, files, read
-from capd_client.reading.extraction import Extraction
+from capd_client.editing.extraction import Extraction
 from capd_client.reading.filtering import compile_filter
 from capd_client.reading.model import Packet
 from capd_client.ring.files import Span

@@ -113,7 +113,7 @@ def test_exceptions_have_the_family_of_wirepy() -> None:
     errors = {each for each in everything if isinstance(each, type) and issubclass(each, Exception)}
     assert issubclass(DaemonGone, BrokenPipe)
     assert issubclass(DaemonGone, ChildError)
-    assert len(errors) == 28
+    assert len(errors) == 29
     assert all(issubclass(error, CaptureError) for error in errors)
 
 

@@ -73,7 +73,8 @@ class Place:
 
     def variables(self, directory: Path) -> dict[str, str]:
         """Return the variables with which samples find the daemon, and leave nothing outside of a directory."""
-        return {"CAPD_SOCKET": self.socket_path, "TMPDIR": str(directory)}
+        cache = str(self.capture_file.parent / "cache")
+        return {"CAPD_SOCKET": self.socket_path, "TMPDIR": str(directory), "XDG_CACHE_HOME": cache}
 
     def stop_captures(self) -> int:
         """Stop what samples have started; return how many captures that were."""

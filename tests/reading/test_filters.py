@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from capd_client import BadFilterError, files, read
-from capd_client.reading.extraction import Extraction
+from capd_client.editing.extraction import Extraction
 from capd_client.ring.files import Span
 from capd_protocol.formats import linktypes, pcapng
 from tests.reading.test_reading import pcap

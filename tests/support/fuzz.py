@@ -24,7 +24,7 @@ from capd.config.reader import ConfigError
 from capd.config.reader import decode as decode_configuration
 from capd_client import ReadError, read
 from capd_client.cli.files.ring import _write
-from capd_client.reading.extraction import Extraction
+from capd_client.editing.extraction import Extraction
 from capd_client.reading.files import opening
 from capd_client.ring.files import RingFile, Span
 from capd_protocol.arguments import ARGUMENTS

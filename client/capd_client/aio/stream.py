@@ -1,15 +1,20 @@
 """Live streams of packets, for trio and asyncio."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, cast, overload
 
 from capd_client.aio.session import CaptureSession
+from capd_client.dissection.options import DissectionArguments
 from capd_client.errors import CaptureEnded, CaptureError, NoEvents
 from capd_client.reading import DEFAULT_BEHIND_BYTES
 from capd_client.reading.gap import Gap, Overflow
 
 if TYPE_CHECKING:
+    from capd_client.aio.dissection import Dissection
+    from capd_client.display_filters.expressions import FieldExpression
     from capd_client.display_filters.filter import AnyDisplayFilter
+    from capd_client.dissection.dissecting import Restarted
+    from capd_client.dissection.frames import FieldFrame, WholeFrame
     from capd_client.reading.columns.model import Columns
     from capd_client.reading.live import LiveColumns, LiveFiles
     from capd_protocol.batches.model import Batch, FileInterface
@@ -161,6 +166,44 @@ class Stream(Generic[Item_co]):
         selection = Selection(capture_filter, self._display_filter, display_filter)
         return _ColumnStream(self._next_item, LiveColumns(ColumnMaker(names, occurrence, selection), self._files))
 
+    @overload
+    def dissect(
+        self, *, restart_packets: int | None = None, **arguments: Unpack[DissectionArguments]
+    ) -> "Dissection[WholeFrame | Gap | Restarted]": ...
+    @overload
+    def dissect(
+        self,
+        name: "str | FieldExpression",
+        /,
+        *names: "str | FieldExpression",
+        restart_packets: int | None = None,
+        **arguments: Unpack[DissectionArguments],
+    ) -> "Dissection[FieldFrame | Gap | Restarted]": ...
+    def dissect(
+        self,
+        *names: "str | FieldExpression",
+        restart_packets: int | None = None,
+        **arguments: Unpack[DissectionArguments],
+    ) -> "Dissection[Any]":
+        """Have Wireshark's ``tshark`` dissect the packets as they come, as ``capd_client.Stream.dissect`` does.
+
+        Example:
+            async with stream(capture) as packets, packets.dissect("ip.src", "dns.qry.name") as frames:
+                async for item in frames:
+                    print(item)
+
+        Args:
+            names: of fields; see ``capd_client.Reader.dissect``, which also has the other arguments and what is raised.
+            restart_packets: begin with a new engine after so many packets; a ``Restarted`` stands there.
+            arguments: see ``DissectionArguments``.
+
+        Raises:
+            InvalidArgument: the stream is one of bytes, or an argument is not possible.
+        """
+        from capd_client.aio.dissection import dissect_stream  # noqa: PLC0415  # few need it
+
+        return dissect_stream(self, self._files, names, restart_packets, arguments)
+
     @property
     def interfaces(self) -> "Sequence[FileInterface]":
         """What the interface ids of the last batch mean."""
@@ -174,28 +217,53 @@ class Stream(Generic[Item_co]):
     async def __anext__(self) -> Item_co:
         """Return what comes next. After cancellation nothing is lost."""
         while True:
-            item = self._selected(await self._next_item())
-            if item is not None:
-                # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
-                return cast("Item_co", item)
-
-    async def _next_item(self) -> "Batch | memoryview | Gap":
-        while not self._is_over:
-            await self._take(block=False)
-            item = self._files.next_item()
+            try:
+                item = await self.next_now()
+            except CaptureEnded:
+                raise StopAsyncIteration from None
             if item is not None:
                 return item
-            if self._error is None:
-                await self._take(block=True)
-                continue
-            self._is_over = True
-            gap = self._files.last_gap(self._session.packetcount - self._session.packetcount_before)
-            if gap is not None:
-                return gap
-        if isinstance(self._error, CaptureEnded) or self._error is None:
-            raise StopAsyncIteration
+            await self.wait()
+
+    async def next_now(self) -> Item_co | None:
+        """Return what has come already; None: nothing has. After cancellation nothing is lost.
+
+        Raises:
+            CaptureEnded: the capture has ended, and all was given; or it failed, which was raised before.
+            CaptureError: as iteration.
+        """
+        while (item := await self._next_now()) is not None:
+            if (selected := self._selected(item)) is not None:
+                # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
+                return cast("Item_co", selected)
+        return None
+
+    async def _next_item(self) -> "Batch | memoryview | Gap":
+        """Return what comes next, before the display filter."""
+        while True:
+            try:
+                item = await self._next_now()
+            except CaptureEnded:
+                raise StopAsyncIteration from None
+            if item is not None:
+                return item
+            await self.wait()
+
+    async def _next_now(self) -> "Batch | memoryview | Gap | None":
+        if not self._is_over:
+            await self._take(block=False)
+            item = self._files.next_item()
+            if item is None and self._error is not None:
+                self._is_over = True
+                item = self._files.last_gap(self._session.packetcount - self._session.packetcount_before)
+            if item is not None or not self._is_over:
+                return item
         error, self._error = self._error, None
-        raise error
+        raise CaptureEnded("the stream has ended") if error is None else error
+
+    async def wait(self) -> None:
+        """Wait until ``next_now`` may have more. After cancellation nothing is lost."""
+        await self._take(block=True)
 
     async def _take(self, *, block: bool) -> None:
         while self._error is None:

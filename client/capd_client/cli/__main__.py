@@ -24,7 +24,7 @@ from capd_client.blocking.questions import (
     stop_capture,
     who_am_i,
 )
-from capd_client.cli import capture, interfaces, read
+from capd_client.cli import capture, dissecting, interfaces, read
 from capd_client.cli.columns import command as columns
 from capd_client.cli.files import cut, merge, ring
 from capd_client.cli.output import complain, forget_output, show, show_json, show_script
@@ -353,6 +353,20 @@ def _parser() -> Parser:
             "columns",
             help="show fields of packets as columns",
             description="Show fields of a file's packets, by Wireshark's names, as columns, or write them.",
+        )
+    )
+    dissecting.add_dissect_arguments(
+        commands.add_parser(
+            "dissect",
+            help="show what Wireshark knows of packets",
+            description="Show what Wireshark's tshark knows of a file's packets: their protocol trees, or some fields.",
+        )
+    )
+    dissecting.add_decode_arguments(
+        commands.add_parser(
+            "decode",
+            help="show what Wireshark knows of a packet in hexadecimal",
+            description="Show what Wireshark's tshark knows of one packet, whose bytes are typed in hexadecimal.",
         )
     )
     ring.add_files_arguments(

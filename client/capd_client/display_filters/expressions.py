@@ -3,13 +3,29 @@
 import ipaddress
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Protocol
 
 from capd_client.errors import InvalidArgument
-from capd_protocol.fields.protocols import FRAME, PROTOCOLS
-from capd_protocol.fields.registry import FIELDS
 
-_NAMES: Final = frozenset((*FIELDS, *PROTOCOLS, FRAME))
+
+class Names(Protocol):
+    """Names of fields and protocols."""
+
+    def named(self, name: str) -> "FieldExpression":
+        """Return a field, a protocol, or what names begin with.
+
+        Raises:
+            AttributeError: there is none.
+        """
+        ...
+
+    def parts_below(self, name: str) -> Iterable[str]:
+        """Return what follows a name and a dot, up to the next dot."""
+        ...
+
+    def described(self, name: str) -> str:
+        """Return a name, and what is known of it, for people."""
+        ...
 
 
 def _literal(value: object) -> str:
@@ -89,17 +105,33 @@ class FieldExpression(FilterExpression):
 
     __hash__ = FilterExpression.__hash__
 
+    def __init__(self, text: str, names: Names) -> None:
+        """Take a name.
+
+        Args:
+            text: the name.
+            names: those that there are.
+        """
+        super().__init__(text)
+        self._names = names
+
+    def __repr__(self) -> str:
+        """Return the name, and what it is."""
+        return f"<field {self._names.described(self._text)}>"
+
     def __getattr__(self, name: str) -> "FieldExpression":
         """Return the field of a longer name.
 
         Raises:
             AttributeError: there is none.
         """
-        return _named(f"{self}.{name}")
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._names.named(f"{self}.{name}")
 
     def __dir__(self) -> Iterable[str]:
         """Return which fields have longer names."""
-        return (*super().__dir__(), *_below(f"{self}."))
+        return (*super().__dir__(), *self._names.parts_below(self._text))
 
     def __eq__(self, other: object) -> FilterExpression:  # type: ignore[override]  # a filter, not an answer
         """Return the filter for packets that have a value equal to this."""
@@ -132,11 +164,11 @@ class FieldExpression(FilterExpression):
             InvalidArgument: the slice is no display filter's: it has a step, or ends before it begins.
         """
         if isinstance(part, int):
-            return _Sliced(f"{self}[{part}]")
+            return _Sliced(f"{self}[{part}]", self._names)
         begin, end = part.start or 0, part.stop
         if part.step is not None or (end is not None and ((begin < 0) != (end < 0) or end <= begin)):
             raise InvalidArgument("a slice has no step, and ends behind its beginning, on the same side")
-        return _Sliced(f"{self}[{begin}:]" if end is None else f"{self}[{begin}:{end - begin}]")
+        return _Sliced(f"{self}[{begin}:{'' if end is None else end - begin}]", self._names)
 
     def contains(self, value: str | bytes) -> FilterExpression:
         """Return the filter for packets that have something in the field.
@@ -190,33 +222,3 @@ Value = (
     | timedelta
     | FieldExpression
 )
-
-
-class Fields:
-    """All fields and protocols that display filters have here; see ``fields``."""
-
-    def __getattr__(self, name: str) -> FieldExpression:
-        """Return a field, or what fields' names begin with.
-
-        Raises:
-            AttributeError: there is none.
-        """
-        return _named(name)
-
-    def __dir__(self) -> Iterable[str]:
-        """Return what the names begin with."""
-        return _below("")
-
-
-def _below(begin: str) -> set[str]:
-    return {name.removeprefix(begin).partition(".")[0] for name in _NAMES if name.startswith(begin)}
-
-
-def _named(name: str) -> FieldExpression:
-    if name in _NAMES or _below(f"{name}."):
-        return FieldExpression(name)
-    raise AttributeError(f"there is no field {name}")
-
-
-#: Fields as attributes, for display filters: ``fields.tcp.dstport == 443``.
-fields: Final = Fields()

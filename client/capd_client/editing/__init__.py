@@ -1,7 +1,7 @@
-"""Packets chosen and changed on their way: functions from batches to batches, as editcap and reordercap do it.
+"""Packets chosen and changed on their way, as editcap and reordercap do it, and those of a span out of a ring.
 
-Each takes batches as ``Reader.batches`` gives them, and gives batches, so that they can be put one into another. In
-memory are a few batches at a time, but for ``in_time_order``.
+The functions take batches as ``Reader.batches`` gives them, and give batches, so that they can be put one into
+another. In memory are a few batches at a time, but for ``in_time_order``.
 
 Example:
     with read("all.pcapng") as packets:

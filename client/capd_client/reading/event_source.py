@@ -35,3 +35,7 @@ class EventSource(Protocol):
             timeout: wait at most so many seconds.
         """
         ...
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there may be an event more; -1 when there will be none."""
+        ...

@@ -7,9 +7,10 @@ were in a file that is gone, or are left out on purpose, and are reported.
 import abc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO, Generic, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NamedTuple, Self, TypeVar, Unpack, cast, overload
 
 from capd_client.conversation.events import CaptureEvent
+from capd_client.dissection.options import DissectionArguments
 from capd_client.errors import CaptureEnded, CaptureError, InvalidArgument, NoEvents, StreamOverrun
 from capd_client.reading.event_source import EventSource
 from capd_client.reading.files.file import File, FileGone, Piece
@@ -22,7 +23,11 @@ from capd_protocol.batches.progress import Progress
 from capd_protocol.messages import FileClosed, FileOpened, Lagged
 
 if TYPE_CHECKING:
+    from capd_client.display_filters.expressions import FieldExpression
     from capd_client.display_filters.filter import AnyDisplayFilter
+    from capd_client.dissection.blocking import Dissection
+    from capd_client.dissection.dissecting import Restarted
+    from capd_client.dissection.frames import FieldFrame, WholeFrame
     from capd_client.reading.columns.model import ColumnMaker, Columns
     from capd_protocol.fields.columns import Occurrence
 
@@ -332,10 +337,12 @@ class Stream(Generic[Item_co]):
         self._session = session
         self._files = files
         self._display_filter = compiled(display_filter)
-        self._all = self._read()
-        selected = map(LiveSelection(Selection(None, self._display_filter), files), self._all)
-        # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
-        self._items = cast("Iterator[Item_co]", (item for item in selected if item is not None))
+        self._selected = LiveSelection(Selection(None, self._display_filter), files)
+        self._error: CaptureError | None = None
+        #: Those that are missing at the end were given as a gap.
+        self._is_counted = False
+        self._all = self._read(self._next_now)
+        self._items = self._read(self.next_now)
 
     def __repr__(self) -> str:
         """Return whose packets it gives, and how far behind it is."""
@@ -381,6 +388,43 @@ class Stream(Generic[Item_co]):
         maker = ColumnMaker(names, occurrence, Selection(capture_filter, self._display_filter, display_filter))
         return filter(None, map(LiveColumns(maker, self._files), self._all))
 
+    @overload
+    def dissect(
+        self, *, restart_packets: int | None = None, **arguments: Unpack[DissectionArguments]
+    ) -> "Dissection[WholeFrame | Gap | Restarted]": ...
+    @overload
+    def dissect(
+        self,
+        name: "str | FieldExpression",
+        /,
+        *names: "str | FieldExpression",
+        restart_packets: int | None = None,
+        **arguments: Unpack[DissectionArguments],
+    ) -> "Dissection[FieldFrame | Gap | Restarted]": ...
+    def dissect(
+        self,
+        *names: "str | FieldExpression",
+        restart_packets: int | None = None,
+        **arguments: Unpack[DissectionArguments],
+    ) -> "Dissection[Any]":
+        """Have Wireshark's ``tshark`` dissect the packets as they come, and iterate over frames.
+
+        Each ``Gap`` stands behind the frames of all packets before it, and before those of the packets behind. With a
+        display filter it is given with the next frame that matches, or at the end.
+
+        Args:
+            names: of fields; see ``Reader.dissect``, which also has the other arguments and what is raised.
+            restart_packets: begin with a new engine after so many packets; a ``Restarted`` stands there.
+            arguments: see ``DissectionArguments``.
+
+        Raises:
+            InvalidArgument: the stream is one of bytes.
+        """
+        from capd_client.dissection.blocking import Dissection  # noqa: PLC0415  # few need it
+        from capd_client.reading.dissected import begun_stream  # noqa: PLC0415  # likewise
+
+        return Dissection(*begun_stream(self, self._files, names, restart_packets, arguments))
+
     @property
     def interfaces(self) -> Sequence[FileInterface]:
         """What the interface ids of the last batch mean."""
@@ -391,29 +435,54 @@ class Stream(Generic[Item_co]):
         """How much was announced and not given."""
         return self._files.behind_bytes
 
-    def _read(self) -> "Iterator[Batch | memoryview | Gap]":
-        error: CaptureError | None = None
+    def next_now(self) -> Item_co | None:
+        """Return what has come already; None: nothing has.
+
+        Raises:
+            CaptureEnded: the capture has ended, and all was given.
+            CaptureError: as iteration.
+        """
+        while (item := self._next_now()) is not None:
+            if (selected := self._selected(item)) is not None:
+                # What ``files`` gives is what ``stream`` has made them for: its overloads state which.
+                return cast("Item_co", selected)
+        return None
+
+    def fileno(self) -> int:
+        """Return the descriptor of the session's connection: readable when ``next_now`` may have more."""
+        return self._session.fileno()
+
+    def _next_now(self) -> Batch | memoryview | Gap | None:
+        """Return likewise what comes before the display filter."""
+        # What has come meanwhile first: it says how far behind we are, and a file may be gone soon.
+        while self._error is None and self._take(block=False):
+            pass
+        item = self._files.next_item()
+        if item is None and self._error is not None:
+            if not self._is_counted:
+                self._is_counted = True
+                item = self._files.last_gap(self._session.packetcount - self._session.packetcount_before)
+            if item is None:
+                raise self._error
+        return item
+
+    def _take(self, *, block: bool) -> bool:
+        """Learn of an event, if there is one, or of the end."""
+        try:
+            self._files.take(self._session.next_event(block=block))
+        except NoEvents:
+            return False
+        except CaptureError as ended:
+            self._error = ended
+        return True
+
+    def _read(self, next_now: "Callable[[], Any]") -> "Iterator[Any]":
         while True:
-            # What has come meanwhile first: it says how far behind we are, and a file may be gone soon.
-            while error is None:
-                try:
-                    self._files.take(self._session.next_event(block=False))
-                except NoEvents:
-                    break
-                except CaptureError as ended:
-                    error = ended
-            item = self._files.next_item()
+            try:
+                item = next_now()
+            except CaptureEnded:
+                return
             if item is not None:
                 yield item
-            elif error is None:
-                try:
-                    self._files.take(self._session.next_event())
-                except CaptureError as ended:
-                    error = ended
-            else:
-                gap = self._files.last_gap(self._session.packetcount - self._session.packetcount_before)
-                if gap is not None:
-                    yield gap
-                if isinstance(error, CaptureEnded):
-                    return
-                raise error
+            elif self._error is None:
+                self._take(block=True)

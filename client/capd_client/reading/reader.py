@@ -6,8 +6,9 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self, Unpack, overload
 
+from capd_client.dissection.options import DissectionArguments
 from capd_client.errors import CaptureEnded, CaptureError, ReadError, UnsupportedError
 from capd_client.obstacles import IS_DIRECTORY, obstacle
 from capd_client.reading.attributes import Attributes
@@ -23,7 +24,11 @@ from capd_protocol.batches.progress import Progress
 from capd_protocol.messages import FileOpened, Lagged, PacketCount
 
 if TYPE_CHECKING:
+    from capd_client.display_filters.expressions import FieldExpression
     from capd_client.display_filters.filter import AnyDisplayFilter
+    from capd_client.dissection.blocking import Dissection
+    from capd_client.dissection.dissecting import Restarted
+    from capd_client.dissection.frames import FieldFrame, WholeFrame
     from capd_client.reading.columns.model import ColumnMaker, ColumnReader, Columns
     from capd_protocol.fields.columns import Occurrence
 
@@ -143,6 +148,78 @@ class Reader(Attributes):
 
         maker = ColumnMaker(names, occurrence, Selection(capture_filter, self._display_filter, display_filter))
         return ColumnReader(maker, self._columns(maker))
+
+    @overload
+    def dissect(
+        self,
+        *,
+        capture_filter: str | None = None,
+        restart_packets: None = None,
+        **arguments: Unpack[DissectionArguments],
+    ) -> "Dissection[WholeFrame]": ...
+    @overload
+    def dissect(
+        self, *, capture_filter: str | None = None, restart_packets: int, **arguments: Unpack[DissectionArguments]
+    ) -> "Dissection[WholeFrame | Restarted]": ...
+    @overload
+    def dissect(
+        self,
+        name: "str | FieldExpression",
+        /,
+        *names: "str | FieldExpression",
+        capture_filter: str | None = None,
+        restart_packets: None = None,
+        **arguments: Unpack[DissectionArguments],
+    ) -> "Dissection[FieldFrame]": ...
+    @overload
+    def dissect(
+        self,
+        name: "str | FieldExpression",
+        /,
+        *names: "str | FieldExpression",
+        capture_filter: str | None = None,
+        restart_packets: int,
+        **arguments: Unpack[DissectionArguments],
+    ) -> "Dissection[FieldFrame | Restarted]": ...
+    def dissect(
+        self,
+        *names: "str | FieldExpression",
+        capture_filter: str | None = None,
+        restart_packets: int | None = None,
+        **arguments: Unpack[DissectionArguments],
+    ) -> "Dissection[Any]":
+        """Have Wireshark's ``tshark`` dissect the packets, and iterate over frames.
+
+        It runs as a child, without the user's own configuration, and as the user nobody where root reads. It starts
+        with the first frame that is asked for, and ends with the iteration or the block. A plain file, of which nothing
+        was given, it reads by itself; otherwise it is given what is read.
+
+        Example:
+            with read("dns.pcapng") as packets, packets.dissect("ip.src", "dns.qry.name") as frames:
+                for frame in frames:
+                    print(frame["ip.src"], frame["dns.qry.name"])
+
+        Args:
+            names: of fields, such as ``ip.src``, or ``fields.ip.src``: frames have these, which is quick. None: frames
+                have all that Wireshark knows of them, with the protocol tree.
+            capture_filter: only packets that match; in libpcap's language. The engine sees no others.
+            restart_packets: begin with a new engine after so many packets, which bounds its memory. It knows nothing of
+                the packets before; a ``Restarted`` stands where it begins.
+            arguments: see ``DissectionArguments``.
+
+        Returns:
+            An iterator of frames, and a context manager that ends the engine; what is raised while reading is in
+            ``Dissection``.
+
+        Raises:
+            UnknownField: there is no such field; near ones are offered.
+            InvalidArgument: an argument is not possible.
+            UnsupportedError: there is no tshark; the package is named.
+        """
+        from capd_client.dissection.blocking import Dissection  # noqa: PLC0415  # few need it
+        from capd_client.reading.dissected import begun_reader  # noqa: PLC0415  # likewise
+
+        return Dissection(*begun_reader(self, names, capture_filter, restart_packets, arguments))
 
     def _columns(self, maker: "ColumnMaker") -> "Iterator[Columns]":
         for batch in self._all:
@@ -279,6 +356,10 @@ class FileReader(Reader):
         if not self._follow:  # there may be no packet for long
             self._all.look()
         return self._file
+
+    def whole_file(self) -> File | None:
+        """Return the file, unless it is followed, or only packets that pass a filter are read."""
+        return None if self._follow or self._display_filter is not None else self._file
 
     def _read(self) -> Iterator[Batch]:
         file = self._file

@@ -26,7 +26,7 @@ from capd_protocol.formats.ring_index import index_name
 from capd_protocol.text import counted
 
 if TYPE_CHECKING:
-    from capd_client.reading.extraction import Extraction
+    from capd_client.editing.extraction import Extraction
 
 #: What messages call an argument, to what it is called here.
 OPTIONS = {
@@ -192,7 +192,7 @@ def run_extract(options: argparse.Namespace) -> int:
     read.refuse_filter(options.ring, _is_there, options.socket)
     found = [file for ring in options.ring for file in _files_of(ring, options.socket)]
     _step_back()
-    from capd_client.reading.extraction import Extraction  # noqa: PLC0415  # numpy takes a while, which others need not
+    from capd_client.editing.extraction import Extraction  # noqa: PLC0415  # numpy takes a while, which others need not
 
     extraction = Extraction(found, span, options.filter, options.display_filter)
     if options.write is None:

@@ -1,0 +1,1 @@
+"""Wireshark's programs as children: found, started without rights, given packets, ended with their owner."""
