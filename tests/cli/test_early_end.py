@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "capture": ("-i", "any", "-w", "c.pcapng", "-a", "duration:0.1"),
     "read": ("no.pcapng",),
     "columns": ("no.pcapng", "ip.src"),
+    "dissect": ("no.pcapng",),
+    "decode": ("02:00:5e:00:00:01 02:00:5e:00:00:02 88b5" + 46 * "00",),
     "files": ("no.pcapng",),
     "extract": ("no.pcapng",),
     "merge": ("no.pcapng", "-w", "merged.pcapng"),

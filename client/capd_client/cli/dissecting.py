@@ -103,13 +103,13 @@ def _dissect(options: argparse.Namespace) -> int:
     arguments: DissectionArguments = {**_arguments(options), "display_filter": options.display_filter}
     with read(source_of(options.file)) as packets:
         if options.field:
-            fields = packets.dissect(*options.field, capture_filter=options.filter, **arguments)
-            _show_fields(fields, options)
-            is_cut = fields.is_cut
+            with packets.dissect(*options.field, capture_filter=options.filter, **arguments) as fields:
+                _show_fields(fields, options)
+                is_cut = fields.is_cut
         else:
-            whole = packets.dissect(capture_filter=options.filter, **arguments)
-            _show_whole(whole, options)
-            is_cut = whole.is_cut
+            with packets.dissect(capture_filter=options.filter, **arguments) as whole:
+                _show_whole(whole, options)
+                is_cut = whole.is_cut
     if not is_cut or options.count is not None:
         return 0
     complain(f"{options.file}: the last record is not whole")
