@@ -169,7 +169,7 @@ def rows_of_arguments() -> list[str]:
     """Return the first cells of the tables of arguments, wherever they stand."""
     rows: list[str] = []
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        for table in re.findall(r"^\| *argument[^\n]*\n\|[-| :]+\n((?:\|.*\n)+)", path.read_text(), re.MULTILINE):
+        for table in re.findall(r"^\| *argument \|[^\n]*\n\|[-| :]+\n((?:\|.*\n)+)", path.read_text(), re.MULTILINE):
             rows += [line.split("|")[1] for line in table.splitlines()]
     return rows
 

@@ -53,7 +53,7 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
     add("hex", metavar="HEX", help="its bytes in hexadecimal, together or apart; - is standard input")
     add(
         "-y",
-        "--link-layer-type",
+        "--linktype",
         dest="decoded_linktype",
         type=whole_number,
         default=_ETHERNET,
