@@ -69,15 +69,31 @@ def test_the_names_of_all_values_can_be_read() -> None:
     assert sum(len(fields.value_names(name)) for each in protocols for name in fields.beginning_with(f"{each}.")) > 5000
 
 
-def test_it_is_kept_for_the_user_alone_and_read_again() -> None:
-    place = cache.directory()
-    assert place is not None
-    kept = [path for path in place.iterdir() if path.name.startswith("wireshark-fields-")]
-    assert kept
-    assert place.stat().st_mode & 0o777 == 0o700
-    assert all(path.stat().st_mode & 0o777 == 0o600 for path in kept)
+def test_it_is_kept_for_the_user_alone_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # others may have had theirs taken away by newer ones
     assert Fields()["ip.src"] == fields["ip.src"]
-    assert not [path for path in place.iterdir() if not path.name.startswith("wireshark-")]
+    place = cache.directory()
+    assert place == tmp_path / "capd"
+    (kept,) = place.iterdir()
+    assert kept.name.startswith("wireshark-fields-")
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert kept.stat().st_mode & 0o777 == 0o600
+    inode = kept.stat().st_ino
+    assert Fields()["ip.src"] == fields["ip.src"]
+    assert [(path, path.stat().st_ino) for path in place.iterdir()] == [(kept, inode)]
+
+
+def test_what_was_used_last_is_kept_longest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls: list[int] = []
+    place = tmp_path / "capd"
+    for number in range(12):
+        cache.kept(str(number), lambda: make_count(calls))
+        os.utime(place / f"wireshark-{number}", (number, number))
+    cache.kept("0", lambda: make_count(calls))
+    cache.kept("new", lambda: make_count(calls))
+    names = {path.name.removeprefix("wireshark-") for path in place.iterdir()}
+    assert names == {"0", *map(str, range(2, 12)), "new"}
 
 
 def make_count(calls: list[int], data: bytes = b"a\tb\n") -> bytes:

@@ -60,6 +60,8 @@ def _mapped(path: Path) -> Memory | None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or not _is_ours(status) or not status.st_size:
             return None
+        with contextlib.suppress(OSError):
+            os.utime(descriptor)  # it is used, and stays
         return mmap.mmap(descriptor, 0, mmap.MAP_SHARED, mmap.PROT_READ)
     finally:
         os.close(descriptor)
