@@ -34,6 +34,7 @@ from capd_protocol.messages import (
     Message,
     Refused,
     StartCapture,
+    StartSending,
     WatchInterfaces,
     decode,
     encode,
@@ -226,7 +227,8 @@ class RawClient:
         self.socket.settimeout(PATIENCE_S)
         self._decoder = FrameDecoder()
         self._offered: list[int] = []
-        self._attaches = False
+        #: Whether what the daemon sends is for the client to talk on, not for it to pass the directory on.
+        self._takes_channel = False
         #: On which the capture's process passes files; what the daemon has sent last.
         self.channel: socket.socket | None = None
         #: Pipes with packets of devices, which the daemon has sent.
@@ -246,7 +248,7 @@ class RawClient:
         if descriptors:
             self._forget_offered()
             self._offered = list(map(os.dup, descriptors))
-        self._attaches = isinstance(data, AttachCapture)
+        self._takes_channel = isinstance(data, AttachCapture | StartSending)
         self.socket.sendall(data if isinstance(data, bytes) else encode(data))
 
     def send_along(self, data: bytes | Message, descriptors: Sequence[int]) -> None:
@@ -260,7 +262,7 @@ class RawClient:
         if self.channel is not None:
             self.channel.close()
         self.channel = channel
-        if not self._attaches:
+        if not self._takes_channel:
             with contextlib.suppress(BrokenPipeError):  # the capture's process may have gone
                 socket.send_fds(channel, [b"d"], self._offered)
         self._forget_offered()
