@@ -12,6 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.accounts import own_accounts
 from tests.support.daemon import Daemon, MakeDir, forked_by, running_daemon
@@ -30,6 +31,10 @@ __all__ = [
     "pytest_runtest_protocol",
     "pytest_terminal_summary",
 ]
+
+# How long an example takes says how much else the machine does.
+settings.register_profile("capd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("capd")
 
 _numbers = itertools.count(1)
 

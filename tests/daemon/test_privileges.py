@@ -65,6 +65,7 @@ from tests.support.attack import (
 )
 from tests.support.daemon import Daemon, MakeDir, as_user, running_daemon
 from tests.support.namespace import veth_pair
+from tests.support.tools import descriptors_of
 from tests.support.traffic import send
 
 #: Any group that every machine has: its members may capture.
@@ -166,8 +167,7 @@ def test_a_worker_holds_no_socket_of_the_daemon_but_rings(running: Running) -> N
         return {f"socket:[{fields[-1]}]" for fields in table} & of_worker
 
     def sockets(process_id: int) -> set[str]:
-        links = {os.readlink(entry) for entry in Path(f"/proc/{process_id}/fd").iterdir()}  # noqa: PTH115
-        return {link for link in links if link.startswith("socket:")}
+        return {link for link in descriptors_of(process_id) if link.startswith("socket:")}
 
     of_worker = sockets(running.worker)
     assert len(of_worker) >= 2, "its control socket, and the ring"

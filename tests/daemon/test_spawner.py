@@ -42,6 +42,7 @@ from tests.support.attack import (
     without_call,
 )
 from tests.support.daemon import Daemon, MakeDir, children_of, forked_for, is_spare, running_daemon, status_of
+from tests.support.takeover import descriptors_of
 from tests.support.traffic import send
 
 MEMBERS = "daemon"  # what the group 1 is called everywhere
@@ -82,7 +83,7 @@ def _spawners(daemon: Daemon) -> list[int]:
 
 
 def _has_epoll(process_id: int) -> bool:
-    return "anon_inode:[eventpoll]" in _descriptors(process_id).values()
+    return "anon_inode:[eventpoll]" in descriptors_of(process_id).values()
 
 
 def _await_spawner(daemon: Daemon) -> None:
@@ -108,26 +109,18 @@ def _own(directory: Path, user: User) -> Path:
     return own
 
 
-def _descriptors(process_id: int) -> dict[int, str]:
-    """Return what each descriptor leads to."""
-    descriptors: dict[int, str] = {}
-    for entry in Path(f"/proc/{process_id}/fd").iterdir():
-        descriptors[int(entry.name)] = str(entry.readlink())
-    return descriptors
-
-
 def _ask_for(daemon: Daemon, client: RawClient, directory: int, interface: str) -> None:
     """Send a request, and wait until the daemon looks after it."""
-    before = len(_descriptors(daemon.process.pid))
+    before = len(descriptors_of(daemon.process.pid))
     client.send(request_for(interface, pass_files=True), [directory])
     # The directory, the sockets for files, and one to the kernel or to the worker.
-    eventually(lambda: len(_descriptors(daemon.process.pid)) >= before + 4, "the request")
+    eventually(lambda: len(descriptors_of(daemon.process.pid)) >= before + 4, "the request")
     for _ in range(3):
         list_captures(socket_path=daemon.socket_path)
 
 
 def _sockets(process_id: int) -> set[str]:
-    return {target for target in _descriptors(process_id).values() if target.startswith("socket:")}
+    return {target for target in descriptors_of(process_id).values() if target.startswith("socket:")}
 
 
 # Its end ----------------------------------------------------------------------------------------------------------
@@ -386,15 +379,15 @@ def test_it_is_what_its_daemon_is(daemon: Daemon) -> None:
 
 def test_it_never_holds_what_is_of_a_capture(daemon: Daemon, veth: tuple[str, str], user_dir: Path) -> None:
     spawner = daemon.spawner()
-    before = _descriptors(spawner)
+    before = descriptors_of(spawner)
     log = str(daemon.log_path)
     assert sorted(before.values())[:3] == ["/dev/null", "/dev/null", log]
     assert len(before) == 4, "the fourth is where it is asked"
     with CaptureSession(**_arguments(daemon, veth[1], user_dir / "x.pcapng")) as capture:
         capture.wait_started(PATIENCE_S)
         # The next one that waits for a capture may just be forked.
-        eventually(lambda: _descriptors(spawner) == before and children_of(spawner) == [], "it has nothing of it")
-    eventually(lambda: _descriptors(spawner) == before, "nor afterwards")
+        eventually(lambda: descriptors_of(spawner) == before and children_of(spawner) == [], "it has nothing of it")
+    eventually(lambda: descriptors_of(spawner) == before, "nor afterwards")
 
 
 def test_workers_share_nothing(daemon: Daemon, veth: tuple[str, str], user_dir: Path) -> None:
@@ -421,7 +414,7 @@ def test_workers_share_nothing(daemon: Daemon, veth: tuple[str, str], user_dir: 
             # The last thing that it opens, after the first file.
             eventually(partial(_has_epoll, worker), "its epoll")
             assert len(_sockets(worker)) == 4, "its control socket, the ring, a pair that tells of who opens a file"
-            others = [target for target in _descriptors(worker).values() if target not in _sockets(worker)]
+            others = [target for target in descriptors_of(worker).values() if target not in _sockets(worker)]
             log = str(daemon.log_path)
             files = [
                 "/dev/null",

@@ -189,7 +189,11 @@ def threads_of(process_id: int) -> list[int]:
 def descriptors_of(process_id: int, thread_id: int | None = None) -> dict[int, str]:
     """Return what the descriptors of a process, or of one of its threads, are: as /proc shows them."""
     directory = Path(f"/proc/{process_id}/task/{thread_id or process_id}/fd")
-    return {int(each.name): os.fspath(each.readlink()) for each in directory.iterdir()}
+    descriptors: dict[int, str] = {}
+    for each in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            descriptors[int(each.name)] = os.fspath(each.readlink())
+    return descriptors
 
 
 def packet_sockets_of(process_id: int, thread_id: int | None = None) -> list[int]:
