@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from capd_client.aio.threads import made_in_thread
 from capd_client.errors import NoEvents
 from capd_client.transport.connect import Transport
 from capd_client.transport.passed import CaptureFiles
@@ -50,7 +51,7 @@ class Connection:
         Raises:
             Exception: what ``connect`` raises.
         """
-        transport = await anyio.to_thread.run_sync(connect)
+        transport = await made_in_thread(connect, Transport.close)
         transport.socket.setblocking(False)
         return cls(transport, take)
 

@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from capd_client.aio.threads import made_in_thread
 from capd_client.dissection.blocking import Over, StandstillWatch
 from capd_client.dissection.blocking import Supply as BlockingSupply
 from capd_client.dissection.dissecting import Dissecting, Restarted
@@ -174,7 +175,7 @@ class Dissection(Generic[Item_co]):
     async def _dissecting(self) -> Dissecting:
         if self._begun is not None:
             return self._begun
-        dissecting, self._supply = await anyio.to_thread.run_sync(self._begin)
+        dissecting, self._supply = await made_in_thread(self._begin, _close)
         self._begun = dissecting
         return dissecting
 
@@ -224,6 +225,13 @@ class Dissection(Generic[Item_co]):
         if self._begun is not None and not self._begun.is_closed:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._begun.close)
+
+
+def _close(begun: tuple[Dissecting, Supply | None]) -> None:
+    dissecting, supply = begun
+    dissecting.close()
+    if supply is not None:
+        supply.close()
 
 
 async def _first_of(waits: Sequence[Callable[[], Awaitable[None]]]) -> None:
