@@ -43,11 +43,11 @@ from tests.support.takeover import (
     Caller,
     OwnCaller,
     TakenThread,
-    descriptors_of,
     packet_sockets_of,
     taken_over,
     threads_of,
 )
+from tests.support.tools import numbered_descriptors_of
 from tests.support.traffic import send
 
 USER = User(23471, 23471)
@@ -307,7 +307,7 @@ def outside_of(interface: str) -> Generator[socket.socket, None, None]:
 
 def place_in(worker: int, directory: Path, index: int, other: int) -> Place:
     """Return what a worker has."""
-    found = descriptors_of(worker)
+    found = numbered_descriptors_of(worker)
     files = (f"{directory}/", "/memfd:capd-recorder")
     return Place(
         ring=packet_sockets_of(worker)[0],
@@ -414,14 +414,14 @@ def _is_own(link: str) -> bool:
 
 def test_a_capture_of_the_configuration_is_confined(lenient: Daemon) -> None:
     def own() -> list[int]:
-        return [each for each in lenient.workers() if any(map(_is_own, descriptors_of(each).values()))]
+        return [each for each in lenient.workers() if any(map(_is_own, numbered_descriptors_of(each).values()))]
 
     eventually(lambda: len(own()) == 1, "the worker of the configuration's capture")
     (worker,) = own()
     with veth_pair("own-out", "own-in"):
         eventually(lambda: bool(packet_sockets_of(worker)), "its ring")
         assert status_of(worker)["Uid"].split() == ["0"] * 4
-        directory = next(number for number, link in descriptors_of(worker).items() if _is_own(link))
+        directory = next(number for number, link in numbered_descriptors_of(worker).items() if _is_own(link))
         place = Place(packet_sockets_of(worker)[0], 0, directory, 0, 0, lenient.process.pid)
         with taken_over(worker) as taken:
             for name in ("write", "execve", "IPv4", "a signal", "shadow", "the code of capd", "a file beside it"):
@@ -475,21 +475,21 @@ def test_files_are_passed_by_a_thread_that_has_no_packet_socket(lenient: Daemon,
     ring: dict[str, Any] = {"ringbuffer_packets": 1, "pass_files": True}
     with capturing_apart(lenient, tmp_path / "files", **ring) as (capture, target):
         first, passing = threads_of(target.worker)
-        theirs = descriptors_of(target.worker, passing)
+        theirs = numbered_descriptors_of(target.worker, passing)
         assert packet_sockets_of(target.worker, first)
         assert not packet_sockets_of(target.worker, passing)
         kinds = [link.partition(":")[0] for number, link in theirs.items() if number > 2]
         assert sorted(kinds) == sorted([str(tmp_path / "files"), "socket"])
         (files_fd,) = (number for number, link in theirs.items() if number > 2 and link.startswith("socket:"))
         # No other thread has that socket, or any call to pass something with.
-        assert theirs[files_fd] not in descriptors_of(target.worker, first).values()
+        assert theirs[files_fd] not in numbered_descriptors_of(target.worker, first).values()
         with taken_over(target.worker, first) as taken:
-            for number, link in descriptors_of(target.worker, first).items():
+            for number, link in numbered_descriptors_of(target.worker, first).items():
                 if link.startswith("socket:"):
                     passing_on = _message(taken, b"x", b"", _rights(target.place.ring))
                     assert taken.call("sendmsg", number, passing_on, 0) == -errno.EPERM
         with taken_over(target.worker, passing) as taken:
-            for number in descriptors_of(target.worker, first).keys() - theirs.keys():
+            for number in numbered_descriptors_of(target.worker, first).keys() - theirs.keys():
                 passing_on = _message(taken, b"x", b"", _rights(number))
                 assert taken.call("sendmsg", files_fd, passing_on, 0) == -errno.EBADF
             # Nothing else comes there that could be passed.

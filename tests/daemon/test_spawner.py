@@ -42,7 +42,7 @@ from tests.support.attack import (
     without_call,
 )
 from tests.support.daemon import Daemon, MakeDir, children_of, forked_for, is_spare, running_daemon, status_of
-from tests.support.takeover import descriptors_of
+from tests.support.tools import numbered_descriptors_of
 from tests.support.traffic import send
 
 MEMBERS = "daemon"  # what the group 1 is called everywhere
@@ -83,7 +83,7 @@ def _spawners(daemon: Daemon) -> list[int]:
 
 
 def _has_epoll(process_id: int) -> bool:
-    return "anon_inode:[eventpoll]" in descriptors_of(process_id).values()
+    return "anon_inode:[eventpoll]" in numbered_descriptors_of(process_id).values()
 
 
 def _await_spawner(daemon: Daemon) -> None:
@@ -111,16 +111,16 @@ def _own(directory: Path, user: User) -> Path:
 
 def _ask_for(daemon: Daemon, client: RawClient, directory: int, interface: str) -> None:
     """Send a request, and wait until the daemon looks after it."""
-    before = len(descriptors_of(daemon.process.pid))
+    before = len(numbered_descriptors_of(daemon.process.pid))
     client.send(request_for(interface, pass_files=True), [directory])
     # The directory, the sockets for files, and one to the kernel or to the worker.
-    eventually(lambda: len(descriptors_of(daemon.process.pid)) >= before + 4, "the request")
+    eventually(lambda: len(numbered_descriptors_of(daemon.process.pid)) >= before + 4, "the request")
     for _ in range(3):
         list_captures(socket_path=daemon.socket_path)
 
 
 def _sockets(process_id: int) -> set[str]:
-    return {target for target in descriptors_of(process_id).values() if target.startswith("socket:")}
+    return {target for target in numbered_descriptors_of(process_id).values() if target.startswith("socket:")}
 
 
 # Its end ----------------------------------------------------------------------------------------------------------
@@ -379,15 +379,17 @@ def test_it_is_what_its_daemon_is(daemon: Daemon) -> None:
 
 def test_it_never_holds_what_is_of_a_capture(daemon: Daemon, veth: tuple[str, str], user_dir: Path) -> None:
     spawner = daemon.spawner()
-    before = descriptors_of(spawner)
+    before = numbered_descriptors_of(spawner)
     log = str(daemon.log_path)
     assert sorted(before.values())[:3] == ["/dev/null", "/dev/null", log]
     assert len(before) == 4, "the fourth is where it is asked"
     with CaptureSession(**_arguments(daemon, veth[1], user_dir / "x.pcapng")) as capture:
         capture.wait_started(PATIENCE_S)
         # The next one that waits for a capture may just be forked.
-        eventually(lambda: descriptors_of(spawner) == before and children_of(spawner) == [], "it has nothing of it")
-    eventually(lambda: descriptors_of(spawner) == before, "nor afterwards")
+        eventually(
+            lambda: numbered_descriptors_of(spawner) == before and children_of(spawner) == [], "it has nothing of it"
+        )
+    eventually(lambda: numbered_descriptors_of(spawner) == before, "nor afterwards")
 
 
 def test_workers_share_nothing(daemon: Daemon, veth: tuple[str, str], user_dir: Path) -> None:
@@ -414,7 +416,7 @@ def test_workers_share_nothing(daemon: Daemon, veth: tuple[str, str], user_dir: 
             # The last thing that it opens, after the first file.
             eventually(partial(_has_epoll, worker), "its epoll")
             assert len(_sockets(worker)) == 4, "its control socket, the ring, a pair that tells of who opens a file"
-            others = [target for target in descriptors_of(worker).values() if target not in _sockets(worker)]
+            others = [target for target in numbered_descriptors_of(worker).values() if target not in _sockets(worker)]
             log = str(daemon.log_path)
             files = [
                 "/dev/null",

@@ -47,7 +47,7 @@ from tests.support.attack import (
 )
 from tests.support.daemon import Daemon, MakeDir, running_daemon, status_of
 from tests.support.namespace import veth_pair
-from tests.support.takeover import descriptors_of
+from tests.support.tools import numbered_descriptors_of
 
 _Result = TypeVar("_Result")
 
@@ -527,11 +527,11 @@ def test_a_descriptor_for_the_process_is_not_taken(sending: Daemon, veth: tuple[
     packet = frame(mac_of(veth[0]))
     with Injector(veth[0], socket_path=sending.socket_path) as injector, (tmp_path / "x").open("wb") as file:
         sender = only_sender(sending)
-        before = descriptors_of(sender)
+        before = numbered_descriptors_of(sender)
         with contextlib.suppress(PermissionError):  # since Linux 6.16 the kernel refuses it
             socket.send_fds(raw(injector), [encode_frames([packet])], [file.fileno()])
         injector.send(packet)
-        assert descriptors_of(sender) == before
+        assert numbered_descriptors_of(sender) == before
 
 
 def test_a_request_on_a_connection_that_sends_ends_it(sending: Daemon, veth: tuple[str, str]) -> None:

@@ -29,7 +29,8 @@ from tests.support.attack import (
 )
 from tests.support.daemon import Daemon, MakeDir, children_of, running_daemon, status_of
 from tests.support.namespace import veth_pair
-from tests.support.takeover import Caller, OwnCaller, descriptors_of, packet_sockets_of, taken_over
+from tests.support.takeover import Caller, OwnCaller, packet_sockets_of, taken_over
+from tests.support.tools import numbered_descriptors_of
 
 MEMBER = User(23_713, 23_713, (4251,))
 WITHOUT_SENDING = f'[[rule]]\nname = "capture"\nusers = [{SENDER.user_id}, {OTHER.user_id}]\n'
@@ -233,7 +234,9 @@ class Target(NamedTuple):
 def _place_of(process_id: int, names: tuple[str, str], daemon: int) -> Place:
     (packets,) = packet_sockets_of(process_id)
     sockets = [
-        number for number, link in descriptors_of(process_id).items() if number > 2 and link.startswith("socket:")
+        number
+        for number, link in numbered_descriptors_of(process_id).items()
+        if number > 2 and link.startswith("socket:")
     ]
     control, channel = sorted(set(sockets) - {packets})
     assert len(sockets) == 3
@@ -271,7 +274,7 @@ def test_a_process_that_sends_can_do_nothing_else(target: Target, attack: Attack
 
 
 def test_it_has_nothing_but_three_sockets_and_nobody_traces_it(target: Target) -> None:
-    numbers = {each for each in descriptors_of(target.sender) if each > 2}
+    numbers = {each for each in numbered_descriptors_of(target.sender) if each > 2}
     assert numbers == {target.place.packets, target.place.channel, target.place.control}
     status = status_of(target.sender)
     assert [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0] * 4

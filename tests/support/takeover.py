@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from capd.worker.confinement.system_calls import ARCHITECTURES, number_of
+from tests.support.tools import numbered_descriptors_of
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long  # an address does not fit into an int
@@ -186,18 +187,8 @@ def threads_of(process_id: int) -> list[int]:
     return sorted(int(each.name) for each in Path(f"/proc/{process_id}/task").iterdir())
 
 
-def descriptors_of(process_id: int, thread_id: int | None = None) -> dict[int, str]:
-    """Return what the descriptors of a process, or of one of its threads, are: as /proc shows them."""
-    directory = Path(f"/proc/{process_id}/task/{thread_id or process_id}/fd")
-    descriptors: dict[int, str] = {}
-    for each in directory.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
-            descriptors[int(each.name)] = os.fspath(each.readlink())
-    return descriptors
-
-
 def packet_sockets_of(process_id: int, thread_id: int | None = None) -> list[int]:
     """Return its descriptors that are packet sockets."""
     lines = Path(f"/proc/{process_id}/net/packet").read_text().splitlines()[1:]
     sockets = {f"socket:[{line.split()[-1]}]" for line in lines}
-    return sorted(number for number, link in descriptors_of(process_id, thread_id).items() if link in sockets)
+    return sorted(number for number, link in numbered_descriptors_of(process_id, thread_id).items() if link in sockets)

@@ -59,13 +59,18 @@ def ip_json(*arguments: str) -> Any:
     return json.loads(_run("ip", "-j", *arguments) or "[]")
 
 
+def numbered_descriptors_of(process_id: int, thread_id: int | None = None) -> dict[int, str]:
+    """Return what the descriptors of a process, or of one of its threads, are open on, by their numbers."""
+    found: dict[int, str] = {}
+    for entry in Path(f"/proc/{process_id}/task/{thread_id or process_id}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found[int(entry.name)] = os.readlink(entry)  # noqa: PTH115  # sockets are no paths
+    return found
+
+
 def descriptors_of(process_id: int) -> list[str]:
     """Return what a process's descriptors are open on."""
-    found: list[str] = []
-    for entry in Path(f"/proc/{process_id}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            found.append(os.readlink(entry))  # noqa: PTH115  # sockets are no paths
-    return found
+    return list(numbered_descriptors_of(process_id).values())
 
 
 def busy_descriptors_of(process_id: int) -> list[str]:

@@ -19,7 +19,6 @@ from capd_client.dissection.options import DissectionArguments
 from capd_client.errors import CaptureEnded, CaptureError, InvalidArgument
 from capd_client.reading.dissected import begun_live, begun_reader
 from capd_client.reading.reader import FileReader
-from capd_protocol.batches.model import Batch
 
 if TYPE_CHECKING:
     from capd_client.aio.stream import Stream
@@ -193,18 +192,12 @@ class Dissection(Generic[Item_co]):
         """Pass on what comes next, or that nothing does; return whether there was something."""
         assert self._supply is not None
         try:
-            item = await self._supply.next_now()
+            return dissecting.accept(await self._supply.next_now(), self._supply.interfaces)
         except Over:
             dissecting.finish()
         except CaptureError as error:  # what came before has frames
             self._error = error
             dissecting.finish()
-        else:
-            if isinstance(item, Batch):
-                dissecting.take(item, self._supply.interfaces)
-            elif item is not None:
-                dissecting.mark(item)
-            return item is not None
         return True
 
     async def _wait(self, dissecting: Dissecting, watch: StandstillWatch) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: What a stream gives.
 Item_co = TypeVar("Item_co", bound="Batch | memoryview | Gap", covariant=True)
+#: What is waited for, before or behind the display filter.
+_Given = TypeVar("_Given")
 
 
 @overload
@@ -216,14 +218,7 @@ class Stream(Generic[Item_co]):
 
     async def __anext__(self) -> Item_co:
         """Return what comes next. After cancellation nothing is lost."""
-        while True:
-            try:
-                item = await self.next_now()
-            except CaptureEnded:
-                raise StopAsyncIteration from None
-            if item is not None:
-                return item
-            await self.wait()
+        return await self._next_of(self.next_now)
 
     async def next_now(self) -> Item_co | None:
         """Return what has come already; None: nothing has. After cancellation nothing is lost.
@@ -240,9 +235,12 @@ class Stream(Generic[Item_co]):
 
     async def _next_item(self) -> "Batch | memoryview | Gap":
         """Return what comes next, before the display filter."""
+        return await self._next_of(self._next_now)
+
+    async def _next_of(self, next_now: "Callable[[], Awaitable[_Given | None]]") -> "_Given":
         while True:
             try:
-                item = await self._next_now()
+                item = await next_now()
             except CaptureEnded:
                 raise StopAsyncIteration from None
             if item is not None:

@@ -5,14 +5,13 @@ import csv
 import io
 import json
 import os
-import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from capd_client.cli.output import complain, show
-from capd_client.cli.read import EXIT_CUT, STANDARD_INPUT, source_of
+from capd_client.cli.read import EXIT_CUT, STANDARD_INPUT, check_count, source_of
 from capd_client.cli.typed import whole_number
 from capd_client.errors import InvalidArgument
 from capd_client.reading import read
@@ -98,8 +97,7 @@ def _pairs(words: Iterable[str], between: str, argument: str) -> dict[str, str]:
 def _dissect(options: argparse.Namespace) -> int:
     if options.csv and not options.field:
         raise InvalidArgument("--csv is of fields: name some", argument="csv")
-    if options.count is not None and options.count < 1:
-        raise InvalidArgument(f"count is {options.count}; possible are numbers from 1", argument="count")
+    check_count(options.count)
     arguments: DissectionArguments = {**_arguments(options), "display_filter": options.display_filter}
     with read(source_of(options.file)) as packets:
         if options.field:
@@ -174,10 +172,8 @@ def _decode(options: argparse.Namespace) -> int:
     packet = _bytes_of(sys.stdin.read() if options.hex == STANDARD_INPUT else options.hex)
     if not 0 <= options.decoded_linktype < 1 << 16:
         raise InvalidArgument("a link-layer type is a number up to 65535", argument="link_layer_type")
-    head = pcapng.pcap_header(linktype=options.decoded_linktype, snaplen_bytes=_MOST_BYTES)
-    record = struct.pack("=IIII", 0, 0, len(packet), len(packet)) + packet
     with os.fdopen(os.memfd_create("packet", os.MFD_CLOEXEC), "w+b", buffering=0) as file:
-        file.write(head + record)
+        file.write(pcapng.pcap_of_packet(packet, linktype=options.decoded_linktype))
         with read(file) as packets, packets.dissect(**_arguments(options)) as frames:
             for frame in frames:
                 show(*([json.dumps(_object(frame))] if options.json else _tree(frame)))

@@ -54,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print packets, or what the files are."""
-    if options.count is not None and options.count < 1:
-        raise InvalidArgument(f"count is {options.count}; possible are numbers from 1", argument="count")
+    check_count(options.count)
     if options.info and (options.filter is not None or options.display_filter is not None):
         raise InvalidArgument("--info is about whole files: leave out the filter", argument="filter")
     if options.follow and len(options.file) > 1:
@@ -119,6 +118,16 @@ def _capture_called(path: str) -> int | str | None:
         return number_or_name(path)
     except argparse.ArgumentTypeError:
         return None
+
+
+def check_count(count: int | None) -> None:
+    """Check how many packets shall be shown at most.
+
+    Raises:
+        InvalidArgument: none.
+    """
+    if count is not None and count < 1:
+        raise InvalidArgument(f"count is {count}; possible are numbers from 1", argument="count")
 
 
 def source_of(path: str) -> "str | BinaryIO":

@@ -7,7 +7,7 @@ from typing import Final, Generic, Protocol, Self, TypeVar, cast
 
 from capd_client.dissection.dissecting import Dissecting
 from capd_client.errors import CaptureError
-from capd_protocol.batches.model import Batch, FileInterface
+from capd_protocol.batches.model import FileInterface
 
 #: What a dissection gives.
 Item_co = TypeVar("Item_co", covariant=True)
@@ -16,7 +16,7 @@ _LOOK_S: Final = 1.0
 
 
 class Over(Exception):
-    """There are no more packets; its cause is why, where that is an error."""
+    """There are no more packets."""
 
 
 class Supply(Protocol):
@@ -145,18 +145,12 @@ class Dissection(Generic[Item_co]):
         """Pass on what comes next, or that nothing does; return whether there was something."""
         assert self._supply is not None
         try:
-            item = self._supply.next_now()
+            return self._dissecting.accept(self._supply.next_now(), self._supply.interfaces)
         except Over:
             self._dissecting.finish()
         except CaptureError as error:  # what came before has frames
             self._error = error
             self._dissecting.finish()
-        else:
-            if isinstance(item, Batch):
-                self._dissecting.take(item, self._supply.interfaces)
-            elif item is not None:
-                self._dissecting.mark(item)
-            return item is not None
         return True
 
     def _wait(self, watch: StandstillWatch) -> None:

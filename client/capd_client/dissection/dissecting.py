@@ -90,18 +90,22 @@ class Dissecting:
         self._give()
         return self._next is None and self._engine.wants_input
 
-    def take(self, batch: Batch, interfaces: Sequence[FileInterface]) -> None:
-        """Take the packets that are next, where it wants them.
+    def accept(self, item: object, interfaces: Sequence[FileInterface]) -> bool:
+        """Take what is next, where it wants something; return whether that was anything.
 
         Args:
-            batch: these.
-            interfaces: what their interface ids mean.
+            item: packets; or a marker, which stands between the frames of the packets before it and those behind; None
+                is nothing.
+            interfaces: what the interface ids of packets mean.
         """
-        self._waiting, self._interfaces = pieces(batch), interfaces
-        self._give()
+        if isinstance(item, Batch):
+            self._waiting, self._interfaces = pieces(item), interfaces
+            self._give()
+        elif item is not None:
+            self._mark(item)
+        return item is not None
 
-    def mark(self, marker: object) -> None:
-        """Have something stand between the frames of the packets before it and those behind."""
+    def _mark(self, marker: object) -> None:
         self._markers.append((self._before + self._given, marker))
         if self._asked.display_filter is None:
             self._pass_markers(self._last)

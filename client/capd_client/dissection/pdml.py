@@ -37,7 +37,6 @@ class Packets:
         """Begin before the first one."""
         self._rest = bytearray()
         self._searched = 0
-        self._is_over = False
 
     def take(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Give the packets that are whole by now, each with its frame's number.

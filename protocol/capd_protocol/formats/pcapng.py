@@ -213,6 +213,17 @@ def pcap_header(
     return struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, snaplen_bytes, linktype)
 
 
+def pcap_of_packet(packet: bytes, *, linktype: int) -> bytes:
+    """A pcap file of one packet, of no known time.
+
+    Args:
+        packet: all of it.
+        linktype: ``LINKTYPE_`` number.
+    """
+    sizes = struct.pack("=IIII", 0, 0, len(packet), len(packet))
+    return pcap_header(linktype=linktype, snaplen_bytes=len(packet)) + sizes + packet
+
+
 # Reading --------------------------------------------------------------------------------------------------------
 
 

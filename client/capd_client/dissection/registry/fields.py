@@ -5,7 +5,6 @@ import difflib
 import functools
 import hashlib
 import os
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -336,10 +335,8 @@ def _aggregator_of(program: Program) -> bytes:
     """Return what a version of tshark leaves as it is between two values."""
     # Nobody's addresses, and nothing behind them.
     packet = b"\x45\0\0\x14" + bytes(5) + b"\xfd" + bytes(10)
-    file = pcapng.pcap_header(linktype=_RAW, snaplen_bytes=len(packet))
-    file += struct.pack("=IIII", 0, 0, len(packet), len(packet)) + packet
     words = [*rows.words(["ip.addr"], rows.AGGREGATOR), "-n", "-r", "-"]
-    said = answer(program, words, "no row", given=file)
+    said = answer(program, words, "no row", given=pcapng.pcap_of_packet(packet, linktype=_RAW))
     return rows.AGGREGATOR if rows.AGGREGATOR in said else rows.OTHER_AGGREGATOR
 
 
